@@ -1,0 +1,142 @@
+"""Checkpoints: orbax for the arrays, and around it what orbax does not give.
+
+A checkpoint is a folder ``step-00000141`` with one orbax folder per item (``variables``; ``training`` where it can be
+continued), ``info.json`` (what the network is and how far it has come) and ``manifest.json`` (the sha256 of every
+file). It is written under another name, synced and renamed, so that a folder with this name is complete; what was
+damaged afterwards is noticed by the manifest before anything is restored.
+"""
+
+import dataclasses
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from cnnjax.errors import UserError
+from cnnjax.files import read_json, sha256, sync_folder, sync_tree, write_json
+
+FORMAT = 1
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A complete and undamaged checkpoint."""
+
+    path: Path
+    step: int
+    info: dict[str, Any]
+
+
+def save(folder: Path, step: int, items: Mapping[str, Any], info: Mapping[str, Any]) -> Checkpoint:
+    """Write ``folder/step-NNNNNNNN`` with pytrees of arrays as ``items``; return when it is complete and on disk."""
+    path = folder / f"step-{step:08d}"
+    aside = folder / f".{path.name}.writing"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        for name, tree in items.items():
+            checkpointer.save(aside.resolve() / name, tree)
+        checkpointer.wait_until_finished()
+    write_json(aside / "info.json", {"format": FORMAT, "step": step, **info})
+    write_json(aside / "manifest.json", {str(p.relative_to(aside)): sha256(p) for p in _files(aside)})
+    sync_tree(aside)
+    if path.exists():  # the same step, saved by a run that was killed before it noted so
+        shutil.rmtree(path)
+    aside.rename(path)
+    sync_folder(folder)
+    return Checkpoint(path, step, read_json(path / "info.json"))
+
+
+def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
+    """Return an item in the structure of ``like``: a pytree of arrays, or of their shapes and dtypes."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(checkpoint.path.resolve() / item, target)
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{checkpoint.path / item} does not hold what this run needs: {reason}") from error
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Check every file of a checkpoint against its manifest; a damaged one is a UserError that names it."""
+    match = _NAME.fullmatch(path.name)
+    if not match:
+        raise UserError(f"{path} is not a checkpoint: its name must be step-NNNNNNNN")
+    manifest = read_json(path / "manifest.json")
+    found = {str(p.relative_to(path)) for p in _files(path)} - {"manifest.json"}
+    if not isinstance(manifest, dict) or set(manifest) != found:
+        raise UserError(f"checkpoint {path} is damaged: its files are not those of its manifest")
+    for name, digest in manifest.items():
+        if sha256(path / name) != digest:
+            raise UserError(f"checkpoint {path} is damaged: {name} does not match its manifest")
+    info = read_json(path / "info.json")
+    if info["format"] > FORMAT:
+        raise UserError(f"checkpoint {path} has format {info['format']}, newer than {FORMAT}; use a newer cnnjax")
+    return Checkpoint(path, int(match[1]), info)
+
+
+def list_paths(folder: Path) -> list[Path]:
+    """Return the checkpoints' folders, oldest first."""
+    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def newest_good(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest undamaged checkpoint, or None where there never was one, and a line on each one set aside.
+
+    A damaged checkpoint is renamed ``damaged-step-...``, so that it is neither used nor lost.
+
+    Raises:
+        UserError: there are checkpoints, and all of them are damaged.
+    """
+    notices: list[str] = []
+    for path in reversed(list_paths(folder)):
+        try:
+            return open_checkpoint(path), notices
+        except UserError as error:
+            kept = _free_name(folder / f"damaged-{path.name}")
+            path.rename(kept)
+            notices.append(f"{error}; it is kept as {kept.name}")
+    if damaged := sorted(path.name for path in folder.glob("damaged-step-*")):
+        raise UserError(f"all checkpoints in {folder} are damaged: {', '.join(damaged)}; move them away to start anew")
+    return None, notices
+
+
+def best(folder: Path) -> Checkpoint:
+    """Return the best checkpoint by validation; of a folder that was not trained here, its newest.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    paths = list_paths(folder)
+    if not paths:
+        raise UserError(f"{folder} holds no checkpoint; give the folder of a run that has saved at least one")
+    newest = open_checkpoint(paths[-1])
+    step = newest.info.get("early_stopping", {}).get("best_step", newest.step)
+    return newest if step == newest.step else open_checkpoint(folder / f"step-{step:08d}")
+
+
+def prune(folder: Path, keep: int, best_step: int) -> None:
+    """Delete all but the newest ``keep`` checkpoints and the best one, and what a killed save left."""
+    for path in list_paths(folder)[:-keep]:
+        if path.name != f"step-{best_step:08d}":
+            # Renamed first: a folder under its own name is always whole.
+            shutil.rmtree(path.rename(path.with_name(f".{path.name}.writing")))
+    for leftover in folder.glob(".step-*.writing"):
+        shutil.rmtree(leftover)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _free_name(path: Path) -> Path:
+    names = [path, *(path.with_name(f"{path.name}-{n}") for n in range(2, 1000))]
+    return next(name for name in names if not name.exists())

@@ -1,0 +1,177 @@
+"""What the scripts share: from a command line to a typed config, and from an error to a sentence and an exit code."""
+
+import ast
+import contextlib
+import importlib.util
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar, get_args
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from cnnjax.errors import CnnjaxError, UserError, choose
+
+T = TypeVar("T")
+Platform = Literal["auto", "cpu", "cuda", "tpu"]
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+
+registry = ConstructorRegistry()
+
+
+@registry.primitive_rule
+def _choices_with_near_matches(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """Let a Literal of texts answer a mistyped value with near matches."""
+    choices = get_args(info.type) if info.type_origin is Literal else ()
+    if not choices or not all(isinstance(choice, str) for choice in choices):
+        return None
+
+    def read(arguments: list[str]) -> str:
+        try:
+            return choose("value", arguments[0], choices)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+
+    return PrimitiveConstructorSpec(
+        nargs=1, metavar="{" + ",".join(choices) + "}", instance_from_str=read,
+        is_instance=lambda value: value in choices, str_from_instance=lambda value: [value],
+    )  # fmt: skip
+
+
+def parse(target: Callable[..., T], arguments: Sequence[str], prog: str, description: str | None = None) -> T:
+    """Read a command line into ``target``; what does not fit is a UserError of one sentence."""
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            return tyro.cli(
+                target, args=list(arguments), prog=prog, description=description, registry=registry,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )  # fmt: skip
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(f"{_one_sentence(captured.getvalue())}; see {prog} --help") from None
+
+
+def _one_sentence(box: str) -> str:
+    """Return what a box of tyro's says before its first rule, and the nearest option where it names one."""
+    rows = [line.strip("│╭╮╰╯─ \n") if not set(line) <= set("│─ ├┤") else "---" for line in box.splitlines()[1:-1]]
+    told = " ".join(row for row in rows[: rows.index("---") if "---" in rows else None] if row)
+    told = told.replace("Error parsing ", "").rstrip(".:")
+    if "Perhaps you meant:" in rows:
+        told += f"; did you mean {rows[rows.index('Perhaps you meant:') + 1].split()[0]}?"
+    return told.rstrip("?") if told.endswith("?;") else told
+
+
+def main(script: Callable[[list[str]], Any]) -> NoReturn:
+    """Run a script on the command line; end with its exit code, and with a traceback only where --debug asks for it."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    try:
+        script(arguments)
+        sys.exit(0)
+    except CnnjaxError as error:
+        _explain(error, str(error), debug)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(1)
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _explain(error, f"{place}{error.strerror or error}; check the path, its permissions and the space left", debug)
+        sys.exit(2)
+
+
+def _explain(error: BaseException, sentence: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exception(error)
+    print(f"error: {sentence}", file=sys.stderr)
+
+
+def use_platform(platform: Platform) -> None:
+    """Compute on that platform; must come before anything is computed."""
+    if platform == "auto":
+        return
+    import jax
+
+    jax.config.update("jax_platforms", platform)
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"--platform {platform} is not available here ({reason}); install cnnjax[{platform}] or use --platform cpu"
+        ) from error
+
+
+def list_experiments(folder: Path = EXPERIMENTS) -> dict[str, str]:
+    """Return the published experiments with the first line of each one's docstring; their code is not run."""
+    found = {}
+    for path in sorted(folder.glob("[!_]*.py")):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        found[path.stem] = docstring.partition("\n")[0]
+    return found
+
+
+def load_experiment(name: str) -> tuple[str, Any]:
+    """Return the name and the experiment of a published experiment, a Python file of one's own, or a config.json.
+
+    A Python file is code and is run; a config.json is read as data.
+    """
+    path = Path(name)
+    if path.suffix == ".json":
+        from cnnjax.run_folder import read_config
+
+        return read_config(path)
+    if path.suffix == ".py" or path.parent != Path("."):
+        if not path.is_file():
+            raise UserError(f"there is no experiment file {name}; check the path")
+        return path.stem, _run_file(path)
+    choose("experiment", name, list_experiments())
+    return name, _run_file(EXPERIMENTS / f"{name}.py")
+
+
+def _run_file(path: Path) -> Any:
+    from cnnjax.config import Experiment
+
+    spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except CnnjaxError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:
+        raise UserError(f"{path} does not run: {type(error).__name__}: {error}; --debug shows where") from error
+    experiment = getattr(module, "experiment", None)
+    if not isinstance(experiment, Experiment):
+        raise UserError(f"{path} defines no experiment; it needs a line such as experiment = Experiment(model=...)")
+    return experiment
+
+
+def take_option(arguments: list[str], option: str) -> tuple[list[str], str | None]:
+    """Return the arguments without ``option VALUE`` or ``option=VALUE``, and the value."""
+    for index, argument in enumerate(arguments):
+        if argument == option:
+            if index + 1 == len(arguments):
+                raise UserError(f"{option} is given without a value")
+            return arguments[:index] + arguments[index + 2 :], arguments[index + 1]
+        if argument.startswith(f"{option}="):
+            return arguments[:index] + arguments[index + 1 :], argument.partition("=")[2]
+    return arguments, None
+
+
+def replace_model(experiment: Any, name: str | None) -> Any:
+    """Return the experiment with another variant as its network, made for the same images and classes."""
+    if name is None:
+        return experiment
+    from cnnjax.models import create
+
+    kept = {field: getattr(experiment.model, field) for field in ("num_classes", "input_size", "channels", "dtype")}
+    return experiment.replace(model=create(name, **kept))

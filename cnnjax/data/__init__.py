@@ -1,0 +1,41 @@
+"""Data sets: from a `config.Data` to three parts in memory."""
+
+from cnnjax.config import Data
+from cnnjax.data.dataset import Dataset, Split, content_hash, epoch_order, indices_hash, stratified_split
+from cnnjax.data.preprocessing import Preprocessing, normalize, read_image
+from cnnjax.data.sources import SOURCES
+from cnnjax.errors import UserError, choose
+
+__all__ = ["SOURCES", "Dataset", "Preprocessing", "Split", "epoch_order", "load", "normalize", "read_image"]
+
+
+def load(config: Data) -> Dataset:
+    """Load a data set and divide its training images, each class alike, into training and validation.
+
+    Raises:
+        UserError: no such source, its files are missing or damaged, or the division leaves a part empty.
+    """
+    name = choose("data source", config.source, SOURCES)
+    source = SOURCES[name]
+    parts = source.load(config.dir)
+    for part, split in parts.items():
+        if (highest := split.labels.max()) >= len(source.classes):
+            raise UserError(f"{name}: the {part} labels go up to {highest}, and there are {len(source.classes)} classes")
+    full, test = parts["train"], parts["test"]
+    if full.images.shape[1:] != test.images.shape[1:]:
+        raise UserError(
+            f"{name}: training images are {full.images.shape[1:]} and test images {test.images.shape[1:]}; "
+            "all must be of one size"
+        )
+    train_indices, validation_indices = stratified_split(full.labels, config.validation, config.split_seed)
+    height, width, _ = full.images.shape[1:]
+    return Dataset(
+        name=name,
+        train=full.take(train_indices),
+        validation=full.take(validation_indices),
+        test=test,
+        classes=source.classes,
+        preprocessing=Preprocessing(height=height, width=width, mean=source.mean, std=source.std),
+        split_hash=indices_hash(validation_indices),
+        content_hash=content_hash(full, test),
+    )

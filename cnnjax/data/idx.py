@@ -1,0 +1,52 @@
+"""The IDX format of the MNIST files: read strictly, plain or gzipped, and written.
+
+A file is two zero bytes, the type (8: unsigned bytes), the number of axes, each axis's length as a big-endian 32-bit
+number, then the values (LeCun, Cortes, Burges, "The MNIST database").
+"""
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from cnnjax.errors import UserError
+
+UNSIGNED_BYTES = 8
+
+
+def read_idx(path: Path, axes: int) -> np.ndarray:
+    """Return the array uint8 in ``path``, with ``axes`` axes: 3 for images [N, H, W], 1 for labels [N].
+
+    Raises:
+        UserError: the file is unreadable, of another kind, truncated or too long.
+    """
+    header_size = 4 + 4 * axes
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            header = file.read(header_size)
+            if len(header) < header_size or header[:2] != b"\0\0":
+                raise UserError(f"{path} is not an IDX file: its first bytes are {header[:4].hex() or 'missing'}")
+            if header[2] != UNSIGNED_BYTES or header[3] != axes:
+                raise UserError(
+                    f"{path} holds IDX type {header[2]} with {header[3]} axes; "
+                    f"type {UNSIGNED_BYTES} (unsigned bytes) with {axes} axes is needed (were the files swapped?)"
+                )
+            shape = tuple(int(n) for n in np.frombuffer(header, ">u4", offset=4))
+            expected = math.prod(shape)
+            # One byte more than expected is asked for, so that a longer file is noticed and none is read whole.
+            body = file.read(expected + 1)
+    except (OSError, EOFError, zlib.error, OverflowError, MemoryError) as error:
+        raise UserError(f"{path} cannot be read as an IDX file: {error or type(error).__name__}") from error
+    if len(body) != expected:
+        found = "more" if len(body) > expected else f"{len(body):,}"
+        raise UserError(f"{path} says it holds {expected:,} bytes {list(shape)} and holds {found}; get the file again")
+    return np.frombuffer(body, np.uint8).reshape(shape)
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """Write a uint8 array as IDX; gzipped, with the same bytes each time, where the name ends in ``.gz``."""
+    header = bytes([0, 0, UNSIGNED_BYTES, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    data = header + np.ascontiguousarray(array, np.uint8).tobytes()
+    path.write_bytes(gzip.compress(data, compresslevel=9, mtime=0) if path.suffix == ".gz" else data)

@@ -1,0 +1,57 @@
+"""From stored images to what a network sees. It runs on the device, inside the jitted step."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from cnnjax.errors import UserError, require
+from cnnjax.fields import Fields
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocessing(Fields):
+    """The size and the normalisation a network was trained with; stored with every checkpoint."""
+
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    """Per channel, of values scaled to [0, 1]."""
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(len(self.mean) in (1, 3), "preprocessing.mean", self.mean, "1 number (grey) or 3 (RGB)")
+        require(len(self.std) == len(self.mean), "preprocessing.std", self.std, f"{len(self.mean)} numbers")
+        require(all(s > 0 for s in self.std), "preprocessing.std", self.std, "greater than 0")
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
+
+def normalize(preprocessing: Preprocessing, images: jax.Array) -> jax.Array:
+    """Map uint8 [N, H, W, C] to float32: ``(images / 255 - mean) / std``."""
+    mean = jnp.asarray(preprocessing.mean, jnp.float32).reshape(1, 1, 1, -1)
+    std = jnp.asarray(preprocessing.std, jnp.float32).reshape(1, 1, 1, -1)
+    return (images.astype(jnp.float32) / jnp.float32(255) - mean) / std
+
+
+def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:
+    """Return the image in a file as uint8 [H, W, C], resized (bilinear) and turned grey or RGB as the network needs.
+
+    Raises:
+        UserError: there is no such file, or it is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            mode = "L" if preprocessing.channels == 1 else "RGB"
+            resized = image.convert(mode).resize((preprocessing.width, preprocessing.height), Image.Resampling.BILINEAR)
+            pixels = np.asarray(resized)
+    except FileNotFoundError:
+        raise UserError(f"there is no image file {path}; check the path") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as an image ({error}); give a PNG, JPEG or another common format") from error
+    return pixels.reshape(preprocessing.height, preprocessing.width, preprocessing.channels)

@@ -1,0 +1,55 @@
+"""What can go wrong for a reason the user can mend, and the exit code that says so.
+
+Exit codes: 0 done, 1 done in part, 2 bad input, 3 diverged.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class CnnjaxError(Exception):
+    """Base of the errors shown to a user as one sentence, without a traceback."""
+
+    exit_code = 2
+
+
+class UserError(CnnjaxError):
+    """Bad input: says what was given, what is allowed and what to do."""
+
+    exit_code = 2
+
+
+class Interrupted(CnnjaxError):
+    """The user stopped the run; what was saved stays and the same command goes on."""
+
+    exit_code = 1
+
+
+class Diverged(CnnjaxError):
+    """The loss turned NaN or infinite; the last good checkpoint stays."""
+
+    exit_code = 3
+
+
+def near_matches(name: str, choices: Iterable[str]) -> str:
+    """Return ``"did you mean 'adam'?"``, or the list of choices where nothing is near."""
+    choices = sorted(choices)
+    lowered = {choice.lower(): choice for choice in choices}
+    near = [lowered[match] for match in difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.6)]
+    if near:
+        return f"did you mean {' or '.join(map(repr, near))}?"
+    return f"choose from: {', '.join(choices)}"
+
+
+def choose(what: str, name: str, choices: Iterable[str]) -> str:
+    """Return ``name`` if it is one of ``choices``; otherwise raise UserError with near matches."""
+    choices = list(choices)
+    if name not in choices:
+        raise UserError(f"unknown {what} {name!r}; {near_matches(name, choices)}")
+    return name
+
+
+def require(condition: bool, name: str, value: object, rule: str) -> None:
+    """Raise UserError ``NAME is VALUE; it must be RULE`` unless ``condition`` holds."""
+    if not condition:
+        raise UserError(f"{name} is {value!r}; it must be {rule}")

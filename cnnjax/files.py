@@ -1,0 +1,61 @@
+"""Files that are whole or not there: written aside, synced, renamed."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from cnnjax.errors import UserError
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a crash leaves the old one or the new one, never a part."""
+    aside = path.with_name(f".{path.name}.writing")
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict JSON (no NaN), indented, as `write_bytes` does."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; what is missing or malformed is a UserError that names the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}; check the path") from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Ask the disk to keep a folder's entries."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Ask the disk to keep every file and folder below ``folder``, and ``folder`` itself."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        elif path.is_dir():
+            sync_folder(path)
+    sync_folder(folder)
+
+
+def sha256(path: Path) -> str:
+    """Return a file's sha256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,200 @@
+"""From a definition to pure functions: `init`, `apply`, `features`. Nothing else splits or merges a module.
+
+Every function is a function of its arguments alone, so `jax.jit` (with the `Arch` static), `jax.grad`, `jax.vmap` and
+`jax.eval_shape` compose with them. Parameters and batch statistics are plain nested dicts of arrays.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cnnjax.errors import UserError
+from cnnjax.models.layers import Arch, Features, Network, Outputs, kernel_shape
+
+Tree = dict[str, Any]
+"""A nested dict of arrays."""
+
+
+class Variables(NamedTuple):
+    """All that a network learns: parameters, and the running statistics of its norms (empty where it has none)."""
+
+    params: Tree
+    batch_stats: Tree
+
+
+class LayerCall(NamedTuple):
+    """One layer as it was called on a batch of one image; sizes of arrays without their batch axis."""
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    kernel_shape: tuple[int, ...] | None
+    parameters: int
+
+
+Path = tuple[str | int, ...]
+
+
+class _Definition(NamedTuple):
+    """A module taken apart: its graph, and the shapes of its variables by the module's own paths."""
+
+    graph: nnx.GraphDef
+    params: dict[Path, jax.ShapeDtypeStruct]
+    batch_stats: dict[Path, jax.ShapeDtypeStruct]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init(arch: Arch, key: jax.Array) -> Variables:
+    """Return fresh variables for ``arch``, drawn from the PRNG ``key``. ``jax.vmap`` over keys makes an ensemble."""
+    _, params, batch_stats = nnx.split(arch.build(nnx.Rngs(params=key)), nnx.Param, nnx.BatchStat)
+    return Variables(_nest(_flat(params)), _nest(_flat(batch_stats)))
+
+
+def apply(
+    arch: Arch, variables: Variables, images: jax.Array, *, train: bool = False, key: jax.Array | None = None
+) -> tuple[Outputs, Tree]:
+    """Run the network.
+
+    Args:
+        arch: the definition.
+        variables: what `init` returned, or a trained, restored or converted equal of it.
+        images: [N, H, W, C] float, preprocessed.
+        train: use the batch's own statistics in norms, and chance in dropout; otherwise the running statistics.
+        key: PRNG key for dropout and other chance; needed only with ``train`` and only by networks that use it.
+
+    Returns:
+        Outputs with float32 logits [N, classes], and the batch statistics, which change only with ``train``.
+
+    Raises:
+        UserError: the variables are not those of ``arch``, or the images do not fit it.
+    """
+    module = _merge(arch, variables, images)
+    module.train() if train else module.eval()
+    rngs = None if key is None else nnx.Rngs(default=key)
+    outputs = module(_cast(arch, images), rngs)
+    _, _, batch_stats = nnx.split(module, nnx.Param, nnx.BatchStat)
+    return jax.tree.map(lambda logits: logits.astype(jnp.float32), outputs), _nest(_flat(batch_stats))
+
+
+def features(arch: Arch, variables: Variables, images: jax.Array) -> Features:
+    """Return each stage's activation [N, H, W, C] by name, in order, in evaluation mode. Any size that the stages carry."""
+    module = _merge(arch, variables, images)
+    module.eval()
+    return module.features(_cast(arch, images))
+
+
+def abstract_variables(arch: Arch) -> Variables:
+    """Return the variables' shapes and dtypes without allocating them."""
+    definition = _definition(arch)
+    return Variables(_nest(definition.params), _nest(definition.batch_stats))
+
+
+def layer_calls(arch: Arch, image_shape: tuple[int, int, int] | None = None) -> list[LayerCall]:
+    """Return the layers in the order of their calls on one image (H, W, C), without allocating anything."""
+    calls: list[LayerCall] = []
+
+    def trace(images: jax.Array) -> Outputs:
+        module = arch.build(nnx.Rngs(0))
+        for path, layer in list(nnx.iter_modules(module)):
+            if not any(isinstance(child, nnx.Module) for _, child in nnx.iter_children(layer)):
+                parent = functools.reduce(_child, path[:-1], module)
+                setattr(parent, str(path[-1]), _recorded(path, layer, calls))
+        return module(_cast(arch, images))
+
+    jax.eval_shape(trace, jax.ShapeDtypeStruct((1, *(image_shape or arch.image_shape)), jnp.float32))
+    return calls
+
+
+def _recorded(path: Path, layer: Any, calls: list[LayerCall]) -> Callable:
+    def call(x: jax.Array, **options: Any) -> jax.Array:
+        output = layer(x, **options)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param)))
+        name = "/".join(map(str, path))
+        calls.append(LayerCall(name, type(layer).__name__, output.shape[1:], kernel_shape(layer), parameters))
+        return output
+
+    return call
+
+
+def _child(module: Any, name: str | int) -> Any:
+    return module[name] if isinstance(name, int) else getattr(module, name)
+
+
+@functools.lru_cache(maxsize=256)
+def _definition(arch: Arch) -> _Definition:
+    module = nnx.eval_shape(lambda: arch.build(nnx.Rngs(0)))
+    graph, params, batch_stats = nnx.split(module, nnx.Param, nnx.BatchStat)
+    return _Definition(graph, _flat(params), _flat(batch_stats))
+
+
+def _merge(arch: Arch, variables: Variables, images: jax.Array) -> Network:
+    if images.ndim != 4 or images.shape[-1] != arch.channels:
+        raise UserError(
+            f"the images have the shape {tuple(images.shape)}; the network takes [N, H, W, C] with C = {arch.channels}"
+        )
+    definition = _definition(arch)
+    check_variables(arch, variables)
+    states = [
+        nnx.State.from_flat_path({path: _leaf(tree, path) for path in shapes})
+        for tree, shapes in zip(variables, definition[1:], strict=True)
+    ]
+    return nnx.merge(definition.graph, *states, copy=True)
+
+
+def check_variables(arch: Arch, variables: Variables) -> None:
+    """Raise UserError unless the variables have the key paths, shapes and dtypes of ``arch``.
+
+    flax matches leaves by position, so a renamed layer or a wrong shape would otherwise merge silently.
+    """
+    problems = []
+    for collection, expected in abstract_variables(arch)._asdict().items():
+        wanted, given = leaves_by_path(expected), leaves_by_path(getattr(variables, collection))
+        if missing := sorted(wanted.keys() - given.keys()):
+            problems.append(f"{collection} missing: {', '.join(missing)}")
+        if unexpected := sorted(given.keys() - wanted.keys()):
+            problems.append(f"{collection} not in the network: {', '.join(unexpected)}")
+        for path in sorted(wanted.keys() & given.keys()):
+            want, got = wanted[path], given[path]
+            if want.shape != got.shape or want.dtype != got.dtype:
+                problems.append(f"{collection} {path} is {_describe(got)}, the network has {_describe(want)}")
+    if problems:
+        raise UserError(f"these variables are not those of {arch}: {'; '.join(problems)}")
+
+
+def leaves_by_path(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a nested dict's leaves by their paths, such as ``"conv1/kernel"``, in order."""
+    return {
+        "/".join(str(entry.key) for entry in path): leaf
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }  # fmt: skip
+
+
+def _cast(arch: Arch, images: jax.Array) -> jax.Array:
+    return images.astype(jnp.dtype(arch.dtype))
+
+
+def _describe(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _leaf(tree: Mapping[str, Any], path: Path) -> jax.Array:
+    return functools.reduce(lambda node, name: node[str(name)], path, tree)
+
+
+def _flat(state: nnx.State) -> dict[Path, Any]:
+    """Return a state's bare arrays by the module's own paths (which hold numbers where a module holds a list)."""
+    return {path: leaf.get_value() for path, leaf in state.flat_state()}
+
+
+def _nest(flat: Mapping[Path, Any]) -> Tree:
+    tree: Tree = {}
+    for path, leaf in flat.items():
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(str(name), {})
+        node[str(path[-1])] = leaf
+    return tree

@@ -1,0 +1,110 @@
+"""From an experiment to a finished run folder: train, judge the best parameters, draw."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from cnnjax import data, report
+from cnnjax.config import Experiment
+from cnnjax.data import Dataset
+from cnnjax.errors import Interrupted, UserError
+from cnnjax.progress import TerminalProgress
+from cnnjax.run_folder import RunFolder, environment
+from cnnjax.train.evaluation import evaluate, to_device
+from cnnjax.train.loop import Outcome, count_steps, fit
+from cnnjax.train.step import steps_per_dispatch
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """An experiment with its name and its folder."""
+
+    name: str
+    experiment: Experiment
+    folder: Path
+
+
+def run(this: Run, console: Console, resume: Literal["auto", "never"] = "auto") -> dict[str, Any]:
+    """Train, or continue, or say that it is finished; return the results, which are also in results.json.
+
+    Raises:
+        UserError: the config does not fit the data or the folder; Diverged; Interrupted (Ctrl-C).
+    """
+    folder = RunFolder(this.folder)
+    if resume == "never" and (this.folder / "config.json").exists():
+        raise UserError(f"{this.folder} holds a run and --resume is never; choose another folder with --out")
+    dataset = data.load(this.experiment.data)
+    steps_per_epoch = count_steps(this.experiment, dataset)  # checked before a folder is made
+    folder.start(this.name, this.experiment)
+    if folder.finished:
+        console.print(f"{this.folder} is finished already; another --seed or --out makes another run", soft_wrap=True)
+        results = folder.read_results()
+    else:
+        folder.record_environment(environment(lowering(steps_per_epoch)) | {"data": _data_record(dataset)})
+        outcome = _fit(this, dataset, folder, console)
+        results = _judge(this.experiment, dataset, outcome, folder)
+        report.write(this.name, this.experiment, dataset, outcome.variables, folder, results)
+        folder.write_results(results)
+    console.print(results_table(this.name, results))
+    console.print(f"results: {this.folder}/   open {this.folder}/report.html", highlight=False, soft_wrap=True)
+    return results
+
+
+def lowering(steps_per_epoch: int) -> dict[str, Any]:
+    """Return how things are computed on this backend, where there was a choice; see the rules named."""
+    return {"steps_per_dispatch": steps_per_dispatch(jax.default_backend(), steps_per_epoch), "convolution": "xla"}
+
+
+def results_table(name: str, results: dict[str, Any]) -> Table:
+    """Return the table printed at the end of a run."""
+    early = ", stopped early" if results["stopped_early"] else ""
+    table = Table(
+        title=f"{name}: best of {results['epochs']} epochs is epoch {results['best_epoch']}{early}",
+        caption=f"{results['seconds']:.1f} s of training, {results['images_per_second']:,.0f} images/s",
+    )
+    for column in ("", "loss", "top-1", "images"):
+        table.add_column(column, justify="right" if column else "left")
+    for part in PARTS:
+        figures = results[part]
+        table.add_row(part, f"{figures['loss']:.4f}", f"{100 * figures['top1']:.2f} %", f"{figures['images']:,}")
+    return table
+
+
+def _fit(this: Run, dataset: Dataset, folder: RunFolder, console: Console) -> Outcome:
+    progress = TerminalProgress(console)
+    try:
+        return fit(this.experiment, dataset, folder, progress)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; the same command continues {this.folder} after its last saved epoch") from None
+    finally:
+        progress.close()
+
+
+def _judge(experiment: Experiment, dataset: Dataset, outcome: Outcome, folder: RunFolder) -> dict[str, Any]:
+    """Return the figures of the best parameters on all three parts, and how long it took over all starts."""
+    rows = folder.read_metrics()
+    seconds = sum(row["seconds"] for row in rows)
+    images = len(rows) * count_steps(experiment, dataset) * experiment.train.batch_size
+    results: dict[str, Any] = {
+        "epochs": outcome.epochs,
+        "stopped_early": outcome.stopped_early,
+        "best_epoch": outcome.best_epoch,
+        "seconds": round(seconds, 3),
+        "images_per_second": round(images / seconds, 1),
+    }
+    for part in PARTS:
+        split = dataset.part(part)
+        batch_size = experiment.train.eval_batch_size
+        found = evaluate(experiment.model, dataset.preprocessing, outcome.variables, to_device(split), batch_size)
+        results[part] = {**found, "images": len(split.labels)}
+    return results
+
+
+def _data_record(dataset: Dataset) -> dict[str, str]:
+    return {"name": dataset.name, "content_hash": dataset.content_hash, "split_hash": dataset.split_hash}

@@ -1,0 +1,40 @@
+"""The table of all architectures: one file per family, one row per variant."""
+
+import fnmatch
+from collections.abc import Mapping
+from typing import Any
+
+from cnnjax.errors import UserError, choose, near_matches
+from cnnjax.models import lenet, mlp
+from cnnjax.models.layers import Arch
+
+FAMILIES: dict[str, type[Arch]] = {cls.family: cls for cls in (lenet.LeNet, mlp.MLP)}
+VARIANTS: dict[str, Arch] = {**lenet.VARIANTS, **mlp.VARIANTS}
+
+
+def create(name: str, **options: Any) -> Arch:
+    """Return the definition of a variant, with some of its fields changed.
+
+    Example:
+        >>> create("lenet", activation="tanh").activation
+        'tanh'
+
+    Raises:
+        UserError: no such variant or no such option, with near matches; or a value that is not allowed.
+    """
+    return VARIANTS[choose("model", name, VARIANTS)].replace(**options)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names of the variants that match a shell pattern, such as ``"le*"``."""
+    return sorted(fnmatch.filter(VARIANTS, pattern))
+
+
+def from_dict(data: object) -> Arch:
+    """Read what `Arch.to_dict` wrote."""
+    if not isinstance(data, Mapping) or not isinstance(data.get("family"), str):
+        raise UserError(f"model is {data!r}; it must be an object with a 'family'")
+    family = data["family"]
+    if family not in FAMILIES:
+        raise UserError(f"unknown model family {family!r}; {near_matches(family, FAMILIES)}")
+    return FAMILIES[family].from_dict({k: v for k, v in data.items() if k != "family"}, "model")

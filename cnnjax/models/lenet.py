@@ -1,0 +1,93 @@
+"""LeNet-5, in the form that is taught today.
+
+Source: LeCun, Bottou, Bengio, Haffner 1998, "Gradient-Based Learning Applied to Document Recognition", figure 2.
+Deviations, all of them usual: 28x28 images with SAME padding in the first convolution (the paper pads its digits to
+32x32); every map of the second convolution sees all six of the first (the paper's table I connects a part); plain
+average or max pooling (the paper's has a weight and a bias a map); a dense layer with softmax in place of the radial
+basis units; the activation is a field (the paper: a scaled tanh).
+Expected at 28x28x1 and 10 classes: 61,706 parameters, 416,520 multiply-adds.
+
+    layer    kernel       28x28x1 becomes
+    conv1    6@5x5 SAME   28x28x6
+    pool1    2x2          14x14x6
+    conv2    16@5x5 VALID 10x10x16
+    pool2    2x2          5x5x16
+    flatten               400
+    dense1                120
+    dense2                84
+    head                  classes
+
+Any size from 28 to 31 ends in 5x5 and the same 400, and is accepted by the same parameters; 32 ends in 6x6 and 576 and
+is refused. (A lecture's "30x30 ends in 7x7" holds when *both* convolutions are SAME: 30, 15, 15, 7. Here the second one
+is VALID: 30, 15, 11, 5.)
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+from flax import nnx
+
+from cnnjax.errors import require
+from cnnjax.models.layers import Activation, Arch, Conv, Dense, Features, Flatten, Network, Outputs, Pool, activation
+
+SMALLEST_INPUT = 12
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LeNet(Arch):
+    """LeNet-5: two convolutions with pooling, three dense layers."""
+
+    family = "lenet"
+
+    num_classes: int = 10
+    input_size: int = 28
+    channels: int = 1
+    activation: Activation = "sigmoid"
+    pooling: Literal["avg", "max"] = "avg"
+    """What the two pooling layers take of each 2x2 window."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.input_size >= SMALLEST_INPUT, "model.input_size", self.input_size,
+            f"{SMALLEST_INPUT} or more, so that the second pooling has something to pool",
+        )  # fmt: skip
+
+    @property
+    def last_side(self) -> int:
+        """Height and width of the last feature map: halved, four less by the VALID convolution, halved."""
+        return (self.input_size // 2 - 4) // 2
+
+    def build(self, rngs: nnx.Rngs) -> "LeNetModule":
+        return LeNetModule(self, rngs)
+
+
+class LeNetModule(Network):
+    """The layers of `LeNet`; stages: stage1 [N, 14, 14, 6], stage2 [N, 5, 5, 16] for 28x28 images."""
+
+    def __init__(self, arch: LeNet, rngs: nnx.Rngs):
+        dtype, side = arch.dtype, arch.last_side
+        self.activation = activation(arch.activation)
+        self.conv1 = Conv(arch.channels, 6, 5, padding="SAME", dtype=dtype, rngs=rngs)
+        self.pool1 = Pool(arch.pooling)
+        self.conv2 = Conv(6, 16, 5, padding="VALID", dtype=dtype, rngs=rngs)
+        self.pool2 = Pool(arch.pooling)
+        smallest = 4 * side + 8
+        self.flatten = Flatten((side, side, 16), fits=f"{smallest} to {smallest + 3}")
+        self.dense1 = Dense(side * side * 16, 120, dtype=dtype, rngs=rngs)
+        self.dense2 = Dense(120, 84, dtype=dtype, rngs=rngs)
+        self.head = Dense(84, arch.num_classes, dtype=dtype, rngs=rngs)
+
+    def features(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
+        stage1 = self.pool1(self.activation(self.conv1(images)))
+        stage2 = self.pool2(self.activation(self.conv2(stage1)))
+        return {"stage1": stage1, "stage2": stage2}
+
+    def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:
+        x = self.activation(self.dense1(self.flatten(features["stage2"])))
+        x = self.activation(self.dense2(x))
+        return Outputs(self.head(x))
+
+
+VARIANTS = {"lenet": LeNet()}

@@ -1,0 +1,50 @@
+"""A dense network of two hidden layers: the baseline that sees no neighbourhood.
+
+Source: LeCun et al. 1998, section III, "two-hidden-layer fully connected network" (300-100 units, 28x28 images).
+Deviations: the activation is a field (the paper: a scaled tanh).
+Expected at 28x28x1 and 10 classes: 266,610 parameters, 266,200 multiply-adds.
+"""
+
+import dataclasses
+
+import jax
+from flax import nnx
+
+from cnnjax.models.layers import Arch, Dense, Features, Flatten, Network, Outputs, activation, as_map
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MLP(Arch):
+    """Flatten, dense 300, dense 100, classes."""
+
+    family = "mlp"
+
+    num_classes: int = 10
+    input_size: int = 28
+    channels: int = 1
+
+    def build(self, rngs: nnx.Rngs) -> "MLPModule":
+        return MLPModule(self, rngs)
+
+
+class MLPModule(Network):
+    """The layers of `MLP`; stages: stage1 [N, 1, 1, 300], stage2 [N, 1, 1, 100]."""
+
+    def __init__(self, arch: MLP, rngs: nnx.Rngs):
+        height, width, channels = arch.image_shape
+        self.activation = activation(arch.activation)
+        self.flatten = Flatten(arch.image_shape, fits=f"{arch.input_size}")
+        self.dense1 = Dense(height * width * channels, 300, dtype=arch.dtype, rngs=rngs)
+        self.dense2 = Dense(300, 100, dtype=arch.dtype, rngs=rngs)
+        self.head = Dense(100, arch.num_classes, dtype=arch.dtype, rngs=rngs)
+
+    def features(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
+        stage1 = self.activation(self.dense1(self.flatten(images)))
+        stage2 = self.activation(self.dense2(stage1))
+        return {"stage1": as_map(stage1), "stage2": as_map(stage2)}
+
+    def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:
+        return Outputs(self.head(features["stage2"][:, 0, 0, :]))
+
+
+VARIANTS = {"mlp": MLP()}

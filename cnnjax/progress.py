@@ -1,0 +1,60 @@
+"""What a user sees while a network trains: a live bar on a terminal, a line an epoch elsewhere."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class TerminalProgress:
+    """Shows epoch, step, loss, accuracy, images/s and the time left of a training."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("steps  {task.fields[figures]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def start(self, epochs: int, steps_per_epoch: int, batch_size: int, epochs_done: int) -> None:
+        """Begin to show a training of that many epochs at the most."""
+        self.epochs, self.steps_per_epoch, self.batch_size = epochs, steps_per_epoch, batch_size
+        self.began, self.began_step = time.perf_counter(), epochs_done * steps_per_epoch
+        self.task = self.bar.add_task(
+            "", total=epochs * steps_per_epoch, completed=self.began_step, epoch=f"{epochs_done + 1}/{epochs}", figures=""
+        )
+        self.bar.start()
+
+    def step(self, epoch: int, step: int, loss: float, top1: float) -> None:
+        """Show the running means of the epoch at one of its steps."""
+        done = (epoch - 1) * self.steps_per_epoch + step
+        speed = (done - self.began_step) * self.batch_size / (time.perf_counter() - self.began)
+        figures = f"loss {loss:.4f}  top-1 {100 * top1:.1f} %  {speed:,.0f} images/s"
+        self.bar.update(self.task, completed=done, epoch=f"{epoch}/{self.epochs}", figures=figures)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Leave a line on a finished epoch, which is saved."""
+        self.bar.update(self.task, completed=row["epoch"] * self.steps_per_epoch)
+        self.console.print(
+            f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  "
+            f"train loss {row['train_loss']:.4f} top-1 {100 * row['train_top1']:.2f} %  "
+            f"validation loss {row['validation_loss']:.4f} top-1 {100 * row['validation_top1']:.2f} %  "
+            f"{row['images_per_second']:,.0f} images/s",
+            highlight=False,
+        )
+
+    def notice(self, text: str) -> None:
+        """Say something in passing."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.stop()

@@ -1,0 +1,127 @@
+"""The train state and the pure train step."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from cnnjax.data import Preprocessing, normalize
+from cnnjax.functional import Tree, Variables, apply, init
+from cnnjax.models.layers import Arch
+from cnnjax.train.evaluation import DeviceSplit
+
+INIT_STREAM, STEP_STREAM = 0, 1
+
+
+class Tally(NamedTuple):
+    """Sums over the training images of the current epoch, and the first step whose loss was not finite (or -1)."""
+
+    loss: jax.Array
+    correct: jax.Array
+    images: jax.Array
+    bad_step: jax.Array
+
+
+class TrainState(NamedTuple):
+    """All that training changes. With the experiment and the data it decides every later state."""
+
+    step: jax.Array
+    params: Tree
+    batch_stats: Tree
+    opt_state: Any
+    tally: Tally
+
+    @property
+    def variables(self) -> Variables:
+        return Variables(self.params, self.batch_stats)
+
+
+TrainStep = Callable[[TrainState, jax.Array, jax.Array, jax.Array], TrainState]
+Dispatch = Callable[..., tuple[TrainState, Tally]]
+
+
+def empty_tally() -> Tally:
+    return Tally(jnp.float32(0), jnp.int32(0), jnp.int32(0), jnp.int32(-1))
+
+
+def init_state(arch: Arch, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """Return the state before the first step; the same seed gives the same parameters."""
+    params, batch_stats = init(arch, jax.random.fold_in(jax.random.key(seed), INIT_STREAM))
+    return TrainState(jnp.int32(0), params, batch_stats, optimizer.init(params), empty_tally())
+
+
+def step_key(seed: int) -> jax.Array:
+    """Return the key that each step folds its number into, so that a resumed run draws what an uninterrupted one would."""
+    return jax.random.fold_in(jax.random.key(seed), STEP_STREAM)
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+    """Return the cross-entropy [N] in nats against labels smoothed over all classes (Szegedy et al. 2016, section 7)."""
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), smoothing)
+    return optax.softmax_cross_entropy(logits, targets)
+
+
+def make_train_step(
+    arch: Arch, optimizer: optax.GradientTransformation, preprocessing: Preprocessing, label_smoothing: float
+) -> TrainStep:
+    """Return the pure function ``(state, images uint8 [B, H, W, C], labels int32 [B], key) -> state``."""
+
+    def loss_fn(params: Tree, batch_stats: Tree, images: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
+        variables = Variables(params, batch_stats)
+        outputs, new_stats = apply(arch, variables, normalize(preprocessing, images), train=True, key=key)
+        return cross_entropy(outputs.logits, labels, label_smoothing).mean(), (outputs.logits, new_stats)
+
+    def train_step(state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array) -> TrainState:
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (logits, batch_stats)), grads = grad_fn(state.params, state.batch_stats, images, labels, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        first_bad = (state.tally.bad_step < 0) & ~jnp.isfinite(loss)
+        tally = Tally(
+            loss=state.tally.loss + loss * len(labels),
+            correct=state.tally.correct + (logits.argmax(axis=-1) == labels).sum(dtype=jnp.int32),
+            images=state.tally.images + len(labels),
+            bad_step=jnp.where(first_bad, state.step + 1, state.tally.bad_step),
+        )
+        return TrainState(state.step + 1, params, batch_stats, opt_state, tally)
+
+    return train_step
+
+
+def make_dispatch(train_step: TrainStep, batch_size: int, steps_per_epoch: int) -> Dispatch:
+    """Return the jitted ``(state, data, order, key, steps=k) -> (state, tally)``: k steps in one call of the device.
+
+    The state is donated. Which images a step sees follows from ``state.step`` and the epoch's ``order`` [N] alone. The
+    tally is a copy that outlives the donation, for showing progress.
+    """
+
+    def one_step(state: TrainState, data: DeviceSplit, order: jax.Array, key: jax.Array) -> TrainState:
+        position = state.step % steps_per_epoch
+        starts_epoch = position == 0
+        tally = jax.tree.map(lambda fresh, sums: jnp.where(starts_epoch, fresh, sums), empty_tally(), state.tally)
+        picked = lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
+        key = jax.random.fold_in(key, state.step)
+        return train_step(state._replace(tally=tally), data.images[picked], data.labels[picked], key)
+
+    def dispatch(
+        state: TrainState, data: DeviceSplit, order: jax.Array, key: jax.Array, *, steps: int
+    ) -> tuple[TrainState, Tally]:
+        if steps == 1:
+            state = one_step(state, data, order, key)
+        else:
+            state, _ = lax.scan(lambda s, _: (one_step(s, data, order, key), None), state, length=steps)
+        return state, jax.tree.map(jnp.copy, state.tally)
+
+    return jax.jit(dispatch, static_argnames="steps", donate_argnums=0)
+
+
+def steps_per_dispatch(backend: str, steps_per_epoch: int) -> int:
+    """Return how many steps go to the device in one call.
+
+    On a CPU one: XLA runs a convolution inside a loop about four times slower there. On an accelerator many, since a
+    step of a small network takes less time than its launch.
+    """
+    return 1 if backend == "cpu" else min(steps_per_epoch, 64)

@@ -1,0 +1,63 @@
+"""Train the network of an experiment, or continue where a training stopped.
+
+    python scripts/train.py EXPERIMENT [OPTIONS]
+
+EXPERIMENT is a name from the list below, the path of your own Python file (it is run), or a run's config.json (it is
+read as data). `python scripts/train.py EXPERIMENT --help` shows every option with its default. The same command again
+continues a run that was interrupted.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from cnnjax import cli
+
+
+def train(arguments: list[str]) -> None:
+    """Read the command line, train, print."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        listed = "\n".join(f"  {name:<16} {title}" for name, title in cli.list_experiments().items())
+        print(f"{__doc__}\nexperiments:\n{listed}")
+        return
+    name, base = cli.load_experiment(arguments[0])
+    rest, model = cli.take_option(arguments[1:], "--model")
+
+    from rich.console import Console
+
+    from cnnjax import launch
+    from cnnjax.config import Experiment
+    from cnnjax.run_folder import run_name
+
+    chosen = cli.replace_model(base, model)
+
+    def options(
+        experiment: Annotated[Experiment[type(chosen.model)], tyro.conf.arg(name="")] = chosen,  # type: ignore[misc]
+        *,
+        out: Path | None = None,
+        resume: Literal["auto", "never"] = "auto",
+        platform: cli.Platform = "auto",
+        debug: bool = False,
+    ) -> Any:
+        """Train, or continue where a training stopped.
+
+        Args:
+            experiment: What is trained, and how.
+            out: The run's folder; without it runs/NAME, with the overridden values in the name.
+            resume: auto continues the run in the folder; never refuses a folder that holds one.
+            platform: What to compute on; auto takes an accelerator where there is one.
+            debug: Show the traceback of an error.
+        """
+        return experiment, out, resume, platform
+
+    description = "--model NAME, given first, puts another variant in the network's place."
+    prog = f"scripts/train.py {arguments[0]}"
+    experiment, out, resume, platform = cli.parse(options, rest, prog, description)
+    cli.use_platform(platform)
+    full_name = run_name(name, base, experiment)
+    launch.run(launch.Run(full_name, experiment, out or Path("runs") / full_name), Console(), resume)
+
+
+if __name__ == "__main__":
+    cli.main(train)
