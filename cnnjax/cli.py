@@ -42,19 +42,22 @@ def _choices_with_near_matches(info: PrimitiveTypeInfo) -> PrimitiveConstructorS
     )  # fmt: skip
 
 
-def parse(target: Callable[..., T], arguments: Sequence[str], prog: str, description: str | None = None) -> T:
+def parse(
+    target: Callable[..., T], arguments: Sequence[str], prog: str, *, description: str | None = None, default: Any = None
+) -> T:
     """Read a command line into ``target``; what does not fit is a UserError of one sentence."""
+    defaults = {} if default is None else {"default": default}
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
             return tyro.cli(
-                target, args=list(arguments), prog=prog, description=description, registry=registry,
+                target, args=list(arguments), prog=prog, description=description, registry=registry, **defaults,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )  # fmt: skip
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UserError(f"{_one_sentence(captured.getvalue())}; see {prog} --help") from None
+        raise UserError(f"{_one_sentence(captured.getvalue())} (see {prog} --help)") from None
 
 
 def _one_sentence(box: str) -> str:
@@ -64,7 +67,7 @@ def _one_sentence(box: str) -> str:
     told = told.replace("Error parsing ", "").rstrip(".:")
     if "Perhaps you meant:" in rows:
         told += f"; did you mean {rows[rows.index('Perhaps you meant:') + 1].split()[0]}?"
-    return told.rstrip("?") if told.endswith("?;") else told
+    return told
 
 
 def main(script: Callable[[list[str]], Any]) -> NoReturn:
@@ -103,10 +106,10 @@ def use_platform(platform: Platform) -> None:
     jax.config.update("jax_platforms", platform)
     try:
         jax.devices()
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
+    except (RuntimeError, AssertionError) as error:  # jax raises the second where the platform's plugin is missing
         raise UserError(
-            f"--platform {platform} is not available here ({reason}); install cnnjax[{platform}] or use --platform cpu"
+            f"--platform {platform} is not available here; install cnnjax[{platform}] on a machine that has one "
+            "(docs/accelerators.md), or use --platform cpu"
         ) from error
 
 
@@ -124,6 +127,8 @@ def load_experiment(name: str) -> tuple[str, Any]:
 
     A Python file is code and is run; a config.json is read as data.
     """
+    if name.startswith("-"):
+        raise UserError(f"the first argument is {name!r}; give the experiment first and its options after it")
     path = Path(name)
     if path.suffix == ".json":
         from cnnjax.run_folder import read_config

@@ -99,14 +99,21 @@ def layer_calls(arch: Arch, image_shape: tuple[int, int, int] | None = None) -> 
 
     def trace(images: jax.Array) -> Outputs:
         module = arch.build(nnx.Rngs(0))
-        for path, layer in list(nnx.iter_modules(module)):
-            if not any(isinstance(child, nnx.Module) for _, child in nnx.iter_children(layer)):
-                parent = functools.reduce(_child, path[:-1], module)
-                setattr(parent, str(path[-1]), _recorded(path, layer, calls))
+        module.eval()
+        for path, layer in _innermost(module):
+            parent = functools.reduce(_child, path[:-1], module)
+            setattr(parent, str(path[-1]), _recorded(path, layer, calls))
         return module(_cast(arch, images))
 
     jax.eval_shape(trace, jax.ShapeDtypeStruct((1, *(image_shape or arch.image_shape)), jnp.float32))
     return calls
+
+
+def _innermost(module: nnx.Module) -> list[tuple[Path, nnx.Module]]:
+    """Return the modules that hold no other modules: the layers."""
+    modules = dict(nnx.iter_modules(module))
+    parents = {path[:-1] for path in modules if path}
+    return [(path, layer) for path, layer in modules.items() if path not in parents]
 
 
 def _recorded(path: Path, layer: Any, calls: list[LayerCall]) -> Callable:
@@ -139,7 +146,7 @@ def _merge(arch: Arch, variables: Variables, images: jax.Array) -> Network:
     definition = _definition(arch)
     check_variables(arch, variables)
     states = [
-        nnx.State.from_flat_path({path: _leaf(tree, path) for path in shapes})
+        nnx.from_flat_state({path: _leaf(tree, path) for path in shapes})
         for tree, shapes in zip(variables, definition[1:], strict=True)
     ]
     return nnx.merge(definition.graph, *states, copy=True)
@@ -187,7 +194,7 @@ def _leaf(tree: Mapping[str, Any], path: Path) -> jax.Array:
 
 def _flat(state: nnx.State) -> dict[Path, Any]:
     """Return a state's bare arrays by the module's own paths (which hold numbers where a module holds a list)."""
-    return {path: leaf.get_value() for path, leaf in state.flat_state()}
+    return {path: leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
 
 
 def _nest(flat: Mapping[Path, Any]) -> Tree:

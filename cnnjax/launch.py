@@ -65,8 +65,9 @@ def results_table(name: str, results: dict[str, Any]) -> Table:
     """Return the table printed at the end of a run."""
     early = ", stopped early" if results["stopped_early"] else ""
     table = Table(
-        title=f"{name}: best of {results['epochs']} epochs is epoch {results['best_epoch']}{early}",
+        title=f"{name}\nbest epoch: {results['best_epoch']} of {results['epochs']}{early}",
         caption=f"{results['seconds']:.1f} s of training, {results['images_per_second']:,.0f} images/s",
+        min_width=44,
     )
     for column in ("", "loss", "top-1", "images"):
         table.add_column(column, justify="right" if column else "left")

@@ -49,6 +49,7 @@ class TerminalProgress:
             f"validation loss {row['validation_loss']:.4f} top-1 {100 * row['validation_top1']:.2f} %  "
             f"{row['images_per_second']:,.0f} images/s",
             highlight=False,
+            soft_wrap=True,
         )
 
     def notice(self, text: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from cnnjax import __version__, models
-from cnnjax.config import Experiment
+from cnnjax.config import Data, Experiment
 from cnnjax.errors import UserError
 from cnnjax.files import read_json, write_bytes, write_json
 
@@ -159,3 +159,9 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return run.stdout.strip()
+
+
+def recorded_data(run: Path) -> Data:
+    """Return the data that a run was trained on; the defaults where the folder does not say."""
+    config = run / "config.json"
+    return read_config(config)[1].data if config.exists() else Data()

@@ -32,12 +32,10 @@ def curves(rows: list[dict[str, Any]], best_epoch: int) -> Figure:
         for part, color in COLORS.items():
             axes.plot(epochs, [scale * row[f"{part}_{name}"] for row in rows], color=color, marker=".", label=part)
         best = scale * rows[best_epoch - 1][f"validation_{name}"]
-        axes.plot(best_epoch, best, "o", color=COLORS["validation"], markersize=9, fillstyle="none")
-        axes.annotate(f"best: epoch {best_epoch}, {best:.4g}", (best_epoch, best), xytext=(0, 12),
-                      textcoords="offset points", ha="center", fontsize=9)  # fmt: skip
+        label = f"epoch {best_epoch}, the best: {best:.4g}"
+        axes.plot(best_epoch, best, "o", color=COLORS["validation"], markersize=9, fillstyle="none", label=label)
         axes.set(xlabel="epoch", ylabel="cross-entropy (nats)" if name == "loss" else "top-1 (%)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.margins(y=0.15)
         axes.grid(alpha=0.3)
         axes.legend()
     return figure
@@ -57,7 +55,7 @@ def confusion(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) 
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), rows)
     axes.set(xlabel="answer", ylabel="truth (recall)", title=f"test images: top-1 {100 * report.top1:.2f} %")
-    for i, j in np.argwhere(share >= 0.5):
+    for i, j in np.argwhere(share >= 1):
         axes.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=8,
                   color="white" if share[i, j] > 50 else "black")  # fmt: skip
     return figure

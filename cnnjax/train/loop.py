@@ -11,14 +11,14 @@ from cnnjax import checkpoint
 from cnnjax.config import Experiment
 from cnnjax.data import Dataset, epoch_order
 from cnnjax.errors import Diverged, UserError
-from cnnjax.functional import Variables, abstract_variables
-from cnnjax.models.layers import Arch
+from cnnjax.functional import Variables
 from cnnjax.optim import ScheduleFn, make_optimizer, make_schedule
 from cnnjax.run_folder import RunFolder
 from cnnjax.train import early_stopping
 from cnnjax.train.early_stopping import Standing
 from cnnjax.train.evaluation import evaluate, to_device
 from cnnjax.train.step import Tally, TrainState, init_state, make_dispatch, make_train_step, step_key, steps_per_dispatch
+from cnnjax.trained import restore_variables
 
 IN_FLIGHT = 8
 """Dispatches that may be queued on the device before the host waits for the oldest."""
@@ -122,11 +122,6 @@ def count_steps(experiment: Experiment, dataset: Dataset) -> int:
             f"train.batch_size is {batch_size} and there are {count} training images; it must be {count} or less"
         )
     return count // batch_size
-
-
-def restore_variables(found: checkpoint.Checkpoint, arch: Arch) -> Variables:
-    """Return the parameters and batch statistics in a checkpoint."""
-    return Variables(**checkpoint.restore(found, "variables", abstract_variables(arch)._asdict()))
 
 
 def _resume(

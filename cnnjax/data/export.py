@@ -1,0 +1,49 @@
+"""Data sets out of the program again: images as PNG files, and the subset that the package carries."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cnnjax.data.dataset import Split
+from cnnjax.data.idx import write_idx
+from cnnjax.data.sources import IDX_FILES, SOURCES
+from cnnjax.errors import choose
+
+IMAGES_A_CLASS = {"train": 1000, "test": 200}
+
+
+def export_images(source: str, folder: Path, count: int, data_dir: str | None = None) -> list[Path]:
+    """Write the first ``count`` test images as PNG files named by number and class; return their paths."""
+    found = SOURCES[choose("data source", source, SOURCES)]
+    test = found.load(data_dir)["test"]
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index, (image, label) in enumerate(zip(test.images[:count], test.labels[:count], strict=True)):
+        name = found.classes[label].replace("/", "_").replace(" ", "_")
+        paths.append(folder / f"{index:05d}-{name}.png")
+        Image.fromarray(image.squeeze()).save(paths[-1])
+    return paths
+
+
+def embed_subset(folder: Path, data_dir: str | None = None) -> int:
+    """Write the embedded subset of Fashion-MNIST: the first images of each class. Return its size in bytes.
+
+    The same full set gives the same bytes each time.
+    """
+    parts = SOURCES["fashion_mnist"].load(data_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    size = 0
+    for part, (image_stem, label_stem) in IDX_FILES.items():
+        subset = first_of_each_class(parts[part], IMAGES_A_CLASS[part])
+        for stem, array in ((image_stem, subset.images[..., 0]), (label_stem, subset.labels)):
+            path = folder / f"{stem}.gz"
+            write_idx(path, array)
+            size += path.stat().st_size
+    return size
+
+
+def first_of_each_class(split: Split, count: int) -> Split:
+    """Return the first ``count`` images of each class, in the order of the file."""
+    chosen = [np.flatnonzero(split.labels == label)[:count] for label in np.unique(split.labels)]
+    return split.take(np.sort(np.concatenate(chosen)))

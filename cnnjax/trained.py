@@ -1,0 +1,69 @@
+"""A trained network as its run folder holds it: it knows its classes and its preprocessing, so that nothing is said again."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cnnjax import checkpoint, models
+from cnnjax.classification import softmax, top_classes
+from cnnjax.data import Preprocessing, read_image
+from cnnjax.errors import UserError
+from cnnjax.functional import Variables, abstract_variables
+from cnnjax.models.layers import Arch
+from cnnjax.train.evaluation import predict_logits
+
+BATCH_SIZE = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A network with the parameters of one checkpoint."""
+
+    arch: Arch
+    variables: Variables
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    checkpoint: Path
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Return the logits float32 [N, classes] of images uint8 [N, H, W, C]."""
+        return predict_logits(self.arch, self.preprocessing, self.variables, images, BATCH_SIZE)
+
+    def top(self, images: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
+        """Return each image's k likeliest classes by name with their probabilities."""
+        probabilities = softmax(self.logits(images))
+        return [
+            [(self.classes[c], float(probabilities[i, c])) for c in row]
+            for i, row in enumerate(top_classes(probabilities, k))
+        ]
+
+    def read(self, paths: Sequence[str]) -> np.ndarray:
+        """Read image files as uint8 [N, H, W, C], resized as the network needs; an unreadable one is a UserError."""
+        return np.stack([read_image(path, self.preprocessing) for path in paths])
+
+
+def restore_variables(found: checkpoint.Checkpoint, arch: Arch) -> Variables:
+    """Return the parameters and batch statistics in a checkpoint."""
+    return Variables(**checkpoint.restore(found, "variables", abstract_variables(arch)._asdict()))
+
+
+def load(run: Path) -> Trained:
+    """Load the best parameters of a run.
+
+    Raises:
+        UserError: the folder holds no run with a checkpoint, or the checkpoint is damaged.
+    """
+    folder = run / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(f"{run} is not the folder of a run (it has no checkpoints/); give one such as runs/lenet_mini")
+    found = checkpoint.best(folder)
+    arch = models.from_dict(found.info["model"])
+    return Trained(
+        arch=arch,
+        variables=restore_variables(found, arch),
+        classes=tuple(found.info["classes"]),
+        preprocessing=Preprocessing.from_dict(found.info["preprocessing"], "preprocessing"),
+        checkpoint=found.path,
+    )

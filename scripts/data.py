@@ -1,0 +1,70 @@
+"""Work with data sets.
+
+    python scripts/data.py list
+    python scripts/data.py export SOURCE FOLDER [--count 10] [--data-dir DIR]   test images as PNG files
+    python scripts/data.py embed FOLDER [--data-dir DIR]                        the embedded subset, from fashion_mnist
+"""
+
+from pathlib import Path
+
+import tyro
+
+from cnnjax import cli
+from cnnjax.errors import choose, require
+
+
+def export(
+    source: tyro.conf.Positional[str], folder: tyro.conf.Positional[Path], count: int = 10, data_dir: str | None = None,
+    debug: bool = False,
+) -> None:  # fmt: skip
+    """Write the first test images of a data set as PNG files, named by their classes.
+
+    Args:
+        source: The data set by name.
+        folder: Where to write them.
+        count: How many, 1 or more.
+        data_dir: The folder that holds the data set's files.
+        debug: Show the traceback of an error.
+    """
+    from cnnjax.data.export import export_images
+
+    require(count >= 1, "--count", count, "1 or more")
+    for path in export_images(source, folder, count, data_dir):
+        print(path)
+
+
+def embed(folder: tyro.conf.Positional[Path], data_dir: str | None = None, debug: bool = False) -> None:
+    """Make the balanced subset of Fashion-MNIST that the package carries.
+
+    Args:
+        folder: Where to write its four files.
+        data_dir: The folder that holds the full set's files.
+        debug: Show the traceback of an error.
+    """
+    from cnnjax.data.export import embed_subset
+
+    print(f"{folder}: {embed_subset(folder, data_dir):,} bytes")
+
+
+def list_sources(debug: bool = False) -> None:
+    """List the data sets by name, with their classes."""
+    from cnnjax.data import SOURCES
+
+    for name, source in SOURCES.items():
+        print(f"{name:<20} {', '.join(source.classes)}")
+
+
+COMMANDS = {"list": list_sources, "export": export, "embed": embed}
+
+
+def run(arguments: list[str]) -> None:
+    """Read the command line, do what it says."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return
+    command = choose("command", arguments[0], COMMANDS)
+    cli.parse(COMMANDS[command], arguments[1:], f"scripts/data.py {command}")
+
+
+if __name__ == "__main__":
+    cli.main(run)

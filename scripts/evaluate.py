@@ -1,0 +1,55 @@
+"""Judge a trained network on one part of its data.
+
+    python scripts/evaluate.py RUN [--split test|validation|train] [--data.dir DIR]
+
+RUN is a run's folder, such as runs/lenet_mini. Prints loss, top-1, top-5, the expected calibration error, and
+precision, recall and F1 of each class, of the best parameters by validation.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from cnnjax import cli
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Read the command line, evaluate, print."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return
+
+    from rich.console import Console
+
+    from cnnjax import data, judge, trained
+    from cnnjax.config import Data
+    from cnnjax.run_folder import recorded_data
+
+    run = Path(arguments[0])
+    recorded = recorded_data(run)
+
+    def options(
+        *,
+        split: Literal["train", "validation", "test"] = "test",
+        data: Data = recorded,
+        platform: cli.Platform = "auto",
+        debug: bool = False,
+    ) -> tuple[str, Data, cli.Platform]:
+        """Judge a trained network on one part of its data.
+
+        Args:
+            split: The part to judge it on.
+            data: The run's own data unless it is said otherwise.
+            platform: What to compute on; auto takes an accelerator where there is one.
+            debug: Show the traceback of an error.
+        """
+        return split, data, platform
+
+    split, config, platform = cli.parse(options, arguments[1:], f"scripts/evaluate.py {run}")
+    cli.use_platform(platform)
+    network = trained.load(run)
+    for shown in judge.tables(network, data.load(config), split):
+        Console().print(shown)
+
+
+if __name__ == "__main__":
+    cli.main(evaluate)

@@ -1,0 +1,51 @@
+"""Name what photos show: each image's likeliest classes, by a trained network.
+
+    python scripts/predict.py RUN IMAGE... [--top 3]
+
+RUN is a run's folder, such as runs/lenet_mini; it knows its classes and how images are prepared for it.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from cnnjax import cli
+from cnnjax.errors import require
+
+
+def options(
+    run: tyro.conf.Positional[Path],
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")],
+    top: int = 3,
+    platform: cli.Platform = "auto",
+    debug: bool = False,
+) -> tuple[Path, tuple[str, ...], int, cli.Platform]:
+    """Name what photos show: each image's likeliest classes, by a trained network.
+
+    Args:
+        run: The run's folder, such as runs/lenet_mini.
+        images: Image files of any common format and size.
+        top: How many classes to name, 1 or more.
+        platform: What to compute on; auto takes an accelerator where there is one.
+        debug: Show the traceback of an error.
+    """
+    require(top >= 1, "--top", top, "1 or more")
+    require(bool(images), "IMAGE", "missing", "one or more image files")
+    return run, images, top, platform
+
+
+def predict(arguments: list[str]) -> None:
+    """Read the command line, predict, print."""
+    run, images, top, platform = cli.parse(options, arguments or ["--help"], "scripts/predict.py")
+    cli.use_platform(platform)
+
+    from cnnjax import trained
+
+    network = trained.load(run)
+    for path, answers in zip(images, network.top(network.read(images), top), strict=True):
+        print(f"{path}: " + ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in answers))
+
+
+if __name__ == "__main__":
+    cli.main(predict)

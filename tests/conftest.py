@@ -1,0 +1,106 @@
+"""Strict surroundings for every test, and small real and made-up data."""
+
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from cnnjax.config import Data, EarlyStopping, Experiment, Optimizer, Train
+from cnnjax.data.idx import write_idx
+from cnnjax.data.sources import IDX_FILES
+from cnnjax.models import create
+
+# A sum of an int and a float array, or of shapes that differ in rank, is a slip until it is written out.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def _relaxed(function):
+    """Let a function of a library's, which is not written for strict promotion, mix its dtypes."""
+
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*arguments, **options)
+
+    return call
+
+
+def _relaxed_schedule(make):
+    return functools.wraps(make)(lambda *arguments, **options: _relaxed(make(*arguments, **options)))
+
+
+optax.tree.bias_correction = _relaxed(optax.tree.bias_correction)
+for _name in (
+    "piecewise_constant_schedule", "exponential_decay", "cosine_decay_schedule", "warmup_cosine_decay_schedule",
+):  # fmt: skip
+    setattr(optax, _name, _relaxed_schedule(getattr(optax, _name)))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update", action="store_true", help="write the golden files anew")
+
+
+@pytest.fixture
+def update(request) -> bool:
+    return request.config.getoption("--update")
+
+
+def write_digits(folder: Path, train: int = 400, test: int = 130, suffix: str = "") -> Path:
+    """Write MNIST-like IDX files whose classes a network can learn: each is a bright square in a place of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for part, count in (("train", train), ("test", test)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        images = rng.integers(0, 60, (count, 28, 28), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            row, column = divmod(int(label), 4)
+            image[2 + 8 * row : 10 + 8 * row, 1 + 7 * column : 7 + 7 * column] += 120
+        for stem, array in zip(IDX_FILES[part], (images, labels), strict=True):
+            write_idx(folder / f"{stem}{suffix}", array)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory) -> Path:
+    """A folder with made-up digits in IDX files: 400 training and 130 test images."""
+    return write_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture
+def experiment(digits) -> Experiment:
+    """A training of a second or two."""
+    return Experiment(
+        model=create("lenet", activation="relu", pooling="max"),
+        data=Data(source="mnist", dir=str(digits), validation=0.2),
+        optimizer=Optimizer(name="adam", lr=3e-3),
+        train=Train(epochs=3, batch_size=32, eval_batch_size=50),
+        early_stopping=EarlyStopping(patience=None),
+    )
+
+
+class SilentProgress:
+    """Takes what the loop tells and keeps it for the test."""
+
+    def __init__(self):
+        self.rows, self.notices, self.steps = [], [], []
+
+    def start(self, epochs, steps_per_epoch, batch_size, epochs_done):
+        self.epochs_done = epochs_done
+
+    def step(self, epoch, step, loss, top1):
+        self.steps.append((epoch, step, loss, top1))
+
+    def epoch(self, row):
+        self.rows.append(row)
+
+    def notice(self, text):
+        self.notices.append(text)
+
+
+@pytest.fixture
+def progress() -> SilentProgress:
+    return SilentProgress()

@@ -1,0 +1,197 @@
+"""One table of variants, one set of properties run over all of them."""
+
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cnnjax
+from cnnjax import Variables, create, features, init, list_models, models
+from cnnjax.config import Optimizer
+from cnnjax.data import Preprocessing
+from cnnjax.errors import UserError
+from cnnjax.functional import abstract_variables, leaves_by_path
+from cnnjax.models.layers import Activation, activation
+from cnnjax.optim import make_optimizer
+from cnnjax.train.step import init_state, make_train_step
+
+VARIANTS = list_models()
+SMALLEST = ["lenet", "mlp"]  # of each family and form: those whose values are computed
+KEY = jax.random.key(0)
+
+apply = jax.jit(cnnjax.apply, static_argnames=("arch", "train"))  # a plain call compiles each operation by itself
+
+
+def images_for(arch, count=3):
+    return jax.random.normal(jax.random.key(1), (count, *arch.image_shape))
+
+
+def loss(arch, params, batch_stats, images):
+    outputs, _ = apply(arch, Variables(params, batch_stats), images, train=True, key=KEY)
+    return jax.nn.logsumexp(outputs.logits, axis=-1).mean() - outputs.logits[:, 0].mean()
+
+
+def test_every_family_has_a_variant_whose_values_are_tested():
+    assert {type(create(name)) for name in SMALLEST} == set(models.FAMILIES.values())
+
+
+def test_models_are_listed_by_pattern():
+    assert list_models("le*") == ["lenet"]
+    assert list_models("zz*") == []
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+class TestEveryVariant:
+    def test_is_plain_data(self, name):
+        arch = create(name)
+        assert hash(arch) == hash(create(name))
+        assert arch == create(name) != create(name, num_classes=3)
+        assert models.from_dict(arch.to_dict()) == arch
+        assert eval(repr(arch), {type(arch).__name__: type(arch)}) == arch
+
+    def test_shapes(self, name):
+        arch = create(name, num_classes=7)
+        variables = abstract_variables(arch)
+        images = jax.ShapeDtypeStruct((2, *arch.image_shape), jnp.float32)
+        outputs, batch_stats = jax.eval_shape(lambda v, x: apply(arch, v, x), variables, images)
+        assert outputs.logits.shape == (2, 7)
+        assert outputs.logits.dtype == jnp.float32
+        assert batch_stats == variables.batch_stats
+        stages = jax.eval_shape(lambda v, x: features(arch, v, x), variables, images)
+        assert stages
+        assert all(activation.ndim == 4 and activation.shape[0] == 2 for activation in stages.values())
+
+    def test_parameters_are_float32_also_when_it_computes_in_bfloat16(self, name):
+        leaves = jax.tree.leaves(abstract_variables(create(name, dtype="bfloat16")))
+        assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+
+    def test_a_whole_train_step_keeps_the_states_shape(self, name):
+        arch = create(name)
+        optimizer = make_optimizer(Optimizer(name="adam"), lambda step: 1e-3)
+        channels = (0.5,) * arch.channels
+        height, width, _ = arch.image_shape
+        preprocessing = Preprocessing(height=height, width=width, mean=channels, std=channels)
+        step = make_train_step(arch, optimizer, preprocessing, label_smoothing=0.1)
+        state = jax.eval_shape(lambda: init_state(arch, optimizer, seed=0))
+        images = jax.ShapeDtypeStruct((4, *arch.image_shape), jnp.uint8)
+        after = jax.eval_shape(step, state, images, jax.ShapeDtypeStruct((4,), jnp.int32), KEY)
+        assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
+            lambda leaf: (leaf.shape, leaf.dtype), state
+        )
+
+    def test_wrong_channels_are_refused(self, name):
+        arch = create(name)
+        variables = abstract_variables(arch)
+        height, width, channels = arch.image_shape
+        images = jax.ShapeDtypeStruct((2, height, width, channels + 1), jnp.float32)
+        with pytest.raises(UserError, match=rf"the network takes \[N, H, W, C\] with C = {channels}"):
+            jax.eval_shape(lambda v, x: apply(arch, v, x), variables, images)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+class TestValues:
+    def test_every_parameter_gets_a_finite_gradient(self, name):
+        arch = create(name)
+        params, batch_stats = init(arch, KEY)
+        grads = jax.jit(jax.grad(lambda p: loss(arch, p, batch_stats, images_for(arch))))(params)
+        for path, grad in leaves_by_path(grads).items():
+            assert np.isfinite(grad).all(), path
+            assert np.abs(grad).max() > 0, path
+
+    def test_evaluation_leaves_the_statistics_and_training_moves_them(self, name):
+        arch = create(name)
+        variables = init(arch, KEY)
+        _, after_eval = apply(arch, variables, images_for(arch))
+        _, after_train = apply(arch, variables, images_for(arch), train=True, key=KEY)
+        for path, before in leaves_by_path(variables.batch_stats).items():
+            assert np.array_equal(leaves_by_path(after_eval)[path], before), path
+            assert not np.array_equal(leaves_by_path(after_train)[path], before), path
+
+    def test_the_callers_variables_are_not_changed(self, name):
+        arch = create(name)
+        variables = init(arch, KEY)
+        before = jax.tree.map(np.array, variables)
+        apply(arch, variables, images_for(arch), train=True, key=KEY)
+        assert jax.tree.all(jax.tree.map(np.array_equal, before, jax.tree.map(np.array, variables)))
+
+    def test_bfloat16_is_near_float32(self, name):
+        arch = create(name)
+        variables, images = init(arch, KEY), images_for(arch)
+        exact = apply(arch, variables, images)[0].logits
+        rough = apply(arch.replace(dtype="bfloat16"), variables, images)[0].logits
+        assert rough.dtype == jnp.float32
+        assert 0 < np.abs(rough - exact).max() < 0.05 * np.abs(exact).max()
+
+    def test_the_second_call_does_not_retrace(self, name):
+        arch, traces = create(name), []
+
+        @jax.jit
+        def run(variables, images):
+            traces.append(1)
+            return cnnjax.apply(arch, variables, images)[0].logits
+
+        variables = init(arch, KEY)
+        run(variables, images_for(arch))
+        run(init(arch, jax.random.key(5)), images_for(arch) + 1.0)
+        assert len(traces) == 1
+
+    def test_jit_and_plain_calls_agree(self, name):
+        arch = create(name)
+        variables, images = init(arch, KEY), images_for(arch)
+        plain = cnnjax.apply(arch, variables, images)[0].logits
+        jitted = apply(arch, variables, images)[0].logits
+        np.testing.assert_allclose(plain, jitted, rtol=1e-5, atol=1e-6)
+
+    def test_vmap_over_keys_makes_an_ensemble(self, name):
+        arch, keys = create(name), jax.random.split(KEY, 3)
+        ensemble, images = jax.vmap(lambda key: init(arch, key))(keys), images_for(arch)
+        together = jax.jit(jax.vmap(lambda v: apply(arch, v, images)[0].logits))(ensemble)
+        for member, key in enumerate(keys):
+            alone = apply(arch, init(arch, key), images)[0].logits
+            np.testing.assert_allclose(together[member], alone, rtol=1e-4, atol=1e-5)
+
+    def test_each_image_is_judged_by_itself(self, name):
+        arch = create(name)
+        variables, images = init(arch, KEY), images_for(arch)
+        whole = apply(arch, variables, images)[0].logits
+        single = jnp.concatenate([apply(arch, variables, images[i : i + 1])[0].logits for i in range(3)])
+        np.testing.assert_allclose(whole, single, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", typing.get_args(Activation))
+def test_every_activation_of_the_list_is_elementwise_and_has_a_gradient(name):
+    arch = create("lenet", activation=name)
+    images = jax.ShapeDtypeStruct((2, *arch.image_shape), jnp.float32)
+    assert jax.eval_shape(lambda v, x: apply(arch, v, x), abstract_variables(arch), images)[0].logits.shape == (2, 10)
+    x = jnp.linspace(-3, 3, 8)
+    function = activation(name)
+    np.testing.assert_allclose(function(x), jax.vmap(function)(x), rtol=1e-6)
+    slopes = jax.vmap(jax.grad(function))(x)
+    assert np.isfinite(slopes).all()
+    assert np.abs(slopes).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("lenett", {}, "unknown model 'lenett'; did you mean 'lenet'"),
+        ("lenet", {"activaton": "relu"}, "LeNet has no option 'activaton'; did you mean 'activation'"),
+        ("lenet", {"activation": "rellu"}, "unknown activation 'rellu'; did you mean 'relu'"),
+        ("lenet", {"pooling": "mx"}, "unknown pooling 'mx'; did you mean 'max'"),
+        ("lenet", {"num_classes": 0}, "model.num_classes is 0; it must be 1 or more"),
+        ("lenet", {"num_classes": 2.5}, "num_classes is 2.5; it must be a whole number"),
+        ("lenet", {"input_size": 11}, "model.input_size is 11; it must be 12 or more"),
+    ],
+)
+def test_create_refuses_with_near_matches(name, options, message):
+    with pytest.raises(UserError) as error:
+        create(name, **options)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("data", [None, {}, {"family": "lenett"}, {"family": "lenet", "poling": "avg"}, {"family": 3}])
+def test_a_definition_that_is_not_one_is_refused(data):
+    with pytest.raises(UserError):
+        models.from_dict(data)

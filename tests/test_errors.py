@@ -1,0 +1,27 @@
+import pytest
+
+from cnnjax.errors import Diverged, Interrupted, UserError, choose, near_matches, require
+
+
+def test_exit_codes_are_the_documented_ones():
+    assert (UserError.exit_code, Interrupted.exit_code, Diverged.exit_code) == (2, 1, 3)
+
+
+def test_choose_returns_a_known_name():
+    assert choose("optimizer", "adam", ["sgd", "adam"]) == "adam"
+
+
+@pytest.mark.parametrize(("given", "expected"), [("adma", "'adam'"), ("ADAM", "'adam'"), ("sdg", "'sgd'")])
+def test_choose_names_near_matches(given, expected):
+    with pytest.raises(UserError, match=f"unknown optimizer '{given}'; did you mean {expected}"):
+        choose("optimizer", given, ["sgd", "adam"])
+
+
+def test_where_nothing_is_near_all_choices_are_listed():
+    assert near_matches("zzz", ["sgd", "adam"]) == "choose from: adam, sgd"
+
+
+def test_require_says_what_was_given_and_what_is_allowed():
+    require(True, "lr", 1, "greater than 0")
+    with pytest.raises(UserError, match=r"^lr is -1; it must be greater than 0$"):
+        require(False, "lr", -1, "greater than 0")
