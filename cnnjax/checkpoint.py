@@ -17,10 +17,14 @@ import jax
 import orbax.checkpoint as ocp
 
 from cnnjax.errors import UserError
-from cnnjax.files import read_json, sha256, sync_folder, sync_tree, write_json
+from cnnjax.files import json_bytes, read_json, sha256, sync_folder, sync_tree, write_json
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
+
+
+class NewerFormat(UserError):
+    """A checkpoint that is whole, and that only a newer cnnjax can read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,8 @@ def save(folder: Path, step: int, items: Mapping[str, Any], info: Mapping[str, A
         for name, tree in items.items():
             checkpointer.save(aside.resolve() / name, tree)
         checkpointer.wait_until_finished()
-    write_json(aside / "info.json", {"format": FORMAT, "step": step, **info})
+    shapes = {name: _shapes(tree) for name, tree in items.items()}
+    write_json(aside / "info.json", {"format": FORMAT, "step": step, **info, "items": shapes})
     write_json(aside / "manifest.json", {str(p.relative_to(aside)): sha256(p) for p in _files(aside)})
     sync_tree(aside)
     if path.exists():  # the same step, saved by a run that was killed before it noted so
@@ -53,15 +58,22 @@ def save(folder: Path, step: int, items: Mapping[str, Any], info: Mapping[str, A
 
 
 def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
-    """Return an item in the structure of ``like``: a pytree of arrays, or of their shapes and dtypes."""
+    """Return an item in the structure of ``like``: a pytree of arrays, or of their shapes and dtypes.
+
+    Raises:
+        UserError: the checkpoint has no such item, or its leaves have other names, shapes or dtypes.
+    """
+    held, wanted = checkpoint.info["items"].get(item, {}), _shapes(like)
+    for leaf in sorted(held.keys() | wanted.keys()):
+        if held.get(leaf) != wanted.get(leaf):
+            raise UserError(
+                f"{checkpoint.path / item} does not fit: {leaf} is {held.get(leaf, 'missing')} there, "
+                f"and {wanted.get(leaf, 'nothing of that name')} is needed"
+            )
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like)
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(checkpoint.path.resolve() / item, target)
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{checkpoint.path / item} does not hold what this run needs: {reason}") from error
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(checkpoint.path.resolve() / item, target)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -71,14 +83,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{path} is not a checkpoint: its name must be step-NNNNNNNN")
     manifest = read_json(path / "manifest.json")
     found = {str(p.relative_to(path)) for p in _files(path)} - {"manifest.json"}
-    if not isinstance(manifest, dict) or set(manifest) != found:
+    if not isinstance(manifest, dict) or (path / "manifest.json").read_bytes() != json_bytes(manifest):
+        raise UserError(f"checkpoint {path} is damaged: manifest.json is not as it was written")
+    if set(manifest) != found:
         raise UserError(f"checkpoint {path} is damaged: its files are not those of its manifest")
     for name, digest in manifest.items():
         if sha256(path / name) != digest:
             raise UserError(f"checkpoint {path} is damaged: {name} does not match its manifest")
     info = read_json(path / "info.json")
     if info["format"] > FORMAT:
-        raise UserError(f"checkpoint {path} has format {info['format']}, newer than {FORMAT}; use a newer cnnjax")
+        raise NewerFormat(f"checkpoint {path} has format {info['format']}, newer than {FORMAT}; use a newer cnnjax")
     return Checkpoint(path, int(match[1]), info)
 
 
@@ -100,6 +114,8 @@ def newest_good(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     for path in reversed(list_paths(folder)):
         try:
             return open_checkpoint(path), notices
+        except NewerFormat:
+            raise
         except UserError as error:
             kept = _free_name(folder / f"damaged-{path.name}")
             path.rename(kept)
@@ -131,6 +147,12 @@ def prune(folder: Path, keep: int, best_step: int) -> None:
             shutil.rmtree(path.rename(path.with_name(f".{path.name}.writing")))
     for leftover in folder.glob(".step-*.writing"):
         shutil.rmtree(leftover)
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    """Return each leaf's dtype and shape by its place in the tree."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
 
 
 def _files(folder: Path) -> list[Path]:

@@ -20,9 +20,14 @@ def write_bytes(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def json_bytes(value: Any) -> bytes:
+    """Return strict JSON (no NaN), indented; the same value gives the same bytes."""
+    return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write strict JSON (no NaN), indented, as `write_bytes` does."""
-    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    """Write `json_bytes` as `write_bytes` does."""
+    write_bytes(path, json_bytes(value))
 
 
 def read_json(path: Path) -> Any:

@@ -8,6 +8,7 @@
     *.png report.html  see `cnnjax.report`
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -24,6 +25,7 @@ from cnnjax.errors import UserError
 from cnnjax.files import read_json, write_bytes, write_json
 
 FORMAT = 1
+LONGEST_NAME = 150
 PLACES_NOT_CONTENT = ("data.dir",)
 """Options that say where something lies: they neither name a run nor make it another one."""
 
@@ -54,7 +56,10 @@ def run_name(name: str, base: Experiment, experiment: Experiment) -> str:
     """Return the run's name: the experiment's, and the values that were overridden."""
     changed = {option: new for option, (_, new) in differences(base, experiment).items() if new is not None}
     parts = [name] + [f"{option}={_short(value)}" for option, value in sorted(changed.items())]
-    return ",".join(parts).replace("/", "_")[:200]
+    full = ",".join(parts).replace("/", "_")
+    if len(full) <= LONGEST_NAME:
+        return full
+    return f"{full[:LONGEST_NAME - 9]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
 
 
 def _short(value: Any) -> str:

@@ -2,7 +2,9 @@
 
 Command:  python scripts/train.py lenet_fashion --data.dir DIR
 Shows:    what the classic network reaches with adam in 30 epochs
-Device:   any
+Device:   any; 2 CPU cores suffice
+Time:     2 min on 2 CPU cores
+Expected: 88.9 % test top-1
 """
 
 from cnnjax import create

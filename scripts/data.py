@@ -1,8 +1,8 @@
 """Work with data sets.
 
-    python scripts/data.py list
-    python scripts/data.py export SOURCE FOLDER [--count 10] [--data-dir DIR]   test images as PNG files
-    python scripts/data.py embed FOLDER [--data-dir DIR]                        the embedded subset, from fashion_mnist
+usage: python scripts/data.py list
+       python scripts/data.py export SOURCE FOLDER [--count 10] [--data-dir DIR]   test images as PNG files
+       python scripts/data.py embed FOLDER [--data-dir DIR]                        the embedded subset, from fashion_mnist
 """
 
 from pathlib import Path

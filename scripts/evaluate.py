@@ -1,6 +1,6 @@
 """Judge a trained network on one part of its data.
 
-    python scripts/evaluate.py RUN [--split test|validation|train] [--data.dir DIR]
+usage: python scripts/evaluate.py RUN [--split test|validation|train] [--data.dir DIR]
 
 RUN is a run's folder, such as runs/lenet_mini. Prints loss, top-1, top-5, the expected calibration error, and
 precision, recall and F1 of each class, of the best parameters by validation.

@@ -1,6 +1,6 @@
 """Name what photos show: each image's likeliest classes, by a trained network.
 
-    python scripts/predict.py RUN IMAGE... [--top 3]
+usage: python scripts/predict.py RUN IMAGE... [--top 3]
 
 RUN is a run's folder, such as runs/lenet_mini; it knows its classes and how images are prepared for it.
 """

@@ -1,6 +1,6 @@
 """Show a network's layers, output shapes, parameters and multiply-adds, without allocating it.
 
-    python scripts/summary.py MODEL [OPTIONS]
+usage: python scripts/summary.py MODEL [OPTIONS]
 
 `python scripts/summary.py MODEL --help` shows the options of that model.
 """

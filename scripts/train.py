@@ -1,6 +1,6 @@
 """Train the network of an experiment, or continue where a training stopped.
 
-    python scripts/train.py EXPERIMENT [OPTIONS]
+usage: python scripts/train.py EXPERIMENT [OPTIONS]
 
 EXPERIMENT is a name from the list below, the path of your own Python file (it is run), or a run's config.json (it is
 read as data). `python scripts/train.py EXPERIMENT --help` shows every option with its default. The same command again

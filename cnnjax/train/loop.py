@@ -84,10 +84,10 @@ def fit(experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: P
         tally = jax.device_get(state.tally)
         seconds = time.perf_counter() - started
         step = epoch * steps_per_epoch
-        _check_finite(tally, schedule)
+        _check_finite(tally, epoch, schedule)
 
         found = evaluate(arch, dataset.preprocessing, state.variables, validation, config.eval_batch_size)
-        _check_validation(found["loss"], step, schedule)
+        _check_validation(found["loss"], epoch, step, schedule)
         row = _row(epoch, step, float(schedule(step - 1)), tally, found, seconds)
         standing = early_stopping.update(experiment.early_stopping, standing, step, found)
         folder.append_metrics(row)
@@ -184,27 +184,27 @@ class _Watch:
         if newest and time.perf_counter() - self.last_look > SECONDS_BETWEEN_LOOKS:
             self.last_look = time.perf_counter()
             step, tally = newest[0], jax.device_get(newest[1])
-            _check_finite(tally, self.schedule)
+            _check_finite(tally, self.epoch, self.schedule)
             images = int(tally.images)
             self.progress.step(self.epoch, step, float(tally.loss) / images, int(tally.correct) / images)
 
 
-def _check_finite(tally: Tally, schedule: ScheduleFn) -> None:
+def _check_finite(tally: Tally, epoch: int, schedule: ScheduleFn) -> None:
     bad_step = int(tally.bad_step)
     if bad_step >= 0:
-        _diverge(f"the training loss was not finite at step {bad_step}", bad_step, schedule)
+        raise _diverged(f"the training loss was not finite at step {bad_step}", epoch, bad_step, schedule)
 
 
-def _check_validation(loss: float, step: int, schedule: ScheduleFn) -> None:
+def _check_validation(loss: float, epoch: int, step: int, schedule: ScheduleFn) -> None:
     if not math.isfinite(loss):
-        _diverge(f"the validation loss was {loss} after step {step}", step, schedule)
+        raise _diverged(f"the validation loss was not finite at step {step}", epoch, step, schedule)
 
 
-def _diverge(what: str, step: int, schedule: ScheduleFn) -> None:
-    rate = float(schedule(step - 1))
-    raise Diverged(
-        f"{what} (learning rate {rate:.4g}); the last good checkpoint stays; "
-        "try a lower --optimizer.lr, a warm-up or --optimizer.clip-norm 1"
+def _diverged(what: str, epoch: int, step: int, schedule: ScheduleFn) -> Diverged:
+    kept = f"the checkpoint of epoch {epoch - 1} stays" if epoch > 1 else "no epoch was saved yet"
+    return Diverged(
+        f"{what} (learning rate {float(schedule(step - 1)):.4g}); {kept}; "
+        "try a lower --optimizer.lr, --schedule.name warmup_cosine or --optimizer.clip-norm 1"
     )
 
 

@@ -1,0 +1,19 @@
+"""The dense baseline on the full Fashion-MNIST: what is reached without looking at neighbourhoods.
+
+Command:  python scripts/train.py mlp_fashion --data.dir DIR
+Shows:    the score a convolutional network has to beat
+Device:   any; 2 CPU cores suffice
+Time:     TIME
+Expected: EXPECTED
+"""
+
+from cnnjax import create
+from cnnjax.config import Data, EarlyStopping, Experiment, Optimizer, Train
+
+experiment = Experiment(
+    model=create("mlp", activation="relu"),
+    data=Data(source="fashion_mnist"),
+    optimizer=Optimizer(name="adam", lr=1e-3),
+    train=Train(epochs=30, batch_size=256),
+    early_stopping=EarlyStopping(metric="loss", patience=5),
+)

@@ -1,0 +1,164 @@
+import gzip
+import shutil
+
+import numpy as np
+import pytest
+from conftest import write_digits
+from PIL import Image
+
+from cnnjax import data
+from cnnjax.config import Data
+from cnnjax.data import Preprocessing, normalize, read_image
+from cnnjax.data.export import embed_subset, export_images, first_of_each_class
+from cnnjax.data.sources import EMBEDDED, SOURCES
+from cnnjax.errors import UserError
+
+
+def test_the_embedded_subset_is_balanced_and_small():
+    parts = SOURCES["fashion_mnist_mini"].load(None)
+    assert np.bincount(parts["train"].labels).tolist() == [1000] * 10
+    assert np.bincount(parts["test"].labels).tolist() == [200] * 10
+    assert parts["train"].images.shape == (10_000, 28, 28, 1)
+    assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) < 6_000_000
+    assert "MIT" in (EMBEDDED / "LICENSE").read_text()
+
+
+def test_the_embedded_images_are_real_ones():
+    images = SOURCES["fashion_mnist_mini"].load(None)["train"].images
+    scaled = images / 255
+    assert abs(scaled.mean() - 0.2860) < 0.01
+    assert abs(scaled.std() - 0.3530) < 0.01
+    assert len(np.unique(images.reshape(len(images), -1), axis=0)) > 9_900
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_idx_folders_plain_and_gzipped(tmp_path, suffix):
+    write_digits(tmp_path, suffix=suffix)
+    found = data.load(Data(source="mnist", dir=str(tmp_path), validation=0.2))
+    assert (len(found.train.labels), len(found.validation.labels), len(found.test.labels)) == (320, 80, 130)
+    assert found.classes == tuple("0123456789")
+    assert found.train.labels.dtype == np.int32
+
+
+def test_the_folder_is_looked_for_in_the_environment_too(digits, monkeypatch, tmp_path):
+    monkeypatch.setenv("CNNJAX_DATA", str(digits))
+    assert len(data.load(Data(source="mnist")).test.labels) == 130
+    (tmp_path / "root").mkdir()
+    shutil.copytree(digits, tmp_path / "root" / "fashion-mnist")
+    monkeypatch.setenv("CNNJAX_DATA", str(tmp_path / "root"))
+    assert len(data.load(Data(source="fashion_mnist")).test.labels) == 130
+
+
+def test_missing_files_name_every_place_and_the_ways_to_get_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("CNNJAX_DATA", str(tmp_path / "from-environment"))
+    monkeypatch.setattr("cnnjax.data.sources.Path.is_file", lambda self: False)
+    with pytest.raises(UserError) as error:
+        data.load(Data(source="fashion_mnist"))
+    for expected in (
+        str(tmp_path / "from-environment"), "/usr/share/datasets/fashion-mnist", "--data.dir", "CNNJAX_DATA",
+        "dataset-fashion-mnist", "fashion_mnist_mini", "train-images-idx3-ubyte",
+    ):  # fmt: skip
+        assert expected in str(error.value)
+
+
+def test_a_folder_given_by_the_user_is_the_only_place(monkeypatch, digits, tmp_path):
+    monkeypatch.setenv("CNNJAX_DATA", str(digits))
+    with pytest.raises(UserError, match=f"mnist was not found: none of {tmp_path}"):
+        data.load(Data(source="mnist", dir=str(tmp_path)))
+
+
+def test_counts_that_differ_are_refused(tmp_path):
+    folder = write_digits(tmp_path / "a")
+    other = write_digits(tmp_path / "b", train=390)
+    shutil.copy(other / "train-labels-idx1-ubyte", folder)
+    with pytest.raises(UserError, match="holds 400 images and .* 390 labels"):
+        data.load(Data(source="mnist", dir=str(folder)))
+
+
+def test_labels_beyond_the_classes_are_refused(tmp_path):
+    folder = write_digits(tmp_path)
+    path = folder / "t10k-labels-idx1-ubyte"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x0b")
+    with pytest.raises(UserError, match="the test labels go up to 11, and there are 10 classes"):
+        data.load(Data(source="mnist", dir=str(folder)))
+
+
+def test_an_unknown_source_has_near_matches():
+    with pytest.raises(UserError, match="unknown data source 'fashion_mnst'; did you mean 'fashion_mnist'"):
+        data.load(Data(source="fashion_mnst"))
+
+
+def test_one_changed_pixel_changes_the_content_hash(tmp_path):
+    folder = write_digits(tmp_path)
+    before = data.load(Data(source="mnist", dir=str(folder))).content_hash
+    path = folder / "t10k-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    assert data.load(Data(source="mnist", dir=str(folder))).content_hash != before
+
+
+def test_the_subset_holds_the_first_of_each_class(tmp_path):
+    split = SOURCES["fashion_mnist_mini"].load(None)["test"]
+    subset = first_of_each_class(split, 3)
+    assert np.bincount(subset.labels).tolist() == [3] * 10
+    assert np.array_equal(subset.images[subset.labels == 4], split.images[split.labels == 4][:3])
+
+
+def test_embedding_the_embedded_set_again_gives_the_same_bytes(tmp_path):
+    assert embed_subset(tmp_path, str(EMBEDDED)) < 6_000_000
+    for path in EMBEDDED.glob("*.gz"):
+        assert gzip.decompress((tmp_path / path.name).read_bytes()) == gzip.decompress(path.read_bytes())
+
+
+def test_exported_images_can_be_read_again(tmp_path):
+    paths = export_images("fashion_mnist_mini", tmp_path / "photos", 3)
+    assert [path.name for path in paths] == ["00000-Ankle_boot.png", "00001-Pullover.png", "00002-Trouser.png"]
+    dataset = data.load(Data())
+    assert np.array_equal(read_image(str(paths[1]), dataset.preprocessing), dataset.test.images[1])
+
+
+def test_normalize_equals_float64_numpy():
+    preprocessing = Preprocessing(height=2, width=2, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    images = np.random.default_rng(0).integers(0, 256, (4, 2, 2, 3), dtype=np.uint8)
+    expected = (images / 255 - np.array([0.1, 0.2, 0.3])) / np.array([0.5, 0.6, 0.7])
+    np.testing.assert_allclose(normalize(preprocessing, images), expected, rtol=1e-5, atol=1e-6)
+
+
+GREY = Preprocessing(height=28, width=20, mean=(0.5,), std=(0.5,))
+RGB = Preprocessing(height=28, width=20, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "P", "CMYK", "I;16"])
+@pytest.mark.parametrize(("preprocessing", "channels"), [(GREY, 1), (RGB, 3)])
+def test_images_of_every_mode_are_read(tmp_path, mode, preprocessing, channels):
+    path = tmp_path / ("photo.tiff" if mode == "CMYK" else "photo.png")
+    Image.new(mode, (64, 40)).save(path)
+    image = read_image(str(path), preprocessing)
+    assert image.shape == (28, 20, channels)
+    assert image.dtype == np.uint8
+
+
+def test_unreadable_images_are_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="there is no image file"):
+        read_image(str(tmp_path / "missing.png"), GREY)
+    (tmp_path / "text.png").write_text("not an image")
+    with pytest.raises(UserError, match="cannot be read as an image"):
+        read_image(str(tmp_path / "text.png"), GREY)
+    with pytest.raises(UserError, match="cannot be read as an image"):
+        read_image(str(tmp_path), GREY)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:400])
+    with pytest.raises(UserError, match="cannot be read as an image"):
+        read_image(str(tmp_path / "cut.jpg"), RGB)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mean": (0.1, 0.2)}, "preprocessing.mean"),
+        ({"std": (0.1, 0.2, 0.3)}, "preprocessing.std"),
+        ({"std": (0.0,)}, "preprocessing.std"),
+    ],
+)
+def test_preprocessing_out_of_range_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        GREY.replace(**options)

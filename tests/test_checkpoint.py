@@ -1,0 +1,136 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import checkpoint
+from cnnjax.errors import UserError
+
+TREE = {"params": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}, "batch_stats": {}}
+
+
+def save(folder, step, best_step=None):
+    return checkpoint.save(
+        folder, step, {"variables": TREE}, {"early_stopping": {"best_step": best_step or step}, "epoch": step}
+    )
+
+
+def names(folder):
+    return [path.name for path in checkpoint.list_paths(folder)]
+
+
+def test_round_trip_with_its_info(tmp_path):
+    saved = save(tmp_path, 10)
+    found = checkpoint.open_checkpoint(saved.path)
+    assert (found.step, found.info["epoch"], found.info["format"]) == (10, 10, checkpoint.FORMAT)
+    restored = checkpoint.restore(found, "variables", TREE)
+    assert np.array_equal(restored["params"]["kernel"], TREE["params"]["kernel"])
+    assert restored["batch_stats"] == {}
+
+
+def test_the_newest_is_found_by_number_and_not_by_name(tmp_path):
+    for step in (5, 99_999_999, 100_000_000):
+        save(tmp_path, step)
+    found, notices = checkpoint.newest_good(tmp_path)
+    assert (found.step, notices) == (100_000_000, [])
+
+
+def test_an_empty_folder_has_none(tmp_path):
+    assert checkpoint.newest_good(tmp_path) == (None, [])
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        checkpoint.best(tmp_path)
+
+
+def every_file(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+DAMAGES = {
+    "emptied": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "deleted": lambda path: path.unlink(),
+    "one bit flipped": lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_whatever_file_is_damaged_it_is_set_aside_and_the_one_before_is_used(tmp_path, damage):
+    count = len(every_file(save(tmp_path, 1).path))
+    for index in range(count):
+        folder = tmp_path / str(index)
+        save(folder, 1)
+        path = every_file(save(folder, 2).path)[index]
+        DAMAGES[damage](path)
+        found, notices = checkpoint.newest_good(folder)
+        assert found.step == 1, path
+        assert len(notices) == 1
+        assert (folder / "damaged-step-00000002").is_dir()
+
+
+def test_a_foreign_file_in_a_checkpoint_is_noticed(tmp_path):
+    saved = save(tmp_path, 1)
+    (saved.path / "variables" / "extra").write_text("x")
+    with pytest.raises(UserError, match="its files are not those of its manifest"):
+        checkpoint.open_checkpoint(saved.path)
+
+
+def test_where_all_are_damaged_nothing_starts_anew_silently(tmp_path):
+    for step in (1, 2):
+        (save(tmp_path, step).path / "info.json").unlink()
+    for _ in range(2):  # also when asked again
+        with pytest.raises(UserError, match="damaged: damaged-step-00000001, damaged-step-00000002"):
+            checkpoint.newest_good(tmp_path)
+
+
+def test_pruning_keeps_the_newest_and_the_best(tmp_path):
+    for step in range(1, 7):
+        save(tmp_path, step)
+    (tmp_path / ".step-00000007.writing").mkdir()
+    checkpoint.prune(tmp_path, keep=2, best_step=3)
+    assert names(tmp_path) == ["step-00000003", "step-00000005", "step-00000006"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_best_is_the_one_the_newest_names(tmp_path):
+    save(tmp_path, 1)
+    save(tmp_path, 2, best_step=1)
+    assert checkpoint.best(tmp_path).step == 1
+
+
+def test_a_checkpoint_without_training_is_its_own_best(tmp_path):
+    checkpoint.save(tmp_path, 0, {"variables": TREE}, {})
+    assert checkpoint.best(tmp_path).step == 0
+
+
+def test_a_newer_format_is_refused_and_stays_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+    save(tmp_path, 1)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="newer than 1; use a newer cnnjax"):
+        checkpoint.best(tmp_path)
+    with pytest.raises(UserError, match="newer than 1; use a newer cnnjax"):
+        checkpoint.newest_good(tmp_path)
+    assert names(tmp_path) == ["step-00000001"]
+
+
+def test_a_save_over_the_same_step_replaces_it(tmp_path):
+    save(tmp_path, 1)
+    save(tmp_path, 1, best_step=9)
+    assert checkpoint.open_checkpoint(tmp_path / "step-00000001").info["early_stopping"]["best_step"] == 9
+
+
+def test_an_item_of_another_structure_is_one_sentence(tmp_path):
+    saved = save(tmp_path, 1)
+    other = {"params": {**TREE["params"], "other": jnp.ones(3)}, "batch_stats": {}}
+    with pytest.raises(UserError, match=r"\['params'\]\['other'\] is missing there, and float32\[3\] is needed"):
+        checkpoint.restore(saved, "variables", other)
+    with pytest.raises(UserError, match=r"\['bias'\] is float32\[3\] there, and nothing of that name is needed"):
+        checkpoint.restore(saved, "variables", {"params": {"kernel": jnp.ones((2, 3))}, "batch_stats": {}})
+    with pytest.raises(UserError, match="is missing there"):
+        checkpoint.restore(saved, "training", TREE)
+
+
+def test_a_leaf_of_another_shape_is_refused(tmp_path):
+    saved = save(tmp_path, 1)
+    wrong = {"params": {"kernel": jnp.ones((2, 4)), "bias": jnp.ones(3)}, "batch_stats": {}}
+    with pytest.raises(UserError, match=r"\['kernel'\] is float32\[2, 3\] there, and float32\[2, 4\] is needed"):
+        checkpoint.restore(saved, "variables", wrong)

@@ -1,0 +1,68 @@
+"""Resolved configs and parameter tables as text, so that a change shows as a diff.
+
+``pytest tests/test_golden.py --update`` writes them anew.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cnnjax import cli, create, init, list_models
+from cnnjax.functional import abstract_variables, leaves_by_path
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def compare(name: str, text: str, update: bool):
+    path = GOLDEN / name
+    if update:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert path.read_text() == text, f"{name} differs; if that is meant, run pytest tests/test_golden.py --update"
+
+
+@pytest.mark.parametrize("name", cli.list_experiments())
+def test_resolved_config(name, update):
+    _, experiment = cli.load_experiment(name)
+    compare(f"experiments/{name}.json", json.dumps(experiment.to_dict(), indent=2) + "\n", update)
+
+
+def initial_values(leaf) -> str:
+    values = np.asarray(leaf, np.float64)
+    if (values == values.flat[0]).all():
+        return f"all {values.flat[0]:g}"
+    return f"mean 0 std {values.std():.2g}" if abs(values.mean()) < values.std() / 10 else f"mean {values.mean():.2g}"
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_parameter_table(name, update):
+    variables = init(create(name), jax.random.key(0))
+    lines = [
+        f"{collection:<12} {path:<24} {leaf.dtype}{list(leaf.shape)}  {initial_values(leaf)}"
+        for collection, tree in variables._asdict().items()
+        for path, leaf in leaves_by_path(tree).items()
+    ]
+    compare(f"models/{name}.txt", "\n".join(lines) + "\n", update)
+
+
+@pytest.mark.parametrize("name", cli.list_experiments())
+def test_every_experiment_says_how_to_run_it(name):
+    text = (cli.EXPERIMENTS / f"{name}.py").read_text()
+    for heading in ("Command:", "Shows:", "Device:", "Time:", "Expected:"):
+        assert heading in text, f"{name}: {heading}"
+    assert f"scripts/train.py {name}" in text
+
+
+@pytest.mark.parametrize("name", cli.list_experiments())
+def test_every_experiments_network_has_a_shape(name):
+    _, experiment = cli.load_experiment(name)
+    assert abstract_variables(experiment.model).params
+
+
+def test_no_golden_file_is_left_over():
+    expected = {f"experiments/{name}.json" for name in cli.list_experiments()}
+    expected |= {f"models/{name}.txt" for name in list_models()}
+    assert {str(path.relative_to(GOLDEN)) for path in GOLDEN.rglob("*") if path.is_file()} == expected

@@ -1,0 +1,90 @@
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from cnnjax import create, launch, trained
+from cnnjax.config import Train
+
+PICTURES = ("curves", "confusion", "mistakes", "filters", "examples")
+
+
+@pytest.fixture(scope="module", params=["lenet", "mlp"])
+def run(request, digits, tmp_path_factory):
+    """A finished run of each family."""
+    from cnnjax.config import Data, Experiment
+
+    experiment = Experiment(
+        model=create(request.param, activation="relu"),
+        data=Data(source="mnist", dir=str(digits), validation=0.2),
+        train=Train(epochs=2, batch_size=32),
+    )
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    console = Console(record=True, width=100, force_terminal=False)
+    results = launch.run(launch.Run("tiny", experiment, folder), console)
+    return experiment, folder, results, console.export_text()
+
+
+def test_every_picture_exists_and_is_not_blank(run):
+    _, folder, _, _ = run
+    for name in PICTURES:
+        with Image.open(folder / f"{name}.png") as image:
+            pixels = np.asarray(image.convert("L"), np.float64)
+        assert min(pixels.shape) > 150, name
+        assert pixels.std() > 10, name
+        assert len(np.unique(pixels)) > 20, name
+
+
+def test_the_page_holds_its_pictures_and_needs_nothing_else(run):
+    _, folder, results, _ = run
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(PICTURES)
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert f"{100 * results['test']['top1']:.2f} %" in page
+    assert "early_stopping.patience" in page
+
+
+def test_the_table_shows_loss_and_top1_of_all_parts(run):
+    _, folder, results, text = run
+    for part in ("train", "validation", "test"):
+        assert f"{results[part]['loss']:.4f}" in text
+        assert f"{100 * results[part]['top1']:.2f} %" in text
+    assert "images/s" in text
+    assert "best epoch:" in text
+    assert results["test"]["images"] == 130
+
+
+def test_a_finished_run_says_so_and_shows_its_results_again(run):
+    experiment, folder, results, _ = run
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    console = Console(record=True, width=100)
+    assert launch.run(launch.Run("tiny", experiment, folder), console) == results
+    assert "is finished already" in console.export_text()
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_run_killed_while_its_pictures_were_drawn_draws_them_again(run, tmp_path):
+    experiment, folder, results, _ = run
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "results.json").unlink()
+    (copy / "confusion.png").unlink()
+    again = launch.run(launch.Run("tiny", experiment, copy), Console(record=True, width=100))
+    assert again == results
+    for name in PICTURES:
+        assert (copy / f"{name}.png").read_bytes() == (folder / f"{name}.png").read_bytes(), name
+
+
+def test_a_run_knows_its_classes_and_its_preprocessing(run, tmp_path):
+    experiment, folder, results, _ = run
+    network = trained.load(folder)
+    assert network.arch == experiment.model
+    assert network.classes == tuple("0123456789")
+    assert network.preprocessing.mean == (0.1307,)
+    Image.new("RGB", (40, 60), "white").save(tmp_path / "photo.png")
+    (answers,) = network.top(network.read([str(tmp_path / "photo.png")]), 3)
+    assert len(answers) == 3
+    assert sorted((p for _, p in answers), reverse=True) == [p for _, p in answers]

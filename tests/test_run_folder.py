@@ -1,0 +1,111 @@
+import json
+
+import pytest
+
+from cnnjax import create
+from cnnjax.errors import UserError
+from cnnjax.run_folder import RunFolder, differences, environment, flatten, read_config, run_name
+
+
+def changed(experiment):
+    return experiment.replace(
+        seed=3,
+        model=experiment.model.replace(activation="tanh"),
+        optimizer=experiment.optimizer.replace(name="sgd", lr=0.1),
+    )
+
+
+def test_a_config_is_read_back_as_it_was(tmp_path, experiment):
+    RunFolder(tmp_path / "run").start("name", changed(experiment))
+    assert read_config(tmp_path / "run" / "config.json") == ("name", changed(experiment))
+
+
+def test_the_name_says_what_was_overridden(experiment):
+    assert run_name("mini", experiment, experiment) == "mini"
+    expected = "mini,model.activation=tanh,optimizer.lr=0.1,optimizer.name=sgd,seed=3"
+    assert run_name("mini", experiment, changed(experiment)) == expected
+
+
+def test_a_place_is_no_difference(experiment):
+    moved = experiment.replace(data=experiment.data.replace(dir="elsewhere"))
+    assert differences(experiment, moved) == {}
+    assert run_name("mini", experiment, moved) == "mini"
+
+
+def test_another_model_is_named_by_its_family(experiment):
+    assert run_name("mini", experiment, experiment.replace(model=create("mlp"))) == "mini,model.family=mlp"
+
+
+def test_a_very_long_name_is_cut_and_stays_unique(experiment):
+    def name(last):
+        durations = tuple(f"{n}ep" for n in range(1, 80)) + (last,)
+        return run_name("mini", experiment, experiment.replace(
+            schedule=experiment.schedule.replace(name="step", boundaries=durations)))  # fmt: skip
+
+    assert len(name("100ep")) < 200
+    assert name("100ep") != name("200ep")
+
+
+def test_another_config_in_the_same_folder_is_refused_with_the_differing_fields(tmp_path, experiment):
+    folder = RunFolder(tmp_path / "run")
+    folder.start("a", experiment)
+    folder.start("a", experiment)
+    with pytest.raises(UserError) as error:
+        folder.start("a", changed(experiment))
+    for expected in ("model.activation was 'relu' and is now 'tanh'", "seed was 0 and is now 3", "optimizer.lr", "--out"):
+        assert expected in str(error.value)
+    assert read_config(tmp_path / "run" / "config.json")[1] == experiment
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path, experiment):
+    (tmp_path / "thesis.tex").write_text("dear")
+    with pytest.raises(UserError, match="is not empty and holds no config.json"):
+        RunFolder(tmp_path).start("a", experiment)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[]", "is not a run's config.json"),
+        ('{"format": 1, "name": "a"}', "the experiment is None"),
+        ('{"format": 9, "name": "a", "experiment": {}}', "has format 9, newer than 1"),
+        ('{"format": 1, "name": "a", "experiment": {}}', "model is None; it must be an object with a 'family'"),
+        ('{"format": 1, "name": "a", "experiment": {"model": {"family": "lenet"}, "sed": 3}}', "did you mean 'seed'"),
+        (
+            '{"format": 1, "name": "a", "experiment": {"model": {"family": "lenet"}, "optimizer": {"lr": -1}}}',
+            "optimizer.lr is -1",
+        ),
+    ],
+)
+def test_a_damaged_config_is_one_sentence(tmp_path, content, message):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_config(path)
+
+
+def test_metrics_are_trimmed_to_what_was_saved(tmp_path):
+    folder = RunFolder(tmp_path)
+    for epoch in (1, 2, 3):
+        folder.append_metrics({"epoch": epoch, "loss": 0.1 * epoch})
+    rows = folder.read_metrics()
+    folder.trim_metrics(2)
+    assert folder.read_metrics() == rows[:2]
+
+
+def test_each_start_adds_its_environment(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.record_environment(environment({"convolution": "xla"}))
+    folder.record_environment({"second": True})
+    first, second = json.loads((tmp_path / "environment.json").read_text())
+    assert first["backend"] == "cpu"
+    assert first["lowering"] == {"convolution": "xla"}
+    assert {"jax", "flax", "optax", "cnnjax"} <= set(first["packages"])
+    assert {"commit", "dirty", "device", "cpus"} <= set(first)
+    assert second == {"second": True}
+
+
+def test_flatten_gives_dotted_names():
+    assert flatten({"a": 1, "b": {"c": 2, "d": {"e": [3]}}}) == {"a": 1, "b.c": 2, "b.d.e": [3]}

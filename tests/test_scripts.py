@@ -1,0 +1,285 @@
+"""The scripts as a user runs them: as processes, with their output and exit codes."""
+
+import json
+import os
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_digits
+
+from cnnjax import checkpoint
+from cnnjax.functional import leaves_by_path
+from cnnjax.run_folder import RunFolder
+from cnnjax.trained import load
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "scripts"
+
+
+def command(*arguments):
+    return [sys.executable, str(SCRIPTS / arguments[0]), *map(str, arguments[1:])]
+
+
+def call(*arguments, cwd, **environment):
+    return subprocess.run(
+        command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=240, env={**os.environ, **environment}
+    )
+
+
+@pytest.fixture(scope="module")
+def workplace(digits, tmp_path_factory):
+    """A folder with a short finished run and an image."""
+    folder = tmp_path_factory.mktemp("workplace")
+    done = call(
+        "train.py", "lenet_mini", "--data.source", "mnist", "--data.dir", digits, "--train.epochs", 2, "--out", "runs/done",
+        cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    exported = call("data.py", "export", "fashion_mnist_mini", "photos", "--count", 2, cwd=folder)
+    assert exported.returncode == 0, exported.stderr
+    (folder / "text.png").write_text("not an image")
+    return folder
+
+
+def test_a_training_prints_its_epochs_its_table_and_its_folder(digits, tmp_path):
+    done = call(
+        "train.py", "lenet_mini", "--data.source", "mnist", "--data.dir", digits, "--train.epochs", 1, "--platform", "cpu",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "epoch 1/1  train loss" in done.stdout
+    for expected in ("test", "validation", "images/s", "runs/lenet_mini,data.source=mnist,train.epochs=1/"):
+        assert expected in done.stdout
+    assert (tmp_path / "runs" / "lenet_mini,data.source=mnist,train.epochs=1" / "report.html").exists()
+
+
+def test_evaluate_prints_every_figure(workplace):
+    done = call("evaluate.py", "runs/done", cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    for expected in ("loss", "top-1", "top-5", "calibration error", "precision", "recall", "F1"):
+        assert expected in done.stdout
+    results = json.loads((workplace / "runs" / "done" / "results.json").read_text())
+    assert f"{results['test']['loss']:.4f}" in done.stdout
+    assert f"{100 * results['test']['top1']:.2f} %" in done.stdout
+    validation = call("evaluate.py", "runs/done", "--split", "validation", cwd=workplace)
+    assert f"{results['validation']['loss']:.4f}" in validation.stdout
+
+
+def test_predict_names_the_top_3_with_percentages(workplace):
+    photos = sorted((workplace / "photos").iterdir())
+    done = call("predict.py", "runs/done", *photos, cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(f"{photos[0]}: ")
+    assert lines[0].count("%") == 3
+
+
+def test_summary_prints_the_published_figures(workplace):
+    done = call("summary.py", "lenet", cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    assert "61,706" in done.stdout
+    assert "416,520" in done.stdout
+    larger = call("summary.py", "lenet", "--input-size", 32, cwd=workplace)
+    assert "576" in larger.stdout
+
+
+def test_a_config_reproduces_its_run(workplace):
+    done = call("train.py", "runs/done/config.json", "--out", "runs/again", cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    first, again = (load(workplace / "runs" / name).variables.params for name in ("done", "again"))
+    assert all(np.array_equal(a, leaves_by_path(again)[path]) for path, a in leaves_by_path(first).items())
+
+
+def test_an_experiment_file_of_ones_own(workplace, digits):
+    (workplace / "mine.py").write_text(
+        "from cnnjax import create\nfrom cnnjax.config import Data, Experiment, Train\n"
+        "experiment = Experiment(model=create('mlp', activation='tanh'), "
+        f"data=Data(source='mnist', dir={str(digits)!r}), train=Train(epochs=1))\n"
+    )
+    done = call("train.py", "mine.py", "--seed", 4, cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    assert (workplace / "runs" / "mine,seed=4" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train.py", "--help"], ["lenet_mini", "lenet_fashion", "usage: python scripts/train.py EXPERIMENT"]),
+        (
+            ["train.py", "lenet_fashion", "--help"],
+            ["--optimizer.lr FLOAT", "--model.activation", "(default: 0.002)", "--platform", "--train.epochs INT", "--model"],
+        ),
+        (["evaluate.py", "--help"], ["RUN", "--split"]),
+        (["predict.py", "--help"], ["IMAGE", "--top INT"]),
+        (["summary.py", "--help"], ["MODEL", "lenet, mlp"]),
+        (["data.py", "--help"], ["export", "embed"]),
+        (["data.py", "list"], ["fashion_mnist_mini", "Ankle boot"]),
+        (["data.py", "export", "--help"], ["--count INT"]),
+    ],
+)
+def test_help(arguments, expected, tmp_path):
+    done = call(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for text in expected:
+        assert text.lower() in done.stdout.lower()
+    assert list(tmp_path.iterdir()) == []
+
+
+BAD = [
+    (["train.py", "lenet_fashin"], "unknown experiment 'lenet_fashin'; did you mean 'lenet_fashion'"),
+    (["train.py", "--seed", "3", "lenet_mini"], "the first argument is '--seed'; give the experiment first"),
+    (["train.py", "lenet_fashion", "--data.dir", "nowhere"], "fashion_mnist was not found: none of nowhere"),
+    (["train.py", "lenet_mini", "--model", "lenett"], "unknown model 'lenett'; did you mean 'lenet'"),
+    (["train.py", "lenet_mini", "--model.activation", "rulu"], "unknown value 'rulu'; did you mean 'relu'"),
+    (["train.py", "lenet_mini", "--optimizer.name", "adma"], "unknown value 'adma'; did you mean 'adam'"),
+    (["train.py", "lenet_mini", "--optimizer.nme", "adam"], "did you mean --optimizer.name?"),
+    (["train.py", "lenet_mini", "--optimizer.lr", "0"], "optimizer.lr is 0.0; it must be"),
+    (["train.py", "lenet_mini", "--optimizer.lr", "fast"], "--optimizer.lr"),
+    (["train.py", "lenet_mini", "--early-stopping.patience", "-1"], "early_stopping.patience is -1; it must be"),
+    (["train.py", "lenet_mini", "--train.batch-size", "9001"], "train.batch_size is 9001 and there are 9000"),
+    (["train.py", "lenet_mini", "--data.validation", "1"], "data.validation is 1.0; it must be between 0 and 1"),
+    (["train.py", "lenet_mini", "--data.source", "fashion_mnst"], "unknown data source 'fashion_mnst'; did you mean"),
+    (["train.py", "lenet_mini", "--model.input-size", "32"], "are 28x28x1 and the network takes 32x32x1"),
+    (["train.py", "lenet_mini", "--seed"], "--seed"),
+    (["train.py", "lenet_mini", "--platform", "cdua"], "unknown value 'cdua'; did you mean 'cuda'"),
+    (["train.py", "lenet_mini", "--out", "text.png"], "text.png"),
+    (["train.py", "lenet_mini", "--out", "runs/done"], "holds a run of another config: data.source was 'mnist'"),
+    (["train.py", "lenet_mini", "--out", "photos"], "is not empty and holds no config.json"),
+    (["train.py", "missing.py"], "there is no experiment file missing.py"),
+    (["train.py", "broken.py"], "broken.py does not run: ZeroDivisionError"),
+    (["train.py", "empty.py"], "empty.py defines no experiment"),
+    (["train.py", "missing.json"], "there is no file missing.json"),
+    (["evaluate.py", "runs/nowhere"], "runs/nowhere is not the folder of a run"),
+    (["evaluate.py", "runs/done", "--split", "tets"], "unknown value 'tets'; did you mean 'test'"),
+    (["evaluate.py", "runs/done", "--data.source", "fashion_mnist_mini"], "give data of the same classes"),
+    (["predict.py", "runs/done", "text.png"], "text.png cannot be read as an image"),
+    (["predict.py", "runs/done", "missing.png"], "there is no image file missing.png"),
+    (["predict.py", "runs/done"], "IMAGE"),
+    (["predict.py", "runs/nowhere", "text.png"], "runs/nowhere is not the folder of a run"),
+    (["predict.py", "runs/done", "text.png", "--top", "0"], "--top is 0; it must be 1 or more"),
+    (["summary.py", "lenett"], "unknown model 'lenett'; did you mean 'lenet'"),
+    (["summary.py", "lenet", "--input-size", "3"], "model.input_size is 3"),
+    (["data.py", "exprt"], "unknown command 'exprt'; did you mean 'export'"),
+    (["data.py", "export", "mnst", "out"], "unknown data source 'mnst'; did you mean 'mnist'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_bad_input_is_one_sentence_with_exit_code_2(workplace, arguments, message, monkeypatch, capfd):
+    (workplace / "broken.py").write_text("1 / 0\n")
+    (workplace / "empty.py").write_text("experiment = 3\n")
+    before = sorted(workplace.rglob("*"))
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPTS / arguments[0]), *arguments[1:]])
+    with pytest.raises(SystemExit) as stop:  # in this process: three dozen starts of Python would take minutes
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    told = capfd.readouterr().err
+    assert stop.value.code == 2, told
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1, told
+    assert message in told
+    assert sorted(workplace.rglob("*")) == before
+
+
+def test_a_platform_that_is_not_there_is_one_sentence_with_exit_code_2(tmp_path):
+    done = call("train.py", "lenet_mini", "--platform", "tpu", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: --platform tpu is not available here")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_where_an_error_came_from(workplace):
+    done = call("train.py", "lenet_mini", "--optimizer.lr", "0", "--debug", cwd=workplace)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: optimizer.lr is 0.0")
+
+
+def test_a_divergence_has_exit_code_3_with_step_and_learning_rate(workplace, digits):
+    done = call(
+        "train.py", "mlp_fashion", "--data.source", "mnist", "--data.dir", digits, "--optimizer.name", "sgd",
+        "--optimizer.lr", "1e30", "--train.batch-size", 32, "--out", "runs/wild", cwd=workplace,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert "not finite at step" in done.stderr
+    assert "learning rate 1e+30" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+# Killing -------------------------------------------------------------------------------------------------------------
+
+EPOCHS = 8
+LONG = ("lenet_mini", "--train.epochs", EPOCHS, "--train.batch-size", 16, "--data.source", "mnist")
+
+
+def figures(folder):
+    return [
+        {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")}
+        for row in RunFolder(folder).read_metrics()
+    ]
+
+
+def newest_state(folder):
+    found, _ = checkpoint.newest_good(folder / "checkpoints")
+    files = {p.relative_to(found.path): p for p in found.path.rglob("*") if p.is_file()}
+    return found.step, found.info["items"], files
+
+
+def lines(folder) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+@pytest.mark.slow
+def test_killed_at_random_steps_and_started_again_it_ends_with_the_same_bits(tmp_path):
+    digits = write_digits(tmp_path / "digits", train=6000)
+    arguments = ("train.py", *LONG, "--data.dir", digits, "--early-stopping.patience", "None")
+    assert call(*arguments, "--out", "whole", cwd=tmp_path).returncode == 0
+    rng = random.Random(os.getpid())
+    kills = 0
+    for wanted in (1, 3, 5):  # at a random moment after that many epochs
+        process = subprocess.Popen(command(*arguments, "--out", "killed"), cwd=tmp_path, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while lines(tmp_path / "killed") < wanted and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills >= 2  # a fast machine may finish before the last one
+    done = call(*arguments, "--out", "killed", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "continuing after epoch" in done.stdout or kills < 3
+    assert figures(tmp_path / "whole") == figures(tmp_path / "killed")
+    assert [row["epoch"] for row in figures(tmp_path / "killed")] == list(range(1, EPOCHS + 1))
+    experiment_params = [load(tmp_path / name).variables for name in ("whole", "killed")]
+    for a, b in zip(*map(lambda v: list(leaves_by_path(v.params).items()), experiment_params), strict=True):
+        assert np.array_equal(a[1], b[1]), a[0]
+    assert newest_state(tmp_path / "whole")[:2] == newest_state(tmp_path / "killed")[:2]
+    last = [checkpoint.newest_good(tmp_path / name / "checkpoints")[0] for name in ("whole", "killed")]
+    assert last[0].info["early_stopping"] == last[1].info["early_stopping"]
+
+
+def test_an_interrupt_leaves_one_sentence_and_exit_code_1(tmp_path):
+    digits = write_digits(tmp_path / "digits", train=6000)
+    arguments = ("train.py", *LONG, "--train.epochs", 500, "--data.dir", digits, "--out", "run")
+    process = subprocess.Popen(
+        command(*arguments), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while lines(tmp_path / "run") < 1:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert told.startswith("error: interrupted; the same command continues run")
+    assert told.count("\n") == 1

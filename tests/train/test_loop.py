@@ -1,0 +1,156 @@
+import jax
+import numpy as np
+import pytest
+
+from cnnjax import checkpoint, create, data
+from cnnjax.config import EarlyStopping, Train
+from cnnjax.errors import Diverged, UserError
+from cnnjax.functional import leaves_by_path
+from cnnjax.run_folder import RunFolder
+from cnnjax.train.loop import fit
+from cnnjax.train.step import init_state
+from cnnjax.trained import restore_variables
+
+
+def train(experiment, path, progress):
+    folder = RunFolder(path)
+    folder.start("run", experiment)
+    return fit(experiment, data.load(experiment.data), folder, progress), folder
+
+
+def same(a, b):
+    a, b = leaves_by_path(a), leaves_by_path(b)
+    return a.keys() == b.keys() and all(np.array_equal(a[path], b[path]) for path in a)
+
+
+def last_params(folder, experiment):
+    found, _ = checkpoint.newest_good(folder.checkpoints)
+    return restore_variables(found, experiment.model).params
+
+
+def figures(rows):
+    """Return the rows without what depends on the clock."""
+    return [{name: value for name, value in row.items() if name not in ("seconds", "images_per_second")} for row in rows]
+
+
+def test_it_learns_and_writes_one_row_an_epoch(experiment, tmp_path, progress):
+    outcome, folder = train(experiment, tmp_path / "run", progress)
+    rows = folder.read_metrics()
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert rows == progress.rows
+    assert rows[-1]["validation_top1"] > 0.9
+    assert outcome.epochs == 3
+    assert not outcome.stopped_early
+
+
+def test_one_seed_gives_the_same_bits_and_another_seed_does_not(experiment, tmp_path, progress):
+    first, _ = train(experiment, tmp_path / "a", progress)
+    again, _ = train(experiment, tmp_path / "b", progress)
+    other, _ = train(experiment.replace(seed=1), tmp_path / "c", progress)
+    assert same(first.variables.params, again.variables.params)
+    assert not same(first.variables.params, other.variables.params)
+
+
+def test_stopped_after_each_epoch_and_continued_it_ends_with_the_same_bits(experiment, tmp_path, progress):
+    _, whole = train(experiment, tmp_path / "whole", progress)
+
+    class Stop(Exception):
+        pass
+
+    class Stopper(type(progress)):
+        def epoch(self, row):
+            raise Stop
+
+    for _ in range(experiment.train.epochs):
+        with pytest.raises(Stop):
+            train(experiment, tmp_path / "parts", Stopper())
+    _, parts = train(experiment, tmp_path / "parts", progress)
+    assert same(last_params(whole, experiment), last_params(parts, experiment))
+    assert figures(whole.read_metrics()) == figures(parts.read_metrics())
+
+
+def test_a_row_whose_checkpoint_was_not_saved_is_run_again(experiment, tmp_path, progress):
+    one_epoch = experiment.replace(train=experiment.train.replace(epochs=1))
+    _, folder = train(one_epoch, tmp_path / "run", progress)
+    rows = folder.read_metrics()
+    folder.append_metrics({**rows[0], "epoch": 2, "train_loss": 99.0})
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "tr')
+    fit(one_epoch, data.load(one_epoch.data), folder, progress)
+    assert folder.read_metrics() == rows
+
+
+def test_early_stopping_stops_and_the_best_parameters_are_returned(experiment, tmp_path, progress):
+    # With this rate the network soon gets worse, so the best epoch is not the last one.
+    experiment = experiment.replace(
+        train=Train(epochs=40, batch_size=32, keep=1),
+        optimizer=experiment.optimizer.replace(lr=0.02),
+        early_stopping=EarlyStopping(patience=2),
+    )
+    outcome, folder = train(experiment, tmp_path / "run", progress)
+    losses = [row["validation_loss"] for row in progress.rows]
+    assert outcome.stopped_early
+    assert outcome.epochs == len(losses) == outcome.best_epoch + 2
+    assert losses.index(min(losses)) + 1 == outcome.best_epoch
+    names = [path.name for path in checkpoint.list_paths(folder.checkpoints)]
+    assert names == [f"step-{10 * epoch:08d}" for epoch in (outcome.best_epoch, outcome.epochs)]
+    assert not same(outcome.variables.params, last_params(folder, experiment))
+
+
+def test_without_early_stopping_the_best_parameters_are_kept_too(experiment, tmp_path, progress):
+    experiment = experiment.replace(
+        train=Train(epochs=6, batch_size=32, keep=1), optimizer=experiment.optimizer.replace(lr=0.02)
+    )
+    outcome, folder = train(experiment, tmp_path / "run", progress)
+    losses = [row["validation_loss"] for row in progress.rows]
+    assert outcome.best_epoch == losses.index(min(losses)) + 1
+    best = checkpoint.best(folder.checkpoints)
+    assert best.info["metrics"]["validation_loss"] == min(losses)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(experiment, tmp_path, progress):
+    experiment = experiment.replace(model=create("mlp"))
+    _, folder = train(experiment.replace(train=experiment.train.replace(epochs=1)), tmp_path / "good", progress)
+    before = [path.name for path in checkpoint.list_paths(folder.checkpoints)]
+    wild = experiment.replace(optimizer=experiment.optimizer.replace(lr=1e20))
+    with pytest.raises(Diverged, match=r"not finite at step \d+ \(learning rate 1e\+20\); .*epoch 1"):
+        fit(wild, data.load(wild.data), folder, progress)
+    assert [path.name for path in checkpoint.list_paths(folder.checkpoints)] == before
+
+
+def test_other_data_in_the_same_run_are_refused(experiment, tmp_path, progress):
+    from conftest import write_digits
+
+    train(experiment.replace(train=experiment.train.replace(epochs=1)), tmp_path / "run", progress)
+    other = write_digits(tmp_path / "other", test=120)
+    moved = experiment.replace(data=experiment.data.replace(dir=str(other)))
+    with pytest.raises(UserError, match="the files of mnist are not those this run began with"):
+        fit(moved, data.load(moved.data), RunFolder(tmp_path / "run"), progress)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda e: e.replace(train=e.train.replace(batch_size=321)), "train.batch_size is 321 and there are 320"),
+        (lambda e: e.replace(model=create("lenet", input_size=32)), "are 28x28x1 and the network takes 32x32x1"),
+        (lambda e: e.replace(model=create("lenet", channels=3)), "are 28x28x1 and the network takes 28x28x3"),
+        (lambda e: e.replace(model=create("lenet", num_classes=3)), "mnist has 10 classes and the network 3"),
+    ],
+)
+def test_a_network_or_batch_that_does_not_fit_the_data_is_refused(experiment, tmp_path, progress, change, message):
+    with pytest.raises(UserError, match=message):
+        train(change(experiment), tmp_path / "run", progress)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_state_is_restored_bit_for_bit(experiment, tmp_path, dtype):
+    from cnnjax.optim import make_optimizer
+
+    arch = experiment.model.replace(dtype=dtype)
+    optimizer = make_optimizer(experiment.optimizer, lambda step: 1e-3)
+    state = init_state(arch, optimizer, 5)
+    item = {"step": state.step, "opt_state": state.opt_state}
+    saved = checkpoint.save(tmp_path, 7, {"variables": state.variables._asdict(), "training": item}, {})
+    restored = checkpoint.restore(saved, "training", jax.eval_shape(lambda: item))
+    assert jax.tree.structure(restored) == jax.tree.structure(item)
+    assert jax.tree.all(jax.tree.map(np.array_equal, restored, item))
