@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, get_args
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -26,7 +26,7 @@ registry = ConstructorRegistry()
 @registry.primitive_rule
 def _choices_with_near_matches(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     """Let a Literal of texts answer a mistyped value with near matches."""
-    choices = get_args(info.type) if info.type_origin is Literal else ()
+    choices = get_args(info.type) if get_origin(info.type) is Literal else ()
     if not choices or not all(isinstance(choice, str) for choice in choices):
         return None
 
@@ -43,7 +43,12 @@ def _choices_with_near_matches(info: PrimitiveTypeInfo) -> PrimitiveConstructorS
 
 
 def parse(
-    target: Callable[..., T], arguments: Sequence[str], prog: str, *, description: str | None = None, default: Any = None
+    target: Callable[..., T],
+    arguments: Sequence[str],
+    prog: str,
+    *,
+    description: str | None = None,
+    default: Any = None,
 ) -> T:
     """Read a command line into ``target``; what does not fit is a UserError of one sentence."""
     defaults = {} if default is None else {"default": default}
@@ -134,7 +139,7 @@ def load_experiment(name: str) -> tuple[str, Any]:
         from cnnjax.run_folder import read_config
 
         return read_config(path)
-    if path.suffix == ".py" or path.parent != Path("."):
+    if path.suffix == ".py" or path.parent != Path():
         if not path.is_file():
             raise UserError(f"there is no experiment file {name}; check the path")
         return path.stem, _run_file(path)

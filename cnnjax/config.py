@@ -60,7 +60,7 @@ class Optimizer(Fields):
     eps: float = 1e-8
     """adam, adamw and rmsprop: added to the denominator, greater than 0."""
     weight_decay: float = 0.0
-    """Decay of kernels, never of biases and norms; decoupled in adamw, added to the gradient in the others; 0 or more."""
+    """Decay of kernels, not of biases and norms; decoupled in adamw, added to the gradient in the others; 0 or more."""
     clip_norm: float | None = None
     """The largest global norm of the gradient, greater than 0; None does not clip."""
 

@@ -5,7 +5,6 @@ file by the same code.
 """
 
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ class Fields:
     """Base of the frozen dataclasses that describe an experiment or a network."""
 
     def __post_init__(self) -> None:
-        hints = type_hints(type(self))
+        hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
             check_type(field.name, getattr(self, field.name), hints[field.name])
 
@@ -41,7 +40,7 @@ class Fields:
         if not isinstance(data, Mapping):
             raise UserError(f"{where or 'the config'} is {data!r}; it must be an object with named fields")
         check_names(cls, data, where or cls.__name__)
-        hints = type_hints(cls)
+        hints = typing.get_type_hints(cls)
         required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
         if missing := sorted(required - set(data)):
             raise UserError(f"{where or cls.__name__} lacks the field {missing[0]!r}")
@@ -50,12 +49,7 @@ class Fields:
         return cls(**values)
 
 
-@functools.cache
-def type_hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def check_names(cls: type, given: Mapping[str, Any], where: str) -> None:
+def check_names(cls: Any, given: Mapping[str, Any], where: str) -> None:
     """Refuse names that are no fields of the dataclass ``cls``."""
     names = [field.name for field in dataclasses.fields(cls)]
     for name in given:

@@ -36,7 +36,8 @@ class LayerCall(NamedTuple):
     parameters: int
 
 
-Path = tuple[str | int, ...]
+Path = tuple[Any, ...]
+"""Where a leaf lies in a module: names, and numbers where a module holds a list."""
 
 
 class _Definition(NamedTuple):
@@ -50,8 +51,8 @@ class _Definition(NamedTuple):
 @functools.partial(jax.jit, static_argnums=0)
 def init(arch: Arch, key: jax.Array) -> Variables:
     """Return fresh variables for ``arch``, drawn from the PRNG ``key``. ``jax.vmap`` over keys makes an ensemble."""
-    _, params, batch_stats = nnx.split(arch.build(nnx.Rngs(params=key)), nnx.Param, nnx.BatchStat)
-    return Variables(_nest(_flat(params)), _nest(_flat(batch_stats)))
+    _, params, batch_stats = _split(arch.build(nnx.Rngs(params=key)))
+    return Variables(_nest(params), _nest(batch_stats))
 
 
 def apply(
@@ -76,12 +77,12 @@ def apply(
     module.train() if train else module.eval()
     rngs = None if key is None else nnx.Rngs(default=key)
     outputs = module(_cast(arch, images), rngs)
-    _, _, batch_stats = nnx.split(module, nnx.Param, nnx.BatchStat)
-    return jax.tree.map(lambda logits: logits.astype(jnp.float32), outputs), _nest(_flat(batch_stats))
+    _, _, batch_stats = _split(module)
+    return jax.tree.map(lambda logits: logits.astype(jnp.float32), outputs), _nest(batch_stats)
 
 
 def features(arch: Arch, variables: Variables, images: jax.Array) -> Features:
-    """Return each stage's activation [N, H, W, C] by name, in order, in evaluation mode. Any size that the stages carry."""
+    """Return each stage's activation [N, H, W, C] by name, in order, in evaluation mode; any size the stages carry."""
     module = _merge(arch, variables, images)
     module.eval()
     return module.features(_cast(arch, images))
@@ -134,8 +135,7 @@ def _child(module: Any, name: str | int) -> Any:
 @functools.lru_cache(maxsize=256)
 def _definition(arch: Arch) -> _Definition:
     module = nnx.eval_shape(lambda: arch.build(nnx.Rngs(0)))
-    graph, params, batch_stats = nnx.split(module, nnx.Param, nnx.BatchStat)
-    return _Definition(graph, _flat(params), _flat(batch_stats))
+    return _Definition(*_split(module))
 
 
 def _merge(arch: Arch, variables: Variables, images: jax.Array) -> Network:
@@ -145,7 +145,7 @@ def _merge(arch: Arch, variables: Variables, images: jax.Array) -> Network:
         )
     definition = _definition(arch)
     check_variables(arch, variables)
-    states = [
+    states: list[Any] = [
         nnx.from_flat_state({path: _leaf(tree, path) for path in shapes})
         for tree, shapes in zip(variables, definition[1:], strict=True)
     ]
@@ -188,13 +188,15 @@ def _describe(leaf: Any) -> str:
     return f"{leaf.dtype}{list(leaf.shape)}"
 
 
-def _leaf(tree: Mapping[str, Any], path: Path) -> jax.Array:
+def _leaf(tree: Any, path: Path) -> Any:
     return functools.reduce(lambda node, name: node[str(name)], path, tree)
 
 
-def _flat(state: nnx.State) -> dict[Path, Any]:
-    """Return a state's bare arrays by the module's own paths (which hold numbers where a module holds a list)."""
-    return {path: leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+def _split(module: nnx.Module) -> tuple[nnx.GraphDef, dict[Path, Any], dict[Path, Any]]:
+    """Return a module's graph, its parameters and its batch statistics, bare arrays by the module's own paths."""
+    graph, *states = nnx.split(module, nnx.Param, nnx.BatchStat)  # fails where a module holds anything else
+    params, batch_stats = ({path: leaf.get_value() for path, leaf in nnx.to_flat_state(state)} for state in states)
+    return graph, params, batch_stats
 
 
 def _nest(flat: Mapping[Path, Any]) -> Tree:

@@ -1,5 +1,6 @@
 """From a config to an optax transformation and its schedule."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -25,9 +26,9 @@ def make_schedule(config: Schedule, lr: float, steps_per_epoch: int, epochs: int
         return optax.constant_schedule(lr)
     if config.name == "step":
         boundaries = [in_steps(boundary, steps_per_epoch) for boundary in config.boundaries]
-        if any(a >= b for a, b in zip(boundaries, boundaries[1:], strict=False)):
+        if any(a >= b for a, b in itertools.pairwise(boundaries)):
             raise UserError(f"schedule.boundaries are {list(config.boundaries)}; they must rise")
-        return optax.piecewise_constant_schedule(lr, {boundary: config.factor for boundary in boundaries})
+        return optax.piecewise_constant_schedule(lr, dict.fromkeys(boundaries, config.factor))
     if config.name == "exponential":
         every = in_steps(config.every, steps_per_epoch)
         if every < 1:
@@ -38,7 +39,9 @@ def make_schedule(config: Schedule, lr: float, steps_per_epoch: int, epochs: int
     warmup = in_steps(config.warmup, steps_per_epoch)
     if warmup >= total:
         raise UserError(f"schedule.warmup is {config.warmup!r}; it must be shorter than the training of {total} steps")
-    return optax.warmup_cosine_decay_schedule(0.0, lr, warmup_steps=warmup, decay_steps=total, end_value=config.end * lr)
+    return optax.warmup_cosine_decay_schedule(
+        0.0, lr, warmup_steps=warmup, decay_steps=total, end_value=config.end * lr
+    )
 
 
 def is_decayed(params: Any) -> Any:

@@ -29,7 +29,11 @@ class TerminalProgress:
         self.epochs, self.steps_per_epoch, self.batch_size = epochs, steps_per_epoch, batch_size
         self.began, self.began_step = time.perf_counter(), epochs_done * steps_per_epoch
         self.task = self.bar.add_task(
-            "", total=epochs * steps_per_epoch, completed=self.began_step, epoch=f"{epochs_done + 1}/{epochs}", figures=""
+            "",
+            total=epochs * steps_per_epoch,
+            completed=self.began_step,
+            epoch=f"{epochs_done + 1}/{epochs}",
+            figures="",
         )
         self.bar.start()
 

@@ -1,11 +1,11 @@
 """The folder of a run: what was run, on what, and what came of it.
 
-    config.json        the experiment and its name; `scripts/train.py RUN/config.json` reproduces the run
-    environment.json   one entry for each start: versions, device, commit, how things were computed
-    metrics.jsonl      one line an epoch, each epoch once
-    checkpoints/       see `cnnjax.checkpoint`
-    results.json       the figures of the best parameters; there when the run is finished
-    *.png report.html  see `cnnjax.report`
+config.json        the experiment and its name; `scripts/train.py RUN/config.json` reproduces the run
+environment.json   one entry for each start: versions, device, commit, how things were computed
+metrics.jsonl      one line an epoch, each epoch once
+checkpoints/       see `cnnjax.checkpoint`
+results.json       the figures of the best parameters; there when the run is finished
+*.png report.html  see `cnnjax.report`
 """
 
 import hashlib
@@ -59,7 +59,7 @@ def run_name(name: str, base: Experiment, experiment: Experiment) -> str:
     full = ",".join(parts).replace("/", "_")
     if len(full) <= LONGEST_NAME:
         return full
-    return f"{full[:LONGEST_NAME - 9]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+    return f"{full[: LONGEST_NAME - 9]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
 
 
 def _short(value: Any) -> str:
@@ -84,10 +84,14 @@ class RunFolder:
             _, recorded = read_config(config)
             if found := differences(recorded, experiment):
                 listed = "; ".join(f"{option} was {a!r} and is now {b!r}" for option, (a, b) in found.items())
-                raise UserError(f"{self.path} holds a run of another config: {listed}; choose another folder with --out")
+                raise UserError(
+                    f"{self.path} holds a run of another config: {listed}; choose another folder with --out"
+                )
             return
         if self.path.exists() and any(self.path.iterdir()):
-            raise UserError(f"{self.path} is not empty and holds no config.json of a run; choose another folder with --out")
+            raise UserError(
+                f"{self.path} is not empty and holds no config.json of a run; choose another folder with --out"
+            )
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         write_json(config, {"format": FORMAT, "name": name, "experiment": experiment.to_dict()})
 
@@ -160,7 +164,9 @@ def _git(*arguments: str) -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        run = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30, check=True)
+        run = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return run.stdout.strip()

@@ -1,4 +1,4 @@
-"""A trained network as its run folder holds it: it knows its classes and its preprocessing, so that nothing is said again."""
+"""A trained network as its run folder holds it: with its classes and its preprocessing."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,10 +1,11 @@
 """Work with data sets.
 
 usage: python scripts/data.py list
-       python scripts/data.py export SOURCE FOLDER [--count 10] [--data-dir DIR]   test images as PNG files
-       python scripts/data.py embed FOLDER [--data-dir DIR]                        the embedded subset, from fashion_mnist
+       python scripts/data.py export SOURCE FOLDER [--count 10] [--data-dir DIR]  test images as PNG
+       python scripts/data.py embed FOLDER [--data-dir DIR]                       the embedded subset of fashion_mnist
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import tyro
@@ -54,7 +55,7 @@ def list_sources(debug: bool = False) -> None:
         print(f"{name:<20} {', '.join(source.classes)}")
 
 
-COMMANDS = {"list": list_sources, "export": export, "embed": embed}
+COMMANDS: dict[str, Callable[..., None]] = {"list": list_sources, "export": export, "embed": embed}
 
 
 def run(arguments: list[str]) -> None:

@@ -33,7 +33,7 @@ def train(arguments: list[str]) -> None:
     chosen = cli.replace_model(base, model)
 
     def options(
-        experiment: Annotated[Experiment[type(chosen.model)], tyro.conf.arg(name="")] = chosen,  # type: ignore[misc]
+        experiment: Annotated[Experiment[type(chosen.model)], tyro.conf.arg(name="")] = chosen,  # type: ignore[valid-type]
         *,
         out: Path | None = None,
         resume: Literal["auto", "never"] = "auto",

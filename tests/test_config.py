@@ -5,9 +5,7 @@ from cnnjax.errors import UserError
 from cnnjax.models import create
 
 
-@pytest.mark.parametrize(
-    ("duration", "steps"), [("5ep", 500), ("1000st", 1000), ("0.5ep", 50), ("0ep", 0), ("1st", 1)]
-)
+@pytest.mark.parametrize(("duration", "steps"), [("5ep", 500), ("1000st", 1000), ("0.5ep", 50), ("0ep", 0), ("1st", 1)])
 def test_durations(duration, steps):
     assert in_steps(duration, steps_per_epoch=100) == steps
 

@@ -60,7 +60,10 @@ def test_wrong_types_are_refused_in_python(options, message):
         ({"name": "a", "inner": 3}, "inner is 3; it must be an object with named fields"),
         ({"name": "a", "inner": {"rte": 3}}, "inner has no option 'rte'; did you mean 'rate'?"),
         ({"name": "a", "inner": {"rate": "x"}}, "inner.rate is 'x'; it must be a number"),
-        ({"name": "a", "inner": {"sizes": ["x"]}}, "inner.sizes is ('x',); it must be a list, each item a whole number"),
+        (
+            {"name": "a", "inner": {"sizes": ["x"]}},
+            "inner.sizes is ('x',); it must be a list, each item a whole number",
+        ),
     ],
 )
 def test_wrong_data_is_refused_with_its_place(data, message):

@@ -43,7 +43,10 @@ def test_a_renamed_layer_is_named_on_both_sides(variables):
 
 @pytest.mark.parametrize(
     ("options", "described"),
-    [({"shape": (400, 121)}, r"float32\[400, 121\]"), ({"dtype": jnp.bfloat16, "shape": (400, 120)}, r"bfloat16\[400, 120\]")],
+    [
+        ({"shape": (400, 121)}, r"float32\[400, 121\]"),
+        ({"dtype": jnp.bfloat16, "shape": (400, 120)}, r"bfloat16\[400, 120\]"),
+    ],
 )
 def test_a_wrong_shape_or_dtype_is_described_on_both_sides(variables, options, described):
     with pytest.raises(UserError, match=rf"dense1/kernel is {described}, the network has float32\[400, 120\]"):

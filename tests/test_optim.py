@@ -74,7 +74,9 @@ def float64():
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"clip_norm": 0.5, "weight_decay": 0.1}])
 def test_every_optimizer_equals_its_formula(name, options):
     expected_options = {"clip" if key == "clip_norm" else key: value for key, value in options.items()}
-    for found, expected in zip(run(Optimizer(name=name, lr=LR, **options)), formula(name, **expected_options), strict=True):
+    for found, expected in zip(
+        run(Optimizer(name=name, lr=LR, **options)), formula(name, **expected_options), strict=True
+    ):
         np.testing.assert_allclose(found[0], expected[0], rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(found[1], expected[1], rtol=1e-9, atol=1e-12)
 

@@ -38,7 +38,7 @@ def test_another_model_is_named_by_its_family(experiment):
 
 def test_a_very_long_name_is_cut_and_stays_unique(experiment):
     def name(last):
-        durations = tuple(f"{n}ep" for n in range(1, 80)) + (last,)
+        durations = (*(f"{n}ep" for n in range(1, 80)), last)
         return run_name("mini", experiment, experiment.replace(
             schedule=experiment.schedule.replace(name="step", boundaries=durations)))  # fmt: skip
 
@@ -52,7 +52,12 @@ def test_another_config_in_the_same_folder_is_refused_with_the_differing_fields(
     folder.start("a", experiment)
     with pytest.raises(UserError) as error:
         folder.start("a", changed(experiment))
-    for expected in ("model.activation was 'relu' and is now 'tanh'", "seed was 0 and is now 3", "optimizer.lr", "--out"):
+    for expected in (
+        "model.activation was 'relu' and is now 'tanh'",
+        "seed was 0 and is now 3",
+        "optimizer.lr",
+        "--out",
+    ):
         assert expected in str(error.value)
     assert read_config(tmp_path / "run" / "config.json")[1] == experiment
 

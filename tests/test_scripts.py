@@ -38,7 +38,8 @@ def workplace(digits, tmp_path_factory):
     """A folder with a short finished run and an image."""
     folder = tmp_path_factory.mktemp("workplace")
     done = call(
-        "train.py", "lenet_mini", "--data.source", "mnist", "--data.dir", digits, "--train.epochs", 2, "--out", "runs/done",
+        "train.py", "lenet_mini", "--data.source", "mnist", "--data.dir", digits, "--train.epochs", 2,
+        "--out", "runs/done",
         cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -50,8 +51,8 @@ def workplace(digits, tmp_path_factory):
 
 def test_a_training_prints_its_epochs_its_table_and_its_folder(digits, tmp_path):
     done = call(
-        "train.py", "lenet_mini", "--data.source", "mnist", "--data.dir", digits, "--train.epochs", 1, "--platform", "cpu",
-        cwd=tmp_path,
+        "train.py", "lenet_mini", "--data.source", "mnist", "--data.dir", digits, "--train.epochs", 1,
+        "--platform", "cpu", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -116,7 +117,14 @@ def test_an_experiment_file_of_ones_own(workplace, digits):
         (["train.py", "--help"], ["lenet_mini", "lenet_fashion", "usage: python scripts/train.py EXPERIMENT"]),
         (
             ["train.py", "lenet_fashion", "--help"],
-            ["--optimizer.lr FLOAT", "--model.activation", "(default: 0.002)", "--platform", "--train.epochs INT", "--model"],
+            [
+                "--optimizer.lr FLOAT",
+                "--model.activation",
+                "(default: 0.002)",
+                "--platform",
+                "--train.epochs INT",
+                "--model",
+            ],
         ),
         (["evaluate.py", "--help"], ["RUN", "--split"]),
         (["predict.py", "--help"], ["IMAGE", "--top INT"]),
@@ -261,8 +269,8 @@ def test_killed_at_random_steps_and_started_again_it_ends_with_the_same_bits(tmp
     assert "continuing after epoch" in done.stdout or kills < 3
     assert figures(tmp_path / "whole") == figures(tmp_path / "killed")
     assert [row["epoch"] for row in figures(tmp_path / "killed")] == list(range(1, EPOCHS + 1))
-    experiment_params = [load(tmp_path / name).variables for name in ("whole", "killed")]
-    for a, b in zip(*map(lambda v: list(leaves_by_path(v.params).items()), experiment_params), strict=True):
+    both = [load(tmp_path / name).variables for name in ("whole", "killed")]
+    for a, b in zip(*(leaves_by_path(v.params).items() for v in both), strict=True):
         assert np.array_equal(a[1], b[1]), a[0]
     assert newest_state(tmp_path / "whole")[:2] == newest_state(tmp_path / "killed")[:2]
     last = [checkpoint.newest_good(tmp_path / name / "checkpoints")[0] for name in ("whole", "killed")]

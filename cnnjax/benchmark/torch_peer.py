@@ -15,7 +15,18 @@ os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
 import torch
 from torch import nn
 
-from cnnjax.benchmark import LEARNING_RATE, MEAN, STD, WARM_UP_STEPS, Timing, Work, check_parameters, made_up, serve, time_epochs
+from cnnjax.benchmark import (
+    LEARNING_RATE,
+    MEAN,
+    STD,
+    WARM_UP_STEPS,
+    Timing,
+    Work,
+    check_parameters,
+    made_up,
+    serve,
+    time_epochs,
+)
 from cnnjax.errors import UserError
 
 VARIANTS = {

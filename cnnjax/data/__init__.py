@@ -20,7 +20,9 @@ def load(config: Data) -> Dataset:
     parts = source.load(config.dir)
     for part, split in parts.items():
         if (highest := split.labels.max()) >= len(source.classes):
-            raise UserError(f"{name}: the {part} labels go up to {highest}, and there are {len(source.classes)} classes")
+            raise UserError(
+                f"{name}: the {part} labels go up to {highest}, and there are {len(source.classes)} classes"
+            )
     full, test = parts["train"], parts["test"]
     if full.images.shape[1:] != test.images.shape[1:]:
         raise UserError(

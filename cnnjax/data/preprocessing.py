@@ -32,11 +32,11 @@ class Preprocessing(Fields):
         return len(self.mean)
 
 
-def normalize(preprocessing: Preprocessing, images: jax.Array) -> jax.Array:
+def normalize(preprocessing: Preprocessing, images: jax.Array | np.ndarray) -> jax.Array:
     """Map uint8 [N, H, W, C] to float32: ``(images / 255 - mean) / std``."""
     mean = jnp.asarray(preprocessing.mean, jnp.float32).reshape(1, 1, 1, -1)
     std = jnp.asarray(preprocessing.std, jnp.float32).reshape(1, 1, 1, -1)
-    return (images.astype(jnp.float32) / jnp.float32(255) - mean) / std
+    return (jnp.asarray(images).astype(jnp.float32) / jnp.float32(255) - mean) / std
 
 
 def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:
@@ -53,5 +53,7 @@ def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"there is no image file {path}; check the path") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}); give a PNG, JPEG or another common format") from error
+        raise UserError(
+            f"{path} cannot be read as an image ({error}); give a PNG, JPEG or another common format"
+        ) from error
     return pixels.reshape(preprocessing.height, preprocessing.width, preprocessing.channels)

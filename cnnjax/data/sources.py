@@ -56,7 +56,7 @@ def idx_loader(name: str, *usual_places: str) -> Callable[[str | None], dict[str
 
 
 def search_places(name: str, folder: str | None, *usual_places: str) -> list[Path]:
-    """Return the folders to look in: the user's own alone where one is given, else $CNNJAX_DATA and the usual places."""
+    """Return the folders to look in: the user's alone where one is given, else $CNNJAX_DATA and the usual places."""
     if folder is not None:
         roots = [Path(folder)]
     else:
@@ -70,7 +70,9 @@ def read_split(folder: Path, part: str) -> Split:
     assert image_file and label_file
     images, labels = read_idx(image_file, axes=3), read_idx(label_file, axes=1)
     if len(images) != len(labels):
-        raise UserError(f"{image_file} holds {len(images):,} images and {label_file} {len(labels):,} labels; get both again")
+        raise UserError(
+            f"{image_file} holds {len(images):,} images and {label_file} {len(labels):,} labels; get both again"
+        )
     if not images.size:
         raise UserError(f"{image_file} holds no pixels {list(images.shape)}; get the file again")
     return Split(images[..., None], labels.astype(np.int32))

@@ -17,7 +17,12 @@ EXAMPLES = 32
 
 
 def write(
-    name: str, experiment: Experiment, dataset: Dataset, variables: Variables, folder: RunFolder, results: dict[str, Any]
+    name: str,
+    experiment: Experiment,
+    dataset: Dataset,
+    variables: Variables,
+    folder: RunFolder,
+    results: dict[str, Any],
 ) -> None:
     """Draw curves, confusion, mistakes, filters and examples as PNG, and write report.html, which holds them all."""
     arch, preprocessing, test = experiment.model, dataset.preprocessing, dataset.test

@@ -27,7 +27,12 @@ CAPTIONS = {
 
 
 def write(
-    folder: Path, name: str, experiment: Experiment, results: dict[str, Any], rows: list[dict[str, Any]], images: list[str]
+    folder: Path,
+    name: str,
+    experiment: Experiment,
+    results: dict[str, Any],
+    rows: list[dict[str, Any]],
+    images: list[str],
 ) -> None:
     """Write the page from the run's figures and the pictures in its folder."""
     figures = [
@@ -54,7 +59,9 @@ def write(
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(name)}</title><style>{STYLE}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n"
+        f"<title>{html.escape(name)}</title><style>{STYLE}</style></head><body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
     )
     write_bytes(folder / "report.html", page.encode())
 

@@ -35,7 +35,7 @@ def to_device(split: Split) -> DeviceSplit:
 
 
 def padded_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (indices int32 [B], mask bool [B]) that cover ``range(count)`` once; the last batch is filled up, masked."""
+    """Yield (indices int32 [B], mask bool [B]) that cover ``range(count)`` once; the last batch is filled up."""
     batch_size = min(batch_size, count)
     for start in range(0, count, batch_size):
         indices = np.arange(start, start + batch_size, dtype=np.int32)
@@ -53,7 +53,12 @@ def label_ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("arch", "preprocessing"))
 def eval_step(
-    arch: Arch, preprocessing: Preprocessing, variables: Variables, data: DeviceSplit, indices: jax.Array, mask: jax.Array
+    arch: Arch,
+    preprocessing: Preprocessing,
+    variables: Variables,
+    data: DeviceSplit,
+    indices: jax.Array,
+    mask: jax.Array,
 ) -> EvalSums:
     """Return the sums over the images at ``indices`` [B] where ``mask`` [B] holds."""
     labels = data.labels[indices]

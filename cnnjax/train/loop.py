@@ -1,4 +1,4 @@
-"""The fit loop: epochs of train steps, an evaluation and a checkpoint after each, until the last epoch or the patience."""
+"""The fit loop: epochs of train steps, with an evaluation and a checkpoint after each."""
 
 import math
 import time
@@ -17,7 +17,15 @@ from cnnjax.run_folder import RunFolder
 from cnnjax.train import early_stopping
 from cnnjax.train.early_stopping import Standing
 from cnnjax.train.evaluation import evaluate, to_device
-from cnnjax.train.step import Tally, TrainState, init_state, make_dispatch, make_train_step, step_key, steps_per_dispatch
+from cnnjax.train.step import (
+    Tally,
+    TrainState,
+    init_state,
+    make_dispatch,
+    make_train_step,
+    step_key,
+    steps_per_dispatch,
+)
 from cnnjax.trained import restore_variables
 
 IN_FLIGHT = 8
@@ -124,9 +132,7 @@ def count_steps(experiment: Experiment, dataset: Dataset) -> int:
     return count // batch_size
 
 
-def _resume(
-    fresh: TrainState, dataset: Dataset, folder: RunFolder, progress: Progress
-) -> tuple[TrainState, Standing]:
+def _resume(fresh: TrainState, dataset: Dataset, folder: RunFolder, progress: Progress) -> tuple[TrainState, Standing]:
     """Return the newest good checkpoint's state, or the fresh one where there is none."""
     found, notices = checkpoint.newest_good(folder.checkpoints)
     for notice in notices:
@@ -150,7 +156,12 @@ def _training_item(state: TrainState) -> dict[str, Any]:
 
 
 def _save(
-    folder: RunFolder, state: TrainState, experiment: Experiment, dataset: Dataset, standing: Standing, row: dict[str, Any]
+    folder: RunFolder,
+    state: TrainState,
+    experiment: Experiment,
+    dataset: Dataset,
+    standing: Standing,
+    row: dict[str, Any],
 ) -> None:
     items = {"variables": state.variables._asdict(), "training": _training_item(state)}
     info = {
@@ -179,7 +190,7 @@ class _Watch:
         if len(self.in_flight) > IN_FLIGHT:
             jax.block_until_ready(self.in_flight[0])
         newest = None
-        while self.in_flight and self.in_flight[0][1].loss.is_ready():
+        while self.in_flight and _is_ready(self.in_flight[0][1].loss):
             newest = self.in_flight.popleft()
         if newest and time.perf_counter() - self.last_look > SECONDS_BETWEEN_LOOKS:
             self.last_look = time.perf_counter()
@@ -187,6 +198,10 @@ class _Watch:
             _check_finite(tally, self.epoch, self.schedule)
             images = int(tally.images)
             self.progress.step(self.epoch, step, float(tally.loss) / images, int(tally.correct) / images)
+
+
+def _is_ready(array: Any) -> bool:
+    return array.is_ready()  # a method of every array of jax's that its type does not declare
 
 
 def _check_finite(tally: Tally, epoch: int, schedule: ScheduleFn) -> None:
@@ -208,7 +223,9 @@ def _diverged(what: str, epoch: int, step: int, schedule: ScheduleFn) -> Diverge
     )
 
 
-def _row(epoch: int, step: int, lr: float, tally: Tally, validation: dict[str, float], seconds: float) -> dict[str, Any]:
+def _row(
+    epoch: int, step: int, lr: float, tally: Tally, validation: dict[str, float], seconds: float
+) -> dict[str, Any]:
     images = int(tally.images)
     return {
         "epoch": epoch,

@@ -54,12 +54,12 @@ def init_state(arch: Arch, optimizer: optax.GradientTransformation, seed: int) -
 
 
 def step_key(seed: int) -> jax.Array:
-    """Return the key that each step folds its number into, so that a resumed run draws what an uninterrupted one would."""
+    """Return the key that each step folds its number into; a resumed run draws what an uninterrupted one would."""
     return jax.random.fold_in(jax.random.key(seed), STEP_STREAM)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
-    """Return the cross-entropy [N] in nats against labels smoothed over all classes (Szegedy et al. 2016, section 7)."""
+    """Return the cross-entropy [N] in nats against labels smoothed over all classes (Szegedy 2016, section 7)."""
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), smoothing)
     return optax.softmax_cross_entropy(logits, targets)
 

@@ -14,9 +14,7 @@ def follow(config, losses, metric="loss"):
     return standing, stopped_after
 
 
-@pytest.mark.parametrize(
-    ("patience", "expected"), [(None, None), (0, 4), (1, 4), (2, 5), (3, None)]
-)
+@pytest.mark.parametrize(("patience", "expected"), [(None, None), (0, 4), (1, 4), (2, 5), (3, None)])
 def test_patience_counts_epochs_without_an_improvement(patience, expected):
     assert follow(EarlyStopping(patience=patience), [5, 4, 3, 3.5, 3.2, 2])[1] == expected
 

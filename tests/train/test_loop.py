@@ -30,7 +30,9 @@ def last_params(folder, experiment):
 
 def figures(rows):
     """Return the rows without what depends on the clock."""
-    return [{name: value for name, value in row.items() if name not in ("seconds", "images_per_second")} for row in rows]
+    return [
+        {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")} for row in rows
+    ]
 
 
 def test_it_learns_and_writes_one_row_an_epoch(experiment, tmp_path, progress):
