@@ -12,15 +12,16 @@ PLATFORM ?= cpu
 EXPERIMENT ?= lenet_mini
 ARGS ?=
 
-# Where make runs in a folder without python3's venv or in one that was moved, the stamp is missing or wrong and the
-# environment is made again.
-STAMP := $(VENV)/installed-$(PLATFORM)
+# An environment knows the folder it was made for; in a copy or after a move the stamp has another name, and it is made
+# anew.
+STAMP := $(VENV)/installed-$(shell echo '$(CURDIR)' | cksum | cut -d ' ' -f 1)
+PLATFORM_STAMP := $(if $(filter cpu,$(PLATFORM)),$(STAMP),$(STAMP)-$(PLATFORM))
 JAX = $(shell sed -n 's/^jax==\([0-9.]*\).*/\1/p' requirements.lock)
 BACKEND = $(if $(filter cuda,$(PLATFORM)),cuda13,$(PLATFORM))
 
 .PHONY: train test check lock env clean
 
-train: $(STAMP)
+train: $(PLATFORM_STAMP)
 	$(VENV)/bin/python scripts/train.py $(EXPERIMENT) $(ARGS)
 
 test: $(STAMP)
@@ -31,7 +32,7 @@ check: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-env: $(STAMP)
+env: $(PLATFORM_STAMP)
 
 # The lock pins every package by hash; ours goes in without its dependencies, which the lock has brought, and without a
 # build environment of its own, since the lock brings the build backend too.
@@ -43,7 +44,10 @@ $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --require-hashes --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	$(if $(filter-out cpu,$(PLATFORM)),$(VENV)/bin/python -m pip install --quiet "jax[$(BACKEND)]==$(JAX)")
+	@touch $@
+
+$(STAMP)-%: $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet "jax[$(BACKEND)]==$(JAX)"
 	@touch $@
 
 lock:

@@ -15,7 +15,7 @@ from cnnjax.errors import Interrupted, UserError
 from cnnjax.progress import TerminalProgress
 from cnnjax.run_folder import RunFolder, environment
 from cnnjax.train.evaluation import evaluate, to_device
-from cnnjax.train.loop import Outcome, count_steps, fit
+from cnnjax.train.loop import Outcome, fit, plan
 from cnnjax.train.step import steps_per_dispatch
 
 PARTS = ("train", "validation", "test")
@@ -40,14 +40,15 @@ def run(this: Run, console: Console, resume: Literal["auto", "never"] = "auto") 
     if resume == "never" and (this.folder / "config.json").exists():
         raise UserError(f"{this.folder} holds a run and --resume is never; choose another folder with --out")
     dataset = data.load(this.experiment.data)
-    steps_per_epoch = count_steps(this.experiment, dataset)  # checked before a folder is made
+    steps_per_epoch, _ = plan(this.experiment, dataset)  # checked before a folder is made
     folder.start(this.name, this.experiment)
     if folder.finished:
         console.print(f"{this.folder} is finished already; another --seed or --out makes another run", soft_wrap=True)
         results = folder.read_results()
     else:
-        folder.record_environment(environment(lowering(steps_per_epoch)) | {"data": _data_record(dataset)})
+        folder.record_environment(environment(lowering(steps_per_epoch)) | {"data": dataset.record()})
         outcome = _fit(this, dataset, folder, console)
+        console.print("judging the best parameters, drawing the report ...", highlight=False)
         results = _judge(this.experiment, dataset, outcome, folder)
         report.write(this.name, this.experiment, dataset, outcome.variables, folder, results)
         folder.write_results(results)
@@ -91,7 +92,7 @@ def _judge(experiment: Experiment, dataset: Dataset, outcome: Outcome, folder: R
     """Return the figures of the best parameters on all three parts, and how long it took over all starts."""
     rows = folder.read_metrics()
     seconds = sum(row["seconds"] for row in rows)
-    images = len(rows) * count_steps(experiment, dataset) * experiment.train.batch_size
+    images = len(rows) * plan(experiment, dataset)[0] * experiment.train.batch_size
     results: dict[str, Any] = {
         "epochs": outcome.epochs,
         "stopped_early": outcome.stopped_early,
@@ -105,7 +106,3 @@ def _judge(experiment: Experiment, dataset: Dataset, outcome: Outcome, folder: R
         found = evaluate(experiment.model, dataset.preprocessing, outcome.variables, to_device(split), batch_size)
         results[part] = {**found, "images": len(split.labels)}
     return results
-
-
-def _data_record(dataset: Dataset) -> dict[str, str]:
-    return {"name": dataset.name, "content_hash": dataset.content_hash, "split_hash": dataset.split_hash}

@@ -157,6 +157,7 @@ BAD = [
     (["train.py", "lenet_mini", "--data.validation", "1"], "data.validation is 1.0; it must be between 0 and 1"),
     (["train.py", "lenet_mini", "--data.source", "fashion_mnst"], "unknown data source 'fashion_mnst'; did you mean"),
     (["train.py", "lenet_mini", "--model.input-size", "32"], "are 28x28x1 and the network takes 32x32x1"),
+    (["train.py", "lenet_mini", "--schedule.name", "warmup_cosine", "--schedule.warmup", "30ep"], "it must be shorter"),
     (["train.py", "lenet_mini", "--seed"], "--seed"),
     (["train.py", "lenet_mini", "--platform", "cdua"], "unknown value 'cdua'; did you mean 'cuda'"),
     (["train.py", "lenet_mini", "--out", "text.png"], "text.png"),
@@ -250,7 +251,7 @@ def lines(folder) -> int:
 
 @pytest.mark.slow
 def test_killed_at_random_steps_and_started_again_it_ends_with_the_same_bits(tmp_path):
-    digits = write_digits(tmp_path / "digits", train=6000)
+    digits = write_digits(tmp_path / "digits", train=3000)
     arguments = ("train.py", *LONG, "--data.dir", digits, "--early-stopping.patience", "None")
     assert call(*arguments, "--out", "whole", cwd=tmp_path).returncode == 0
     rng = random.Random(os.getpid())

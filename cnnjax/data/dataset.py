@@ -42,6 +42,10 @@ class Dataset:
         """Return the part called train, validation or test."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
+    def record(self) -> dict[str, str]:
+        """Return what tells this data set and its division from any other, for a run's files."""
+        return {"name": self.name, "content_hash": self.content_hash, "split_hash": self.split_hash}
+
 
 def content_hash(*splits: Split) -> str:
     """Return the sha256 of the splits' shapes, images and labels."""

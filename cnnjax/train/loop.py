@@ -66,8 +66,7 @@ def fit(experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: P
         UserError: the config does not fit the data, or the folder's checkpoints are not of this run.
     """
     arch, config = experiment.model, experiment.train
-    steps_per_epoch = count_steps(experiment, dataset)
-    schedule = make_schedule(experiment.schedule, experiment.optimizer.lr, steps_per_epoch, config.epochs)
+    steps_per_epoch, schedule = plan(experiment, dataset)
     optimizer = make_optimizer(experiment.optimizer, schedule)
     train_step = make_train_step(arch, optimizer, dataset.preprocessing, config.label_smoothing)
     dispatch = make_dispatch(train_step, config.batch_size, steps_per_epoch)
@@ -111,8 +110,8 @@ def fit(experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: P
     )
 
 
-def count_steps(experiment: Experiment, dataset: Dataset) -> int:
-    """Return the steps in an epoch, after checking that the network, the batch and the data fit together."""
+def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, ScheduleFn]:
+    """Return the steps in an epoch and the schedule; refuse a network, batch or schedule that does not fit the data."""
     arch, batch_size, count = experiment.model, experiment.train.batch_size, len(dataset.train.labels)
     shape = dataset.train.images.shape[1:]
     if shape != arch.image_shape:
@@ -129,7 +128,8 @@ def count_steps(experiment: Experiment, dataset: Dataset) -> int:
         raise UserError(
             f"train.batch_size is {batch_size} and there are {count} training images; it must be {count} or less"
         )
-    return count // batch_size
+    steps = count // batch_size
+    return steps, make_schedule(experiment.schedule, experiment.optimizer.lr, steps, experiment.train.epochs)
 
 
 def _resume(fresh: TrainState, dataset: Dataset, folder: RunFolder, progress: Progress) -> tuple[TrainState, Standing]:
@@ -169,7 +169,7 @@ def _save(
         "model": experiment.model.to_dict(),
         "classes": list(dataset.classes),
         "preprocessing": dataset.preprocessing.to_dict(),
-        "data": {"name": dataset.name, "content_hash": dataset.content_hash, "split_hash": dataset.split_hash},
+        "data": dataset.record(),
         "early_stopping": standing.to_dict(),
         "metrics": row,
     }
