@@ -1,10 +1,10 @@
 """The dense baseline on the full Fashion-MNIST: what is reached without looking at neighbourhoods.
 
 Command:  python scripts/train.py mlp_fashion --data.dir DIR
-Shows:    the score a convolutional network has to beat
+Shows:    what a network without convolutions reaches
 Device:   any; 2 CPU cores suffice
-Time:     TIME
-Expected: EXPECTED
+Time:     5 s of training on 2 CPU cores
+Expected: 89.0 % test top-1 after 16 epochs (stopped early), as much as the classic LeNet-5 of lenet_fashion
 """
 
 from cnnjax import create
