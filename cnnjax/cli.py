@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from cnnjax.errors import CnnjaxError, UserError, choose
+from cnnjax.errors import CnnjaxError, Interrupted, UserError, choose
 
 T = TypeVar("T")
 Platform = Literal["auto", "cpu", "cuda", "tpu"]
@@ -85,8 +85,9 @@ def main(script: Callable[[list[str]], Any]) -> NoReturn:
     except CnnjaxError as error:
         _explain(error, str(error), debug)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(1)
+    except KeyboardInterrupt as error:
+        _explain(error, "interrupted", debug)
+        sys.exit(Interrupted.exit_code)
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -11,7 +11,8 @@ from rich.table import Table
 from cnnjax import data, report
 from cnnjax.config import Experiment
 from cnnjax.data import Dataset
-from cnnjax.errors import Interrupted, UserError
+from cnnjax.errors import UserError
+from cnnjax.interrupt import deferred_signals
 from cnnjax.progress import TerminalProgress
 from cnnjax.run_folder import RunFolder, environment
 from cnnjax.train.evaluation import evaluate, to_device
@@ -34,7 +35,7 @@ def run(this: Run, console: Console, resume: Literal["auto", "never"] = "auto") 
     """Train, or continue, or say that it is finished; return the results, which are also in results.json.
 
     Raises:
-        UserError: the config does not fit the data or the folder; Diverged; Interrupted (Ctrl-C).
+        UserError: the config does not fit the data or the folder; Diverged; Interrupted (Ctrl-C or SIGTERM).
     """
     folder = RunFolder(this.folder)
     if resume == "never" and (this.folder / "config.json").exists():
@@ -80,10 +81,10 @@ def results_table(name: str, results: dict[str, Any]) -> Table:
 
 def _fit(this: Run, dataset: Dataset, folder: RunFolder, console: Console) -> Outcome:
     progress = TerminalProgress(console)
+    message = f"interrupted; the same command continues {this.folder} after its last saved epoch"
     try:
-        return fit(this.experiment, dataset, folder, progress)
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; the same command continues {this.folder} after its last saved epoch") from None
+        with deferred_signals(message) as poll:
+            return fit(this.experiment, dataset, folder, progress, poll)
     finally:
         progress.close()
 

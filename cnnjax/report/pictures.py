@@ -32,7 +32,7 @@ def curves(rows: list[dict[str, Any]], best_epoch: int) -> Figure:
         for part, color in COLORS.items():
             axes.plot(epochs, [scale * row[f"{part}_{name}"] for row in rows], color=color, marker=".", label=part)
         best = scale * rows[best_epoch - 1][f"validation_{name}"]
-        label = f"epoch {best_epoch}, the best: {best:.4g}"
+        label = f"epoch {best_epoch}, the best: " + (f"{best:.4f}" if name == "loss" else f"{best:.2f} %")
         axes.plot(best_epoch, best, "o", color=COLORS["validation"], markersize=9, fillstyle="none", label=label)
         axes.set(xlabel="epoch", ylabel="cross-entropy (nats)" if name == "loss" else "top-1 (%)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -3,6 +3,7 @@
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -53,13 +54,16 @@ class Outcome(NamedTuple):
     """The best parameters by validation."""
 
 
-def fit(experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: Progress) -> Outcome:
+def fit(
+    experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: Progress,
+    poll: Callable[[], None] = lambda: None,
+) -> Outcome:  # fmt: skip
     """Train from the newest good checkpoint in ``folder``, or from the start, to the end.
 
     Contract of the loop, not to be reordered: an epoch's steps; its evaluation; its line of metrics; its checkpoint;
     only then the next epoch. Killed anywhere and called again, it ends with the same bits as if it had never stopped:
     the order of the images is a function of (seed, epoch), all other chance of (seed, step), and everything else that
-    training changes lies in the checkpoint.
+    training changes lies in the checkpoint. ``poll`` is called between steps, so that a caller can interrupt there.
 
     Raises:
         Diverged: a loss was NaN or infinite; the last good checkpoint stays.
@@ -88,12 +92,13 @@ def fit(experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: P
             steps = min(chunk, steps_per_epoch - first)
             state, tally = dispatch(state, train, order, key, steps=steps)
             watch.add(first + steps, tally)
+            poll()
         tally = jax.device_get(state.tally)
         seconds = time.perf_counter() - started
         step = epoch * steps_per_epoch
         _check_finite(tally, epoch, schedule)
 
-        found = evaluate(arch, dataset.preprocessing, state.variables, validation, config.eval_batch_size)
+        found = evaluate(arch, dataset.preprocessing, state.variables, validation, config.eval_batch_size, poll)
         _check_validation(found["loss"], epoch, step, schedule)
         row = _row(epoch, step, float(schedule(step - 1)), tally, found, seconds)
         standing = early_stopping.update(experiment.early_stopping, standing, step, found)
