@@ -8,10 +8,11 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from cnnjax import data, report
+from cnnjax import data, report, trained
 from cnnjax.config import Experiment
 from cnnjax.data import Dataset
 from cnnjax.errors import UserError
+from cnnjax.functional import Variables
 from cnnjax.interrupt import deferred_signals
 from cnnjax.progress import TerminalProgress
 from cnnjax.run_folder import RunFolder, environment
@@ -50,8 +51,9 @@ def run(this: Run, console: Console, resume: Literal["auto", "never"] = "auto") 
         folder.record_environment(environment(lowering(steps_per_epoch)) | {"data": dataset.record()})
         outcome = _fit(this, dataset, folder, console)
         console.print("judging the best parameters, drawing the report ...", highlight=False)
-        results = _judge(this.experiment, dataset, outcome, folder)
-        report.write(this.name, this.experiment, dataset, outcome.variables, folder, results)
+        variables = trained.load(this.folder).variables
+        results = _judge(this.experiment, dataset, outcome, variables, folder)
+        report.write(this.name, this.experiment, dataset, variables, folder, results)
         folder.write_results(results)
     console.print(results_table(this.name, results))
     console.print(f"results: {this.folder}/   open {this.folder}/report.html", highlight=False, soft_wrap=True)
@@ -89,7 +91,9 @@ def _fit(this: Run, dataset: Dataset, folder: RunFolder, console: Console) -> Ou
         progress.close()
 
 
-def _judge(experiment: Experiment, dataset: Dataset, outcome: Outcome, folder: RunFolder) -> dict[str, Any]:
+def _judge(
+    experiment: Experiment, dataset: Dataset, outcome: Outcome, variables: Variables, folder: RunFolder
+) -> dict[str, Any]:
     """Return the figures of the best parameters on all three parts, and how long it took over all starts."""
     rows = folder.read_metrics()
     seconds = sum(row["seconds"] for row in rows)
@@ -104,6 +108,6 @@ def _judge(experiment: Experiment, dataset: Dataset, outcome: Outcome, folder: R
     for part in PARTS:
         split = dataset.part(part)
         batch_size = experiment.train.eval_batch_size
-        found = evaluate(experiment.model, dataset.preprocessing, outcome.variables, to_device(split), batch_size)
+        found = evaluate(experiment.model, dataset.preprocessing, variables, to_device(split), batch_size)
         results[part] = {**found, "images": len(split.labels)}
     return results

@@ -44,11 +44,6 @@ class Trained:
         return np.stack([read_image(path, self.preprocessing) for path in paths])
 
 
-def restore_variables(found: checkpoint.Checkpoint, arch: Arch) -> Variables:
-    """Return the parameters and batch statistics in a checkpoint."""
-    return Variables(**checkpoint.restore(found, "variables", abstract_variables(arch)._asdict()))
-
-
 def load(run: Path) -> Trained:
     """Load the best parameters of a run.
 
@@ -62,7 +57,7 @@ def load(run: Path) -> Trained:
     arch = models.from_dict(found.info["model"])
     return Trained(
         arch=arch,
-        variables=restore_variables(found, arch),
+        variables=Variables(**checkpoint.restore(found, "variables", abstract_variables(arch)._asdict())),
         classes=tuple(found.info["classes"]),
         preprocessing=Preprocessing.from_dict(found.info["preprocessing"], "preprocessing"),
         checkpoint=found.path,

@@ -12,7 +12,6 @@ from cnnjax import checkpoint
 from cnnjax.config import Experiment
 from cnnjax.data import Dataset, epoch_order
 from cnnjax.errors import Diverged, UserError
-from cnnjax.functional import Variables
 from cnnjax.optim import ScheduleFn, make_optimizer, make_schedule
 from cnnjax.run_folder import RunFolder
 from cnnjax.train import early_stopping
@@ -27,7 +26,6 @@ from cnnjax.train.step import (
     step_key,
     steps_per_dispatch,
 )
-from cnnjax.trained import restore_variables
 
 IN_FLIGHT = 8
 """Dispatches that may be queued on the device before the host waits for the oldest."""
@@ -50,15 +48,13 @@ class Outcome(NamedTuple):
     epochs: int
     stopped_early: bool
     best_epoch: int
-    variables: Variables
-    """The best parameters by validation."""
 
 
 def fit(
     experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: Progress,
     poll: Callable[[], None] = lambda: None,
 ) -> Outcome:  # fmt: skip
-    """Train from the newest good checkpoint in ``folder``, or from the start, to the end.
+    """Train from the newest good checkpoint in ``folder``, or from the start, to the end; the best one stays there.
 
     Contract of the loop, not to be reordered: an epoch's steps; its evaluation; its line of metrics; its checkpoint;
     only then the next epoch. Killed anywhere and called again, it ends with the same bits as if it had never stopped:
@@ -111,7 +107,6 @@ def fit(
         epochs=epoch,
         stopped_early=epoch < config.epochs,
         best_epoch=standing.best_step // steps_per_epoch,
-        variables=restore_variables(checkpoint.best(folder.checkpoints), arch),
     )
 
 
