@@ -285,10 +285,13 @@ def test_an_interrupt_leaves_one_sentence_and_exit_code_1(tmp_path, sent):
     process = subprocess.Popen(
         command(*arguments, "--out", "run"), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    while lines(tmp_path / "run") < 1:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(sent)
-    _, told = process.communicate(timeout=60)
+    try:
+        while lines(tmp_path / "run") < 1:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(sent)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 1
     assert told == "error: interrupted; the same command continues run after its last saved epoch\n"
