@@ -1,8 +1,24 @@
 """A functional research codebase for convolutional image classifiers in JAX."""
 
-from cnnjax.functional import Variables, apply, features, init
-from cnnjax.models import create, list_models
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cnnjax.functional import Variables, apply, features, init
+    from cnnjax.models import create, list_models
 
 __version__ = "0.1.0"
 
 __all__ = ["Variables", "apply", "create", "features", "init", "list_models"]
+
+_HOMES = {
+    "Variables": "functional", "apply": "functional", "features": "functional", "init": "functional",
+    "create": "models", "list_models": "models",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for, so that a script's --help need not wait for JAX."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cnnjax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"cnnjax.{_HOMES[name]}"), name)

@@ -83,7 +83,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{path} is not a checkpoint: its name must be step-NNNNNNNN")
     manifest = read_json(path / "manifest.json")
     found = {str(p.relative_to(path)) for p in _files(path)} - {"manifest.json"}
-    if not isinstance(manifest, dict) or (path / "manifest.json").read_bytes() != json_bytes(manifest):
+    try:
+        as_written = isinstance(manifest, dict) and (path / "manifest.json").read_bytes() == json_bytes(manifest)
+    except ValueError:  # NaN, or text that is no Unicode
+        as_written = False
+    if not as_written:
         raise UserError(f"checkpoint {path} is damaged: manifest.json is not as it was written")
     if set(manifest) != found:
         raise UserError(f"checkpoint {path} is damaged: its files are not those of its manifest")
@@ -128,15 +132,33 @@ def newest_good(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 def best(folder: Path) -> Checkpoint:
     """Return the best checkpoint by validation; of a folder that was not trained here, its newest.
 
+    The newest undamaged one tells which is the best. Nothing is renamed.
+
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is no checkpoint, all are damaged, or the best one is.
     """
-    paths = list_paths(folder)
-    if not paths:
-        raise UserError(f"{folder} holds no checkpoint; give the folder of a run that has saved at least one")
-    newest = open_checkpoint(paths[-1])
-    step = newest.info.get("early_stopping", {}).get("best_step", newest.step)
-    return newest if step == newest.step else open_checkpoint(folder / f"step-{step:08d}")
+    problem = UserError(f"{folder} holds no checkpoint; give the folder of a run that has saved at least one")
+    for path in reversed(list_paths(folder)):
+        try:
+            newest = open_checkpoint(path)
+        except NewerFormat:
+            raise
+        except UserError as error:
+            problem = error
+            continue
+        step = newest.info.get("early_stopping", {}).get("best_step", newest.step)
+        return newest if step == newest.step else _open_best(folder / f"step-{step:08d}")
+    raise problem
+
+
+def _open_best(path: Path) -> Checkpoint:
+    advice = "bring it back from a copy, or train anew with another --out"
+    if not path.is_dir():
+        raise UserError(f"the best checkpoint, {path}, is missing; {advice}")
+    try:
+        return open_checkpoint(path)
+    except UserError as error:
+        raise UserError(f"{error}; it is the best one: {advice}") from error
 
 
 def prune(folder: Path, keep: int, best_step: int) -> None:

@@ -81,26 +81,34 @@ def main(script: Callable[[list[str]], Any]) -> NoReturn:
     debug = "--debug" in arguments
     try:
         script(arguments)
-        sys.exit(0)
     except CnnjaxError as error:
         _explain(error, str(error), debug)
-        sys.exit(error.exit_code)
+        _leave(error.exit_code)
     except KeyboardInterrupt as error:
         _explain(error, "interrupted", debug)
-        sys.exit(Interrupted.exit_code)
+        _leave(Interrupted.exit_code)
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         _explain(error, f"{place}{error.strerror or error}; check the path, its permissions and the space left", debug)
-        sys.exit(2)
+        _leave(UserError.exit_code)
+    sys.exit(0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process; after an interrupt at once, since a compilation in another thread may crash on the way out."""
+    if code != Interrupted.exit_code:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _explain(error: BaseException, sentence: str, debug: bool) -> None:
     if debug:
         traceback.print_exception(error)
-    print(f"error: {sentence}", file=sys.stderr)
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
 
 
 def use_platform(platform: Platform) -> None:
@@ -129,13 +137,13 @@ def list_experiments(folder: Path = EXPERIMENTS) -> dict[str, str]:
 
 
 def load_experiment(name: str) -> tuple[str, Any]:
-    """Return the name and the experiment of a published experiment, a Python file of one's own, or a config.json.
+    """Return the name and the experiment of a published experiment, a Python file of one's own, or a run.
 
-    A Python file is code and is run; a config.json is read as data.
+    A Python file is code and is run; a run's folder or its config.json is read as data.
     """
-    if name.startswith("-"):
-        raise UserError(f"the first argument is {name!r}; give the experiment first and its options after it")
     path = Path(name)
+    if (path / "config.json").is_file():
+        path = path / "config.json"
     if path.suffix == ".json":
         from cnnjax.run_folder import read_config
 
@@ -150,20 +158,36 @@ def load_experiment(name: str) -> tuple[str, Any]:
 
 def _run_file(path: Path) -> Any:
     from cnnjax.config import Experiment
+    from cnnjax.models import FAMILIES
 
     spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))  # as for any script: what lies beside it can be imported
     try:
         spec.loader.exec_module(module)
     except CnnjaxError as error:
         raise UserError(f"{path}: {error}") from error
-    except Exception as error:
-        raise UserError(f"{path} does not run: {type(error).__name__}: {error}; --debug shows where") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{path} does not run: {type(error).__name__}: {error} (--debug shows where)") from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
     experiment = getattr(module, "experiment", None)
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path} defines no experiment; it needs a line such as experiment = Experiment(model=...)")
+    if type(experiment.model) not in FAMILIES.values():
+        raise UserError(
+            f"{path}: its model is {experiment.model!r}; make it with create(...), or add its family to "
+            "cnnjax/models/__init__.py, so that the run can be opened again"
+        )
     return experiment
+
+
+def first(arguments: Sequence[str], what: str) -> str:
+    """Return the first argument, which must be no option."""
+    if arguments[0].startswith("-"):
+        raise UserError(f"the first argument is {arguments[0]!r}; give the {what} first and the options after it")
+    return arguments[0]
 
 
 def take_option(arguments: list[str], option: str) -> tuple[list[str], str | None]:

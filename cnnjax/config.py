@@ -12,6 +12,8 @@ from cnnjax.errors import UserError, require
 from cnnjax.fields import Fields
 
 ModelT = TypeVar("ModelT")
+MOST_STEPS = 2**31 - 1
+"""Steps are counted in 32 bits."""
 
 
 def in_steps(duration: str, steps_per_epoch: int, name: str = "duration") -> int:
@@ -19,7 +21,10 @@ def in_steps(duration: str, steps_per_epoch: int, name: str = "duration") -> int
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ep|st)", duration)
     if not match or (match[2] == "st" and "." in match[1]):
         raise UserError(f"{name} is {duration!r}; it must be epochs such as '5ep' or whole steps such as '1000st'")
-    return round(float(match[1]) * steps_per_epoch) if match[2] == "ep" else int(match[1])
+    steps = float(match[1]) * (steps_per_epoch if match[2] == "ep" else 1)
+    if steps > MOST_STEPS:
+        raise UserError(f"{name} is {duration!r}, more than the {MOST_STEPS:,} steps that a training can have")
+    return round(steps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +63,7 @@ class Optimizer(Fields):
     decay: float = 0.9
     """rmsprop: decay of the mean square, in [0, 1)."""
     eps: float = 1e-8
-    """adam, adamw and rmsprop: added to the denominator, greater than 0."""
+    """adam and adamw: added to the root of the mean square; rmsprop: added under the root; greater than 0."""
     weight_decay: float = 0.0
     """Decay of kernels, not of biases and norms; decoupled in adamw, added to the gradient in the others; 0 or more."""
     clip_norm: float | None = None

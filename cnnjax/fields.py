@@ -5,6 +5,7 @@ file by the same code.
 """
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -75,6 +76,8 @@ def describe(hint: Any) -> str:
         return " or ".join(describe(argument) for argument in arguments)
     if origin is tuple:
         return f"a list, each item {describe(arguments[0])}"
+    if isinstance(hint, typing.TypeVar):
+        return "a definition, such as create('lenet')"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "none"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
@@ -88,9 +91,10 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
     if isinstance(hint, typing.TypeVar):
-        return dataclasses.is_dataclass(value)
+        return isinstance(value, Fields)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        # A whole number beyond the largest float is none.
+        return isinstance(value, float) or (_fits(value, int) and abs(value) <= sys.float_info.max)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)

@@ -1,5 +1,6 @@
 """A trained network on one part of a data set: the tables of ``scripts/evaluate.py``."""
 
+from rich.console import Console
 from rich.table import Table
 
 from cnnjax.classification import Report, classification_report
@@ -15,6 +16,12 @@ def judge(network: Trained, dataset: Dataset, part: str) -> Report:
             f"the run tells apart {', '.join(network.classes)}, and {dataset.name} has {', '.join(dataset.classes)}; "
             "give data of the same classes with --data.source"
         )
+    same_images = network.data.get("content_hash") == dataset.content_hash
+    if part != "test" and same_images and network.data["split_hash"] != dataset.split_hash:
+        raise UserError(
+            f"the run divided its training images otherwise, so that some of this {part} part had another use; leave "
+            "data.validation and data.split_seed as the run has them"
+        )
     split = dataset.part(part)
     if split.images.shape[1:] != network.arch.image_shape:
         raise UserError(
@@ -24,10 +31,12 @@ def judge(network: Trained, dataset: Dataset, part: str) -> Report:
     return classification_report(network.logits(split.images), split.labels)
 
 
-def tables(network: Trained, dataset: Dataset, part: str) -> list[Table]:
-    """Return the table of the whole part and the table of its classes."""
+def print_report(network: Trained, dataset: Dataset, part: str, console: Console) -> None:
+    """Print the table of the whole part and the table of its classes."""
     report = judge(network, dataset, part)
-    whole = Table(title=f"{dataset.name}, {part}: {report.images:,} images\n{network.checkpoint}")
+    told = f"{dataset.name}, {part}: {report.images:,} images; parameters of {network.checkpoint}"
+    console.print(told, highlight=False, soft_wrap=True)
+    whole = Table()
     figures = {
         "loss": f"{report.loss:.4f}",
         "top-1": _percent(report.top1),
@@ -37,12 +46,13 @@ def tables(network: Trained, dataset: Dataset, part: str) -> list[Table]:
     for name in figures:
         whole.add_column(name, justify="right")
     whole.add_row(*figures.values())
+    console.print(whole)
     classes = Table()
     for name in ("class", "precision", "recall", "F1", "images"):
         classes.add_column(name, justify="left" if name == "class" else "right")
     for name, precision, recall, f1, support in zip(network.classes, *report.per_class, strict=True):
         classes.add_row(name, _percent(precision), _percent(recall), _percent(f1), f"{int(support):,}")
-    return [whole, classes]
+    console.print(classes)
 
 
 def _percent(share: float) -> str:

@@ -8,7 +8,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from cnnjax import data, report, trained
+from cnnjax import checkpoint, data, report, trained
 from cnnjax.config import Experiment
 from cnnjax.data import Dataset
 from cnnjax.errors import UserError
@@ -41,22 +41,32 @@ def run(this: Run, console: Console, resume: Literal["auto", "never"] = "auto") 
     folder = RunFolder(this.folder)
     if resume == "never" and (this.folder / "config.json").exists():
         raise UserError(f"{this.folder} holds a run and --resume is never; choose another folder with --out")
+    # All that can be refused is refused before the folder is made.
+    folder.check(this.experiment)
     dataset = data.load(this.experiment.data)
-    steps_per_epoch, _ = plan(this.experiment, dataset)  # checked before a folder is made
-    folder.start(this.name, this.experiment)
-    if folder.finished:
-        console.print(f"{this.folder} is finished already; another --seed or --out makes another run", soft_wrap=True)
-        results = folder.read_results()
-    else:
-        folder.record_environment(environment(lowering(steps_per_epoch)) | {"data": dataset.record()})
-        outcome = _fit(this, dataset, folder, console)
-        console.print("judging the best parameters, drawing the report ...", highlight=False)
-        variables = trained.load(this.folder).variables
-        results = _judge(this.experiment, dataset, outcome, variables, folder)
-        report.write(this.name, this.experiment, dataset, variables, folder, results)
-        folder.write_results(results)
-    console.print(results_table(this.name, results))
+    steps_per_epoch, _ = plan(this.experiment, dataset)
+    with folder.locked():
+        folder.start(this.name, this.experiment)
+        if folder.finished:
+            results = folder.read_results()
+            checkpoint.best(folder.checkpoints)
+            told = f"{this.folder} is finished already; another --seed or --out makes another run"
+            console.print(told, highlight=False, soft_wrap=True)
+        else:
+            folder.record_environment(environment(lowering(steps_per_epoch)) | {"data": dataset.record()})
+            results = _train(this, dataset, folder, console)
+    print_results(this.name, results, console)
     console.print(f"results: {this.folder}/   open {this.folder}/report.html", highlight=False, soft_wrap=True)
+    return results
+
+
+def _train(this: Run, dataset: Dataset, folder: RunFolder, console: Console) -> dict[str, Any]:
+    outcome = _fit(this, dataset, folder, console)
+    console.print("judging the best parameters, drawing the report ...", highlight=False)
+    variables = trained.load(this.folder).variables
+    results = _judge(this.experiment, dataset, outcome, variables, folder)
+    report.write(this.name, this.experiment, dataset, variables, folder, results)
+    folder.write_results(results)
     return results
 
 
@@ -65,25 +75,25 @@ def lowering(steps_per_epoch: int) -> dict[str, Any]:
     return {"steps_per_dispatch": steps_per_dispatch(jax.default_backend(), steps_per_epoch), "convolution": "xla"}
 
 
-def results_table(name: str, results: dict[str, Any]) -> Table:
-    """Return the table printed at the end of a run."""
+def print_results(name: str, results: dict[str, Any], console: Console) -> None:
+    """Print the table at the end of a run."""
     early = ", stopped early" if results["stopped_early"] else ""
-    table = Table(
-        title=f"{name}\nbest epoch: {results['best_epoch']} of {results['epochs']}{early}",
-        caption=f"{results['seconds']:.1f} s of training, {results['images_per_second']:,.0f} images/s",
-        min_width=44,
-    )
+    console.print(f"\n{name}", highlight=False, soft_wrap=True)
+    console.print(f"best epoch: {results['best_epoch']} of {results['epochs']}{early}", highlight=False)
+    table = Table()
     for column in ("", "loss", "top-1", "images"):
         table.add_column(column, justify="right" if column else "left")
     for part in PARTS:
         figures = results[part]
         table.add_row(part, f"{figures['loss']:.4f}", f"{100 * figures['top1']:.2f} %", f"{figures['images']:,}")
-    return table
+    console.print(table)
+    speed = f"{results['seconds']:.1f} s of training, {results['images_per_second']:,.0f} images/s"
+    console.print(speed, highlight=False)
 
 
 def _fit(this: Run, dataset: Dataset, folder: RunFolder, console: Console) -> Outcome:
     progress = TerminalProgress(console)
-    message = f"interrupted; the same command continues {this.folder} after its last saved epoch"
+    message = f"interrupted; the same command continues {this.folder} from what is saved there"
     try:
         with deferred_signals(message) as poll:
             return fit(this.experiment, dataset, folder, progress, poll)

@@ -8,11 +8,14 @@ results.json       the figures of the best parameters; there when the run is fin
 *.png report.html  see `cnnjax.report`
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,14 @@ from cnnjax.files import read_json, write_bytes, write_json
 
 FORMAT = 1
 LONGEST_NAME = 150
+LOCK = ".lock"
+BEFORE_CONFIG = (LOCK, ".config.json.writing")
+"""What a run that was killed in its first moment may have left."""
+ROW = (
+    "epoch", "step", "lr", "train_loss", "train_top1", "validation_loss", "validation_top1", "seconds",
+    "images_per_second",
+)  # fmt: skip
+"""What each line of metrics.jsonl has, and more."""
 PLACES_NOT_CONTENT = ("data.dir",)
 """Options that say where something lies: they neither name a run nor make it another one."""
 
@@ -49,12 +60,14 @@ def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
     """Return the options in which two experiments differ, with both values; what only says a place is left out."""
     a, b = flatten(old.to_dict()), flatten(new.to_dict())
     names = [name for name in {**a, **b} if name not in PLACES_NOT_CONTENT]
-    return {name: (a.get(name), b.get(name)) for name in names if a.get(name) != b.get(name)}
+    pairs = {name: (a.get(name, "not there"), b.get(name, "not there")) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def run_name(name: str, base: Experiment, experiment: Experiment) -> str:
     """Return the run's name: the experiment's, and the values that were overridden."""
-    changed = {option: new for option, (_, new) in differences(base, experiment).items() if new is not None}
+    options = flatten(experiment.to_dict())
+    changed = {option: options[option] for option in differences(base, experiment) if option in options}
     parts = [name] + [f"{option}={_short(value)}" for option, value in sorted(changed.items())]
     full = ",".join(parts).replace("/", "_")
     if len(full) <= LONGEST_NAME:
@@ -75,10 +88,21 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        return (self.path / "results.json").exists()
+        return all((self.path / name).exists() for name in ("results.json", "report.html"))
 
-    def start(self, name: str, experiment: Experiment) -> None:
-        """Make the folder, or find it made for the same experiment; another experiment is refused."""
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder where it is missing, and keep every other process out while this one writes to it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / LOCK).open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another process trains in {self.path}; wait for it, or choose --out") from None
+            yield
+
+    def check(self, experiment: Experiment) -> None:
+        """Refuse a folder that holds something else than a run of this experiment; nothing is written."""
         config = self.path / "config.json"
         if config.exists():
             _, recorded = read_config(config)
@@ -88,17 +112,26 @@ class RunFolder:
                     f"{self.path} holds a run of another config: {listed}; choose another folder with --out"
                 )
             return
-        if self.path.exists() and any(self.path.iterdir()):
+        if self.path.exists() and any(path.name not in BEFORE_CONFIG for path in self.path.iterdir()):
             raise UserError(
                 f"{self.path} is not empty and holds no config.json of a run; choose another folder with --out"
             )
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_json(config, {"format": FORMAT, "name": name, "experiment": experiment.to_dict()})
+
+    def start(self, name: str, experiment: Experiment) -> None:
+        """Make the folder's config.json, or find it made for the same experiment; another experiment is refused."""
+        self.check(experiment)
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / "config.json").exists():
+            write_json(self.path / "config.json", {"format": FORMAT, "name": name, "experiment": experiment.to_dict()})
+        self.checkpoints.mkdir(exist_ok=True)
 
     def record_environment(self, entry: dict[str, Any]) -> None:
         """Add an entry for this start."""
         path = self.path / "environment.json"
-        write_json(path, [*(read_json(path) if path.exists() else []), entry])
+        before = read_json(path) if path.exists() else []
+        if not isinstance(before, list):
+            raise UserError(f"{path} is damaged: it must hold a list; move it away and run the same command again")
+        write_json(path, [*before, entry])
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one epoch's line."""
@@ -108,26 +141,38 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the epochs' rows; a last line that a kill cut short is left out."""
+        """Return the epochs' rows, up to the first line that is not the next epoch's: a kill may have cut it short."""
         path = self.path / "metrics.jsonl"
-        rows = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        rows: list[dict[str, Any]] = []
+        for line in path.read_bytes().splitlines() if path.exists() else []:
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(row, dict) or row.get("epoch") != len(rows) + 1 or not set(ROW) <= set(row):
+                break
+            rows.append(row)
         return rows
 
     def trim_metrics(self, epochs: int) -> None:
         """Forget the epochs after the first ``epochs``: they were not saved and will be run again."""
-        rows = [row for row in self.read_metrics() if row["epoch"] <= epochs]
+        rows = self.read_metrics()[:epochs]
+        if len(rows) < epochs:
+            raise UserError(
+                f"{self.path / 'metrics.jsonl'} is damaged after epoch {len(rows)}, and {epochs} epochs were saved; "
+                "bring it back from a copy, or train anew with another --out"
+            )
         write_bytes(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def write_results(self, results: dict[str, Any]) -> None:
         write_json(self.path / "results.json", results)
 
     def read_results(self) -> dict[str, Any]:
-        return read_json(self.path / "results.json")
+        path = self.path / "results.json"
+        results = read_json(path)
+        if not isinstance(results, dict) or not {"epochs", "best_epoch", "train", "validation", "test"} <= set(results):
+            raise UserError(f"{path} is damaged; delete it, and the same command writes it anew")
+        return results
 
 
 def read_config(path: Path) -> tuple[str, Experiment]:
@@ -135,6 +180,12 @@ def read_config(path: Path) -> tuple[str, Experiment]:
     data = read_json(path)
     if not isinstance(data, dict) or not isinstance(data.get("name"), str) or not isinstance(data.get("format"), int):
         raise UserError(f"{path} is not a run's config.json: it needs 'format', 'name' and 'experiment'")
+    if not (data["name"].isprintable() and 0 < len(data["name"]) <= LONGEST_NAME and "/" not in data["name"]):
+        raise UserError(
+            f"{path} names its run {data['name'][:80]!r}; a name has up to {LONGEST_NAME} printable characters"
+        )
+    if data["format"] < 1:
+        raise UserError(f"{path} has format {data['format']}; it must be 1 or more")
     if data["format"] > FORMAT:
         raise UserError(f"{path} has format {data['format']}, newer than {FORMAT}; use a newer cnnjax")
     return data["name"], experiment_from_dict(data.get("experiment"))
@@ -172,7 +223,7 @@ def _git(*arguments: str) -> str | None:
     return run.stdout.strip()
 
 
-def recorded_data(run: Path) -> Data:
-    """Return the data that a run was trained on; the defaults where the folder does not say."""
+def recorded_data(run: Path) -> Data | None:
+    """Return the data that a run was trained on, or None where the folder does not say."""
     config = run / "config.json"
-    return read_config(config)[1].data if config.exists() else Data()
+    return read_config(config)[1].data if config.exists() else None

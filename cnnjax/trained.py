@@ -26,6 +26,8 @@ class Trained:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     checkpoint: Path
+    data: dict[str, str]
+    """What `data.Dataset.record` said of the data it was trained on; empty where it was not trained here."""
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return the logits float32 [N, classes] of images uint8 [N, H, W, C]."""
@@ -61,4 +63,5 @@ def load(run: Path) -> Trained:
         classes=tuple(found.info["classes"]),
         preprocessing=Preprocessing.from_dict(found.info["preprocessing"], "preprocessing"),
         checkpoint=found.path,
+        data=found.info.get("data", {}),
     )

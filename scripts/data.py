@@ -1,21 +1,24 @@
 """Work with data sets.
 
 usage: python scripts/data.py list
-       python scripts/data.py export SOURCE FOLDER [--count 10] [--data-dir DIR]  test images as PNG
-       python scripts/data.py embed FOLDER [--data-dir DIR]                       the embedded subset of fashion_mnist
+       python scripts/data.py export SOURCE FOLDER [--count 10] [--data.dir DIR]  test images as PNG
+       python scripts/data.py embed FOLDER [--data.dir DIR]                       the embedded subset of fashion_mnist
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from cnnjax import cli
 from cnnjax.errors import choose, require
 
+DataDir = Annotated[str | None, tyro.conf.arg(name="data.dir")]
+
 
 def export(
-    source: tyro.conf.Positional[str], folder: tyro.conf.Positional[Path], count: int = 10, data_dir: str | None = None,
+    source: tyro.conf.Positional[str], folder: tyro.conf.Positional[Path], count: int = 10, data_dir: DataDir = None,
     debug: bool = False,
 ) -> None:  # fmt: skip
     """Write the first test images of a data set as PNG files, named by their classes.
@@ -34,7 +37,7 @@ def export(
         print(path)
 
 
-def embed(folder: tyro.conf.Positional[Path], data_dir: str | None = None, debug: bool = False) -> None:
+def embed(folder: tyro.conf.Positional[Path], data_dir: DataDir = None, debug: bool = False) -> None:
     """Make the balanced subset of Fashion-MNIST that the package carries.
 
     Args:

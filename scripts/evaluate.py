@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from cnnjax import cli
+from cnnjax.errors import UserError
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -17,6 +18,7 @@ def evaluate(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return
+    run = Path(cli.first(arguments, "run's folder"))
 
     from rich.console import Console
 
@@ -24,13 +26,16 @@ def evaluate(arguments: list[str]) -> None:
     from cnnjax.config import Data
     from cnnjax.run_folder import recorded_data
 
-    run = Path(arguments[0])
     recorded = recorded_data(run)
+    default = recorded or Data()
+    named = any(argument.startswith("--data.source") for argument in arguments)
+    if named:  # other data, in another place
+        default = default.replace(dir=None)
 
     def options(
         *,
         split: Literal["train", "validation", "test"] = "test",
-        data: Data = recorded,
+        data: Data = default,
         platform: cli.Platform = "auto",
         debug: bool = False,
     ) -> tuple[str, Data, cli.Platform]:
@@ -47,8 +52,9 @@ def evaluate(arguments: list[str]) -> None:
     split, config, platform = cli.parse(options, arguments[1:], f"scripts/evaluate.py {run}")
     cli.use_platform(platform)
     network = trained.load(run)
-    for shown in judge.tables(network, data.load(config), split):
-        Console().print(shown)
+    if recorded is None and not named:
+        raise UserError(f"{run} does not say which data it was trained on (no config.json); give --data.source NAME")
+    judge.print_report(network, data.load(config), split, Console())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from cnnjax import cli
-from cnnjax.errors import require
+from cnnjax.errors import UserError, require
 
 
 def options(
@@ -31,7 +31,8 @@ def options(
         debug: Show the traceback of an error.
     """
     require(top >= 1, "--top", top, "1 or more")
-    require(bool(images), "IMAGE", "missing", "one or more image files")
+    if not images:
+        raise UserError("no IMAGE is given; give one or more image files after the run's folder")
     return run, images, top, platform
 
 

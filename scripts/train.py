@@ -2,8 +2,8 @@
 
 usage: python scripts/train.py EXPERIMENT [OPTIONS]
 
-EXPERIMENT is a name from the list below, the path of your own Python file (it is run), or a run's config.json (it is
-read as data). `python scripts/train.py EXPERIMENT --help` shows every option with its default. The same command again
+EXPERIMENT is a name from the list below, the path of your own Python file (it is run), or a run's folder or config.json
+(read as data). `python scripts/train.py EXPERIMENT --help` shows every option with its default. The same command again
 continues a run that was interrupted.
 """
 
@@ -21,7 +21,7 @@ def train(arguments: list[str]) -> None:
         listed = "\n".join(f"  {name:<16} {title}" for name, title in cli.list_experiments().items())
         print(f"{__doc__}\nexperiments:\n{listed}")
         return
-    name, base = cli.load_experiment(arguments[0])
+    name, base = cli.load_experiment(cli.first(arguments, "experiment"))
     rest, model = cli.take_option(arguments[1:], "--model")
 
     from rich.console import Console

@@ -1,3 +1,5 @@
+import shutil
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -94,6 +96,32 @@ def test_the_best_is_the_one_the_newest_names(tmp_path):
     save(tmp_path, 1)
     save(tmp_path, 2, best_step=1)
     assert checkpoint.best(tmp_path).step == 1
+
+
+def test_where_the_newest_is_damaged_the_one_before_tells_the_best(tmp_path):
+    save(tmp_path, 1)
+    save(tmp_path, 2, best_step=1)
+    (save(tmp_path, 3, best_step=1).path / "info.json").unlink()
+    assert checkpoint.best(tmp_path).step == 1
+    assert names(tmp_path) == ["step-00000001", "step-00000002", "step-00000003"]
+
+
+def test_a_best_one_that_is_damaged_or_missing_is_named(tmp_path):
+    best = save(tmp_path, 1).path
+    save(tmp_path, 2, best_step=1)
+    (best / "info.json").write_text("{}")
+    with pytest.raises(UserError, match="step-00000001 is damaged: .*; it is the best one"):
+        checkpoint.best(tmp_path)
+    shutil.rmtree(best)
+    with pytest.raises(UserError, match="the best checkpoint, .*step-00000001, is missing"):
+        checkpoint.best(tmp_path)
+
+
+@pytest.mark.parametrize("manifest", ['{"a": NaN}', '{"a": "\\ud800"}', "[]", "3", "{}"])
+def test_a_manifest_that_is_none_is_damage(tmp_path, manifest):
+    (save(tmp_path, 1).path / "manifest.json").write_text(manifest)
+    with pytest.raises(UserError, match="is damaged"):
+        checkpoint.open_checkpoint(tmp_path / "step-00000001")
 
 
 def test_a_checkpoint_without_training_is_its_own_best(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from cnnjax import create
 from cnnjax.errors import UserError
-from cnnjax.run_folder import RunFolder, differences, environment, flatten, read_config, run_name
+from cnnjax.run_folder import ROW, RunFolder, differences, environment, flatten, read_config, run_name
 
 
 def changed(experiment):
@@ -24,6 +24,11 @@ def test_the_name_says_what_was_overridden(experiment):
     assert run_name("mini", experiment, experiment) == "mini"
     expected = "mini,model.activation=tanh,optimizer.lr=0.1,optimizer.name=sgd,seed=3"
     assert run_name("mini", experiment, changed(experiment)) == expected
+
+
+def test_a_value_overridden_by_none_is_named_too(experiment):
+    patient = experiment.replace(early_stopping=experiment.early_stopping.replace(patience=3))
+    assert run_name("mini", patient, experiment) == "mini,early_stopping.patience=None"
 
 
 def test_a_place_is_no_difference(experiment):
@@ -75,6 +80,15 @@ def test_a_folder_with_other_things_is_refused(tmp_path, experiment):
         ("{", "cannot be read as JSON"),
         ("[]", "is not a run's config.json"),
         ('{"format": 1, "name": "a"}', "the experiment is None"),
+        ('{"format": -1, "name": "a", "experiment": {}}', "has format -1; it must be 1 or more"),
+        ('{"format": 1, "name": "a\\u0000", "experiment": {}}', "printable characters"),
+        ('{"format": 1, "name": "a/b", "experiment": {}}', "printable characters"),
+        (
+            '{"format": 1, "name": "a", "experiment": {"model": {"family": "lenet"}, "optimizer": {"lr": 1'
+            + "0" * 400
+            + "}}}",
+            "optimizer.lr is 1000",
+        ),
         ('{"format": 9, "name": "a", "experiment": {}}', "has format 9, newer than 1"),
         ('{"format": 1, "name": "a", "experiment": {}}', "model is None; it must be an object with a 'family'"),
         ('{"format": 1, "name": "a", "experiment": {"model": {"family": "lenet"}, "sed": 3}}', "did you mean 'seed'"),
@@ -91,10 +105,48 @@ def test_a_damaged_config_is_one_sentence(tmp_path, content, message):
         read_config(path)
 
 
+def row(epoch):
+    return {**dict.fromkeys(ROW, 0.5), "epoch": epoch}
+
+
+@pytest.mark.parametrize("damage", [b"5\n", b'{"epoch": 1}\n', b"\xff\n", b'{"ep', b""])
+def test_rows_after_a_damaged_line_do_not_count_and_are_not_trained_over(tmp_path, damage):
+    folder = RunFolder(tmp_path)
+    folder.append_metrics(row(1))
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(damage)
+    assert folder.read_metrics() == [row(1)]
+    with pytest.raises(UserError, match=r"metrics.jsonl is damaged after epoch 1, and 2 epochs were saved"):
+        folder.trim_metrics(2)
+    folder.trim_metrics(1)
+    assert folder.read_metrics() == [row(1)]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "3", "{"])
+def test_damaged_results_are_one_sentence(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UserError, match="results.json"):
+        RunFolder(tmp_path).read_results()
+
+
+def test_a_damaged_environment_is_one_sentence(tmp_path):
+    (tmp_path / "environment.json").write_text("5")
+    with pytest.raises(UserError, match="environment.json is damaged"):
+        RunFolder(tmp_path).record_environment({})
+
+
+def test_what_a_kill_in_the_first_moment_leaves_is_no_hindrance(tmp_path, experiment):
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked():
+        (folder.path / ".config.json.writing").write_text("{")
+    folder.start("a", experiment)
+    assert read_config(folder.path / "config.json") == ("a", experiment)
+
+
 def test_metrics_are_trimmed_to_what_was_saved(tmp_path):
     folder = RunFolder(tmp_path)
     for epoch in (1, 2, 3):
-        folder.append_metrics({"epoch": epoch, "loss": 0.1 * epoch})
+        folder.append_metrics(row(epoch))
     rows = folder.read_metrics()
     folder.trim_metrics(2)
     assert folder.read_metrics() == rows[:2]

@@ -10,13 +10,16 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from conftest import write_digits
 
 from cnnjax import checkpoint
 from cnnjax.functional import leaves_by_path
-from cnnjax.run_folder import RunFolder
+from cnnjax.optim import make_optimizer
+from cnnjax.run_folder import RunFolder, read_config
+from cnnjax.train.step import init_state
 from cnnjax.trained import load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,6 +148,16 @@ def test_help(arguments, expected, tmp_path):
 BAD = [
     (["train.py", "lenet_fashin"], "unknown experiment 'lenet_fashin'; did you mean 'lenet_fashion'"),
     (["train.py", "--seed", "3", "lenet_mini"], "the first argument is '--seed'; give the experiment first"),
+    (["evaluate.py", "--split", "test", "runs/done"], "the first argument is '--split'; give the run's folder first"),
+    (["summary.py", "--input-size", "30", "lenet"], "the first argument is '--input-size'; give the model first"),
+    (["train.py", "lenet_mini", "--data.dir", "nowhere"], "leave out --data.dir"),
+    (["train.py", "lenet_mini", "--schedule.warmup", "9" * 400 + "ep"], "more than the 2,147,483,647 steps"),
+    (["train.py", "lenet_mini", "--train.epochs", "99999999999"], "train.epochs is 99999999999"),
+    (["train.py", "leaves.py"], "leaves.py does not run: SystemExit"),
+    (["train.py", "lines.py"], "lines.py does not run: ValueError: one two"),
+    (["train.py", "class.py"], "model is <class 'int'>; it must be a definition, such as create('lenet')"),
+    (["train.py", "foreign.py"], "make it with create(...)"),
+    (["evaluate.py", "runs/done", "--split", "validation", "--data.split-seed", "1"], "divided its training images"),
     (["train.py", "lenet_fashion", "--data.dir", "nowhere"], "fashion_mnist was not found: none of nowhere"),
     (["train.py", "lenet_mini", "--model", "lenett"], "unknown model 'lenett'; did you mean 'lenet'"),
     (["train.py", "lenet_mini", "--model.activation", "rulu"], "unknown value 'rulu'; did you mean 'relu'"),
@@ -172,7 +185,7 @@ BAD = [
     (["evaluate.py", "runs/done", "--data.source", "fashion_mnist_mini"], "give data of the same classes"),
     (["predict.py", "runs/done", "text.png"], "text.png cannot be read as an image"),
     (["predict.py", "runs/done", "missing.png"], "there is no image file missing.png"),
-    (["predict.py", "runs/done"], "IMAGE"),
+    (["predict.py", "runs/done"], "no IMAGE is given"),
     (["predict.py", "runs/nowhere", "text.png"], "runs/nowhere is not the folder of a run"),
     (["predict.py", "runs/done", "text.png", "--top", "0"], "--top is 0; it must be 1 or more"),
     (["summary.py", "lenett"], "unknown model 'lenett'; did you mean 'lenet'"),
@@ -186,6 +199,11 @@ BAD = [
 def test_bad_input_is_one_sentence_with_exit_code_2(workplace, arguments, message, monkeypatch, capfd):
     (workplace / "broken.py").write_text("1 / 0\n")
     (workplace / "empty.py").write_text("experiment = 3\n")
+    (workplace / "leaves.py").write_text("raise SystemExit(0)\n")
+    (workplace / "lines.py").write_text("raise ValueError('one\\ntwo')\n")
+    made = "from cnnjax.config import Experiment, Train\nexperiment = Experiment(model={})\n"
+    (workplace / "class.py").write_text(made.format("int"))
+    (workplace / "foreign.py").write_text(made.format("Train()"))
     before = sorted(workplace.rglob("*"))
     monkeypatch.chdir(workplace)
     monkeypatch.setattr(sys, "argv", [str(SCRIPTS / arguments[0]), *arguments[1:]])
@@ -239,9 +257,15 @@ def figures(folder):
 
 
 def newest_state(folder):
+    """Return what the newest checkpoint holds: the step, its info without the clock, and every array, also optax's."""
     found, _ = checkpoint.newest_good(folder / "checkpoints")
-    files = {p.relative_to(found.path): p for p in found.path.rglob("*") if p.is_file()}
-    return found.step, found.info["items"], files
+    _, experiment = read_config(folder / "config.json")
+    optimizer = make_optimizer(experiment.optimizer, lambda step: 1e-3)
+    state = jax.eval_shape(lambda: init_state(experiment.model, optimizer, 0))
+    arrays = checkpoint.restore(found, "training", {"step": state.step, "opt_state": state.opt_state})
+    info = {name: value for name, value in found.info.items() if name != "metrics"}
+    variables = checkpoint.restore(found, "variables", state.variables._asdict())
+    return found.step, info, [np.asarray(leaf) for leaf in jax.tree.leaves((arrays, variables))]
 
 
 def lines(folder) -> int:
@@ -270,12 +294,16 @@ def test_killed_at_random_steps_and_started_again_it_ends_with_the_same_bits(tmp
     assert "continuing after epoch" in done.stdout or kills < 3
     assert figures(tmp_path / "whole") == figures(tmp_path / "killed")
     assert [row["epoch"] for row in figures(tmp_path / "killed")] == list(range(1, EPOCHS + 1))
-    both = [load(tmp_path / name).variables for name in ("whole", "killed")]
-    for a, b in zip(*(leaves_by_path(v.params).items() for v in both), strict=True):
-        assert np.array_equal(a[1], b[1]), a[0]
-    assert newest_state(tmp_path / "whole")[:2] == newest_state(tmp_path / "killed")[:2]
-    last = [checkpoint.newest_good(tmp_path / name / "checkpoints")[0] for name in ("whole", "killed")]
-    assert last[0].info["early_stopping"] == last[1].info["early_stopping"]
+    (step, info, arrays), (step_killed, info_killed, arrays_killed) = map(
+        newest_state, (tmp_path / "whole", tmp_path / "killed")
+    )
+    assert (step, info) == (step_killed, info_killed)
+    assert (
+        len(arrays) == len(arrays_killed) == 33
+    )  # 10 parameters, adam's two moments of each, its count, the schedule's, and the step
+    assert all(np.array_equal(a, b) for a, b in zip(arrays, arrays_killed, strict=True))
+    best, best_killed = (load(tmp_path / name).variables.params for name in ("whole", "killed"))
+    assert all(np.array_equal(a, leaves_by_path(best_killed)[path]) for path, a in leaves_by_path(best).items())
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -294,4 +322,32 @@ def test_an_interrupt_leaves_one_sentence_and_exit_code_1(tmp_path, sent):
     finally:
         process.kill()
     assert process.returncode == 1
-    assert told == "error: interrupted; the same command continues run after its last saved epoch\n"
+    assert told == "error: interrupted; the same command continues run from what is saved there\n"
+
+
+def test_an_interrupt_before_the_first_epoch_ends_cleanly_too(tmp_path):
+    process = subprocess.Popen(
+        command("train.py", "lenet_mini", "--train.epochs", 2, "--out", "run"),
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        while not (tmp_path / "run" / "environment.json").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(0.5)  # into the compilation
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert told.count("\n") == 1
+    assert told.startswith("error: interrupted")
+
+
+def test_a_second_process_in_the_same_folder_is_refused(workplace):
+    folder = RunFolder(workplace / "runs" / "done")
+    with folder.locked():
+        done = call("train.py", "runs/done", "--out", "runs/done", cwd=workplace)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == "error: another process trains in runs/done; wait for it, or choose --out\n"
+    assert call("train.py", "runs/done", "--out", "runs/done", cwd=workplace).returncode == 0

@@ -38,7 +38,7 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
             # One byte more than expected is asked for, so that a longer file is noticed and none is read whole.
             body = file.read(expected + 1)
     except (OSError, EOFError, zlib.error, OverflowError, MemoryError) as error:
-        raise UserError(f"{path} cannot be read as an IDX file: {error or type(error).__name__}") from error
+        raise UserError(f"{path} cannot be read as an IDX file: {str(error) or type(error).__name__}") from error
     if len(body) != expected:
         found = "more" if len(body) > expected else f"{len(body):,}"
         raise UserError(f"{path} says it holds {expected:,} bytes {list(shape)} and holds {found}; get the file again")

@@ -1,14 +1,18 @@
 """From stored images to what a network sees. It runs on the device, inside the jitted step."""
 
 import dataclasses
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cnnjax.errors import UserError, require
 from cnnjax.fields import Fields
+
+TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+"""What Pillow says of an image of more than some hundred million pixels."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,14 +50,27 @@ def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:
         UserError: there is no such file, or it is no image.
     """
     try:
-        with Image.open(path) as image:
-            mode = "L" if preprocessing.channels == 1 else "RGB"
-            resized = image.convert(mode).resize((preprocessing.width, preprocessing.height), Image.Resampling.BILINEAR)
-            pixels = np.asarray(resized)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                upright = _flatten_alpha(ImageOps.exif_transpose(image))
+        mode = "L" if preprocessing.channels == 1 else "RGB"
+        resized = upright.convert(mode).resize((preprocessing.width, preprocessing.height), Image.Resampling.BILINEAR)
+        pixels = np.asarray(resized)
     except FileNotFoundError:
         raise UserError(f"there is no image file {path}; check the path") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, RuntimeError, *TOO_LARGE) as error:
         raise UserError(
             f"{path} cannot be read as an image ({error}); give a PNG, JPEG or another common format"
         ) from error
     return pixels.reshape(preprocessing.height, preprocessing.width, preprocessing.channels)
+
+
+def _flatten_alpha(image: Image.Image) -> Image.Image:
+    """Return an image of 8 bits a channel: what is transparent becomes white, 16 bits of grey become 8."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.copy()
+    layered = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)

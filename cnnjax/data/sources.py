@@ -34,7 +34,12 @@ class Source:
 
 
 def load_embedded(folder: str | None) -> dict[str, Split]:
-    """Load the subset of Fashion-MNIST that lies in the package; a folder is not needed and not looked at."""
+    """Load the subset of Fashion-MNIST that lies in the package."""
+    if folder is not None:
+        raise UserError(
+            f"--data.dir is {folder!r} and fashion_mnist_mini is a part of the package; leave out --data.dir, "
+            "or choose --data.source fashion_mnist"
+        )
     return {part: read_split(EMBEDDED, part) for part in IDX_FILES}
 
 
@@ -49,7 +54,7 @@ def idx_loader(name: str, *usual_places: str) -> Callable[[str | None], dict[str
         missing = ", ".join(f"{stem}[.gz]" for stems in IDX_FILES.values() for stem in stems)
         raise UserError(
             f"{name} was not found: none of {', '.join(map(str, places))} holds all of {missing}; put the four files "
-            f"in a folder and give it with --data.dir DIR or CNNJAX_DATA=DIR, " + _ways_to_get(name)
+            f"in a folder and give it with --data.dir DIR or CNNJAX_DATA=DIR ({_ways_to_get(name)})"
         )
 
     return load

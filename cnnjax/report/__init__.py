@@ -32,7 +32,9 @@ def write(
     image = test.images[:1]
     maps = features(arch, variables, normalize(preprocessing, image))
     drawn = {
-        "curves": pictures.curves(rows, results["best_epoch"]),
+        "curves": pictures.curves(
+            rows, results["best_epoch"], experiment.early_stopping.metric, experiment.train.label_smoothing
+        ),
         "confusion": pictures.confusion(logits, test.labels, dataset.classes),
         "mistakes": pictures.mistakes(softmax(logits), test, dataset.classes),
         "filters": pictures.filters(variables.params, arch.image_shape, image[0], *_first(maps)),

@@ -15,6 +15,7 @@ from cnnjax.classification import class_figures, classification_report
 from cnnjax.data import Split
 
 COLORS = {"train": "#8a8a8a", "validation": "#1f6feb"}
+METRICS = {"loss": "loss", "top1": "top-1"}
 MISTAKES_SHOWN = 24
 MAPS_SHOWN = 16
 
@@ -24,15 +25,20 @@ def save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": None})
 
 
-def curves(rows: list[dict[str, Any]], best_epoch: int) -> Figure:
-    """Draw loss and top-1 of training and validation over the epochs, with the best epoch marked."""
+def curves(rows: list[dict[str, Any]], best_epoch: int, metric: str, label_smoothing: float) -> Figure:
+    """Draw loss and top-1 of training and validation over the epochs; mark the epoch that is best by ``metric``."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = [row["epoch"] for row in rows]
     for axes, name, scale in zip(figure.subplots(1, 2), ("loss", "top1"), (1, 100), strict=True):
         for part, color in COLORS.items():
-            axes.plot(epochs, [scale * row[f"{part}_{name}"] for row in rows], color=color, marker=".", label=part)
+            smoothed = " (smoothed labels)" if label_smoothing and (part, name) == ("train", "loss") else ""
+            axes.plot(
+                epochs, [scale * row[f"{part}_{name}"] for row in rows], color=color, marker=".", label=part + smoothed
+            )
         best = scale * rows[best_epoch - 1][f"validation_{name}"]
-        label = f"epoch {best_epoch}, the best: " + (f"{best:.4f}" if name == "loss" else f"{best:.2f} %")
+        label = f"epoch {best_epoch}, best by validation {METRICS[metric]}: " + (
+            f"{best:.4f}" if name == "loss" else f"{best:.2f} %"
+        )
         axes.plot(best_epoch, best, "o", color=COLORS["validation"], markersize=9, fillstyle="none", label=label)
         axes.set(xlabel="epoch", ylabel="cross-entropy (nats)" if name == "loss" else "top-1 (%)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -51,7 +57,7 @@ def confusion(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) 
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
     recall = class_figures(counts).recall
-    rows = [f"{name} ({100 * share:.0f} %)" for name, share in zip(classes, recall, strict=True)]
+    rows = [f"{name} ({100 * share:.1f} %)" for name, share in zip(classes, recall, strict=True)]
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), rows)
     axes.set(xlabel="answer", ylabel="truth (recall)", title=f"test images: top-1 {100 * report.top1:.2f} %")

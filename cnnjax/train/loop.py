@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from cnnjax import checkpoint
-from cnnjax.config import Experiment
+from cnnjax.config import MOST_STEPS, Experiment
 from cnnjax.data import Dataset, epoch_order
 from cnnjax.errors import Diverged, UserError
 from cnnjax.optim import ScheduleFn, make_optimizer, make_schedule
@@ -129,6 +129,10 @@ def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, ScheduleFn]:
             f"train.batch_size is {batch_size} and there are {count} training images; it must be {count} or less"
         )
     steps = count // batch_size
+    if steps * experiment.train.epochs > MOST_STEPS:
+        raise UserError(
+            f"train.epochs is {experiment.train.epochs}; with {steps} steps each, {MOST_STEPS // steps} fit"
+        )
     return steps, make_schedule(experiment.schedule, experiment.optimizer.lr, steps, experiment.train.epochs)
 
 
@@ -144,6 +148,7 @@ def _resume(fresh: TrainState, dataset: Dataset, folder: RunFolder, progress: Pr
             f"the files of {dataset.name} are not those this run began with (sha256 {dataset.content_hash[:12]}, was "
             f"{found.info['data']['content_hash'][:12]}); give the same files with --data.dir, or another --out"
         )
+    checkpoint.best(folder.checkpoints)  # a run that could not end with its best parameters is told so now
     training = checkpoint.restore(found, "training", _training_item(fresh))
     variables = checkpoint.restore(found, "variables", fresh.variables._asdict())
     state = TrainState(step=training["step"], opt_state=training["opt_state"], tally=fresh.tally, **variables)

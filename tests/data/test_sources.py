@@ -162,3 +162,41 @@ def test_unreadable_images_are_one_sentence(tmp_path):
 def test_preprocessing_out_of_range_is_refused(options, message):
     with pytest.raises(UserError, match=message):
         GREY.replace(**options)
+
+
+def test_what_is_transparent_becomes_white(tmp_path):
+    pixels = np.zeros((10, 10, 4), np.uint8)
+    pixels[:5, :, 3] = 255
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    image = read_image(str(tmp_path / "photo.png"), GREY.replace(height=10, width=10))[:, :, 0]
+    assert (image[:5] == 0).all()
+    assert (image[5:] == 255).all()
+
+
+def test_16_bits_of_grey_become_8(tmp_path):
+    Image.fromarray(np.full((10, 10), 128 * 256 + 77, np.uint16)).save(tmp_path / "photo.png")
+    assert (read_image(str(tmp_path / "photo.png"), GREY) == 128).all()
+
+
+def test_a_photo_is_turned_as_its_camera_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    pixels = np.zeros((10, 10), np.uint8)
+    pixels[:5] = 200
+    Image.fromarray(pixels).save(tmp_path / "photo.png", exif=exif)
+    image = read_image(str(tmp_path / "photo.png"), GREY.replace(height=10, width=10))[:, :, 0]
+    assert (image[:5] == 0).all()
+    assert (image[5:] == 200).all()
+
+
+def test_an_image_of_far_too_many_pixels_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for side in (40, 100):  # Pillow warns of the first and refuses the second
+        Image.new("L", (side, side)).save(tmp_path / "photo.png")
+        with pytest.raises(UserError, match="cannot be read as an image"):
+            read_image(str(tmp_path / "photo.png"), GREY)
+
+
+def test_a_folder_for_the_embedded_set_is_refused(tmp_path):
+    with pytest.raises(UserError, match="leave out --data.dir"):
+        data.load(Data(dir=str(tmp_path)))
