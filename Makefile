@@ -12,17 +12,23 @@ PLATFORM ?= cpu
 EXPERIMENT ?= lenet_mini
 ARGS ?=
 
-# An environment knows the folder it was made for; in a copy or after a move the stamp has another name, and it is made
-# anew.
-STAMP := $(VENV)/installed-$(shell echo '$(CURDIR)' | cksum | cut -d ' ' -f 1)
+ifeq ($(filter $(PLATFORM),cpu cuda cuda12 tpu),)
+$(error PLATFORM is $(PLATFORM); choose cpu, cuda, cuda12 or tpu)
+endif
+
+# An environment belongs to the folder and the Python it was made for; for another one the stamp has another name, and
+# the environment is made anew.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+STAMP := $(VENV)/installed-$(VERSION)-$(shell echo '$(CURDIR)' | cksum | cut -d ' ' -f 1)
 PLATFORM_STAMP := $(if $(filter cpu,$(PLATFORM)),$(STAMP),$(STAMP)-$(PLATFORM))
 JAX = $(shell sed -n 's/^jax==\([0-9.]*\).*/\1/p' requirements.lock)
+ON = $(if $(filter-out cpu,$(PLATFORM)),--platform $(PLATFORM:cuda12=cuda))
 BACKEND = $(if $(filter cuda,$(PLATFORM)),cuda13,$(PLATFORM))
 
 .PHONY: train test check lock env clean
 
 train: $(PLATFORM_STAMP)
-	$(VENV)/bin/python scripts/train.py $(EXPERIMENT) $(ARGS)
+	$(VENV)/bin/python scripts/train.py $(EXPERIMENT) $(ON) $(ARGS)
 
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest -n 2

@@ -122,8 +122,8 @@ def use_platform(platform: Platform) -> None:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # jax raises the second where the platform's plugin is missing
         raise UserError(
-            f"--platform {platform} is not available here; install cnnjax[{platform}] on a machine that has one "
-            "(docs/accelerators.md), or use --platform cpu"
+            f"--platform {platform} is not available here; use --platform cpu, or on a machine that has "
+            f"one make env PLATFORM={platform} (docs/accelerators.md)"
         ) from error
 
 

@@ -12,13 +12,12 @@ class TerminalProgress:
 
     def __init__(self, console: Console):
         self.console = console
-        self.bar = Progress(
+        self.bar = Progress(  # fits into 80 columns
             TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=8),
             MofNCompleteColumn(),
-            TextColumn("steps  {task.fields[figures]}"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -41,7 +40,7 @@ class TerminalProgress:
         """Show the running means of the epoch at one of its steps."""
         done = (epoch - 1) * self.steps_per_epoch + step
         speed = (done - self.began_step) * self.batch_size / (time.perf_counter() - self.began)
-        figures = f"loss {loss:.4f}  top-1 {100 * top1:.1f} %  {speed:,.0f} images/s"
+        figures = f"loss {loss:.3f} top-1 {100 * top1:.1f}% {speed:,.0f} images/s"
         self.bar.update(self.task, completed=done, epoch=f"{epoch}/{self.epochs}", figures=figures)
 
     def epoch(self, row: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ config.json        the experiment and its name; `scripts/train.py RUN/config.jso
 environment.json   one entry for each start: versions, device, commit, how things were computed
 metrics.jsonl      one line an epoch, each epoch once
 checkpoints/       see `cnnjax.checkpoint`
+.lock              held by the process that writes to the folder
 results.json       the figures of the best parameters; there when the run is finished
 *.png report.html  see `cnnjax.report`
 """
@@ -68,8 +69,9 @@ def run_name(name: str, base: Experiment, experiment: Experiment) -> str:
     """Return the run's name: the experiment's, and the values that were overridden."""
     options = flatten(experiment.to_dict())
     changed = {option: options[option] for option in differences(base, experiment) if option in options}
-    parts = [name] + [f"{option}={_short(value)}" for option, value in sorted(changed.items())]
-    full = ",".join(parts).replace("/", "_")
+    first, *earlier = name.split(",")
+    named = {**dict(part.partition("=")[::2] for part in earlier), **{k: _short(v) for k, v in changed.items()}}
+    full = ",".join([first, *(f"{option}={value}" for option, value in sorted(named.items()))]).replace("/", "_")
     if len(full) <= LONGEST_NAME:
         return full
     return f"{full[: LONGEST_NAME - 9]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
@@ -121,8 +123,13 @@ class RunFolder:
         """Make the folder's config.json, or find it made for the same experiment; another experiment is refused."""
         self.check(experiment)
         self.path.mkdir(parents=True, exist_ok=True)
-        if not (self.path / "config.json").exists():
-            write_json(self.path / "config.json", {"format": FORMAT, "name": name, "experiment": experiment.to_dict()})
+        if experiment.data.dir is not None:  # so that it is found from another working folder too
+            experiment = experiment.replace(data=experiment.data.replace(dir=str(Path(experiment.data.dir).resolve())))
+        config = self.path / "config.json"
+        if not config.exists():
+            write_json(config, {"format": FORMAT, "name": name, "experiment": experiment.to_dict()})
+        elif (recorded := read_config(config))[1] != experiment:  # the data have moved
+            write_json(config, {"format": FORMAT, "name": recorded[0], "experiment": experiment.to_dict()})
         self.checkpoints.mkdir(exist_ok=True)
 
     def record_environment(self, entry: dict[str, Any]) -> None:

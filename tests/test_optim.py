@@ -83,7 +83,13 @@ def test_every_optimizer_equals_its_formula(name, options):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("momentum", {"momentum": 0.5}), ("adam", {"b1": 0.5, "b2": 0.9, "eps": 1e-3}), ("rmsprop", {"decay": 0.5})],
+    [
+        ("nesterov", {"momentum": 0.5}),
+        ("adamw", {"b1": 0.5, "b2": 0.9, "eps": 1e-3}),
+        ("momentum", {"momentum": 0.5}),
+        ("adam", {"b1": 0.5, "b2": 0.9, "eps": 1e-3}),
+        ("rmsprop", {"decay": 0.5, "eps": 1e-3}),
+    ],
 )
 def test_the_optimizers_options_reach_it(name, options):
     for found, expected in zip(run(Optimizer(name=name, lr=LR, **options)), formula(name, **options), strict=True):

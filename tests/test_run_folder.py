@@ -26,6 +26,21 @@ def test_the_name_says_what_was_overridden(experiment):
     assert run_name("mini", experiment, changed(experiment)) == expected
 
 
+def test_a_value_overridden_again_is_named_once(experiment):
+    first = experiment.replace(seed=3)
+    name = run_name("mini", experiment, first)
+    assert run_name(name, first, first.replace(seed=4)) == "mini,seed=4"
+
+
+def test_the_place_of_the_data_is_recorded_whole_and_follows_them(tmp_path, experiment, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder(tmp_path / "run")
+    for place in ("here", "there"):
+        folder.start("a", experiment.replace(data=experiment.data.replace(dir=place)))
+        name, recorded = read_config(tmp_path / "run" / "config.json")
+        assert (name, recorded.data.dir) == ("a", str(tmp_path / place))
+
+
 def test_a_value_overridden_by_none_is_named_too(experiment):
     patient = experiment.replace(early_stopping=experiment.early_stopping.replace(patience=3))
     assert run_name("mini", patient, experiment) == "mini,early_stopping.patience=None"

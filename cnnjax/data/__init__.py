@@ -29,6 +29,12 @@ def load(config: Data) -> Dataset:
             f"{name}: training images are {full.images.shape[1:]} and test images {test.images.shape[1:]}; "
             "all must be of one size"
         )
+    digest = content_hash(full, test)
+    for other, known in SOURCES.items():
+        if known.content_hash == digest and other != name:
+            raise UserError(
+                f"the files given for {name} are those of {other}; use --data.source {other}, or other files"
+            )
     train_indices, validation_indices = stratified_split(full.labels, config.validation, config.split_seed)
     height, width, _ = full.images.shape[1:]
     return Dataset(
@@ -39,5 +45,5 @@ def load(config: Data) -> Dataset:
         classes=source.classes,
         preprocessing=Preprocessing(height=height, width=width, mean=source.mean, std=source.std),
         split_hash=indices_hash(validation_indices),
-        content_hash=content_hash(full, test),
+        content_hash=digest,
     )

@@ -24,13 +24,15 @@ IDX_FILES = {
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A data set that can be asked for by name. Mean and standard deviation are those of its training pixels / 255."""
+    """A data set that can be asked for by name. Mean and standard deviation are of the full set's pixels / 255."""
 
     load: Callable[[str | None], dict[str, Split]]
     """From the user's folder, or None, to the parts ``train`` and ``test``."""
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    content_hash: str | None = None
+    """What `dataset.content_hash` says of its published files, where that is known."""
 
 
 def load_embedded(folder: str | None) -> dict[str, Split]:
@@ -66,7 +68,7 @@ def search_places(name: str, folder: str | None, *usual_places: str) -> list[Pat
         roots = [Path(folder)]
     else:
         roots = [Path(root) for root in (os.environ.get("CNNJAX_DATA"), *usual_places) if root]
-    return [place for root in roots for place in (root, root / name, root / name.replace("_", "-"))]
+    return [place for root in roots for place in (root / name, root / name.replace("_", "-"), root)]
 
 
 def read_split(folder: Path, part: str) -> Split:
@@ -100,7 +102,11 @@ def _ways_to_get(name: str) -> str:
 SOURCES = {
     "fashion_mnist_mini": Source(load_embedded, FASHION_CLASSES, (0.2860,), (0.3530,)),
     "fashion_mnist": Source(
-        idx_loader("fashion_mnist", "/usr/share/datasets/fashion-mnist"), FASHION_CLASSES, (0.2860,), (0.3530,)
+        idx_loader("fashion_mnist", "/usr/share/datasets/fashion-mnist"),
+        FASHION_CLASSES,
+        (0.2860,),
+        (0.3530,),
+        content_hash="aff50281d5acc921807bfc876514979e391816c85d90f1d97fd4d1bf0a5ebece",
     ),
     "mnist": Source(idx_loader("mnist", "/usr/share/datasets/mnist"), DIGITS, (0.1307,), (0.3081,)),
 }

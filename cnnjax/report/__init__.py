@@ -39,7 +39,10 @@ def write(
         "mistakes": pictures.mistakes(softmax(logits), test, dataset.classes),
         "filters": pictures.filters(variables.params, arch.image_shape, image[0], *_first(maps)),
         "examples": pictures.examples(
-            np.asarray(normalize(preprocessing, first_batch.images)), first_batch.labels, dataset.classes
+            np.asarray(normalize(preprocessing, first_batch.images)),
+            first_batch.labels,
+            dataset.classes,
+            experiment.train.batch_size,
         ),
     }
     for stem, figure in drawn.items():

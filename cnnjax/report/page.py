@@ -21,7 +21,7 @@ CAPTIONS = {
     "curves.png": "Loss and top-1 over the epochs",
     "confusion.png": "Which class is taken for which",
     "mistakes.png": "The most confident wrong answers",
-    "filters.png": "The first kernels, and what the first stage makes of one image",
+    "filters.png": "The first kernels, and what the first stage (with activation and pooling) makes of one image",
     "examples.png": "What the network sees",
 }
 

@@ -80,11 +80,13 @@ def mistakes(probabilities: np.ndarray, test: Split, classes: tuple[str, ...]) -
     return _grid([test.images[i] for i in shown], titles, title, columns=8)
 
 
-def examples(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> Figure:
+def examples(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], batch_size: int) -> Figure:
     """Draw images float [N, H, W, C] as the network sees them: normalised, each value on one common scale."""
     low, high = float(images.min()), float(images.max())
     scaled = (images - low) / max(high - low, 1e-12)
-    title = f"the first training batch as the network sees it (values from {low:.2f} to {high:.2f})"
+    which = "all" if len(images) == batch_size else f"{len(images)}"
+    values = f"values from {low:.2f} to {high:.2f}"
+    title = f"{which} of the first {batch_size} training images as the network sees them ({values})"
     return _grid(list(scaled), [classes[label] for label in labels], title, columns=8)
 
 

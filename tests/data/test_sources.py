@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import shutil
 
@@ -63,8 +64,16 @@ def test_missing_files_name_every_place_and_the_ways_to_get_them(monkeypatch, tm
 
 def test_a_folder_given_by_the_user_is_the_only_place(monkeypatch, digits, tmp_path):
     monkeypatch.setenv("CNNJAX_DATA", str(digits))
-    with pytest.raises(UserError, match=f"mnist was not found: none of {tmp_path}"):
+    with pytest.raises(UserError, match=f"mnist was not found: none of {tmp_path}/mnist"):
         data.load(Data(source="mnist", dir=str(tmp_path)))
+
+
+def test_files_of_another_known_set_are_refused(digits, monkeypatch):
+    known = data.load(Data(source="mnist", dir=str(digits))).content_hash
+    other = dataclasses.replace(SOURCES["fashion_mnist"], content_hash=known)
+    monkeypatch.setitem(SOURCES, "fashion_mnist", other)
+    with pytest.raises(UserError, match="the files given for mnist are those of fashion_mnist"):
+        data.load(Data(source="mnist", dir=str(digits)))
 
 
 def test_counts_that_differ_are_refused(tmp_path):

@@ -1,12 +1,15 @@
 import jax
 import numpy as np
+import optax
 import pytest
 
-from cnnjax import checkpoint, create, data
-from cnnjax.config import EarlyStopping, Train
+from cnnjax import Variables, apply, checkpoint, create, data
+from cnnjax.config import EarlyStopping, Optimizer, Schedule, Train
+from cnnjax.data import epoch_order
 from cnnjax.errors import Diverged, UserError
 from cnnjax.functional import abstract_variables, leaves_by_path
 from cnnjax.run_folder import RunFolder
+from cnnjax.train import loop
 from cnnjax.train.loop import fit
 from cnnjax.train.step import init_state
 from cnnjax.trained import load
@@ -142,6 +145,72 @@ def test_other_data_in_the_same_run_are_refused(experiment, tmp_path, progress):
 def test_a_network_or_batch_that_does_not_fit_the_data_is_refused(experiment, tmp_path, progress, change, message):
     with pytest.raises(UserError, match=message):
         train(change(experiment), tmp_path / "run", progress)
+
+
+def test_the_loop_trains_with_every_option_of_its_config(experiment, tmp_path, progress):
+    """Smoothing, schedule, weight decay and clipping, against a loop written out by hand with optax alone."""
+    experiment = experiment.replace(
+        model=create("mlp", activation="tanh"),
+        train=Train(epochs=2, batch_size=32, label_smoothing=0.2),
+        optimizer=Optimizer(name="momentum", lr=0.05, momentum=0.8, weight_decay=0.1, clip_norm=0.5),
+        schedule=Schedule(name="step", boundaries=("5st", "1ep", "13st"), factor=0.5),
+        seed=7,
+    )
+    train(experiment, tmp_path / "run", progress)
+    dataset = data.load(experiment.data)
+    images = (dataset.train.images / 255 - 0.1307) / 0.3081
+    rates = optax.piecewise_constant_schedule(0.05, {5: 0.5, 10: 0.5, 13: 0.5})
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(0.5),
+        optax.add_decayed_weights(0.1, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim == 2, params)),
+        optax.trace(0.8),
+        optax.scale_by_learning_rate(rates),
+    )
+
+    @jax.jit
+    def step(params, state, x, y):
+        def loss(params):
+            logits = apply(experiment.model, Variables(params, {}), x)[0].logits
+            targets = 0.8 * jax.nn.one_hot(y, 10) + 0.02
+            return -(targets * jax.nn.log_softmax(logits)).sum(axis=1).mean()
+
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = init_state(experiment.model, optimizer, 7).params
+    state = optimizer.init(params)
+    for epoch in range(2):
+        order = epoch_order(7, epoch, 320)
+        for start in range(0, 320, 32):
+            picked = order[start : start + 32]
+            params, state = step(params, state, images[picked].astype(np.float32), dataset.train.labels[picked])
+    found = leaves_by_path(last_params(RunFolder(tmp_path / "run"), experiment))
+    for path, expected in leaves_by_path(params).items():
+        np.testing.assert_allclose(found[path], expected, rtol=1e-4, atol=1e-6, err_msg=path)
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    assert [row["lr"] for row in rows] == pytest.approx([0.025, 0.00625])
+
+
+def test_several_steps_a_dispatch_end_with_the_same_training(experiment, tmp_path, progress, monkeypatch):
+    _, single = train(experiment, tmp_path / "single", progress)
+    monkeypatch.setattr(loop, "steps_per_dispatch", lambda backend, steps: 4)  # 10 steps an epoch: 4, 4 and 2
+    _, several = train(experiment, tmp_path / "several", progress)
+    assert [row["step"] for row in several.read_metrics()] == [10, 20, 30]
+    first, again = (leaves_by_path(last_params(folder, experiment)) for folder in (single, several))
+    for path, expected in first.items():
+        np.testing.assert_allclose(again[path], expected, rtol=1e-3, atol=1e-5, err_msg=path)
+
+    class Stop(Exception):
+        pass
+
+    class Stopper(type(progress)):
+        def epoch(self, row):
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(experiment, tmp_path / "resumed", Stopper())
+    _, resumed = train(experiment, tmp_path / "resumed", progress)
+    assert same(last_params(several, experiment), last_params(resumed, experiment))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
