@@ -118,8 +118,10 @@ def _innermost(module: nnx.Module) -> list[tuple[Path, nnx.Module]]:
 
 
 def _recorded(path: Path, layer: Any, calls: list[LayerCall]) -> Callable:
-    def call(x: jax.Array, **options: Any) -> jax.Array:
-        output = layer(x, **options)
+    def call(x: jax.Array, *others: Any, **options: Any) -> jax.Array:
+        output = layer(x, *others, **options)
+        if output is x:  # a layer that does nothing here, such as dropout
+            return output
         parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param)))
         name = "/".join(map(str, path))
         calls.append(LayerCall(name, type(layer).__name__, output.shape[1:], kernel_shape(layer), parameters))

@@ -6,20 +6,70 @@ from cnnjax import create, list_models
 from cnnjax.complexity import complexity, summary_table
 from cnnjax.functional import abstract_variables
 
-PUBLISHED = {  # parameters and multiply-adds, worked out by hand in each model file's docstring
+HAND = {  # parameters and multiply-adds, worked out by hand in each model file's docstring
     "lenet": (61_706, 416_520),
     "mlp": (266_610, 266_200),
 }
+TORCHVISION = {  # parameters, and thousands of millions of multiply-adds, as torchvision's weights state them
+    "resnet18": (11_689_512, 1.814),
+    "resnet34": (21_797_672, 3.664),
+    "resnet50": (25_557_032, 4.089),
+    "resnet101": (44_549_160, 7.801),
+    "resnet152": (60_192_808, 11.514),
+    "resnext50_32x4d": (25_028_904, 4.230),
+    "resnext101_32x8d": (88_791_336, 16.414),
+    "resnext101_64x4d": (83_455_272, 15.460),
+    "wide_resnet50_2": (68_883_240, 11.398),
+    "wide_resnet101_2": (126_886_696, 22.753),
+}
+KERAS = {  # trainable parameters
+    "resnet50_v1": 25_583_592,
+    "resnet101_v1": 44_601_832,
+    "resnet152_v1": 60_268_520,
+    "resnet50_v2": 25_568_360,
+    "resnet101_v2": 44_577_896,
+    "resnet152_v2": 60_236_904,
+}
+CIFAR = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
 
 
-def test_every_variant_has_its_published_figures():
-    assert set(PUBLISHED) == set(list_models())
+def test_every_variant_is_compared_with_a_published_figure_or_with_its_twin():
+    cifar = {f"{kind}{depth}_cifar" for kind in ("resnet", "plain") for depth in CIFAR} - {"plain110_cifar"}
+    twins = {"plain18", "plain34"}
+    assert {*HAND, *TORCHVISION, *KERAS, *cifar, *twins} == set(list_models())
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_parameters_and_multiply_adds_are_torchvisions(name):
+    found = complexity(create(name))
+    parameters, giga = TORCHVISION[name]
+    assert found.parameters == parameters
+    assert found.multiply_adds == pytest.approx(giga * 1e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", KERAS)
+def test_parameters_are_keras(name):
+    assert complexity(create(name)).parameters == KERAS[name]
+
+
+@pytest.mark.parametrize("depth", CIFAR)
+def test_cifar_parameters_are_those_of_the_published_networks(depth):
+    assert complexity(create(f"resnet{depth}_cifar")).parameters == CIFAR[depth]
+    if depth != 110:  # option A has no parameters, so that the plain network has as many
+        assert complexity(create(f"plain{depth}_cifar")).parameters == CIFAR[depth]
+
+
+@pytest.mark.parametrize("depth", [18, 34])
+def test_a_plain_network_lacks_the_projections_alone(depth):
+    residual, plain = (complexity(create(f"{kind}{depth}")) for kind in ("resnet", "plain"))
+    projections = sum(64 * 2**i * 128 * 2**i + 2 * 128 * 2**i for i in range(3))
+    assert residual.parameters - plain.parameters == projections
+
+
+@pytest.mark.parametrize("name", HAND)
 def test_parameters_and_multiply_adds(name):
     found = complexity(create(name))
-    assert (found.parameters, found.multiply_adds) == PUBLISHED[name]
+    assert (found.parameters, found.multiply_adds) == HAND[name]
     assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(abstract_variables(create(name)).params))
 
 

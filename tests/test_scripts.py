@@ -131,7 +131,7 @@ def test_an_experiment_file_of_ones_own(workplace, digits):
         ),
         (["evaluate.py", "--help"], ["RUN", "--split"]),
         (["predict.py", "--help"], ["IMAGE", "--top INT"]),
-        (["summary.py", "--help"], ["MODEL", "lenet, mlp"]),
+        (["summary.py", "--help"], ["MODEL", "lenet, mlp, plain18"]),
         (["data.py", "--help"], ["export", "embed"]),
         (["data.py", "list"], ["fashion_mnist_mini", "Ankle boot"]),
         (["data.py", "export", "--help"], ["--count INT"]),

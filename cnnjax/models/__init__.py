@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from cnnjax.errors import UserError, choose, near_matches
-from cnnjax.models import lenet, mlp
+from cnnjax.models import lenet, mlp, resnet
 from cnnjax.models.layers import Arch
 
-FAMILIES: dict[str, type[Arch]] = {cls.family: cls for cls in (lenet.LeNet, mlp.MLP)}
-VARIANTS: dict[str, Arch] = {**lenet.VARIANTS, **mlp.VARIANTS}
+FAMILIES: dict[str, type[Arch]] = {cls.family: cls for cls in (lenet.LeNet, mlp.MLP, resnet.ResNet)}
+VARIANTS: dict[str, Arch] = {**lenet.VARIANTS, **mlp.VARIANTS, **resnet.VARIANTS}
 
 
 def create(name: str, **options: Any) -> Arch:

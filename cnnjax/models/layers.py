@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from cnnjax.errors import UserError, require
@@ -20,6 +21,11 @@ Activation = Literal[
     "sparse_sigmoid", "squareplus", "swish", "tanh",
 ]  # fmt: skip
 """The elementwise functions of jax.nn, by name."""
+
+Initializer = jax.nn.initializers.Initializer
+GLOROT: Initializer = nnx.initializers.glorot_uniform()
+HE: Initializer = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""He et al. 2015, "Delving Deep into Rectifiers", equation 14: normal, by the outputs."""
 
 Features = dict[str, jax.Array]
 """Each stage's activation [N, H, W, C] by the stage's name, in order."""
@@ -38,6 +44,8 @@ class Arch(Fields):
 
     family: ClassVar[str]
     """The family's name in files."""
+    fewest_classes: ClassVar[int] = 1
+    """0 where a network without a head gives its embedding."""
 
     num_classes: int = 1000
     """How many classes the head tells apart."""
@@ -52,8 +60,8 @@ class Arch(Fields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_classes", "input_size", "channels"):
-            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "1 or more")
+        for name, least in (("num_classes", self.fewest_classes), ("input_size", 1), ("channels", 1)):
+            require(getattr(self, name) >= least, f"model.{name}", getattr(self, name), f"{least} or more")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -89,12 +97,16 @@ def activation(name: Activation) -> Callable[[jax.Array], jax.Array]:
 
 
 class Conv(nnx.Conv):
-    """A square convolution, Glorot-uniform kernels (Glorot and Bengio 2010) and zero biases."""
+    """A square convolution: zero bias, and by default Glorot-uniform kernels (Glorot and Bengio 2010)."""
 
-    def __init__(self, inputs: int, outputs: int, size: int, *, padding: str, dtype: str, rngs: nnx.Rngs):
+    def __init__(
+        self, inputs: int, outputs: int, size: int, *, stride: int = 1, padding: str | int, groups: int = 1,
+        bias: bool = True, kernel_init: Initializer = GLOROT, dtype: str, rngs: nnx.Rngs,
+    ):  # fmt: skip
         super().__init__(
-            inputs, outputs, (size, size), padding=padding, dtype=jnp.dtype(dtype),
-            kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs,
+            inputs, outputs, (size, size), (stride, stride), feature_group_count=groups, use_bias=bias,
+            padding=padding if isinstance(padding, str) else ((padding, padding), (padding, padding)),
+            dtype=jnp.dtype(dtype), kernel_init=kernel_init, rngs=rngs,
         )  # fmt: skip
 
 
@@ -102,9 +114,58 @@ class Dense(nnx.Linear):
     """A dense layer, Glorot-uniform kernel and zero bias."""
 
     def __init__(self, inputs: int, outputs: int, *, dtype: str, rngs: nnx.Rngs):
-        super().__init__(
-            inputs, outputs, dtype=jnp.dtype(dtype), kernel_init=nnx.initializers.glorot_uniform(), rngs=rngs
-        )
+        super().__init__(inputs, outputs, dtype=jnp.dtype(dtype), kernel_init=GLOROT, rngs=rngs)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over N, H and W (Ioffe and Szegedy 2015), computed in float32.
+
+    With ``unbiased_variance`` the running variance is torch's: that of the batch times count / (count - 1). What
+    normalises a training batch is the biased one in any case.
+    """
+
+    def __init__(
+        self, channels: int, *, momentum: float, epsilon: float, unbiased_variance: bool, zero_scale: bool = False,
+        dtype: str, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        self.momentum, self.epsilon, self.unbiased_variance = momentum, epsilon, unbiased_variance
+        self.dtype = jnp.dtype(dtype)
+        self.use_running_average = False  # set by train() and eval()
+        self.scale = nnx.Param(jnp.full(channels, 0.0 if zero_scale else 1.0, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map [N, H, W, C] to the same shape; in training, move the running statistics."""
+        wide = x.astype(jnp.float32)
+        if self.use_running_average:
+            mean, var = self.mean.get_value(), self.var.get_value()
+        else:
+            mean, var = wide.mean((0, 1, 2)), wide.var((0, 1, 2))
+            count = x.size // x.shape[-1]
+            running = var * (count / max(count - 1, 1)) if self.unbiased_variance else var
+            self.mean.set_value(self.momentum * self.mean.get_value() + (1 - self.momentum) * mean)
+            self.var.set_value(self.momentum * self.var.get_value() + (1 - self.momentum) * running)
+        factor = self.scale.get_value() * jax.lax.rsqrt(var + self.epsilon)
+        offset = self.bias.get_value() - mean * factor
+        return (wide * factor[None, None, None] + offset[None, None, None]).astype(self.dtype)
+
+
+class StochasticDepth(nnx.Module):
+    """Drop a block's residual for a share of the images in training (Huang et al. 2016); scale up what stays."""
+
+    def __init__(self, rate: float):
+        self.rate = rate
+        self.deterministic = False  # set by train() and eval()
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        if self.deterministic or not self.rate:
+            return x
+        if rngs is None:
+            raise UserError("stochastic depth draws at random in training; give apply(..., train=True, key=KEY)")
+        kept = jax.random.bernoulli(rngs(), 1 - self.rate, (x.shape[0], 1, 1, 1))
+        return jnp.where(kept, x / jnp.asarray(1 - self.rate, x.dtype), jnp.zeros_like(x))
 
 
 class Pool(nnx.Module):
@@ -152,3 +213,18 @@ def kernel_shape(layer: Any) -> tuple[int, ...] | None:
     """Return the shape of a layer's kernel, or None where it has none."""
     kernel = getattr(layer, "kernel", None)
     return None if kernel is None else tuple(kernel.shape)
+
+
+def max_pool(x: jax.Array, *, size: int, stride: int, padding: int, pad_value: float = -jnp.inf) -> jax.Array:
+    """Take the largest of each window of [N, H, W, C]; what lies outside counts as ``pad_value``."""
+    if padding and pad_value != -jnp.inf:
+        edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+        x, padding = jnp.pad(x, edges, constant_values=pad_value), 0
+    around = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    lowest = np.asarray(-np.inf, x.dtype)  # a constant: of a traced value XLA could not tell that it is a maximum
+    return jax.lax.reduce_window(x, lowest, jax.lax.max, (1, size, size, 1), (1, stride, stride, 1), around)
+
+
+def global_average(x: jax.Array) -> jax.Array:
+    """Return the mean [N, C] over all positions of [N, H, W, C], summed in float32."""
+    return x.astype(jnp.float32).mean((1, 2)).astype(x.dtype)

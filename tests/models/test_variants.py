@@ -18,7 +18,19 @@ from cnnjax.optim import make_optimizer
 from cnnjax.train.step import init_state, make_train_step
 
 VARIANTS = list_models()
-SMALLEST = ["lenet", "mlp"]  # of each family and form: those whose values are computed
+TINY = {"depths": (1, 2), "width": 8, "group_width": 32, "num_classes": 5, "input_size": 32}
+SMALLEST = {  # of each family and form: those whose values are computed
+    "lenet": create("lenet"),
+    "mlp": create("mlp"),
+    "resnet basic": create("resnet18", depths=(1, 1), width=8, num_classes=5, input_size=32),
+    "resnet v1.5": create("resnet50", **TINY),
+    "resnet v1": create("resnet50_v1", **TINY),
+    "resnet v2": create("resnet50_v2", **TINY),
+    "resnext": create("resnext50_32x4d", **{**TINY, "groups": 4}),
+    "resnet cifar": create("resnet20_cifar", depths=(1, 1, 1), width=8),
+    "resnet cifar B": create("resnet20_cifar", depths=(1, 1), width=8, shortcut="projection"),
+    "plain cifar": create("plain20_cifar", depths=(1, 1), width=8),
+}
 KEY = jax.random.key(0)
 
 apply = jax.jit(cnnjax.apply, static_argnames=("arch", "train"))  # a plain call compiles each operation by itself
@@ -34,7 +46,7 @@ def loss(arch, params, batch_stats, images):
 
 
 def test_every_family_has_a_variant_whose_values_are_tested():
-    assert {type(create(name)) for name in SMALLEST} == set(models.FAMILIES.values())
+    assert {type(arch) for arch in SMALLEST.values()} == set(models.FAMILIES.values())
 
 
 def test_models_are_listed_by_pattern():
@@ -93,7 +105,7 @@ class TestEveryVariant:
 @pytest.mark.parametrize("name", SMALLEST)
 class TestValues:
     def test_every_parameter_gets_a_finite_gradient(self, name):
-        arch = create(name)
+        arch = SMALLEST[name]
         params, batch_stats = init(arch, KEY)
         grads = jax.jit(jax.grad(lambda p: loss(arch, p, batch_stats, images_for(arch))))(params)
         for path, grad in leaves_by_path(grads).items():
@@ -101,7 +113,7 @@ class TestValues:
             assert np.abs(grad).max() > 0, path
 
     def test_evaluation_leaves_the_statistics_and_training_moves_them(self, name):
-        arch = create(name)
+        arch = SMALLEST[name]
         variables = init(arch, KEY)
         _, after_eval = apply(arch, variables, images_for(arch))
         _, after_train = apply(arch, variables, images_for(arch), train=True, key=KEY)
@@ -110,14 +122,14 @@ class TestValues:
             assert not np.array_equal(leaves_by_path(after_train)[path], before), path
 
     def test_the_callers_variables_are_not_changed(self, name):
-        arch = create(name)
+        arch = SMALLEST[name]
         variables = init(arch, KEY)
         before = jax.tree.map(np.array, variables)
         apply(arch, variables, images_for(arch), train=True, key=KEY)
         assert jax.tree.all(jax.tree.map(np.array_equal, before, jax.tree.map(np.array, variables)))
 
     def test_bfloat16_is_near_float32(self, name):
-        arch = create(name)
+        arch = SMALLEST[name]
         variables, images = init(arch, KEY), images_for(arch)
         exact = apply(arch, variables, images)[0].logits
         rough = apply(arch.replace(dtype="bfloat16"), variables, images)[0].logits
@@ -125,7 +137,7 @@ class TestValues:
         assert 0 < np.abs(rough - exact).max() < 0.05 * np.abs(exact).max()
 
     def test_the_second_call_does_not_retrace(self, name):
-        arch, traces = create(name), []
+        arch, traces = SMALLEST[name], []
 
         @jax.jit
         def run(variables, images):
@@ -137,15 +149,8 @@ class TestValues:
         run(init(arch, jax.random.key(5)), images_for(arch) + 1.0)
         assert len(traces) == 1
 
-    def test_jit_and_plain_calls_agree(self, name):
-        arch = create(name)
-        variables, images = init(arch, KEY), images_for(arch)
-        plain = cnnjax.apply(arch, variables, images)[0].logits
-        jitted = apply(arch, variables, images)[0].logits
-        np.testing.assert_allclose(plain, jitted, rtol=1e-5, atol=1e-6)
-
     def test_vmap_over_keys_makes_an_ensemble(self, name):
-        arch, keys = create(name), jax.random.split(KEY, 3)
+        arch, keys = SMALLEST[name], jax.random.split(KEY, 3)
         ensemble, images = jax.vmap(lambda key: init(arch, key))(keys), images_for(arch)
         together = jax.jit(jax.vmap(lambda v: apply(arch, v, images)[0].logits))(ensemble)
         for member, key in enumerate(keys):
@@ -153,11 +158,20 @@ class TestValues:
             np.testing.assert_allclose(together[member], alone, rtol=1e-4, atol=1e-5)
 
     def test_each_image_is_judged_by_itself(self, name):
-        arch = create(name)
+        arch = SMALLEST[name]
         variables, images = init(arch, KEY), images_for(arch)
         whole = apply(arch, variables, images)[0].logits
         single = jnp.concatenate([apply(arch, variables, images[i : i + 1])[0].logits for i in range(3)])
         np.testing.assert_allclose(whole, single, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lenet", "mlp", "plain cifar"])  # a plain call compiles each operation by itself
+def test_jit_and_plain_calls_agree(name):
+    arch = SMALLEST[name]
+    variables, images = init(arch, KEY), images_for(arch)
+    plain = cnnjax.apply(arch, variables, images)[0].logits
+    jitted = apply(arch, variables, images)[0].logits
+    np.testing.assert_allclose(plain, jitted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", typing.get_args(Activation))

@@ -1,0 +1,290 @@
+"""ResNet and its kin: ResNeXt, wide ResNet, pre-activation ResNet, the CIFAR ResNets, and the same without shortcuts.
+
+Sources: He, Zhang, Ren, Sun 2015, "Deep Residual Learning for Image Recognition", table 1 (ImageNet) and section 4.2
+(CIFAR); 2016, "Identity Mappings in Deep Residual Networks" (v2); Xie et al. 2017, "Aggregated Residual
+Transformations" (ResNeXt), table 1; Zagoruyko and Komodakis 2016, "Wide Residual Networks".
+
+    stage   ImageNet, size / channels of a bottleneck    CIFAR, size / channels
+    stem    7x7 /2, pool 3x3 /2: 56                       3x3: 32 / 16
+    stage1  56 / 256                                      32 / 16
+    stage2  28 / 512                                      16 / 32
+    stage3  14 / 1024                                      8 / 64
+    stage4   7 / 2048                                      -
+
+Forms, which differ in more than the paper says:
+    v1.5  as torchvision ships it: the stride lies on the 3x3 convolution (the paper: on the first 1x1), convolutions
+          have no bias, and the running variance is the unbiased one.
+    v1    as Keras ships it: the stride on the first 1x1, convolutions with a bias, epsilon 1.001e-5, biased variance.
+    v2    as Keras ships it: norm and activation before each convolution, and once more before the head; the stem has
+          neither, and pads its pooling with zeros; each stage but the last halves the size in its *last* block.
+Expected (parameters, multiply-adds at 224 px): resnet18 11,689,512, 1.81 G; resnet50 25,557,032, 4.09 G;
+resnet50_v1 25,583,592, 3.86 G; resnet50_v2 25,568,360, 3.48 G; resnet20_cifar 269,722, 41 M at 32 px.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cnnjax.errors import UserError, require
+from cnnjax.models.layers import (
+    HE,
+    Arch,
+    BatchNorm,
+    Conv,
+    Dense,
+    Features,
+    Network,
+    Outputs,
+    StochasticDepth,
+    activation,
+    global_average,
+    max_pool,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResNet(Arch):
+    """A residual network: a stem, stages of residual blocks, global average pooling, a dense head."""
+
+    family = "resnet"
+    fewest_classes = 0
+
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    """How many blocks each stage has."""
+    block: Literal["basic", "bottleneck"] = "bottleneck"
+    """basic: two 3x3 convolutions; bottleneck: 1x1, 3x3, 1x1 with four times as many channels at the end."""
+    form: Literal["v1.5", "v1", "v2"] = "v1.5"
+    """v1.5: torchvision's; v1 and v2: Keras's."""
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    """imagenet: 7x7 with stride 2 and pooling; cifar: 3x3."""
+    shortcut: Literal["projection", "padding", "none"] = "projection"
+    """Where shapes differ: a 1x1 convolution (the paper's option B) or padding with zeros (A); none: no shortcuts."""
+    width: int = 64
+    """Channels of the first stage, before the bottleneck's factor of four."""
+    groups: int = 1
+    """Groups of a bottleneck's 3x3 convolution (ResNeXt's cardinality)."""
+    group_width: int = 64
+    """Channels of each group in the first stage; 64 in one group is the paper's bottleneck."""
+    zero_init_residual: bool = False
+    """Start with each block as the identity: the scale of its last norm is 0 (Goyal et al. 2017, section 5.1)."""
+    stochastic_depth: float = 0.0
+    """The share of images for which the last block is skipped in training, in [0, 1); less for earlier blocks."""
+    momentum: float = 0.9
+    """The share of the running statistics that a training step keeps (torch's momentum is 1 - this)."""
+    epsilon: float = 1e-5
+    """Added to the variance in norms."""
+    unbiased_variance: bool = True
+    """Let the running variance be the unbiased one, as torch's is."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("width", "groups", "group_width"):
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "1 or more")
+        require(
+            bool(self.depths) and min(self.depths) >= 1,
+            "model.depths",
+            self.depths,
+            "one or more numbers, each 1 or more",
+        )
+        require(0 <= self.stochastic_depth < 1, "model.stochastic_depth", self.stochastic_depth, "in [0, 1)")
+        require(0 <= self.momentum <= 1, "model.momentum", self.momentum, "in [0, 1]")
+        require(self.epsilon > 0, "model.epsilon", self.epsilon, "greater than 0")
+        basic = self.block == "basic"
+        require(not basic or self.groups == 1, "model.groups", self.groups, "1 in a network of basic blocks")
+        if self.form == "v2" and (self.zero_init_residual or self.block == "basic"):
+            raise UserError("model.form is 'v2'; it has bottleneck blocks, without a last norm for zero_init_residual")
+
+    @property
+    def expansion(self) -> int:
+        return 4 if self.block == "bottleneck" else 1
+
+    def inner_width(self, width: int) -> int:
+        """Channels of the 3x3 convolution of a bottleneck whose output has ``4 * width``."""
+        return width * self.group_width // 64 * self.groups
+
+    def halving_block(self, stage: int) -> int | None:
+        """Return which block of a stage, counted from 0, halves the size; None where none does."""
+        if self.form == "v2":
+            return self.depths[stage] - 1 if stage < len(self.depths) - 1 else None
+        return 0 if stage > 0 else None
+
+    def build(self, rngs: nnx.Rngs) -> "ResNetModule":
+        return ResNetModule(self, rngs)
+
+
+class ResNetModule(Network):
+    """The layers of `ResNet`; stages: stem, stage1, stage2, ... as in the table above."""
+
+    def __init__(self, arch: ResNet, rngs: nnx.Rngs):
+        self.depths, self.preactivated = arch.depths, arch.form == "v2"
+        self.activation = activation(arch.activation)
+        self.stem = Stem(arch, rngs)
+        inputs, made = arch.width, 0
+        for index, depth in enumerate(arch.depths):
+            width, halving = arch.width * 2**index, arch.halving_block(index)
+            blocks = []
+            for number in range(depth):
+                made += 1
+                rate = arch.stochastic_depth * made / sum(arch.depths)
+                blocks.append(Block(arch, inputs, width, 2 if number == halving else 1, number == 0, rate, rngs))
+                inputs = width * arch.expansion
+            setattr(self, f"stage{index + 1}", nnx.List(blocks))
+        if self.preactivated:
+            self.norm = make_norm(arch, inputs, rngs)
+        self.head = Dense(inputs, arch.num_classes, dtype=arch.dtype, rngs=rngs) if arch.num_classes else None
+
+    def features(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
+        x = self.stem(images)
+        found = {"stem": x}
+        for index in range(1, len(self.depths) + 1):
+            for block in getattr(self, f"stage{index}"):
+                x = block(x, rngs)
+            found[f"stage{index}"] = x
+        return found
+
+    def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:
+        x = features[f"stage{len(self.depths)}"]
+        if self.preactivated:
+            x = self.activation(self.norm(x))
+        embedding = global_average(x)
+        return Outputs(embedding if self.head is None else self.head(embedding))
+
+
+class Stem(nnx.Module):
+    """From images to the first stage's input: a quarter of the size (imagenet), or the same (cifar)."""
+
+    def __init__(self, arch: ResNet, rngs: nnx.Rngs):
+        self.pools, self.preactivated = arch.stem == "imagenet", arch.form == "v2"
+        self.activation = activation(arch.activation)
+        size, stride = (7, 2) if self.pools else (3, 1)
+        self.conv = make_conv(arch, arch.channels, arch.width, size, rngs, stride, bias=arch.form != "v1.5")
+        self.norm = None if self.preactivated else make_norm(arch, arch.width, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.conv(x)
+        if self.norm is not None:
+            x = self.activation(self.norm(x))
+        if not self.pools:
+            return x
+        # Keras pads with zeros, which only after an activation that ends at zero is the same.
+        return max_pool(x, size=3, stride=2, padding=1, **({"pad_value": 0.0} if self.preactivated else {}))
+
+
+class Block(nnx.Module):
+    """A residual block. ``arch.form`` decides where norms, biases and the stride stand."""
+
+    def __init__(
+        self, arch: ResNet, inputs: int, width: int, stride: int, first: bool, rate: float, rngs: nnx.Rngs
+    ):  # fmt: skip
+        outputs, inner = width * arch.expansion, arch.inner_width(width)
+        early, late = (stride, 1) if arch.form == "v1" else (1, stride)
+        if arch.block == "basic":
+            plan = [(3, outputs, stride, 1), (3, outputs, 1, 1)]
+        else:
+            plan = [(1, inner, early, 1), (3, inner, late, arch.groups), (1, outputs, 1, 1)]
+        self.preactivated, self.count = arch.form == "v2", len(plan)
+        self.activation = activation(arch.activation)
+        channels = inputs
+        for number, (size, channels_out, conv_stride, groups) in enumerate(plan, start=1):
+            last = number == len(plan)
+            bias = arch.form == "v1" or (self.preactivated and last)
+            conv = make_conv(arch, channels, channels_out, size, rngs, conv_stride, groups, bias)
+            normed = channels if self.preactivated else channels_out
+            setattr(self, f"conv{number}", conv)
+            setattr(self, f"norm{number}", make_norm(arch, normed, rngs, last and arch.zero_init_residual))
+            channels = channels_out
+        self.shortcut = Shortcut(arch, inputs, outputs, stride, first, rngs)
+        self.drop = StochasticDepth(rate)
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        layers = [(getattr(self, f"conv{n}"), getattr(self, f"norm{n}")) for n in range(1, self.count + 1)]
+        if self.preactivated:
+            y = activated = self.activation(layers[0][1](x))
+            for number, (conv, norm) in enumerate(layers):
+                y = conv(self.activation(norm(y)) if number else y)
+            return self.shortcut(x, activated, self.drop(y, rngs))
+        y = x
+        for number, (conv, norm) in enumerate(layers):
+            y = norm(conv(self.activation(y) if number else y))
+        return self.activation(self.shortcut(x, x, self.drop(y, rngs)))
+
+
+class Shortcut(nnx.Module):
+    """Add a block's input to its residual, brought to the same shape where it has another."""
+
+    def __init__(self, arch: ResNet, inputs: int, outputs: int, stride: int, first: bool, rngs: nnx.Rngs):
+        changes = first and (inputs != outputs or stride != 1)
+        self.kind = arch.shortcut if arch.shortcut == "none" or changes else "identity"
+        self.stride, self.missing = stride, outputs - inputs
+        projects = self.kind == "projection"
+        self.conv = make_conv(arch, inputs, outputs, 1, rngs, stride, bias=arch.form != "v1.5") if projects else None
+        self.norm = make_norm(arch, outputs, rngs) if projects and arch.form != "v2" else None
+
+    def __call__(self, x: jax.Array, activated: jax.Array, residual: jax.Array) -> jax.Array:
+        """Take the block's input ``x``, and what the projection sees: the same, in v2 after norm and activation."""
+        if self.kind == "none":
+            return residual
+        if self.conv is not None:
+            projected = self.conv(activated)
+            return residual + (projected if self.norm is None else self.norm(projected))
+        kept = x[:, :: self.stride, :: self.stride]
+        if self.kind == "padding":
+            before = self.missing // 2
+            kept = jnp.pad(kept, ((0, 0), (0, 0), (0, 0), (before, self.missing - before)))
+        return residual + kept
+
+
+def make_conv(
+    arch: ResNet, inputs: int, outputs: int, size: int, rngs: nnx.Rngs, stride: int = 1, groups: int = 1,
+    bias: bool = False,
+) -> Conv:  # fmt: skip
+    return Conv(
+        inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias=bias, kernel_init=HE,
+        dtype=arch.dtype, rngs=rngs,
+    )  # fmt: skip
+
+
+def make_norm(arch: ResNet, channels: int, rngs: nnx.Rngs, zero_scale: bool = False) -> BatchNorm:
+    return BatchNorm(
+        channels, momentum=arch.momentum, epsilon=arch.epsilon, unbiased_variance=arch.unbiased_variance,
+        zero_scale=zero_scale, dtype=arch.dtype, rngs=rngs,
+    )  # fmt: skip
+
+
+def _keras(form: Literal["v1", "v2"], *depths: int) -> ResNet:
+    return ResNet(depths=depths, form=form, momentum=0.99, epsilon=1.001e-5, unbiased_variance=False)
+
+
+def _cifar(depth: int, shortcut: Literal["padding", "none"]) -> ResNet:
+    """Section 4.2: 6 n + 2 layers, n blocks of two in each of three stages."""
+    n = (depth - 2) // 6
+    return ResNet(
+        depths=(n, n, n), block="basic", stem="cifar", width=16, shortcut=shortcut, num_classes=10, input_size=32
+    )
+
+
+VARIANTS = {
+    "resnet18": ResNet(depths=(2, 2, 2, 2), block="basic"),
+    "resnet34": ResNet(depths=(3, 4, 6, 3), block="basic"),
+    "resnet50": ResNet(depths=(3, 4, 6, 3)),
+    "resnet101": ResNet(depths=(3, 4, 23, 3)),
+    "resnet152": ResNet(depths=(3, 8, 36, 3)),
+    "resnet50_v1": _keras("v1", 3, 4, 6, 3),
+    "resnet101_v1": _keras("v1", 3, 4, 23, 3),
+    "resnet152_v1": _keras("v1", 3, 8, 36, 3),
+    "resnet50_v2": _keras("v2", 3, 4, 6, 3),
+    "resnet101_v2": _keras("v2", 3, 4, 23, 3),
+    "resnet152_v2": _keras("v2", 3, 8, 36, 3),
+    "resnext50_32x4d": ResNet(depths=(3, 4, 6, 3), groups=32, group_width=4),
+    "resnext101_32x8d": ResNet(depths=(3, 4, 23, 3), groups=32, group_width=8),
+    "resnext101_64x4d": ResNet(depths=(3, 4, 23, 3), groups=64, group_width=4),
+    "wide_resnet50_2": ResNet(depths=(3, 4, 6, 3), group_width=128),
+    "wide_resnet101_2": ResNet(depths=(3, 4, 23, 3), group_width=128),
+    "plain18": ResNet(depths=(2, 2, 2, 2), block="basic", shortcut="none"),
+    "plain34": ResNet(depths=(3, 4, 6, 3), block="basic", shortcut="none"),
+    **{f"resnet{depth}_cifar": _cifar(depth, "padding") for depth in (20, 32, 44, 56, 110)},
+    **{f"plain{depth}_cifar": _cifar(depth, "none") for depth in (20, 32, 44, 56)},
+}
