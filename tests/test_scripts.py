@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import write_digits
 
-from cnnjax import checkpoint
+from cnnjax import checkpoint, create
 from cnnjax.functional import leaves_by_path
 from cnnjax.optim import make_optimizer
 from cnnjax.run_folder import RunFolder, read_config
@@ -112,6 +112,16 @@ def test_an_experiment_file_of_ones_own(workplace, digits):
     done = call("train.py", "mine.py", "--seed", 4, cwd=workplace)
     assert done.returncode == 0, done.stderr
     assert (workplace / "runs" / "mine,seed=4" / "results.json").exists()
+
+
+def test_another_model_is_named_in_the_runs_name(workplace, digits):
+    done = call(
+        "train.py", "lenet_mini", "--model", "mlp", "--model.activation", "tanh", "--data.source", "mnist",
+        "--data.dir", digits, "--train.epochs", 1, cwd=workplace,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    name = "lenet_mini,data.source=mnist,model=mlp,model.activation=tanh,train.epochs=1"
+    assert load(workplace / "runs" / name).arch == create("mlp", activation="tanh")
 
 
 @pytest.mark.parametrize(
