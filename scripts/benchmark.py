@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py MODEL [OPTIONS]
 
-The peers come with `pip install cnnjax[bench]`; the table says which are not installed.
+The peers come with `pip install -e .[bench]`; the table says which are not installed.
 `python scripts/benchmark.py MODEL --help` shows the options.
 """
 

@@ -44,7 +44,7 @@ def test_ours_is_timed_in_its_processes_and_peers_that_cannot_be_are_told(tmp_pa
 
     text = shown(work, rows)
     assert re.search(r"cnnjax +│ +\d+\.\d\d │ +[\d,]+ │ +\d+\.\d\d │ +\d+\.\d\d │ +1\.00 │", text)
-    assert "Missing: not installed; pip install cnnjax[bench] brings it" in text
+    assert "Missing: not installed; pip install -e .[bench] brings it" in text
     assert re.search(r"Broken: failed; .*No module named cnnjax.benchmark.no_such_peer", text)
 
     record = tmp_path / "docs" / "benchmarks.md"

@@ -174,7 +174,7 @@ def run(work: Work, console: Console, peers: Sequence[Peer] = PEERS, *, debug: b
 
 def _measure(peer: Peer, work: Work, debug: bool) -> Row:
     if importlib.util.find_spec(peer.package) is None:
-        return Row(peer, problem="not installed", sentence="pip install cnnjax[bench] brings it")
+        return Row(peer, problem="not installed", sentence="pip install -e .[bench] brings it")
     command = [sys.executable, "-m", peer.module, *work.arguments()]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     if debug:
