@@ -131,4 +131,5 @@ def test_chance_enters_through_the_key_alone():
 
 def test_layers_are_listed_in_the_order_of_their_calls_also_inside_lists():
     names = [call.name for call in layer_calls(Probe())]
-    assert names == ["norm", "dropout", *(f"layers/{i}" for i in range(12)), "head"]
+    # dropout does nothing in evaluation, and a layer that does nothing is left out
+    assert names == ["norm", *(f"layers/{i}" for i in range(12)), "head"]
