@@ -107,7 +107,7 @@ def _judge(
     """Return the figures of the best parameters on all three parts, and how long it took over all starts."""
     rows = folder.read_metrics()
     seconds = sum(row["seconds"] for row in rows)
-    images = len(rows) * plan(experiment, dataset)[0] * experiment.train.batch_size
+    images = rows[-1]["step"] * experiment.train.batch_size
     results: dict[str, Any] = {
         "epochs": outcome.epochs,
         "stopped_early": outcome.stopped_early,

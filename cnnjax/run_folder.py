@@ -126,10 +126,9 @@ class RunFolder:
         if experiment.data.dir is not None:  # so that it is found from another working folder too
             experiment = experiment.replace(data=experiment.data.replace(dir=str(Path(experiment.data.dir).resolve())))
         config = self.path / "config.json"
-        if not config.exists():
+        name, recorded = read_config(config) if config.exists() else (name, None)
+        if recorded != experiment:  # a new run, or one whose data have moved
             write_json(config, {"format": FORMAT, "name": name, "experiment": experiment.to_dict()})
-        elif (recorded := read_config(config))[1] != experiment:  # the data have moved
-            write_json(config, {"format": FORMAT, "name": recorded[0], "experiment": experiment.to_dict()})
         self.checkpoints.mkdir(exist_ok=True)
 
     def record_environment(self, entry: dict[str, Any]) -> None:

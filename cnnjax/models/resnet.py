@@ -170,7 +170,7 @@ class Stem(nnx.Module):
         if not self.pools:
             return x
         # Keras pads with zeros, which only after an activation that ends at zero is the same.
-        return max_pool(x, size=3, stride=2, padding=1, **({"pad_value": 0.0} if self.preactivated else {}))
+        return max_pool(x, size=3, stride=2, padding=1, pad_value=0.0 if self.preactivated else -jnp.inf)
 
 
 class Block(nnx.Module):
