@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,10 @@ class Preprocessing(Fields):
     height: int
     width: int
     mean: tuple[float, ...]
-    """Per channel, of values scaled to [0, 1]."""
+    """By channel in the order in which the network takes them, of values scaled to [0, 1]."""
     std: tuple[float, ...]
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    """bgr: the network takes blue first, as those of Caffe's line do; images are stored red first."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,7 +40,9 @@ class Preprocessing(Fields):
 
 
 def normalize(preprocessing: Preprocessing, images: jax.Array | np.ndarray) -> jax.Array:
-    """Map uint8 [N, H, W, C] to float32: ``(images / 255 - mean) / std``."""
+    """Map uint8 [N, H, W, C], red first, to float32 in the network's order: ``(images / 255 - mean) / std``."""
+    if preprocessing.channel_order == "bgr":
+        images = images[..., ::-1]
     mean = jnp.asarray(preprocessing.mean, jnp.float32).reshape(1, 1, 1, -1)
     std = jnp.asarray(preprocessing.std, jnp.float32).reshape(1, 1, 1, -1)
     return (jnp.asarray(images).astype(jnp.float32) / jnp.float32(255) - mean) / std

@@ -1,0 +1,84 @@
+"""From a file of published weights to a run's folder, which `scripts/evaluate.py` and `scripts/predict.py` accept."""
+
+import shutil
+from pathlib import Path
+
+from cnnjax import checkpoint
+from cnnjax.complexity import complexity
+from cnnjax.convert import load_weights, source_of
+from cnnjax.convert.sources import Source
+from cnnjax.data import Preprocessing
+from cnnjax.errors import UserError
+from cnnjax.files import sha256, sync_folder
+from cnnjax.models.layers import Arch
+
+
+def convert_to_run(
+    name: str, arch: Arch, source: str, file: Path, out: Path, classes: tuple[str, ...] = (),
+    mean: tuple[float, ...] = (), std: tuple[float, ...] = (),
+) -> str:  # fmt: skip
+    """Convert, make the folder ``out``, and return a line that says what was done; refused, nothing is written.
+
+    Args:
+        name: the variant's name, for the record.
+        arch: the network as it was published.
+        source: whose names the file uses.
+        file: the published weights.
+        out: the folder to make; it must not be there, or be empty.
+        classes: the classes' names, or one .txt file that holds them, a line each; empty: the classes' numbers.
+        mean: by channel, of values in [0, 1]; empty: the publisher's.
+        std: the same of the standard deviation.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there and not empty; choose another folder")
+    names = _class_names(classes)
+    if names and arch.num_classes != len(names):
+        arch = arch.replace(num_classes=len(names))
+    preprocessing = _preprocessing(arch, source_of(arch, source), source, mean, std)
+    variables = load_weights(arch, source, file)
+    info = {
+        "epoch": 0,
+        "model": arch.to_dict(),
+        "classes": list(names or map(str, range(arch.num_classes))),
+        "preprocessing": preprocessing.to_dict(),
+        "converted": {"model": name, "source": source, "file": file.name, "sha256": sha256(file)},
+    }
+    aside = out.with_name(f".{out.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.save(aside / "checkpoints", 0, {"variables": variables._asdict()}, info)
+    sync_folder(aside)
+    aside.rename(out)
+    sync_folder(out.parent)
+    return f"{out}: {name} with {complexity(arch).parameters:,} parameters of {file}, {arch.num_classes} classes"
+
+
+def _class_names(given: tuple[str, ...]) -> tuple[str, ...]:
+    if len(given) == 1 and given[0].endswith(".txt"):
+        try:
+            lines = Path(given[0]).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise UserError(f"--classes {given[0]} cannot be read as text: {error}") from error
+        given = tuple(line.strip() for line in lines if line.strip())
+    if len(set(given)) < len(given):
+        twice = next(name for name in given if given.count(name) > 1)
+        raise UserError(f"--classes names {twice!r} twice; each class needs a name of its own")
+    return given
+
+
+def _preprocessing(
+    arch: Arch, source: Source, name: str, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Preprocessing:
+    """Return how images are prepared: as the user says, else as the publisher does."""
+    known = source.normalization
+    if known is None and not (mean and std):
+        raise UserError(f"weights of the source {name!r} do not say how images are normalised; give --mean and --std")
+    found = Preprocessing(
+        height=arch.input_size,
+        width=arch.input_size,
+        mean=mean or known.mean,
+        std=std or known.std,
+        channel_order=known.channel_order if known else "rgb",
+    )
+    if found.channels != arch.channels:
+        raise UserError(f"the network takes {arch.channels} channels; give as many numbers with --mean and --std")
+    return found

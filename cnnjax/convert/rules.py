@@ -1,0 +1,164 @@
+"""What a converter is: a table of rules that a reader can check, and the one way in which all of them are applied.
+
+A rule says where one of our leaves lies in the source and how its axes differ there. Every leaf of the network and every
+tensor of the source is used exactly once; what a source may hold besides is declared by its table. Nothing is guessed.
+"""
+
+import fnmatch
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cnnjax.convert.tensors import Tensors
+from cnnjax.errors import UserError
+from cnnjax.functional import Tree, Variables, abstract_variables, leaves_by_path
+from cnnjax.models.layers import Arch
+
+
+class Layout(NamedTuple):
+    """How an array of theirs becomes one of ours, and back; each undoes the other bit for bit."""
+
+    name: str
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_theirs: Callable[[np.ndarray], np.ndarray]
+
+
+SAME = Layout("as it is", lambda x: x, lambda x: x)
+OIHW = Layout("OIHW -> HWIO", lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
+"""torch's convolution kernels, grouped ones too: (out, in, height, width)."""
+OI = Layout("OI -> IO", np.transpose, np.transpose)
+"""torch's dense kernels: (out, in)."""
+
+
+class Rule(NamedTuple):
+    """One row: ``theirs`` and ``ours`` are names with numbers in braces, such as ``layer{s}.{b}`` and ``stage{s}/{b}``.
+
+    The number may be shifted in the source's name: ``conv{s+1}_block{b+1}``.
+    """
+
+    theirs: str
+    ours: str
+    layout: Layout
+
+    def source_name(self, path: str) -> str | None:
+        """Return the source's name for a leaf of ours, or None where the rule is not about it."""
+        match = re.fullmatch(re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(self.ours)), path)
+        if not match:
+            return None
+        return re.sub(
+            r"\{(\w)([+-]\d+)?\}", lambda braces: str(int(match[braces[1]]) + int(braces[2] or 0)), self.theirs
+        )
+
+
+Rules = tuple[Rule, ...]
+
+
+def torch_conv(theirs: str, ours: str) -> Rules:
+    """Return the rules of a convolution without a bias, as torch names them."""
+    return (Rule(f"{theirs}.weight", f"{ours}/kernel", OIHW),)
+
+
+def torch_dense(theirs: str, ours: str) -> Rules:
+    """Return the rules of a dense layer, as torch names them."""
+    return Rule(f"{theirs}.weight", f"{ours}/kernel", OI), Rule(f"{theirs}.bias", f"{ours}/bias", SAME)
+
+
+def torch_norm(theirs: str, ours: str) -> Rules:
+    """Return the rules of a batch normalisation, as torch names them."""
+    names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+    return tuple(Rule(f"{theirs}.{their}", f"{ours}/{our}", SAME) for their, our in names.items())
+
+
+def keras_layer(theirs: str, ours: str) -> Rules:
+    """Return the rules of a convolution or a dense layer, as Keras names them; a layer may lack the bias."""
+    return tuple(Rule(f"{theirs}/{leaf}", f"{ours}/{leaf}", SAME) for leaf in ("kernel", "bias"))
+
+
+def keras_norm(theirs: str, ours: str) -> Rules:
+    """Return the rules of a batch normalisation, as Keras names them."""
+    names = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
+    return tuple(Rule(f"{theirs}/{their}", f"{ours}/{our}", SAME) for their, our in names.items())
+
+
+class Table(NamedTuple):
+    """A converter: rules, of which the first that is about a leaf counts, and patterns of what is left aside."""
+
+    rules: Rules
+    ignored: tuple[str, ...] = ()
+    """Shell patterns of source names that no network needs."""
+
+    def find(self, path: str) -> tuple[str, Layout]:
+        """Return the source's name for a leaf of ours, and how its axes differ there."""
+        for rule in self.rules:
+            if name := rule.source_name(path):
+                return name, rule.layout
+        raise UserError(f"the table of this source has no rule for {path}; the network has a part that its form lacks")
+
+
+def to_variables(table: Table, arch: Arch, tensors: Tensors) -> Variables:
+    """Return the network's variables from a source's tensors.
+
+    Raises:
+        UserError: a tensor is missing, left over, of another shape or type, or not finite. All of them are listed.
+    """
+    expected = abstract_variables(arch)
+    wanted = _leaves(expected)
+    plan = {path: table.find(path) for path in wanted}
+    _check(plan, wanted, table, tensors)
+    arrays = {path: layout.to_ours(tensors.read(name)) for path, (name, layout) in plan.items()}
+    if bad := sorted(plan[path][0] for path, array in arrays.items() if not np.isfinite(array).all()):
+        raise UserError(f"{tensors.path} holds values that are not finite, in {', '.join(bad)}; get the file again")
+    return Variables(*(_fill(tree, arrays) for tree in expected))
+
+
+def from_variables(table: Table, variables: Variables) -> dict[str, np.ndarray]:
+    """Return the source's tensors by its names: what `to_variables` reads."""
+    found = {}
+    for path, leaf in _leaves(variables).items():
+        name, layout = table.find(path)
+        found[name] = np.ascontiguousarray(layout.to_theirs(np.asarray(leaf)))
+    return found
+
+
+def _check(plan: Mapping[str, tuple[str, Layout]], wanted: Mapping[str, Any], table: Table, tensors: Tensors) -> None:
+    """Compare names, shapes and types before a single value is read."""
+    held = tensors.shapes
+    missing, wrong = [], []
+    for path, (name, layout) in plan.items():
+        shape = layout.to_theirs(np.broadcast_to(np.float32(0), wanted[path].shape)).shape
+        if name not in held:
+            missing.append(f"{name} {list(shape)} (our {path})")
+        elif held[name].shape != shape:
+            wrong.append(f"{name} is {list(held[name].shape)} and {list(shape)} is needed (our {path})")
+        elif held[name].dtype not in ("float32", "float16", "bfloat16"):
+            wrong.append(f"{name} is of {held[name].dtype} and float32, float16 or bfloat16 is needed (our {path})")
+    used = {name for name, _ in plan.values()}
+    ignored = {name for name in held if any(fnmatch.fnmatchcase(name, pattern) for pattern in table.ignored)}
+    left_over = [f"{name} {list(held[name].shape)}" for name in held if name not in used | ignored]
+    if not (used & held.keys()):
+        some, few = ", ".join(sorted(used)[:3]), ", ".join(sorted(held)[:3]) or "nothing"
+        raise UserError(
+            f"{tensors.path} has none of the {len(used)} tensors of this network and source ({some}, ...); it holds "
+            f"{few}, ...; check the model and --from"
+        )
+    kinds = {"missing there": missing, "left over there": left_over, "of another shape or type": wrong}
+    if found := [f"{what} ({len(names)}): {', '.join(names)}" for what, names in kinds.items() if names]:
+        raise UserError(
+            f"{tensors.path} does not hold this network: {'; '.join(found)}; check the model, its options and --from"
+        )
+
+
+def _leaves(variables: Variables) -> dict[str, Any]:
+    """Return parameters and statistics by path; the two never share one."""
+    params, batch_stats = (leaves_by_path(tree) for tree in variables)
+    assert not params.keys() & batch_stats.keys()
+    return {**params, **batch_stats}
+
+
+def _fill(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
+    """Return a tree of that structure with the arrays in it, as float32."""
+    leaves = [np.ascontiguousarray(arrays[path], np.float32) for path in leaves_by_path(tree)]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)

@@ -1,0 +1,75 @@
+"""Files of weights, read as data: nothing in them is run, and what is damaged is refused in one sentence.
+
+What a file is, is told by its first bytes, not by its name.
+"""
+
+import contextlib
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cnnjax.convert.keras_file import HDF5_MAGIC, open_archive, open_h5
+from cnnjax.convert.safetensors_file import open_safetensors
+from cnnjax.convert.tensors import GET_AGAIN, Tensors
+from cnnjax.convert.torch_file import open_torch
+from cnnjax.errors import UserError
+
+ZIP_MAGIC = b"PK\x03\x04"
+PICKLE_MAGIC = b"\x80"
+MOST_TENSORS = 100_000
+
+Opener = Callable[[Path, int], contextlib.AbstractContextManager[Tensors]]
+
+
+@contextlib.contextmanager
+def open_tensors(path: Path, largest: int) -> Iterator[Tensors]:
+    """Open a torch, safetensors or Keras file.
+
+    Args:
+        path: the file.
+        largest: how many bytes the weights in an archive may have when they are unpacked.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it is none of these kinds; while a tensor is read, too.
+    """
+    with contextlib.ExitStack() as stack:
+        with _refusing(path):
+            tensors = stack.enter_context(_opener(path)(path, largest))
+        if len(tensors.shapes) > MOST_TENSORS:
+            raise UserError(f"{path} holds {len(tensors.shapes):,} tensors, more than any network; {GET_AGAIN}")
+        yield tensors._replace(read=_refusing(path)(tensors.read))
+
+
+@contextlib.contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Turn whatever a library says of a file into a sentence: what a damaged file makes it raise, nobody lists."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        told = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise UserError(f"{path} is damaged or not what it claims to be ({told}); {GET_AGAIN}") from error
+
+
+def _opener(path: Path) -> Opener:
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    if start.startswith(HDF5_MAGIC):
+        return open_h5
+    if start.startswith(ZIP_MAGIC):
+        with zipfile.ZipFile(path) as archive:
+            return open_archive if "config.json" in archive.namelist() else open_torch
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
+        return open_safetensors
+    if start.startswith(PICKLE_MAGIC):
+        return open_torch
+    raise UserError(
+        f"{path} is no file of weights; give torch's .pth, a .safetensors file, or Keras's .h5, .weights.h5 or .keras; "
+        f"where it should be one, {GET_AGAIN}"
+    )
