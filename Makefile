@@ -1,5 +1,7 @@
 # make train    the environment, then the main job: LeNet-5 on the embedded images
 # make test     the environment, then the tests
+# make oracle   an environment of its own, then the converters against torchvision, timm and Keras (fetches torch)
+# make parity   the same for every size of network, written to docs/parity.md
 # make check    the linter and the type checker
 # make lock     write requirements.lock anew from pyproject.toml (needs uv)
 #
@@ -8,6 +10,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+ORACLE_VENV ?= .venv-oracle
 PLATFORM ?= cpu
 EXPERIMENT ?= lenet_mini
 ARGS ?=
@@ -21,17 +24,24 @@ endif
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 STAMP := $(VENV)/installed-$(VERSION)-$(shell echo '$(CURDIR)' | cksum | cut -d ' ' -f 1)
 PLATFORM_STAMP := $(if $(filter cpu,$(PLATFORM)),$(STAMP),$(STAMP)-$(PLATFORM))
+ORACLE_STAMP := $(ORACLE_VENV)/$(notdir $(STAMP))
 JAX = $(shell sed -n 's/^jax==\([0-9.]*\).*/\1/p' requirements.lock)
 ON = $(if $(filter-out cpu,$(PLATFORM)),--platform $(PLATFORM:cuda12=cuda))
 BACKEND = $(if $(filter cuda,$(PLATFORM)),cuda13,$(PLATFORM))
 
-.PHONY: train test check lock env clean
+.PHONY: train test oracle parity check lock env clean
 
 train: $(PLATFORM_STAMP)
 	$(VENV)/bin/python scripts/train.py $(EXPERIMENT) $(ON) $(ARGS)
 
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest -n 2
+
+oracle: $(ORACLE_STAMP)
+	$(ORACLE_VENV)/bin/python -m pytest -n 2 -o python_files='oracle_*.py' -o filterwarnings=ignore tests/oracle
+
+parity: $(ORACLE_STAMP)
+	$(ORACLE_VENV)/bin/python tests/oracle/parity.py --all --write
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .
@@ -56,9 +66,16 @@ $(STAMP)-%: $(STAMP)
 	$(VENV)/bin/python -m pip install --quiet "jax[$(BACKEND)]==$(JAX)"
 	@touch $@
 
+# torch is not in the lock: which build of it fits differs from machine to machine. All others keep their locked version.
+$(ORACLE_STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv --clear $(ORACLE_VENV)
+	$(ORACLE_VENV)/bin/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(ORACLE_VENV)/bin/python -m pip install --quiet --no-build-isolation --editable ".[oracle]"
+	@touch $@
+
 lock:
 	uv pip compile pyproject.toml --extra test --extra dev --universal --python-version 3.11 \
 	  --fork-strategy fewest --generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(ORACLE_VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -6,7 +6,7 @@ from pathlib import Path
 from cnnjax import checkpoint
 from cnnjax.complexity import complexity
 from cnnjax.convert import load_weights, source_of
-from cnnjax.convert.sources import Source
+from cnnjax.convert.sources import Normalization, Source
 from cnnjax.data import Preprocessing
 from cnnjax.errors import UserError
 from cnnjax.files import sha256, sync_folder
@@ -70,15 +70,16 @@ def _preprocessing(
 ) -> Preprocessing:
     """Return how images are prepared: as the user says, else as the publisher does."""
     known = source.normalization
-    if known is None and not (mean and std):
-        raise UserError(f"weights of the source {name!r} do not say how images are normalised; give --mean and --std")
+    if known is None:
+        if not (mean and std):
+            raise UserError(
+                f"weights of the source {name!r} do not say how images are normalised; give --mean and --std"
+            )
+        known = Normalization(mean, std)
     found = Preprocessing(
-        height=arch.input_size,
-        width=arch.input_size,
-        mean=mean or known.mean,
-        std=std or known.std,
-        channel_order=known.channel_order if known else "rgb",
-    )
+        height=arch.input_size, width=arch.input_size, mean=mean or known.mean, std=std or known.std,
+        channel_order=known.channel_order,
+    )  # fmt: skip
     if found.channels != arch.channels:
         raise UserError(f"the network takes {arch.channels} channels; give as many numbers with --mean and --std")
     return found

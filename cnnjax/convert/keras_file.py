@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 
 from cnnjax.convert.tensors import GET_AGAIN, Shape, Tensors
 from cnnjax.errors import UserError

@@ -4,6 +4,7 @@ from cnnjax.convert.rules import Table, keras_layer, keras_norm, torch_conv, tor
 from cnnjax.convert.sources import CAFFE, IMAGENET, SYMMETRIC, Source
 from cnnjax.models.resnet import ResNet
 
+
 # s counts stages from 1, b blocks from 0, i layers of a block from 1. The first rule that fits counts.
 def _torch(shortcut: str, head: str) -> Table:
     rules = (

@@ -1,7 +1,7 @@
 """What a converter is: a table of rules that a reader can check, and the one way in which all of them are applied.
 
-A rule says where one of our leaves lies in the source and how its axes differ there. Every leaf of the network and every
-tensor of the source is used exactly once; what a source may hold besides is declared by its table. Nothing is guessed.
+A rule says where one of our leaves lies in the source and how its axes differ there. Every leaf of the network and
+every tensor of the source is used exactly once; what a source may hold besides, its table declares. Nothing is guessed.
 """
 
 import fnmatch

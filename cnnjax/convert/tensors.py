@@ -1,4 +1,4 @@
-"""What every file of weights is to a converter: tensors by name, of which shape and type are known before any is read."""
+"""What every file of weights is to a converter: tensors by name, of known shape and type before any is read."""
 
 from collections.abc import Callable
 from pathlib import Path

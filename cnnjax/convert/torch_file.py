@@ -14,8 +14,6 @@ from cnnjax.errors import UserError
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which training scripts keep the state dict beside other things."""
-PARALLEL_PREFIX = "module."
-"""What DataParallel puts before every name."""
 
 
 @contextlib.contextmanager
@@ -55,6 +53,4 @@ def _state_dict(path: Path, held: Any, torch: Any) -> dict[str, Any]:
         plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and not tensor.is_quantized
         if not isinstance(name, str) or not plain:
             raise UserError(f"{path} is no state dict: its entry {name!r} is no plain tensor; {GET_AGAIN}")
-    if held and all(name.startswith(PARALLEL_PREFIX) for name in held):
-        return {name.removeprefix(PARALLEL_PREFIX): tensor for name, tensor in held.items()}
     return held

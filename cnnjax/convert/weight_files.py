@@ -18,6 +18,7 @@ from cnnjax.errors import UserError
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
 MOST_TENSORS = 100_000
+PARALLEL_PREFIX = "module."
 
 Opener = Callable[[Path, int], contextlib.AbstractContextManager[Tensors]]
 
@@ -38,7 +39,15 @@ def open_tensors(path: Path, largest: int) -> Iterator[Tensors]:
             tensors = stack.enter_context(_opener(path)(path, largest))
         if len(tensors.shapes) > MOST_TENSORS:
             raise UserError(f"{path} holds {len(tensors.shapes):,} tensors, more than any network; {GET_AGAIN}")
-        yield tensors._replace(read=_refusing(path)(tensors.read))
+        yield _without_prefix(tensors._replace(read=_refusing(path)(tensors.read)))
+
+
+def _without_prefix(tensors: Tensors) -> Tensors:
+    """Leave out what torch's DataParallel puts before every name."""
+    if not all(name.startswith(PARALLEL_PREFIX) for name in tensors.shapes):
+        return tensors
+    shapes = {name.removeprefix(PARALLEL_PREFIX): shape for name, shape in tensors.shapes.items()}
+    return Tensors(tensors.path, shapes, lambda name: tensors.read(PARALLEL_PREFIX + name))
 
 
 @contextlib.contextmanager

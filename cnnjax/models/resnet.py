@@ -14,9 +14,10 @@ Transformations" (ResNeXt), table 1; Zagoruyko and Komodakis 2016, "Wide Residua
 Forms, which differ in more than the paper says:
     v1.5  as torchvision ships it: the stride lies on the 3x3 convolution (the paper: on the first 1x1), convolutions
           have no bias, and the running variance is the unbiased one.
-    v1    as Keras ships it: the stride on the first 1x1, convolutions with a bias, epsilon 1.001e-5, biased variance.
+    v1    as Keras ships it: the stride on the first 1x1, convolutions with a bias, epsilon 1.001e-5, biased variance,
+          zeros around what the stem pools.
     v2    as Keras ships it: norm and activation before each convolution, and once more before the head; the stem has
-          neither, and pads its pooling with zeros; each stage but the last halves the size in its *last* block.
+          neither; zeros as in v1; each stage but the last halves the size in its *last* block.
 Expected (parameters, multiply-adds at 224 px): resnet18 11,689,512, 1.81 G; resnet50 25,557,032, 4.09 G;
 resnet50_v1 25,583,592, 3.86 G; resnet50_v2 25,568,360, 3.48 G; resnet20_cifar 269,722, 41 M at 32 px.
 """
@@ -157,20 +158,18 @@ class Stem(nnx.Module):
     """From images to the first stage's input: a quarter of the size (imagenet), or the same (cifar)."""
 
     def __init__(self, arch: ResNet, rngs: nnx.Rngs):
-        self.pools, self.preactivated = arch.stem == "imagenet", arch.form == "v2"
+        self.pools = arch.stem == "imagenet"
+        self.pad_value = -jnp.inf if arch.form == "v1.5" else 0.0  # the same after an activation that ends at zero
         self.activation = activation(arch.activation)
         size, stride = (7, 2) if self.pools else (3, 1)
         self.conv = make_conv(arch, arch.channels, arch.width, size, rngs, stride, bias=arch.form != "v1.5")
-        self.norm = None if self.preactivated else make_norm(arch, arch.width, rngs)
+        self.norm = None if arch.form == "v2" else make_norm(arch, arch.width, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.conv(x)
         if self.norm is not None:
             x = self.activation(self.norm(x))
-        if not self.pools:
-            return x
-        # Keras pads with zeros, which only after an activation that ends at zero is the same.
-        return max_pool(x, size=3, stride=2, padding=1, pad_value=0.0 if self.preactivated else -jnp.inf)
+        return max_pool(x, size=3, stride=2, padding=1, pad_value=self.pad_value) if self.pools else x
 
 
 class Block(nnx.Module):

@@ -1,0 +1,186 @@
+import jax
+import numpy as np
+import pytest
+from published import KERAS_V2, TORCH, tensors_of
+from safetensors.numpy import save_file
+
+from cnnjax import create, init
+from cnnjax.convert import load_weights, save_weights, source_of
+from cnnjax.convert.resnet import sources
+from cnnjax.convert.rules import OI, OIHW, SAME, Rule, from_variables, to_variables
+from cnnjax.convert.tensors import Shape, Tensors
+from cnnjax.errors import UserError
+from cnnjax.functional import abstract_variables, leaves_by_path
+from cnnjax.models.resnet import VARIANTS
+
+CASES = [(name, source) for name, arch in VARIANTS.items() if "plain" not in name for source in sources(arch)]
+
+
+def held(tensors, path="weights"):
+    """Return tensors as an open file gives them."""
+    return Tensors(path, {name: Shape(x.shape, str(x.dtype)) for name, x in tensors.items()}, tensors.__getitem__)
+
+
+def same_bits(a, b):
+    return jax.tree.structure(a) == jax.tree.structure(b) and jax.tree.all(jax.tree.map(np.array_equal, a, b))
+
+
+@pytest.mark.parametrize(("name", "source"), CASES)
+def test_every_leaf_has_a_name_of_its_own(name, source):
+    table = source_of(create(name), source).table
+    leaves = [path for tree in abstract_variables(create(name)) for path in leaves_by_path(tree)]
+    assert len({table.find(path)[0] for path in leaves}) == len(leaves)
+
+
+def test_every_published_variant_has_a_source():
+    assert {name for name, _ in CASES} == {name for name in VARIANTS if "plain" not in name}
+
+
+def test_a_rule_shifts_numbers():
+    rule = Rule("conv{s+1}_block{b+1}_{i-1}_bn/gamma", "stage{s}/{b}/norm{i}/scale", SAME)
+    assert rule.source_name("stage3/11/norm2/scale") == "conv4_block12_1_bn/gamma"
+    assert rule.source_name("stage3/11/norm2/scale2") is None
+    assert rule.source_name("xstage3/11/norm2/scale") is None
+
+
+@pytest.mark.parametrize(("layout", "shape"), [(SAME, (3,)), (OI, (5, 7)), (OIHW, (5, 7, 2, 3))])
+def test_layouts_undo_themselves(layout, shape):
+    theirs = np.random.default_rng(0).normal(size=shape)
+    assert np.array_equal(layout.to_theirs(layout.to_ours(theirs)), theirs)
+    assert layout.to_ours(theirs).shape == {1: (3,), 2: (7, 5), 4: (2, 3, 7, 5)}[len(shape)]
+
+
+def test_kernels_are_turned(torch_tensors):
+    variables = to_variables(source_of(TORCH, "torchvision").table, TORCH, held(torch_tensors))
+    kernel = variables.params["stage2"]["0"]["shortcut"]["conv"]["kernel"]
+    assert kernel[0, 0, 3, 5] == torch_tensors["layer2.0.downsample.0.weight"][5, 3, 0, 0]
+    assert variables.params["head"]["kernel"][3, 2] == torch_tensors["fc.weight"][2, 3]
+    assert np.array_equal(variables.batch_stats["stem"]["norm"]["var"], torch_tensors["bn1.running_var"])
+
+
+@pytest.mark.parametrize("arch_and_source", [(TORCH, "torchvision"), (TORCH, "timm"), (KERAS_V2, "keras")])
+def test_there_and_back_is_bit_exact(arch_and_source):
+    arch, source = arch_and_source
+    table, variables = source_of(arch, source).table, init(arch, jax.random.key(3))
+    assert same_bits(to_variables(table, arch, held(from_variables(table, variables))), jax.device_get(variables))
+
+
+def test_pre_activation_norms_stand_before_their_convolutions():
+    table = source_of(KERAS_V2, "keras").table
+    names = {path: table.find(path)[0] for path in leaves_by_path(abstract_variables(KERAS_V2).params)}
+    assert names["stage1/0/norm1/scale"] == "conv2_block1_preact_bn/gamma"
+    assert names["stage2/1/norm3/bias"] == "conv3_block2_2_bn/beta"
+    assert names["norm/scale"] == "post_bn/gamma"
+
+
+def published_cifar(depth: int) -> dict[str, np.ndarray]:
+    """Return tensors of the names and shapes of the published CIFAR networks, in the order of their state dict."""
+    rng, n = np.random.default_rng(depth), (depth - 2) // 6
+    tensors: dict[str, np.ndarray] = {}
+
+    def add(name, *shape):
+        tensors[f"module.{name}"] = rng.normal(size=shape).astype(np.float32)
+
+    def add_norm(name, width):
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            add(f"{name}.{leaf}", width)
+
+    add("conv1.weight", 16, 3, 3, 3)
+    add_norm("bn1", 16)
+    inputs = 16
+    for stage, width in ((1, 16), (2, 32), (3, 64)):
+        for block in range(n):
+            for layer in (1, 2):
+                add(f"layer{stage}.{block}.conv{layer}.weight", width, inputs, 3, 3)
+                add_norm(f"layer{stage}.{block}.bn{layer}", width)
+                inputs = width
+    add("linear.weight", 10, 64)
+    add("linear.bias", 10)
+    return tensors
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
+def test_the_published_cifar_networks_are_converted(depth, tmp_path):
+    arch, tensors = create(f"resnet{depth}_cifar"), published_cifar(depth)
+    save_file(tensors, tmp_path / "weights.safetensors")
+    variables = load_weights(arch, "cifar", tmp_path / "weights.safetensors")
+    save_weights(arch, variables, "cifar", tmp_path / "back.safetensors")
+    assert same_bits(load_weights(arch, "cifar", tmp_path / "back.safetensors"), variables)
+    n = (depth - 2) // 6
+    kernel = variables.params["stage3"][str(n - 1)]["conv2"]["kernel"]
+    assert np.array_equal(kernel, tensors[f"module.layer3.{n - 1}.conv2.weight"].transpose(2, 3, 1, 0))
+
+
+class TestStrictness:
+    def refused(self, tensors) -> str:
+        with pytest.raises(UserError) as error:
+            to_variables(source_of(TORCH, "torchvision").table, TORCH, held(tensors))
+        return str(error.value)
+
+    def test_missing_left_over_and_wrong_are_listed_by_both_names(self, torch_tensors):
+        torch_tensors["bn2.weight"] = torch_tensors.pop("bn1.weight")
+        torch_tensors["fc.bias"] = np.zeros(6, np.float32)
+        message = self.refused(torch_tensors)
+        assert "missing there (1): bn1.weight [8] (our stem/norm/scale)" in message
+        assert "left over there (1): bn2.weight [8]" in message
+        assert "of another shape or type (1): fc.bias is [6] and [5] is needed (our head/bias)" in message
+
+    def test_every_missing_tensor_is_named(self, torch_tensors):
+        gone = [name for name in torch_tensors if name.startswith("layer2.")]
+        message = self.refused({name: x for name, x in torch_tensors.items() if name not in gone})
+        assert f"missing there ({len(gone)})" in message
+        assert all(name in message for name in gone)
+
+    def test_what_the_table_declares_may_be_there(self, torch_tensors):
+        torch_tensors["bn1.num_batches_tracked"] = np.array(3)
+        to_variables(source_of(TORCH, "torchvision").table, TORCH, held(torch_tensors))
+        torch_tensors["num_batches"] = np.array(3)
+        assert "left over there (1): num_batches []" in self.refused(torch_tensors)
+
+    def test_a_wrong_shape_is_refused_before_anything_is_read(self, torch_tensors):
+        read = []
+        shapes = {name: Shape(x.shape, "float32") for name, x in torch_tensors.items()}
+        shapes["fc.weight"] = Shape((10**6, 10**6), "float32")
+        with pytest.raises(UserError, match="fc.weight is"):
+            to_variables(source_of(TORCH, "torchvision").table, TORCH, Tensors("weights", shapes, read.append))
+        assert not read
+
+    @pytest.mark.parametrize("dtype", ["float64", "int64", "complex64"])
+    def test_other_types_are_refused(self, torch_tensors, dtype):
+        torch_tensors["fc.bias"] = torch_tensors["fc.bias"].astype(dtype)
+        assert f"fc.bias is of {dtype} and float32, float16 or bfloat16 is needed" in self.refused(torch_tensors)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_values_that_are_not_finite_are_refused(self, torch_tensors, value):
+        torch_tensors["bn1.running_var"] = np.full(8, value, np.float32)
+        assert "not finite, in bn1.running_var" in self.refused(torch_tensors)
+
+    def test_a_file_of_something_else_is_told_in_short(self):
+        message = self.refused(tensors_of(KERAS_V2, "keras"))
+        assert "has none of the" in message
+        assert len(message) < 400
+
+    def test_half_precision_is_widened(self, torch_tensors):
+        torch_tensors["fc.bias"] = torch_tensors["fc.bias"].astype(np.float16)
+        variables = to_variables(source_of(TORCH, "torchvision").table, TORCH, held(torch_tensors))
+        assert variables.params["head"]["bias"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "source", "message"),
+    [
+        ("resnet18", {}, "torchvison", "unknown source 'torchvison'; did you mean 'torchvision'?"),
+        ("resnet50_v1", {}, "torchvision", "unknown source 'torchvision'; choose from: keras"),
+        ("lenet", {}, "torchvision", "no published weights of the family 'lenet' can be converted"),
+    ],
+)
+def test_sources_that_are_not_there(name, options, source, message):
+    with pytest.raises(UserError) as error:
+        source_of(create(name, **options), source)
+    assert str(error.value) == message
+
+
+def test_weights_are_written_only_for_who_takes_state_dicts(tmp_path):
+    with pytest.raises(UserError, match="weights cannot be written for keras"):
+        save_weights(KERAS_V2, init(KERAS_V2, jax.random.key(0)), "keras", tmp_path / "x.safetensors")
+    assert not list(tmp_path.iterdir())

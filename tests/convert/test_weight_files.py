@@ -1,0 +1,185 @@
+"""Files of weights, whole ones and such as are damaged or mean ill: one sentence, nothing run, nothing written."""
+
+import importlib.util
+import json
+import os
+import pickle
+import resource
+import zipfile
+
+import h5py
+import jax
+import numpy as np
+import pytest
+from published import (
+    KERAS_V1,
+    KERAS_V2,
+    TORCH,
+    tensors_of,
+    write_keras,
+    write_keras3_h5,
+    write_legacy_h5,
+)
+from safetensors.numpy import save_file
+
+from cnnjax.convert import load_weights
+from cnnjax.errors import UserError
+
+
+def refused(arch, source, path) -> str:
+    before = sorted(path.parent.iterdir())
+    with pytest.raises(UserError) as error:
+        load_weights(arch, source, path)
+    assert "\n" not in str(error.value)
+    assert sorted(path.parent.iterdir()) == before
+    return str(error.value)
+
+
+class TestKeras:
+    @pytest.mark.parametrize("arch", [KERAS_V1, KERAS_V2], ids=["v1", "v2"])
+    def test_all_layouts_give_the_same_bits(self, arch, tmp_path):
+        tensors = tensors_of(arch, "keras")
+        write_keras3_h5(tmp_path / "a.weights.h5", tensors)
+        paths = [
+            write_legacy_h5(tmp_path / "a.h5", tensors), tmp_path / "a.weights.h5",
+            write_keras(tmp_path / "b.keras", tensors), write_keras(tmp_path / "c.keras", tensors, named=False),
+        ]  # fmt: skip
+        first, *others = (load_weights(arch, "keras", path) for path in paths)
+        for other in others:
+            assert jax.tree.all(jax.tree.map(np.array_equal, first, other))
+
+    def test_a_file_whose_layers_have_no_names_is_refused(self, keras_tensors, tmp_path):
+        write_keras3_h5(tmp_path / "a.weights.h5", keras_tensors, named=False)
+        assert "does not name its layers" in refused(KERAS_V1, "keras", tmp_path / "a.weights.h5")
+
+    @pytest.mark.parametrize("kind", ["soft", "external", "virtual", "external storage", "cycle", "second name"])
+    def test_links_that_lead_elsewhere_are_refused(self, kind, keras_tensors, tmp_path):
+        path = write_legacy_h5(tmp_path / "a.h5", keras_tensors)
+        place, layer = "predictions/predictions/bias:0", "predictions/predictions"
+        secret = tmp_path / "secret.h5"
+        with h5py.File(secret, "w") as file:
+            file["x"] = np.zeros(5, np.float32)
+        with h5py.File(path, "a") as file:
+            if kind == "cycle":
+                file[f"{layer}/again"] = file["predictions"]
+            elif kind == "second name":
+                file[f"{layer}/bias2:0"] = file[place]
+            else:
+                del file[place]
+            if kind == "soft":
+                file[place] = h5py.SoftLink("/conv1_conv/conv1_conv/bias:0")
+            if kind == "external":
+                file[place] = h5py.ExternalLink(str(secret), "x")
+            if kind == "virtual":
+                layout = h5py.VirtualLayout((5,), np.float32)
+                layout[:] = h5py.VirtualSource(str(secret), "x", (5,))
+                file.create_virtual_dataset(place, layout)
+            if kind == "external storage":
+                file.create_dataset(place, (5,), np.float32, external=[("/etc/hostname", 0, 20)])
+        message = refused(KERAS_V1, "keras", path)
+        assert any(told in message for told in ("leads elsewhere", "from other files", "another name"))
+
+    def test_a_shape_of_a_terabyte_is_refused_without_memory(self, keras_tensors, tmp_path):
+        path = write_legacy_h5(tmp_path / "a.h5", keras_tensors)
+        with h5py.File(path, "a") as file:
+            del file["predictions/predictions/kernel:0"]
+            file.create_dataset("predictions/predictions/kernel:0", (2**20, 2**18), np.float32, chunks=(1024, 1024))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert "predictions/kernel is [1048576, 262144]" in refused(KERAS_V1, "keras", path)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+    def test_a_lambda_layer_is_not_run(self, keras_tensors, tmp_path):
+        code = {"class_name": "__lambda__", "config": {"value": "4wEAAAA="}}
+        layer = {"class_name": "Lambda", "config": {"name": "evil", "function": code}}
+        path = write_keras(tmp_path / "a.keras", keras_tensors, extra_layers=[layer])
+        assert load_weights(KERAS_V1, "keras", path).params  # the layer has no weights and is not looked at
+
+    def test_archives_that_are_not_as_they_should_be(self, keras_tensors, tmp_path):
+        path = write_keras(tmp_path / "a.keras", keras_tensors)
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+
+        def rewritten(**changes):
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name, data in {**members, **changes}.items():
+                    if data is not None:
+                        archive.writestr(name, data)
+            return refused(KERAS_V1, "keras", path)
+
+        assert "lacks model.weights.h5" in rewritten(**{"model.weights.h5": None})
+        assert "is no HDF5 file" in rewritten(**{"model.weights.h5": b"PK"})
+        assert "may have" in rewritten(**{"model.weights.h5": bytes(2**28)})
+        assert "damaged" in rewritten(**{"config.json": b"{"})
+        assert "damaged" in rewritten(**{"config.json": b"[" * 100_000})
+        assert "damaged" in rewritten(**{"config.json": b'{"config": {"layers": [3]}}'})
+
+
+class TestSafetensors:
+    def write(self, path, tensors, change):
+        save_file(tensors, path)
+        data = path.read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+        header = json.dumps(change(header)).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + body)
+        return refused(TORCH, "torchvision", path)
+
+    def test_an_entry_more_than_expected(self, torch_tensors, tmp_path):
+        save_file({**torch_tensors, "extra": np.zeros(3, np.float32)}, tmp_path / "a.safetensors")
+        message = refused(TORCH, "torchvision", tmp_path / "a.safetensors")
+        assert "left over there (1): extra [3]" in message
+
+    def test_offsets_that_overlap_or_leave_the_file(self, torch_tensors, tmp_path):
+        def overlap(header):
+            header["bn1.bias"]["data_offsets"] = header["bn1.weight"]["data_offsets"]
+            return header
+
+        def outside(header):
+            last = max((name for name in header if name != "__metadata__"), key=lambda n: header[n]["data_offsets"][1])
+            header[last]["data_offsets"][1] += 2**40
+            return header
+
+        for change in (overlap, outside):
+            assert "damaged or no safetensors file" in self.write(tmp_path / "a.safetensors", torch_tensors, change)
+
+    def test_a_header_of_200_megabytes(self, torch_tensors, tmp_path):
+        def longer(header):
+            return {**header, "__metadata__": {"x": "y" * 200_000_000}}
+
+        assert "damaged or no safetensors file" in self.write(tmp_path / "a.safetensors", torch_tensors, longer)
+
+
+class TestDamage:
+    @pytest.mark.parametrize("kind", ["safetensors", "h5", "keras"])
+    def test_a_file_cut_short_is_refused(self, kind, tmp_path):
+        path, arch, source = tmp_path / f"a.{kind}", KERAS_V1, "keras"
+        if kind == "safetensors":
+            arch, source = TORCH, "torchvision"
+            save_file(tensors_of(arch, source), path)
+        elif kind == "h5":
+            write_legacy_h5(path, tensors_of(arch, source))
+        else:
+            write_keras(path, tensors_of(arch, source))
+        data = path.read_bytes()
+        for length in (0, 1, 8, 9, 100, len(data) // 2, len(data) - 1):
+            path.write_bytes(data[:length])
+            refused(arch, source, path)
+
+    def test_what_is_no_file_of_weights(self, tmp_path):
+        for name, data in {"text": b"weights", "png": b"\x89PNG\r\n\x1a\n0000", "json": b'{"a": 1}'}.items():
+            (tmp_path / name).write_bytes(data)
+            assert "is no file of weights" in refused(TORCH, "torchvision", tmp_path / name)
+        assert "cannot be read" in refused(TORCH, "torchvision", tmp_path / "missing")
+        assert "cannot be read" in refused(TORCH, "torchvision", tmp_path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed; make oracle tests this")
+def test_a_torch_file_needs_torch_and_is_not_unpickled_without_it(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    (tmp_path / "a.pth").write_bytes(pickle.dumps(Evil()))
+    message = refused(TORCH, "torchvision", tmp_path / "a.pth")
+    assert "torch, which only such files need, is not installed" in message
+    assert not (tmp_path / "ran").exists()

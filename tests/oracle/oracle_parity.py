@@ -1,0 +1,160 @@
+"""Published weights give published outputs: `make oracle`, where torch, torchvision, timm and Keras are installed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import parity
+import pytest
+from peers import KerasPeer, TorchPeer, random_images
+
+from cnnjax import create
+from cnnjax.convert import load_weights, save_weights
+from cnnjax.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+ASSETS = os.environ.get("CNNJAX_TEST_ASSETS")
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def same_bits(a, b) -> bool:
+    return jax.tree.structure(a) == jax.tree.structure(b) and jax.tree.all(jax.tree.map(np.array_equal, a, b))
+
+
+@pytest.mark.parametrize("case", parity.ONE_OF_EACH_FORM, ids=lambda case: "-".join(case))
+def test_outputs_statistics_and_gradients_agree(case):
+    row = parity.measure(*case)
+    print(row)
+    assert row.agrees, row
+
+
+@pytest.mark.parametrize(("variant", "source"), [("resnet18", "torchvision"), ("resnet50_v2", "keras")])
+def test_a_swapped_pair_of_head_rows_is_noticed(variant, source, tmp_path):
+    peer, arch = parity.make_peer(variant, source), create(variant)
+    path = peer.save(tmp_path, ".safetensors" if source == "torchvision" else ".h5")
+    variables = load_weights(arch, source, path)
+    images = random_images(*parity.SIZES[0], seed=0)
+    logits, _ = peer.logits_and_stages(images)
+    assert parity.error(parity.apply(arch, variables, images)[0].logits, logits) < parity.LARGEST_LOGITS
+    swapped = [1, 0, *range(2, 1000)]
+    variables.params["head"]["kernel"] = variables.params["head"]["kernel"][:, swapped]
+    assert parity.error(parity.apply(arch, variables, images)[0].logits, logits) > 100 * parity.LARGEST_LOGITS
+
+
+@pytest.mark.parametrize("name", ["resnet50_v1", "resnet50_v2"])
+def test_every_kind_of_file_of_keras_gives_the_same_bits(name, tmp_path):
+    peer, arch = KerasPeer(parity.KERAS[name]), create(name)
+    legacy, *others = (load_weights(arch, "keras", peer.save(tmp_path, k)) for k in (".h5", ".weights.h5", ".keras"))
+    assert all(same_bits(legacy, other) for other in others)
+
+
+@pytest.mark.parametrize("source", ["torchvision", "timm"])
+def test_a_state_dict_goes_there_and_back_bit_for_bit(source, tmp_path):
+    peer, arch = TorchPeer(source, "resnet18"), create("resnet18")
+    variables = load_weights(arch, source, peer.save(tmp_path, ".pth"))
+    assert same_bits(variables, load_weights(arch, source, peer.save(tmp_path, ".safetensors")))
+    save_weights(arch, variables, source, tmp_path / "back.safetensors")
+    assert same_bits(variables, load_weights(arch, source, tmp_path / "back.safetensors"))
+
+    from safetensors.numpy import load_file
+
+    back, other = load_file(tmp_path / "back.safetensors"), TorchPeer(source, "resnet18", seed=7)
+    other.load(back)  # strict
+    for name, tensor in peer.net.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert np.array_equal(back[name], tensor.numpy()), name
+    images = random_images(*parity.SIZES[0], seed=0)
+    assert np.array_equal(other.logits_and_stages(images)[0], peer.logits_and_stages(images)[0])
+
+
+class Marker:
+    """Pickled, it makes a file when it is opened."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_would_run_code_is_refused(zipped, tmp_path):
+    import torch
+
+    path, marker = tmp_path / "evil.pth", tmp_path / "ran"
+    tensors = TorchPeer("torchvision", "resnet18").net.state_dict()
+    torch.save({**tensors, "extra": Marker(marker)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match="could run code"):
+        load_weights(create("resnet18"), "torchvision", path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_cut_or_emptied_state_dict_is_refused(zipped, tmp_path):
+    import torch
+
+    path = tmp_path / "weights.pth"
+    torch.save(TorchPeer("torchvision", "resnet18").net.state_dict(), path, _use_new_zipfile_serialization=zipped)
+    data = path.read_bytes()
+    for cut in (0, 1, 20, 1000, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:cut])
+        with pytest.raises(UserError) as error:
+            load_weights(create("resnet18"), "torchvision", path)
+        assert "\n" not in str(error.value)
+
+
+def test_what_is_no_state_dict_is_refused(tmp_path):
+    import torch
+
+    path = tmp_path / "weights.pth"
+    for held in ([1, 2], {"epoch": 3}, {"state_dict": {"conv1.weight": "text"}}, torch.zeros(3)):
+        torch.save(held, path)
+        with pytest.raises(UserError, match="state dict"):
+            load_weights(create("resnet18"), "torchvision", path)
+
+
+def test_a_tensor_that_pretends_to_be_large_is_refused_before_it_is_read(tmp_path):
+    import torch
+
+    path = tmp_path / "weights.pth"
+    tensors = dict(TorchPeer("torchvision", "resnet18").net.state_dict())
+    tensors["conv1.weight"] = torch.zeros(1).expand(2**20, 2**20)
+    torch.save(tensors, path)
+    with pytest.raises(UserError, match=r"conv1.weight is \[1048576, 1048576\] and \[64, 3, 7, 7\] is needed"):
+        load_weights(create("resnet18"), "torchvision", path)
+
+
+def test_half_precision_widens_exactly(tmp_path):
+    import torch
+
+    path = tmp_path / "weights.pth"
+    tensors = {
+        k: t.bfloat16() if t.is_floating_point() else t
+        for k, t in TorchPeer("timm", "resnet18").net.state_dict().items()
+    }
+    torch.save(tensors, path)
+    found = load_weights(create("resnet18"), "timm", path)
+    assert np.array_equal(found.params["head"]["bias"], tensors["fc.bias"].float().numpy())
+
+
+@pytest.mark.skipif(not ASSETS, reason="CNNJAX_TEST_ASSETS is not set: it names the folder with weights/ and data/")
+def test_the_published_resnet20_gets_its_published_share_of_cifar10_right(tmp_path):
+    """Its own PyTorch code gets 0.8103 on the same JPEG files."""
+    weights, data = (
+        Path(ASSETS) / name for name in ("weights/cifar10_resnet20-12fca82f.th", "data/cifar10/cifar10-jpeg.zip")
+    )
+    run = tmp_path / "resnet20"
+    script("convert.py", "resnet20_cifar", "--from", "cifar", weights, run, "--mean", 0.485, 0.456, 0.406,
+           "--std", 0.229, 0.224, 0.225, "--classes", *CIFAR_CLASSES)  # fmt: skip
+    told = script("evaluate.py", run, "--data.source", "image_folder", "--data.dir", data)
+    row = next(line for line in told.splitlines() if line.count("%") == 3)
+    top1 = float(row.split("│")[2].strip(" %")) / 100
+    assert abs(top1 - 0.8103) <= 0.0003, told
+
+
+def script(name: str, *arguments) -> str:
+    command = [sys.executable, ROOT / "scripts" / name, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,220 @@
+"""How far our networks are from those of other libraries, with the same weights and statistics.
+
+    python tests/oracle/parity.py              one size of each form
+    python tests/oracle/parity.py --all        every variant that torchvision, timm or Keras has
+    python tests/oracle/parity.py --all --write    the same, to docs/parity.md
+
+Each row is the peer with random weights and random statistics, saved in a published format, converted, and run on
+random images (batch 3) of two sizes.
+"""
+
+import argparse
+import platform
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from peers import KerasPeer, TorchPeer, random_images, versions
+
+import cnnjax
+from cnnjax import Variables, create
+from cnnjax.convert import load_weights, source_of
+from cnnjax.convert.rules import from_variables
+
+RECORD = Path(__file__).resolve().parents[2] / "docs" / "parity.md"
+SIZES = ((64, 96), (75, 75))
+"""One not square, one odd."""
+LARGEST_LOGITS, LARGEST_GRADIENTS = 1e-4, 1e-3
+
+TORCH = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
+    "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2",
+)  # fmt: skip
+KERAS = {
+    "resnet50_v1": "ResNet50", "resnet101_v1": "ResNet101", "resnet152_v1": "ResNet152",
+    "resnet50_v2": "ResNet50V2", "resnet101_v2": "ResNet101V2", "resnet152_v2": "ResNet152V2",
+}  # fmt: skip
+ALL = (
+    *((name, "torchvision", ".pth") for name in TORCH),
+    *((name, "timm", ".safetensors") for name in TORCH),
+    *((name, "keras", ".h5") for name in KERAS),
+)
+"""Every variant with each publisher that has it, and the kind of file in which it is published."""
+ONE_OF_EACH_FORM = (
+    ("resnet18", "torchvision", ".pth"),
+    ("resnet50", "timm", ".safetensors"),
+    ("resnext50_32x4d", "torchvision", ".safetensors"),
+    ("wide_resnet50_2", "timm", ".pth"),
+    ("resnet50_v1", "keras", ".h5"),
+    ("resnet50_v2", "keras", ".h5"),
+)
+
+apply = jax.jit(cnnjax.apply, static_argnames=("arch", "train"))
+features = jax.jit(cnnjax.features, static_argnames="arch")
+
+
+class Row(NamedTuple):
+    """The largest errors of a variant: each as a share of the largest value of what is compared."""
+
+    variant: str
+    source: str
+    kind: str
+    logits: float
+    stages: float
+    train_logits: float
+    statistics: float
+    gradients: float
+    worst_gradient: str
+    relu_gradients: float
+    seconds: float
+
+    @property
+    def agrees(self) -> bool:
+        forward = max(self.logits, self.stages, self.train_logits, self.statistics)
+        return forward < LARGEST_LOGITS and self.gradients < LARGEST_GRADIENTS
+
+
+def make_peer(variant: str, source: str):
+    """Return the peer of a variant, with random weights and statistics."""
+    return KerasPeer(KERAS[variant]) if source == "keras" else TorchPeer(source, variant)
+
+
+def measure(variant: str, source: str, kind: str) -> Row:
+    """Hold one variant against its peer."""
+    started = time.perf_counter()
+    peer, arch = make_peer(variant, source), create(variant)
+    with tempfile.TemporaryDirectory() as folder:
+        variables = load_weights(arch, source, peer.save(Path(folder), kind))
+    logits, stages = 0.0, 0.0
+    for size in SIZES:
+        images = random_images(*size, seed=0)
+        theirs, their_stages = peer.logits_and_stages(images)
+        assert np.isfinite(theirs).all() and spread(theirs) > 0.1, f"the peer's logits are no test: {theirs}"
+        logits = max(logits, error(apply(arch, variables, images)[0].logits, theirs))
+        ours = features(arch, variables, images)
+        assert ours.keys() == their_stages.keys()
+        stages = max(stages, *(error(ours[stage], their_stages[stage]) for stage in ours))
+    images, labels = random_images(*SIZES[0], seed=0), np.array([1, 2, 3])
+    table = source_of(arch, source).table
+    found, (train_logits, batch_stats, grads) = peer.train(images, labels), train(arch, variables, images, labels)
+    by_name = from_variables(table, Variables(grads, batch_stats))
+    peer.make_smooth()
+    smooth = peer.train(images, labels).gradients
+    grads = train(arch.replace(activation="silu"), variables, images, labels)[2]
+    errors = gradient_errors(from_variables(table, Variables(grads, batch_stats)), smooth)
+    worst = max(errors, key=errors.get)
+    return Row(
+        variant, source, kind, logits, stages, error(train_logits, found.logits),
+        max(error(by_name[name], value) for name, value in found.statistics.items()), errors[worst], worst,
+        relu_gradient_error(by_name, found.gradients), time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def train(arch, variables, images, labels):
+    """Return logits, new statistics and the gradients of the mean cross-entropy of a batch."""
+
+    def loss(params):
+        outputs, batch_stats = cnnjax.apply(arch, variables._replace(params=params), images, train=True)
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
+        return losses.mean(), (outputs.logits, batch_stats)
+
+    (_, kept), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables.params)
+    return *kept, grads
+
+
+def gradient_errors(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return each parameter's error as a share of its own largest gradient.
+
+    A bias before a norm has no gradient but rounding: where both are under a millionth of the largest, they agree.
+    """
+    none = 1e-6 * max(np.abs(value).max() for value in theirs.values())
+    return {
+        name: 0.0 if max(np.abs(value).max(), np.abs(ours[name]).max()) < none else error(ours[name], value)
+        for name, value in theirs.items()
+    }
+
+
+def relu_gradient_error(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
+    """Return the length of the difference of the whole gradients as a share of the gradient's length."""
+    difference = sum(float(np.square(ours[name] - value).sum()) for name, value in theirs.items())
+    return (difference / sum(float(np.square(value).sum()) for value in theirs.values())) ** 0.5
+
+
+def error(ours, theirs: np.ndarray) -> float:
+    """Return the largest difference as a share of the largest value."""
+    assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
+    return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
+
+
+def spread(logits: np.ndarray) -> float:
+    """Return how far the images' logits differ from each other, as a share of the largest."""
+    return float(np.ptp(logits, axis=0).max() / np.abs(logits).max())
+
+
+HEADINGS = {
+    "logits": "logits",
+    "stages": "stages",
+    "train_logits": "logits, training",
+    "statistics": "new statistics",
+    "gradients": "gradients, silu",
+    "relu_gradients": "gradients, ReLU",
+}
+
+
+def page(rows: list[Row]) -> str:
+    """Return docs/parity.md."""
+    system = f"Python {platform.python_version()}, {platform.machine()}"
+    packages = {name: version(name) for name in ("jax", "flax")} | versions()
+    told = ", ".join(f"{name} {number}" for name, number in packages.items())
+    table = [["variant", "source", "file", *HEADINGS.values()], ["---"] * 3 + ["---:"] * len(HEADINGS)]
+    table += [
+        [row.variant, row.source, f"`{row.kind}`", *(f"{getattr(row, name):.1e}" for name in HEADINGS)] for row in rows
+    ]
+    lines = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+    return f"""# Parity with other libraries
+
+Written by `python tests/oracle/parity.py --all --write` (`make parity`) with {told}, {system}, on the CPU in float32.
+
+Each row is the other library's network with random weights and random statistics, saved in the kind of file in which
+it is published, converted by `cnnjax.convert`, and run there and here on the same random images (batch 3,
+{" and ".join(f"{height}x{width}" for height, width in SIZES)}). The figures are the largest differences, each as a
+share of the largest value of what is compared; 1e-7 is the precision of a float32.
+
+- logits, stages: in evaluation mode, both sizes; stages are the stem's and each stage's activations.
+- logits in training, new statistics: of one training batch.
+- gradients, silu: of the cross-entropy of that batch; the worst of all parameters, each as a share of its own largest
+  gradient. Both networks have silu in the place of ReLU: where a unit lies within rounding of ReLU's kink, two exact
+  gradients exist, and in networks of this depth some units do.
+- gradients, ReLU: with the network's own ReLU, the length of the difference of the whole gradients as a share of the
+  gradient's length.
+
+`make oracle` holds one variant of each form to {LARGEST_LOGITS:g} (logits, stages, training, statistics) and
+{LARGEST_GRADIENTS:g} (gradients, silu).
+
+{lines}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    rows = []
+    for case in ALL if options.all else ONE_OF_EACH_FORM:
+        rows.append(measure(*case))
+        print(rows[-1], flush=True)
+        jax.clear_caches()
+    if options.write:
+        RECORD.write_text(page(rows))
+    sys.exit(0 if all(row.agrees for row in rows) else 1)
+
+
+if __name__ == "__main__":
+    main()
