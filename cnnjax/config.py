@@ -32,9 +32,9 @@ class Data(Fields):
     """Which images, and how they are divided."""
 
     source: str = "fashion_mnist_mini"
-    """The data set by name: fashion_mnist_mini (embedded), fashion_mnist, mnist."""
+    """The data set by name: fashion_mnist_mini (embedded), fashion_mnist, mnist, cifar10, image_folder."""
     dir: str | None = None
-    """The folder that holds the files; without it $CNNJAX_DATA and the usual places are searched."""
+    """The folder (or zip) that holds the files; without it $CNNJAX_DATA and the usual places are searched."""
     validation: float = 0.1
     """The share of each class's training images set aside for validation, between 0 and 1."""
     split_seed: int = 0
@@ -44,6 +44,20 @@ class Data(Fields):
         super().__post_init__()
         require(0 < self.validation < 1, "data.validation", self.validation, "between 0 and 1, both excluded")
         require(self.split_seed >= 0, "data.split_seed", self.split_seed, "0 or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augmentation(Fields):
+    """How training images are changed at random, each one anew in each step."""
+
+    pad_crop: int = 0
+    """Pixels of zeros put on each side before a random crop back to the size, 0 or more; 0 does not crop."""
+    flip: bool = False
+    """Mirror the images left to right, each with a chance of one half."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.pad_crop >= 0, "augmentation.pad_crop", self.pad_crop, "0 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,6 +173,7 @@ class Experiment(Fields, Generic[ModelT]):
     model: ModelT
     """The network: a row of the table of variants, with its options as fields."""
     data: Data = Data()
+    augmentation: Augmentation = Augmentation()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     train: Train = Train()

@@ -1,6 +1,7 @@
 """A trained network on one part of a data set: the tables of ``scripts/evaluate.py``."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cnnjax.classification import Report, classification_report
@@ -51,7 +52,7 @@ def print_report(network: Trained, dataset: Dataset, part: str, console: Console
     for name in ("class", "precision", "recall", "F1", "images"):
         classes.add_column(name, justify="left" if name == "class" else "right")
     for name, precision, recall, f1, support in zip(network.classes, *report.per_class, strict=True):
-        classes.add_row(name, _percent(precision), _percent(recall), _percent(f1), f"{int(support):,}")
+        classes.add_row(escape(name), _percent(precision), _percent(recall), _percent(f1), f"{int(support):,}")
     console.print(classes)
 
 

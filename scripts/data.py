@@ -27,7 +27,7 @@ def export(
         source: The data set by name.
         folder: Where to write them.
         count: How many, 1 or more.
-        data_dir: The folder that holds the data set's files.
+        data_dir: The folder (or zip) that holds the data set's files.
         debug: Show the traceback of an error.
     """
     from cnnjax.data.export import export_images
@@ -55,7 +55,7 @@ def list_sources(debug: bool = False) -> None:
     from cnnjax.data import SOURCES
 
     for name, source in SOURCES.items():
-        print(f"{name:<20} {', '.join(source.classes)}")
+        print(f"{name:<20} {', '.join(source.classes) or 'the names of its folders'}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"list": list_sources, "export": export, "embed": embed}

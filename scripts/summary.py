@@ -1,15 +1,20 @@
 """Show a network's layers, output shapes, parameters and multiply-adds, without allocating it.
 
 usage: python scripts/summary.py MODEL [OPTIONS]
+       python scripts/summary.py --all [--write]         a line for every model; --write puts it into docs/models.md
 
 `python scripts/summary.py MODEL --help` shows the options of that model.
 """
 
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from cnnjax import cli
+from cnnjax.errors import UserError
+
+RECORD = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 
 
 def summarize(arguments: list[str]) -> None:
@@ -22,6 +27,9 @@ def summarize(arguments: list[str]) -> None:
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"{__doc__}\nmodels: {', '.join(list_models())}")
+        return
+    if arguments[0] == "--all":
+        summarize_all(arguments[1:])
         return
     name = cli.first(arguments, "model")
     variant = create(name)
@@ -41,6 +49,18 @@ def summarize(arguments: list[str]) -> None:
 
     arch = cli.parse(options, arguments[1:], f"scripts/summary.py {name}")
     Console().print(summary_table(arch, name))
+
+
+def summarize_all(arguments: list[str]) -> None:
+    """Show the table of all models, or write it."""
+    from cnnjax import catalogue
+
+    if arguments not in ([], ["--write"]):
+        raise UserError(f"--all takes --write and nothing else, and was given {' '.join(arguments)}")
+    page = catalogue.page()
+    if arguments:
+        RECORD.write_text(page, encoding="utf-8")
+    print(RECORD if arguments else page)
 
 
 if __name__ == "__main__":

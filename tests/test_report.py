@@ -1,13 +1,19 @@
 import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from cnnjax import create, launch, trained
-from cnnjax.config import Train
+from cnnjax import create, data, launch, report, trained
+from cnnjax.config import Augmentation, Data, Train
+from cnnjax.data import epoch_order
+from cnnjax.judge import print_report
+from cnnjax.optim import make_optimizer
+from cnnjax.train.evaluation import to_device
+from cnnjax.train.step import augmented, init_state, make_dispatch, step_key
 
 PICTURES = ("curves", "confusion", "mistakes", "filters", "examples")
 
@@ -15,7 +21,7 @@ PICTURES = ("curves", "confusion", "mistakes", "filters", "examples")
 @pytest.fixture(scope="module", params=["lenet", "mlp"])
 def run(request, digits, tmp_path_factory):
     """A finished run of each family."""
-    from cnnjax.config import Data, Experiment
+    from cnnjax.config import Experiment
 
     experiment = Experiment(
         model=create(request.param, activation="relu"),
@@ -88,3 +94,42 @@ def test_a_run_knows_its_classes_and_its_preprocessing(run, tmp_path):
     (answers,) = network.top(network.read([str(tmp_path / "photo.png")]), 3)
     assert len(answers) == 3
     assert sorted((p for _, p in answers), reverse=True) == [p for _, p in answers]
+
+
+def test_the_examples_are_what_the_first_step_sees(experiment):
+    experiment = experiment.replace(augmentation=Augmentation(pad_crop=4, flip=True))
+    dataset = data.load(experiment.data)
+    seen = []
+
+    def spy(state, images, labels, key):
+        images, _ = augmented(experiment.augmentation, images, key)
+        jax.debug.callback(lambda *arrays: seen.extend(arrays), images, labels)
+        return state._replace(step=state.step + 1)
+
+    batch, count = experiment.train.batch_size, len(dataset.train.labels)
+    state = init_state(experiment.model, make_optimizer(experiment.optimizer, lambda step: 0.1), experiment.seed)
+    order = jax.device_put(epoch_order(experiment.seed, 0, count))
+    dispatch = make_dispatch(spy, batch, count // batch)
+    dispatch(state, to_device(dataset.train), order, step_key(experiment.seed), steps=1)
+    jax.effects_barrier()
+    drawn = report._first_batch(experiment, dataset)
+    assert np.array_equal(drawn.images, seen[0])
+    assert np.array_equal(drawn.labels, seen[1])
+
+
+def test_names_of_classes_are_only_names(experiment, tmp_path):
+    """No formula, no markup."""
+    names = ("$x^$", "[red]", "\\frac", "<b>", *"456789")
+    for part in ("train", "test"):
+        for label, name in enumerate(names):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for n in range(4):
+                pixels = np.full((28, 28), 20 * label + n, np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "images" / part / name / f"{n}.png")
+    place = Data(source="image_folder", dir=str(tmp_path / "images"), validation=0.25)
+    experiment = experiment.replace(data=place, train=Train(epochs=1, batch_size=10))
+    console = Console(record=True, width=100, force_terminal=False)
+    launch.run(launch.Run("tiny", experiment, tmp_path / "run"), console)
+    print_report(trained.load(tmp_path / "run"), data.load(place), "test", console)
+    text = console.export_text()
+    assert all(name in text for name in names)

@@ -1,12 +1,15 @@
 """Data sets: from a `config.Data` to three parts in memory."""
 
 from cnnjax.config import Data
+from cnnjax.data.augmentation import augment
 from cnnjax.data.dataset import Dataset, Split, content_hash, epoch_order, indices_hash, stratified_split
 from cnnjax.data.preprocessing import Preprocessing, normalize, read_image
 from cnnjax.data.sources import SOURCES
 from cnnjax.errors import UserError, choose
 
-__all__ = ["SOURCES", "Dataset", "Preprocessing", "Split", "epoch_order", "load", "normalize", "read_image"]
+__all__ = [
+    "SOURCES", "Dataset", "Preprocessing", "Split", "augment", "epoch_order", "load", "normalize", "read_image",
+]  # fmt: skip
 
 
 def load(config: Data) -> Dataset:
@@ -16,13 +19,10 @@ def load(config: Data) -> Dataset:
         UserError: no such source, its files are missing or damaged, or the division leaves a part empty.
     """
     name = choose("data source", config.source, SOURCES)
-    source = SOURCES[name]
-    parts = source.load(config.dir)
+    parts, classes, mean, std = SOURCES[name].load(config.dir)
     for part, split in parts.items():
-        if (highest := split.labels.max()) >= len(source.classes):
-            raise UserError(
-                f"{name}: the {part} labels go up to {highest}, and there are {len(source.classes)} classes"
-            )
+        if (highest := split.labels.max()) >= len(classes):
+            raise UserError(f"{name}: the {part} labels go up to {highest}, and there are {len(classes)} classes")
     full, test = parts["train"], parts["test"]
     if full.images.shape[1:] != test.images.shape[1:]:
         raise UserError(
@@ -42,8 +42,8 @@ def load(config: Data) -> Dataset:
         train=full.take(train_indices),
         validation=full.take(validation_indices),
         test=test,
-        classes=source.classes,
-        preprocessing=Preprocessing(height=height, width=width, mean=source.mean, std=source.std),
+        classes=classes,
+        preprocessing=Preprocessing(height=height, width=width, mean=mean, std=std),
         split_hash=indices_hash(validation_indices),
         content_hash=digest,
     )

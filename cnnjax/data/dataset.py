@@ -23,6 +23,15 @@ class Split(NamedTuple):
         return f"Split({len(self.labels)} images of {'x'.join(map(str, self.images.shape[1:]))})"
 
 
+class Loaded(NamedTuple):
+    """What a source gives: its parts ``train`` and ``test``, its classes, mean and deviation of its pixels / 255."""
+
+    parts: dict[str, Split]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """A data set in three parts, with all that is needed to feed it to a network and to name its answers."""

@@ -15,14 +15,14 @@ IMAGES_A_CLASS = {"train": 1000, "test": 200}
 
 def export_images(source: str, folder: Path, count: int, data_dir: str | None = None) -> list[Path]:
     """Write the first ``count`` test images as PNG files named by number and class; return their paths."""
-    found = SOURCES[choose("data source", source, SOURCES)]
-    test = found.load(data_dir)["test"]
+    found = SOURCES[choose("data source", source, SOURCES)].load(data_dir)
+    test = found.parts["test"]
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for index, (image, label) in enumerate(zip(test.images[:count], test.labels[:count], strict=True)):
         name = found.classes[label].replace("/", "_").replace(" ", "_")
         paths.append(folder / f"{index:05d}-{name}.png")
-        Image.fromarray(image.squeeze()).save(paths[-1])
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(paths[-1])
     return paths
 
 
@@ -31,7 +31,7 @@ def embed_subset(folder: Path, data_dir: str | None = None) -> int:
 
     The same full set gives the same bytes each time.
     """
-    parts = SOURCES["fashion_mnist"].load(data_dir)
+    parts = SOURCES["fashion_mnist"].load(data_dir).parts
     folder.mkdir(parents=True, exist_ok=True)
     size = 0
     for part, (image_stem, label_stem) in IDX_FILES.items():

@@ -58,9 +58,9 @@ def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                upright = _flatten_alpha(ImageOps.exif_transpose(image))
+                picture = upright(image)
         mode = "L" if preprocessing.channels == 1 else "RGB"
-        resized = upright.convert(mode).resize((preprocessing.width, preprocessing.height), Image.Resampling.BILINEAR)
+        resized = picture.convert(mode).resize((preprocessing.width, preprocessing.height), Image.Resampling.BILINEAR)
         pixels = np.asarray(resized)
     except FileNotFoundError:
         raise UserError(f"there is no image file {path}; check the path") from None
@@ -71,11 +71,12 @@ def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:
     return pixels.reshape(preprocessing.height, preprocessing.width, preprocessing.channels)
 
 
-def _flatten_alpha(image: Image.Image) -> Image.Image:
-    """Return an image of 8 bits a channel: what is transparent becomes white, 16 bits of grey become 8."""
+def upright(image: Image.Image) -> Image.Image:
+    """Return an image turned as its camera says, of 8 bits a channel; what is transparent becomes white."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     if not image.has_transparency_data:
-        return image.copy()
+        return image
     layered = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnjax.data.dataset import Split
+from cnnjax.data.dataset import Loaded, Split
 from cnnjax.data.idx import read_idx
+from cnnjax.data.image_folder import LAYOUT, find_base, load_image_folder
 from cnnjax.errors import UserError
 
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
+FASHION_MEAN, FASHION_STD = (0.2860,), (0.3530,)
 DIGITS = tuple("0123456789")
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 EMBEDDED = Path(__file__).parent / "fashion_mnist_mini"
 IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -24,35 +28,39 @@ IDX_FILES = {
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A data set that can be asked for by name. Mean and standard deviation are of the full set's pixels / 255."""
+    """A data set that can be asked for by name."""
 
-    load: Callable[[str | None], dict[str, Split]]
-    """From the user's folder, or None, to the parts ``train`` and ``test``."""
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    load: Callable[[str | None], Loaded]
+    """From the user's folder, or None, to what lies there."""
+    classes: tuple[str, ...] = ()
+    """Its classes; empty where only its files tell them."""
     content_hash: str | None = None
     """What `dataset.content_hash` says of its published files, where that is known."""
 
 
-def load_embedded(folder: str | None) -> dict[str, Split]:
+def load_embedded(folder: str | None) -> Loaded:
     """Load the subset of Fashion-MNIST that lies in the package."""
     if folder is not None:
         raise UserError(
             f"--data.dir is {folder!r} and fashion_mnist_mini is a part of the package; leave out --data.dir, "
             "or choose --data.source fashion_mnist"
         )
-    return {part: read_split(EMBEDDED, part) for part in IDX_FILES}
+    return Loaded(read_parts(EMBEDDED), FASHION_CLASSES, FASHION_MEAN, FASHION_STD)
 
 
-def idx_loader(name: str, *usual_places: str) -> Callable[[str | None], dict[str, Split]]:
-    """Return a loader of the four IDX files of MNIST and its kin, plain or gzipped."""
+def idx_loader(
+    name: str, classes: tuple[str, ...], mean: tuple[float, ...], std: tuple[float, ...], *usual_places: str
+) -> Callable[[str | None], Loaded]:
+    """Return a loader of the four IDX files of MNIST and its kin, plain or gzipped.
 
-    def load(folder: str | None) -> dict[str, Split]:
+    Mean and standard deviation are of the full set's pixels / 255.
+    """
+
+    def load(folder: str | None) -> Loaded:
         places = search_places(name, folder, *usual_places)
         for place in places:
             if all(_find(place, stem) for stems in IDX_FILES.values() for stem in stems):
-                return {part: read_split(place, part) for part in IDX_FILES}
+                return Loaded(read_parts(place), classes, mean, std)
         missing = ", ".join(f"{stem}[.gz]" for stems in IDX_FILES.values() for stem in stems)
         raise UserError(
             f"{name} was not found: none of {', '.join(map(str, places))} holds all of {missing}; put the four files "
@@ -62,13 +70,50 @@ def idx_loader(name: str, *usual_places: str) -> Callable[[str | None], dict[str
     return load
 
 
-def search_places(name: str, folder: str | None, *usual_places: str) -> list[Path]:
-    """Return the folders to look in: the user's alone where one is given, else $CNNJAX_DATA and the usual places."""
-    if folder is not None:
-        roots = [Path(folder)]
+def load_images(folder: str | None) -> Loaded:
+    """Load the user's own images, a directory or a zip."""
+    if folder is None:
+        raise UserError(f"image_folder needs --data.dir, a directory or a zip laid out {LAYOUT}")
+    return load_image_folder(Path(folder))
+
+
+def load_cifar10(folder: str | None) -> Loaded:
+    """Load CIFAR-10 as an image folder; its mean and standard deviation are those of the full set."""
+    places = [place for root in search_roots(folder) for place in (root / "cifar10", root / "cifar10.zip", root)]
+    for place in places:
+        if place.is_file() or (place.is_dir() and find_base(place)):
+            break
     else:
-        roots = [Path(root) for root in (os.environ.get("CNNJAX_DATA"), *usual_places) if root]
+        listed = f"none of {', '.join(map(str, places))} is" if places else "no folder is given, with"
+        raise UserError(
+            f"cifar10 was not found: {listed} a directory or a zip laid out {LAYOUT}; give one with --data.dir DIR or "
+            "CNNJAX_DATA=DIR"
+        )
+    loaded = load_image_folder(place)
+    shape = loaded.parts["train"].images.shape[1:]
+    if loaded.classes != CIFAR10_CLASSES or shape != (32, 32, 3):
+        raise UserError(
+            f"{place} holds images of {'x'.join(map(str, shape))} in the classes {', '.join(loaded.classes)}, and "
+            f"CIFAR-10 is of 32x32x3 in {', '.join(CIFAR10_CLASSES)}; for other images use --data.source image_folder"
+        )
+    return loaded._replace(mean=CIFAR10_MEAN, std=CIFAR10_STD)
+
+
+def search_roots(folder: str | None, *usual_places: str) -> list[Path]:
+    """Return where to look: the user's folder alone where one is given, else $CNNJAX_DATA and the usual places."""
+    if folder is not None:
+        return [Path(folder)]
+    return [Path(root) for root in (os.environ.get("CNNJAX_DATA"), *usual_places) if root]
+
+
+def search_places(name: str, folder: str | None, *usual_places: str) -> list[Path]:
+    """Return the folders to look in: in each of the roots the one of that name, then the root itself."""
+    roots = search_roots(folder, *usual_places)
     return [place for root in roots for place in (root / name, root / name.replace("_", "-"), root)]
+
+
+def read_parts(folder: Path) -> dict[str, Split]:
+    return {part: read_split(folder, part) for part in IDX_FILES}
 
 
 def read_split(folder: Path, part: str) -> Split:
@@ -100,13 +145,13 @@ def _ways_to_get(name: str) -> str:
 
 
 SOURCES = {
-    "fashion_mnist_mini": Source(load_embedded, FASHION_CLASSES, (0.2860,), (0.3530,)),
+    "fashion_mnist_mini": Source(load_embedded, FASHION_CLASSES),
     "fashion_mnist": Source(
-        idx_loader("fashion_mnist", "/usr/share/datasets/fashion-mnist"),
+        idx_loader("fashion_mnist", FASHION_CLASSES, FASHION_MEAN, FASHION_STD, "/usr/share/datasets/fashion-mnist"),
         FASHION_CLASSES,
-        (0.2860,),
-        (0.3530,),
         content_hash="aff50281d5acc921807bfc876514979e391816c85d90f1d97fd4d1bf0a5ebece",
     ),
-    "mnist": Source(idx_loader("mnist", "/usr/share/datasets/mnist"), DIGITS, (0.1307,), (0.3081,)),
+    "mnist": Source(idx_loader("mnist", DIGITS, (0.1307,), (0.3081,), "/usr/share/datasets/mnist"), DIGITS),
+    "cifar10": Source(load_cifar10, CIFAR10_CLASSES),
+    "image_folder": Source(load_images),
 }

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.classification import softmax
@@ -12,6 +13,7 @@ from cnnjax.functional import Variables, features
 from cnnjax.report import page, pictures
 from cnnjax.run_folder import RunFolder
 from cnnjax.train.evaluation import predict_logits
+from cnnjax.train.step import augmented, step_key
 
 EXAMPLES = 32
 
@@ -27,6 +29,7 @@ def write(
     """Draw curves, confusion, mistakes, filters and examples as PNG, and write report.html, which holds them all."""
     arch, preprocessing, test = experiment.model, dataset.preprocessing, dataset.test
     logits = predict_logits(arch, preprocessing, variables, test.images, experiment.train.eval_batch_size)
+    classes = tuple(name.replace("$", r"\$") for name in dataset.classes)  # a formula lies between two of them
     rows = folder.read_metrics()
     first_batch = _first_batch(experiment, dataset)
     image = test.images[:1]
@@ -35,13 +38,13 @@ def write(
         "curves": pictures.curves(
             rows, results["best_epoch"], experiment.early_stopping.metric, experiment.train.label_smoothing
         ),
-        "confusion": pictures.confusion(logits, test.labels, dataset.classes),
-        "mistakes": pictures.mistakes(softmax(logits), test, dataset.classes),
+        "confusion": pictures.confusion(logits, test.labels, classes),
+        "mistakes": pictures.mistakes(softmax(logits), test, classes),
         "filters": pictures.filters(variables.params, arch.image_shape, image[0], *_first(maps)),
         "examples": pictures.examples(
             np.asarray(normalize(preprocessing, first_batch.images)),
             first_batch.labels,
-            dataset.classes,
+            classes,
             experiment.train.batch_size,
         ),
     }
@@ -51,9 +54,12 @@ def write(
 
 
 def _first_batch(experiment: Experiment, dataset: Dataset) -> Split:
-    """Return the images of the first training step, or as many of them as a picture holds."""
+    """Return the images of the first training step, augmented, or as many of them as a picture holds."""
     order = epoch_order(experiment.seed, 0, len(dataset.train.labels))
-    return dataset.train.take(order[: min(EXAMPLES, experiment.train.batch_size)])
+    images, labels = dataset.train.take(order[: experiment.train.batch_size])
+    key = jax.random.fold_in(step_key(experiment.seed), 0)
+    seen, _ = augmented(experiment.augmentation, jnp.asarray(images), key)
+    return Split(np.asarray(seen)[:EXAMPLES], labels[:EXAMPLES])
 
 
 def _first(maps: dict[str, jax.Array]) -> tuple[str, np.ndarray]:

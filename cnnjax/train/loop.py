@@ -68,7 +68,9 @@ def fit(
     arch, config = experiment.model, experiment.train
     steps_per_epoch, schedule = plan(experiment, dataset)
     optimizer = make_optimizer(experiment.optimizer, schedule)
-    train_step = make_train_step(arch, optimizer, dataset.preprocessing, config.label_smoothing)
+    train_step = make_train_step(
+        arch, optimizer, dataset.preprocessing, config.label_smoothing, experiment.augmentation
+    )  # fmt: skip
     dispatch = make_dispatch(train_step, config.batch_size, steps_per_epoch)
     chunk = steps_per_dispatch(jax.default_backend(), steps_per_epoch)
     key = step_key(experiment.seed)
@@ -111,7 +113,7 @@ def fit(
 
 
 def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, ScheduleFn]:
-    """Return the steps in an epoch and the schedule; refuse a network, batch or schedule that does not fit the data."""
+    """Return the steps in an epoch and the schedule; refuse a config that does not fit the data."""
     arch, batch_size, count = experiment.model, experiment.train.batch_size, len(dataset.train.labels)
     shape = dataset.train.images.shape[1:]
     if shape != arch.image_shape:
@@ -127,6 +129,11 @@ def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, ScheduleFn]:
     if batch_size > count:
         raise UserError(
             f"train.batch_size is {batch_size} and there are {count} training images; it must be {count} or less"
+        )
+    if (padding := experiment.augmentation.pad_crop) >= min(shape[:2]):
+        raise UserError(
+            f"augmentation.pad_crop is {padding} and the images are {shape[1]}x{shape[0]}; it must be "
+            f"{min(shape[:2]) - 1} or less, so that each crop shows some of its image"
         )
     steps = count // batch_size
     if steps * experiment.train.epochs > MOST_STEPS:

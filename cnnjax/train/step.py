@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from cnnjax.data import Preprocessing, normalize
+from cnnjax.config import Augmentation
+from cnnjax.data import Preprocessing, augment, normalize
 from cnnjax.functional import Tree, Variables, apply, init
 from cnnjax.models.layers import Arch
 from cnnjax.train.evaluation import DeviceSplit
 
 INIT_STREAM, STEP_STREAM = 0, 1
+NO_AUGMENTATION = Augmentation()
 
 
 class Tally(NamedTuple):
@@ -58,6 +60,14 @@ def step_key(seed: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), STEP_STREAM)
 
 
+def augmented(config: Augmentation, images: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return a step's images as its network sees them, before `normalize`, and the key for the network's own chance."""
+    if config == NO_AUGMENTATION:
+        return images, key
+    network_key, augmentation_key = jax.random.split(key)
+    return augment(config, augmentation_key, images), network_key
+
+
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
     """Return the cross-entropy [N] in nats against labels smoothed over all classes (Szegedy 2016, section 7)."""
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), smoothing)
@@ -65,8 +75,9 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax
 
 
 def make_train_step(
-    arch: Arch, optimizer: optax.GradientTransformation, preprocessing: Preprocessing, label_smoothing: float
-) -> TrainStep:
+    arch: Arch, optimizer: optax.GradientTransformation, preprocessing: Preprocessing, label_smoothing: float,
+    augmentation: Augmentation = NO_AUGMENTATION,
+) -> TrainStep:  # fmt: skip
     """Return the pure function ``(state, images uint8 [B, H, W, C], labels int32 [B], key) -> state``."""
 
     def loss_fn(params: Tree, batch_stats: Tree, images: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
@@ -75,6 +86,7 @@ def make_train_step(
         return cross_entropy(outputs.logits, labels, label_smoothing).mean(), (outputs.logits, new_stats)
 
     def train_step(state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array) -> TrainState:
+        images, key = augmented(augmentation, images, key)
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, (logits, batch_stats)), grads = grad_fn(state.params, state.batch_stats, images, labels, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

@@ -16,7 +16,7 @@ from cnnjax.errors import UserError
 
 
 def test_the_embedded_subset_is_balanced_and_small():
-    parts = SOURCES["fashion_mnist_mini"].load(None)
+    parts = SOURCES["fashion_mnist_mini"].load(None).parts
     assert np.bincount(parts["train"].labels).tolist() == [1000] * 10
     assert np.bincount(parts["test"].labels).tolist() == [200] * 10
     assert parts["train"].images.shape == (10_000, 28, 28, 1)
@@ -25,7 +25,7 @@ def test_the_embedded_subset_is_balanced_and_small():
 
 
 def test_the_embedded_images_are_real_ones():
-    images = SOURCES["fashion_mnist_mini"].load(None)["train"].images
+    images = SOURCES["fashion_mnist_mini"].load(None).parts["train"].images
     scaled = images / 255
     assert abs(scaled.mean() - 0.2860) < 0.01
     assert abs(scaled.std() - 0.3530) < 0.01
@@ -106,7 +106,7 @@ def test_one_changed_pixel_changes_the_content_hash(tmp_path):
 
 
 def test_the_subset_holds_the_first_of_each_class(tmp_path):
-    split = SOURCES["fashion_mnist_mini"].load(None)["test"]
+    split = SOURCES["fashion_mnist_mini"].load(None).parts["test"]
     subset = first_of_each_class(split, 3)
     assert np.bincount(subset.labels).tolist() == [3] * 10
     assert np.array_equal(subset.images[subset.labels == 4], split.images[split.labels == 4][:3])

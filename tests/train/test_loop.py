@@ -4,7 +4,7 @@ import optax
 import pytest
 
 from cnnjax import Variables, apply, checkpoint, create, data
-from cnnjax.config import EarlyStopping, Optimizer, Schedule, Train
+from cnnjax.config import Augmentation, EarlyStopping, Optimizer, Schedule, Train
 from cnnjax.data import epoch_order
 from cnnjax.errors import Diverged, UserError
 from cnnjax.functional import abstract_variables, leaves_by_path
@@ -56,7 +56,11 @@ def test_one_seed_gives_the_same_bits_and_another_seed_does_not(experiment, tmp_
     assert not same(first, other)
 
 
-def test_stopped_after_each_epoch_and_continued_it_ends_with_the_same_bits(experiment, tmp_path, progress):
+@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(pad_crop=2, flip=True)])
+def test_stopped_after_each_epoch_and_continued_it_ends_with_the_same_bits(
+    experiment, tmp_path, progress, augmentation
+):  # fmt: skip
+    experiment = experiment.replace(augmentation=augmentation)
     _, whole = train(experiment, tmp_path / "whole", progress)
 
     class Stop(Exception):
@@ -72,6 +76,16 @@ def test_stopped_after_each_epoch_and_continued_it_ends_with_the_same_bits(exper
     _, parts = train(experiment, tmp_path / "parts", progress)
     assert same(last_params(whole, experiment), last_params(parts, experiment))
     assert figures(whole.read_metrics()) == figures(parts.read_metrics())
+
+
+def test_evaluation_sees_the_images_as_they_are(experiment, tmp_path, progress):
+    experiment = experiment.replace(
+        augmentation=Augmentation(pad_crop=2, flip=True), train=experiment.train.replace(epochs=1)
+    )
+    _, folder = train(experiment, tmp_path / "run", progress)
+    network, validation = load(tmp_path / "run"), data.load(experiment.data).validation
+    losses = optax.softmax_cross_entropy_with_integer_labels(network.logits(validation.images), validation.labels)
+    np.testing.assert_allclose(folder.read_metrics()[0]["validation_loss"], losses.mean(), rtol=1e-5)
 
 
 def test_a_row_whose_checkpoint_was_not_saved_is_run_again(experiment, tmp_path, progress):

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from cnnjax import data
-from cnnjax.data import epoch_order
+from cnnjax.config import Augmentation
+from cnnjax.data import augment, epoch_order
 from cnnjax.functional import leaves_by_path
 from cnnjax.optim import make_optimizer
+from cnnjax.train import step as step_module
 from cnnjax.train.evaluation import to_device
 from cnnjax.train.step import cross_entropy, init_state, make_dispatch, make_train_step, step_key, steps_per_dispatch
 
@@ -20,6 +22,20 @@ def setup(experiment):
     train_step = make_train_step(experiment.model, optimizer, dataset.preprocessing, 0.0)
     dispatch = make_dispatch(train_step, 32, STEPS_PER_EPOCH)
     return dispatch, lambda: init_state(experiment.model, optimizer, 0), to_device(dataset.train)
+
+
+AUGMENTED = Augmentation(pad_crop=2, flip=True)
+
+
+@pytest.fixture
+def steps(experiment):
+    """A train step with each augmentation, and what it takes."""
+    dataset = data.load(experiment.data)
+    optimizer = make_optimizer(experiment.optimizer, lambda step: 3e-3)
+    images, labels = (jnp.asarray(array[:32]) for array in dataset.train)
+    arguments = (init_state(experiment.model, optimizer, 0), images, labels, jax.random.key(5))
+    parts = (experiment.model, optimizer, dataset.preprocessing, 0.0)
+    return lambda *augmentation: make_train_step(*parts, *augmentation), arguments
 
 
 def order(epoch):
@@ -102,6 +118,46 @@ def test_it_compiles_once(setup):
     for _ in range(5):
         state, _ = dispatch(state, train, order(0), step_key(0), steps=1)
     assert dispatch._cache_size() == 1
+
+
+def test_a_step_with_augmentation_is_a_step_on_augmented_images(steps):
+    make, (state, images, labels, key) = steps
+    after = jax.jit(make(AUGMENTED))(state, images, labels, key)
+    network_key, augmentation_key = jax.random.split(key)
+    expected = jax.jit(make())(state, augment(AUGMENTED, augmentation_key, images), labels, network_key)
+    for path, leaf in leaves_by_path(expected.params).items():
+        np.testing.assert_allclose(leaves_by_path(after.params)[path], leaf, rtol=1e-5, atol=1e-6, err_msg=path)
+    np.testing.assert_allclose(after.tally.loss, expected.tally.loss, rtol=1e-5)
+    plain = jax.jit(make())(state, images, labels, key)
+    assert abs(float(plain.tally.loss) - float(after.tally.loss)) > 1e-3
+
+
+def test_without_augmentation_the_step_is_what_it_was(steps):
+    make, arguments = steps
+    programs = [str(jax.make_jaxpr(make(*options))(*arguments)) for options in ((), (Augmentation(),), (AUGMENTED,))]
+    assert programs[0] == programs[1] != programs[2]
+    assert "random" not in programs[0]
+
+
+def test_the_networks_chance_is_not_that_of_the_augmentation(steps, monkeypatch):
+    make, arguments = steps
+    keys = {}
+
+    def spy(name, function, position):
+        def call(*args, **options):
+            keys[name] = options.get("key", args[position])
+            return function(*args, **options)
+
+        monkeypatch.setattr(f"cnnjax.train.step.{name}", call)
+
+    spy("augment", step_module.augment, 1)
+    spy("apply", step_module.apply, 0)
+    make(AUGMENTED)(*arguments)
+    # A network folds the numbers of its draws, which count from 0, into its key.
+    drawn = [keys["augment"], *jax.random.split(keys["augment"])]
+    own = [keys["apply"], *(jax.random.fold_in(keys["apply"], n) for n in range(1000))]
+    data_of = [tuple(jax.random.key_data(key).tolist()) for key in (*drawn, *own)]
+    assert len(set(data_of)) == len(data_of)
 
 
 def test_the_rule_for_steps_in_a_dispatch():

@@ -1,0 +1,53 @@
+"""The registry of published weights: who published them, for which of our variants, and what they were said to reach.
+
+Top-1 is in percent on ImageNet's 50,000 validation images (single crop), or on CIFAR-10's test images.
+"""
+
+from typing import NamedTuple
+
+
+class Published(NamedTuple):
+    """One publication of weights for a variant."""
+
+    variant: str
+    source: str
+    """Whose names the file uses; `cnnjax.convert` knows them."""
+    weights: str
+    """What the publisher calls them."""
+    top1: float
+    """As the publisher states it."""
+
+
+PUBLISHED = (
+    # torchvision, its table of all available classification weights
+    Published("resnet18", "torchvision", "IMAGENET1K_V1", 69.758),
+    Published("resnet34", "torchvision", "IMAGENET1K_V1", 73.314),
+    Published("resnet50", "torchvision", "IMAGENET1K_V1", 76.130),
+    Published("resnet50", "torchvision", "IMAGENET1K_V2", 80.858),
+    Published("resnet101", "torchvision", "IMAGENET1K_V1", 77.374),
+    Published("resnet101", "torchvision", "IMAGENET1K_V2", 81.886),
+    Published("resnet152", "torchvision", "IMAGENET1K_V1", 78.312),
+    Published("resnet152", "torchvision", "IMAGENET1K_V2", 82.284),
+    Published("resnext50_32x4d", "torchvision", "IMAGENET1K_V1", 77.618),
+    Published("resnext50_32x4d", "torchvision", "IMAGENET1K_V2", 81.198),
+    Published("resnext101_32x8d", "torchvision", "IMAGENET1K_V1", 79.312),
+    Published("resnext101_32x8d", "torchvision", "IMAGENET1K_V2", 82.834),
+    Published("resnext101_64x4d", "torchvision", "IMAGENET1K_V1", 83.246),
+    Published("wide_resnet50_2", "torchvision", "IMAGENET1K_V1", 78.468),
+    Published("wide_resnet50_2", "torchvision", "IMAGENET1K_V2", 81.602),
+    Published("wide_resnet101_2", "torchvision", "IMAGENET1K_V1", 78.848),
+    Published("wide_resnet101_2", "torchvision", "IMAGENET1K_V2", 82.510),
+    # Keras, its table of available models
+    Published("resnet50_v1", "keras", "imagenet", 74.9),
+    Published("resnet101_v1", "keras", "imagenet", 76.4),
+    Published("resnet152_v1", "keras", "imagenet", 76.6),
+    Published("resnet50_v2", "keras", "imagenet", 76.0),
+    Published("resnet101_v2", "keras", "imagenet", 77.2),
+    Published("resnet152_v2", "keras", "imagenet", 78.0),
+    # github.com/akamaster/pytorch_resnet_cifar10, its table of test errors
+    Published("resnet20_cifar", "cifar", "resnet20", 91.73),
+    Published("resnet32_cifar", "cifar", "resnet32", 92.63),
+    Published("resnet44_cifar", "cifar", "resnet44", 93.10),
+    Published("resnet56_cifar", "cifar", "resnet56", 93.39),
+    Published("resnet110_cifar", "cifar", "resnet110", 93.68),
+)

@@ -1,0 +1,113 @@
+"""scripts/convert.py as a user runs it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from published import KERAS_V1, tensors_of, write_legacy_h5
+from safetensors.numpy import load_file, save_file
+
+from cnnjax import create, trained
+from cnnjax.convert.folder import convert_to_run
+from cnnjax.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+CIFAR = create("resnet20_cifar")
+MEAN_STD = ("--mean", "0.5", "0.5", "0.5", "--std", "0.25", "0.25", "0.25")
+
+
+def script(name, *arguments):
+    command = [sys.executable, ROOT / "scripts" / name, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_there_predict_and_back(tmp_path):
+    tensors = tensors_of(CIFAR, "cifar")
+    save_file(tensors, tmp_path / "weights.safetensors")
+    classes = [f"kind{n}" for n in range(10)]
+    file, run = tmp_path / "weights.safetensors", tmp_path / "run"
+    done = script("convert.py", "resnet20_cifar", "--from", "cifar", file, run, *MEAN_STD, "--classes", *classes)
+    assert done.returncode == 0, done.stderr
+    assert "269,722 parameters" in done.stdout
+    Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save(tmp_path / "photo.png")
+    done = script("predict.py", tmp_path / "run", tmp_path / "photo.png")
+    assert "photo.png: kind" in done.stdout
+    done = script("convert.py", tmp_path / "run", "--to", "cifar", tmp_path / "back.safetensors")
+    assert done.returncode == 0, done.stderr
+    back = load_file(tmp_path / "back.safetensors")
+    assert back.keys() == tensors.keys()
+    assert all(np.array_equal(back[name], tensors[name]) for name in back)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet20_cifar"], "neither --from nor --to is given"),
+        (["resnet20", "--from", "cifar", "x", "y"], "unknown model 'resnet20'; did you mean"),
+        (["resnet50", "--from", "keras", "x", "y"], "unknown source 'keras'; choose from: timm, torchvision"),
+        (["resnet50", "--from", "timm", "missing.pth", "out"], "missing.pth cannot be read"),
+        (["resnet20_cifar", "--from", "cifar", "x", "out"], "give --mean and --std"),
+        (["resnet50", "--from", "timm", "x"], "required"),
+        (["missing", "--to", "timm", "x.safetensors"], "is not the folder of a run"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, message, tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "convert.py", *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+class TestFolder:
+    def convert(self, tmp_path, file="a.h5", **options):
+        path = tmp_path / file
+        if not path.exists():
+            write_legacy_h5(path, tensors_of(KERAS_V1, "keras"))
+        return convert_to_run("resnet50_v1", KERAS_V1, "keras", path, tmp_path / "out", **options)
+
+    def test_images_are_prepared_as_the_publisher_does(self, tmp_path):
+        self.convert(tmp_path)
+        network = trained.load(tmp_path / "out")
+        assert network.preprocessing.channel_order == "bgr"
+        assert network.preprocessing.height == 32
+        assert network.classes == ("0", "1", "2", "3", "4")
+
+    def test_classes_come_from_a_text_file(self, tmp_path):
+        (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne e\n")
+        self.convert(tmp_path, classes=(str(tmp_path / "names.txt"),))
+        assert trained.load(tmp_path / "out").classes == ("a", "b", "c", "d", "e e")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"classes": ("a", "b", "a")}, "names 'a' twice"),
+            ({"classes": ("a", "b")}, "predictions/bias is [5] and [2] is needed"),
+            ({"classes": ("missing.txt",)}, "cannot be read as text"),
+            ({"mean": (0.5,), "std": (0.5,)}, "the network takes 3 channels"),
+            ({"std": (0.5, 0.5, 0.0)}, "preprocessing.std"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused_and_nothing_is_written(self, tmp_path, options, message):
+        with pytest.raises(UserError) as error:
+            self.convert(tmp_path, **options)
+        assert message in str(error.value)
+        assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+    def test_a_folder_that_is_not_empty_stays_as_it_is(self, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "mine").write_text("text")
+        with pytest.raises(UserError, match="is there and not empty"):
+            self.convert(tmp_path)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+    def test_an_empty_folder_is_filled(self, tmp_path):
+        (tmp_path / "out").mkdir()
+        self.convert(tmp_path)
+        assert trained.load(tmp_path / "out").arch == KERAS_V1

@@ -1,0 +1,111 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import data
+from cnnjax.config import Augmentation, Experiment
+from cnnjax.data.augmentation import augment, crop, draw_offsets
+from cnnjax.errors import UserError
+from cnnjax.run_folder import RunFolder, differences, read_config
+from cnnjax.train.loop import plan
+
+KEY = jax.random.key(3)
+
+
+def images_for(count=64, shape=(7, 5, 3)):
+    return np.random.default_rng(0).integers(1, 256, (count, *shape), dtype=np.uint8)
+
+
+def cropped(image, row, column, padding):
+    """Return the crop, one pixel after the other."""
+    height, width, _ = image.shape
+    found = np.zeros_like(image)
+    for y in range(height):
+        for x in range(width):
+            source = y + row - padding, x + column - padding
+            if 0 <= source[0] < height and 0 <= source[1] < width:
+                found[y, x] = image[source]
+    return found
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 3), (4, 4, 1)])
+@pytest.mark.parametrize("padding", [1, 3])
+def test_crops_equal_plain_numpy(shape, padding):
+    images = images_for(shape=shape)
+    offsets = draw_offsets(KEY, len(images), padding)
+    found = jax.jit(crop, static_argnums=2)(images, offsets, padding)
+    assert found.dtype == np.uint8
+    for image, (row, column), result in zip(images, np.asarray(offsets), np.asarray(found), strict=True):
+        assert np.array_equal(result, cropped(image, row, column, padding))
+
+
+def test_every_offset_occurs_as_often_as_any_other():
+    offsets = np.asarray(draw_offsets(KEY, 9_000, 1))
+    counts = np.bincount(3 * offsets[:, 0] + offsets[:, 1], minlength=9)
+    assert counts.shape == (9,)
+    assert np.abs(counts - 1000).max() < 150
+
+
+def test_half_of_the_images_are_mirrored_whole():
+    images = images_for(2_000)
+    found = np.asarray(augment(Augmentation(flip=True), KEY, jnp.asarray(images)))
+    mirrored = np.array([np.array_equal(a, b[:, ::-1]) for a, b in zip(found, images, strict=True)])
+    same = np.array([np.array_equal(a, b) for a, b in zip(found, images, strict=True)])
+    assert (mirrored ^ same).all()
+    assert abs(mirrored.mean() - 0.5) < 0.05
+
+
+def test_crop_and_mirroring_are_drawn_apart():
+    images = images_for(2_000, (3, 4, 1))
+    both = np.asarray(augment(Augmentation(pad_crop=1, flip=True), KEY, jnp.asarray(images)))
+    crops = np.asarray(augment(Augmentation(pad_crop=1), KEY, jnp.asarray(images)))
+    mirrored = np.array([np.array_equal(a, b[:, ::-1]) for a, b in zip(both, crops, strict=True)])
+    assert all(np.array_equal(a, b[:, ::-1] if m else b) for a, b, m in zip(both, crops, mirrored, strict=True))
+    # Where a crop lies says nothing of whether it is mirrored.
+    rows = np.asarray(draw_offsets(jax.random.split(KEY)[0], len(images), 1))[:, 0]
+    for row in range(3):
+        assert abs(mirrored[rows == row].mean() - 0.5) < 0.08
+
+
+def test_it_is_a_function_of_the_key():
+    images, config = jnp.asarray(images_for()), Augmentation(pad_crop=2, flip=True)
+    first, again, other = (augment(config, key, images) for key in (KEY, KEY, jax.random.key(4)))
+    assert first.shape == images.shape
+    assert first.dtype == jnp.uint8
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert np.array_equal(jax.jit(augment, static_argnums=0)(config, KEY, images), first)
+
+
+def test_off_it_gives_the_images_back():
+    images = jnp.asarray(images_for())
+    assert augment(Augmentation(), KEY, images) is images
+
+
+def test_a_negative_padding_is_refused():
+    with pytest.raises(UserError, match="augmentation.pad_crop is -1; it must be 0 or more"):
+        Augmentation(pad_crop=-1)
+
+
+def test_a_padding_as_wide_as_the_images_is_refused(experiment):
+    dataset = data.load(experiment.data)
+    plan(experiment.replace(augmentation=Augmentation(pad_crop=27)), dataset)
+    with pytest.raises(UserError, match="augmentation.pad_crop is 28 and the images are 28x28; it must be 27 or less"):
+        plan(experiment.replace(augmentation=Augmentation(pad_crop=28)), dataset)
+
+
+def test_a_run_from_before_there_was_augmentation_opens(experiment, tmp_path):
+    RunFolder(tmp_path).start("old", experiment)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    del config["experiment"]["augmentation"]
+    path.write_text(json.dumps(config))
+    _, found = read_config(path)
+    assert isinstance(found, Experiment)
+    assert found == experiment
+    assert differences(found, experiment) == {}
+    with pytest.raises(UserError, match=r"augmentation.flip was False and is now True"):
+        RunFolder(tmp_path).check(experiment.replace(augmentation=Augmentation(flip=True)))

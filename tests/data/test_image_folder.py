@@ -1,0 +1,353 @@
+import io
+import shutil
+import stat
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnjax import data
+from cnnjax.config import Data
+from cnnjax.data import image_folder, read_image
+from cnnjax.data.export import export_images
+from cnnjax.data.image_folder import load_image_folder, mean_and_std
+from cnnjax.data.sources import CIFAR10_CLASSES
+from cnnjax.errors import UserError
+
+COUNTS = {"train": 5, "test": 2}
+
+
+def png(pixels, **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", **options)
+    return file.getvalue()
+
+
+def made_up(shape=(8, 6, 3), classes=("cat", "dog")) -> dict[str, bytes]:
+    """Return small images of noise by their paths, in no order."""
+    rng = np.random.default_rng(0)
+    names = [f"{part}/{name}/{n}.png" for part, count in COUNTS.items() for name in classes for n in range(count)]
+    return {name: png(rng.integers(0, 256, shape, dtype=np.uint8)) for name in reversed(names)}
+
+
+def write_folder(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def write_zip(path, files):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.fixture(params=["directory", "zip"])
+def write(request, tmp_path):
+    """Write files as a directory or a zip; return where."""
+    if request.param == "directory":
+        return lambda files: write_folder(tmp_path / "images", files)
+    return lambda files: write_zip(tmp_path / "images.zip", files)
+
+
+def refused(place, match):
+    """Assert that the place is refused by `data.load`, in one sentence that names it."""
+    with pytest.raises(UserError, match=match) as error:
+        data.load(Data(source="image_folder", dir=str(place), validation=0.2))
+    assert str(place) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def pixels_of(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def test_images_and_labels_are_in_the_order_of_the_paths(write):
+    files = made_up()
+    parts, classes, _, _ = load_image_folder(write(files))
+    assert classes == ("cat", "dog")
+    for part, count in COUNTS.items():
+        assert parts[part].labels.tolist() == [0] * count + [1] * count
+        assert parts[part].labels.dtype == np.int32
+        for image, name in zip(parts[part].images, sorted(n for n in files if n.startswith(part)), strict=True):
+            assert np.array_equal(image, pixels_of(files[name]))
+
+
+def test_a_directory_and_a_zip_of_it_are_the_same_data(tmp_path):
+    files = made_up(classes=("a", "a b", "B", "é"))
+    found = [
+        data.load(Data(source="image_folder", dir=str(place), validation=0.2))
+        for place in (
+            write_folder(tmp_path / "images", files),
+            write_zip(tmp_path / "images.zip", files),
+            shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "images"),
+        )
+    ]
+    assert len({(dataset.content_hash, dataset.split_hash, dataset.classes) for dataset in found}) == 1
+    assert len({dataset.preprocessing for dataset in found}) == 1
+    assert found[0].classes == ("B", "a", "a b", "é")
+
+
+def test_all_lies_below_one_folder(write):
+    files = made_up()
+    plain = load_image_folder(write({f"top/{name}": content for name, content in files.items()} | {"README": b""}))
+    assert plain.classes == ("cat", "dog")
+    assert np.array_equal(plain.parts["test"].images[0], pixels_of(files["test/cat/0.png"]))
+
+
+def test_mean_and_deviation_are_those_of_all_training_images(write):
+    place = write(made_up())
+    found = data.load(Data(source="image_folder", dir=str(place), validation=0.2))
+    images = load_image_folder(place).parts["train"].images / 255
+    assert found.preprocessing.mean == tuple(images.mean((0, 1, 2)).round(4).tolist())
+    assert found.preprocessing.std == tuple(images.std((0, 1, 2)).round(4).tolist())
+    assert (found.preprocessing.height, found.preprocessing.width) == (8, 6)
+
+
+@pytest.mark.parametrize("chunk", [1, 200, 10**9])
+def test_mean_and_deviation_do_not_depend_on_the_chunks(chunk, monkeypatch):
+    monkeypatch.setattr(image_folder, "CHUNK_BYTES", chunk)
+    images = np.random.default_rng(1).integers(0, 256, (7, 5, 4, 3), dtype=np.uint8)
+    mean, std = mean_and_std(images)
+    np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)), atol=5.1e-5)
+    np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)), atol=5.1e-5)
+
+
+def test_grey_images_have_one_channel(write):
+    files = made_up(shape=(8, 6))
+    loaded = load_image_folder(write(files))
+    assert loaded.parts["train"].images.shape == (10, 8, 6, 1)
+    assert np.array_equal(loaded.parts["train"].images[0, ..., 0], pixels_of(files["train/cat/0.png"]))
+    assert len(loaded.mean) == len(loaded.std) == 1
+
+
+@pytest.mark.parametrize("coloured", ["train/cat/0.png", "train/dog/3.png", "test/dog/1.png"])
+def test_one_coloured_image_makes_all_rgb(write, coloured):
+    files = made_up(shape=(8, 6))
+    files[coloured] = png(np.full((8, 6, 3), (1, 2, 3), np.uint8))
+    parts = load_image_folder(write(files)).parts
+    names = sorted(name for name in files if name.startswith("train")), sorted(n for n in files if n.startswith("test"))
+    for part, paths in zip(("train", "test"), names, strict=True):
+        for image, name in zip(parts[part].images, paths, strict=True):
+            expected = pixels_of(files[name])
+            assert np.array_equal(image, expected if name == coloured else np.repeat(expected[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM"])
+def test_images_are_what_predict_reads(write, tmp_path, kind):
+    files = made_up()
+    file = io.BytesIO()
+    Image.open(io.BytesIO(files.pop("train/cat/0.png"))).save(file, kind)
+    files[f"train/cat/0.{kind}"] = file.getvalue()
+    dataset = data.load(Data(source="image_folder", dir=str(write(files)), validation=0.2))
+    (tmp_path / "photo").write_bytes(file.getvalue())
+    found = load_image_folder(write(files)).parts["train"].images[0]
+    assert np.array_equal(found, read_image(str(tmp_path / "photo"), dataset.preprocessing))
+
+
+def test_an_image_turned_by_its_camera_has_the_size_it_is_shown_in(write):
+    files = made_up()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    lying = np.random.default_rng(2).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    files["train/cat/1.png"] = png(lying, exif=exif)
+    assert np.array_equal(load_image_folder(write(files)).parts["train"].images[1], np.rot90(lying, -1))
+
+
+def test_what_is_no_image_is_left_out(write):
+    others = (
+        "README", "README.txt", "train/cat/Thumbs.db", "train/cat/.hidden.png", "train/cat/notes.txt", ".git/config",
+        "__MACOSX/train/cat/._0.png", "__MACOSX/._train", "train/.DS_Store", "test/.cache/0.png", "train/list.txt",
+        "validation/cat/0.png", "sample.png",
+    )  # fmt: skip
+    loaded = load_image_folder(write(made_up() | dict.fromkeys(others, b"something")))
+    assert loaded.classes == ("cat", "dog")
+    assert len(loaded.parts["train"].labels) == 10
+
+
+def test_a_damaged_image_is_named(write):
+    files = made_up()
+    whole = files["train/dog/2.png"]
+    for content in (b"", b"text", whole[:100], whole[:-40]):
+        files["train/dog/2.png"] = content
+        refused(write(files), "train/dog/2.png cannot be read as an image")
+
+
+def test_a_file_that_only_pretends_to_be_an_image_is_not_opened_as_something_else(write):
+    page = io.BytesIO()
+    Image.new("RGB", (6, 8)).save(page, "EPS")
+    refused(write(made_up() | {"train/dog/2.png": page.getvalue()}), r"2.png cannot be read as an image \(it is none\)")
+
+
+def test_sizes_that_differ_are_refused_with_both_files(write):
+    files = made_up() | {"train/dog/1.png": png(np.zeros((9, 6, 3), np.uint8))}
+    refused(write(files), "train/cat/0.png is 6x8 pixels and train/dog/1.png 6x9; all must be of one size")
+    files["train/dog/1.png"] = png(np.zeros((6, 8, 3), np.uint8))
+    refused(write(files), "train/cat/0.png is 6x8 pixels and train/dog/1.png 8x6; all must be of one size")
+
+
+@pytest.mark.parametrize("name", ["train/cat/0.png", "train/dog/1.png"])
+def test_an_image_far_too_large_is_refused_undecoded(write, name, monkeypatch):
+    header = bytearray(png(np.zeros((8, 6), np.uint8)))
+    chunk = b"IHDR" + (50_000).to_bytes(4, "big") * 2 + header[24:29]
+    header[12:33] = chunk + zipfile.crc32(chunk).to_bytes(4, "big")
+    refused(write(made_up() | {name: bytes(header)}), f"{name} cannot be read as an image .*exceeds limit")
+
+
+def test_an_image_of_another_size_is_not_decoded(write, monkeypatch):
+    place = write(made_up() | {"train/dog/1.png": png(np.zeros((90, 60), np.uint8))})
+    seen = []
+    monkeypatch.setattr(image_folder, "upright", lambda image: seen.append(image.size) or image.copy())
+    refused(place, "train/dog/1.png 60x90")
+    assert set(seen) == {(6, 8)}
+
+
+def test_more_pixels_than_the_limit_are_refused(write, monkeypatch):
+    monkeypatch.setattr(image_folder, "MOST_PIXEL_BYTES", 14 * 8 * 6 * 3)
+    place = write(made_up())
+    assert load_image_folder(place)
+    monkeypatch.setattr(image_folder, "MOST_PIXEL_BYTES", 14 * 8 * 6 * 3 - 1)
+    refused(place, "holds 14 images of 6x8 pixels")
+
+
+def test_the_limit_holds_for_grey_images_that_become_rgb_too(write, monkeypatch):
+    monkeypatch.setattr(image_folder, "MOST_PIXEL_BYTES", 14 * 8 * 6)
+    files = made_up(shape=(8, 6))
+    assert load_image_folder(write(files))
+    refused(write(files | {"test/dog/1.png": made_up()["test/dog/1.png"]}), "holds 14 images")
+
+
+def without(prefix):
+    return {name: content for name, content in made_up().items() if not name.startswith(prefix)}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "has no folder train"),
+        ({"README": b""}, "has no folder train"),
+        (without("train"), "has no folder train"),
+        (without("test"), "has no folder test"),
+        ({f"a/b/{name}": content for name, content in made_up().items()}, "has no folder train"),
+        (made_up() | {"test/bird/0.png": b""}, "the test images have a class 'bird'"),
+        (without("test/cat"), "the test images have no class 'cat'"),
+        (without("train/cat"), "the test images have a class 'cat'"),
+        (without("train/cat") | {"train/cat/notes.txt": b""}, "the class 'cat' has no images in train"),
+        (without("test/dog") | {"test/dog/notes.txt": b""}, "the class 'dog' has no images in test"),
+        (made_up() | {"train/0.png": b""}, "/train/0.png lies elsewhere than train/CLASS/FILE"),
+        (made_up() | {"train/cat/young/0.png": b""}, "/train/cat/young/.* lies elsewhere than train/CLASS/FILE"),
+        (dict.fromkeys(made_up(), png(np.full((8, 6), 7, np.uint8))), "all of one even colour"),
+    ],
+)
+def test_another_layout_is_refused(write, tmp_path, files, message):
+    (tmp_path / "images").mkdir()
+    refused(write(files), message)
+
+
+def test_a_place_that_is_missing_is_refused(tmp_path):
+    refused(tmp_path / "missing", "there is no directory or zip")
+    with pytest.raises(UserError, match="image_folder needs --data.dir, a directory or a zip laid out train/CLASS"):
+        data.load(Data(source="image_folder"))
+
+
+def test_an_empty_folder_of_a_class_is_refused(tmp_path):
+    folder = write_folder(tmp_path / "images", made_up())
+    (folder / "train" / "bird").mkdir()
+    refused(folder, "the class 'bird' has no images in train")
+
+
+class TestHostileZips:
+    @pytest.mark.parametrize(
+        "name", ["../train/cat/9.png", "train/cat/../../../9.png", "/train/cat/9.png", "C:/9.png", "..\\9.png", "../x"]
+    )
+    def test_a_path_that_leads_out_is_refused(self, tmp_path, name):
+        refused(write_zip(tmp_path / "images.zip", made_up() | {name: b""}), "a link or a path that leads out")
+        assert [path.name for path in tmp_path.iterdir()] == ["images.zip"]
+
+    def test_a_link_is_refused(self, tmp_path):
+        path = write_zip(tmp_path / "images.zip", made_up())
+        link = zipfile.ZipInfo("train/cat/9.png")
+        link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(link, "/etc/passwd")
+        refused(path, "'train/cat/9.png', a link or a path that leads out of the zip")
+
+    def test_a_member_that_swells_a_thousandfold_is_refused_unread(self, tmp_path, monkeypatch):
+        swelling = bytes(image_folder.MOST_FILE_BYTES + 1)
+        path = write_zip(tmp_path / "images.zip", made_up() | {"train/cat/9.png": swelling})
+        assert path.stat().st_size < len(swelling) / 500
+        asked = []
+        read = zipfile.ZipFile.read
+        monkeypatch.setattr(
+            zipfile.ZipFile, "read", lambda archive, member: asked.append(member.filename) or read(archive, member)
+        )
+        refused(path, "train/cat/9.png cannot be read as an image .*67,108,865 bytes, and 67,108,864 are the most")
+        assert "train/cat/9.png" not in asked
+
+    def test_a_member_that_claims_too_little_is_refused(self, tmp_path):
+        path = write_zip(tmp_path / "images.zip", made_up() | {"train/cat/9.png": bytes(10**6)})
+        size = (10**6).to_bytes(4, "little")
+        assert path.read_bytes().count(size) == 2
+        path.write_bytes(path.read_bytes().replace(size, (100).to_bytes(4, "little")))
+        refused(path, "train/cat/9.png cannot be read as an image .*CRC")
+
+    @pytest.mark.parametrize("share", [0, 0.5, 0.99])
+    def test_a_truncated_zip_is_refused(self, tmp_path, share):
+        path = write_zip(tmp_path / "images.zip", made_up())
+        path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+        refused(path, "cannot be read as a zip")
+
+    def test_a_changed_byte_is_refused(self, tmp_path):
+        path = write_zip(tmp_path / "images.zip", made_up())
+        content = bytearray(path.read_bytes())
+        content[60] ^= 255
+        path.write_bytes(content)
+        refused(path, "cannot be read as an image")
+
+    def test_nothing_is_written_to_the_disk(self, tmp_path, monkeypatch):
+        path = write_zip(tmp_path / "images.zip", made_up())
+        monkeypatch.chdir(tmp_path)
+        load_image_folder(path)
+        assert list(tmp_path.iterdir()) == [path]
+
+
+class TestCifar10:
+    @pytest.fixture
+    def files(self):
+        return made_up((32, 32, 3), CIFAR10_CLASSES)
+
+    def test_it_has_its_usual_mean(self, write, files):
+        dataset = data.load(Data(source="cifar10", dir=str(write(files)), validation=0.2))
+        assert dataset.classes == CIFAR10_CLASSES
+        assert dataset.preprocessing.mean == (0.4914, 0.4822, 0.4465)
+        assert dataset.preprocessing.std == (0.2470, 0.2435, 0.2616)
+        assert len(dataset.train.labels) == 40
+
+    @pytest.mark.parametrize("place", ["cifar10", "cifar10.zip", ""])
+    def test_the_folder_is_looked_for_in_the_environment(self, tmp_path, monkeypatch, files, place):
+        (write_zip if place.endswith("zip") else write_folder)(tmp_path / place, files)
+        monkeypatch.setenv("CNNJAX_DATA", str(tmp_path))
+        assert len(data.load(Data(source="cifar10", validation=0.2)).test.labels) == 20
+
+    def test_other_images_are_refused(self, write):
+        with pytest.raises(UserError, match="8x6x3 in the classes cat, dog, and CIFAR-10 is of 32x32x3"):
+            data.load(Data(source="cifar10", dir=str(write(made_up()))))
+
+    def test_a_folder_without_it_names_every_place(self, tmp_path, monkeypatch):
+        with pytest.raises(UserError, match=f"none of {tmp_path}/cifar10, {tmp_path}/cifar10.zip, {tmp_path} is a dir"):
+            data.load(Data(source="cifar10", dir=str(tmp_path)))
+        monkeypatch.delenv("CNNJAX_DATA", raising=False)
+        with pytest.raises(UserError, match=r"cifar10 was not found: .* --data.dir DIR or CNNJAX_DATA=DIR"):
+            data.load(Data(source="cifar10"))
+
+
+@pytest.mark.parametrize("shape", [(8, 6), (8, 6, 3), (1, 1), (3, 1, 3)])
+def test_exported_images_are_the_test_images(write, tmp_path, shape):
+    files = made_up(shape)
+    paths = export_images("image_folder", tmp_path / "photos", 3, str(write(files)))
+    assert [path.name for path in paths] == ["00000-cat.png", "00001-cat.png", "00002-dog.png"]
+    for path, name in zip(paths, ["test/cat/0.png", "test/cat/1.png", "test/dog/0.png"], strict=True):
+        assert np.array_equal(pixels_of(path.read_bytes()), pixels_of(files[name]))
