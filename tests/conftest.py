@@ -16,6 +16,8 @@ from cnnjax.models import create
 # A sum of an int and a float array, or of shapes that differ in rank, is a slip until it is written out.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Most of the tests' time is compilation. Scripts that tests start, and the oracle tests, compile as users do.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 def _relaxed(function):

@@ -21,6 +21,11 @@ def held(tensors, path="weights"):
     return Tensors(path, {name: Shape(x.shape, str(x.dtype)) for name, x in tensors.items()}, tensors.__getitem__)
 
 
+@pytest.fixture
+def torch_tensors():
+    return tensors_of(TORCH, "torchvision")
+
+
 def same_bits(a, b):
     return jax.tree.structure(a) == jax.tree.structure(b) and jax.tree.all(jax.tree.map(np.array_equal, a, b))
 

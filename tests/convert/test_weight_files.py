@@ -26,6 +26,16 @@ from cnnjax.convert import load_weights
 from cnnjax.errors import UserError
 
 
+@pytest.fixture
+def torch_tensors():
+    return tensors_of(TORCH, "torchvision")
+
+
+@pytest.fixture
+def keras_tensors():
+    return tensors_of(KERAS_V1, "keras")
+
+
 def refused(arch, source, path) -> str:
     before = sorted(path.parent.iterdir())
     with pytest.raises(UserError) as error:

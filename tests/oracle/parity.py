@@ -27,6 +27,8 @@ from cnnjax import Variables, create
 from cnnjax.convert import load_weights, source_of
 from cnnjax.convert.rules import from_variables
 
+jax.config.update("jax_disable_most_optimizations", False)  # tests/conftest.py turns them off
+
 RECORD = Path(__file__).resolve().parents[2] / "docs" / "parity.md"
 SIZES = ((64, 96), (75, 75))
 """One not square, one odd."""
