@@ -108,7 +108,8 @@ def _leave(code: int) -> NoReturn:
 def _explain(error: BaseException, sentence: str, debug: bool) -> None:
     if debug:
         traceback.print_exception(error)
-    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    # A name out of a file may hold what a terminal would obey.
+    print("error:", "".join(c if c.isprintable() else "?" for c in " ".join(sentence.split())), file=sys.stderr)
 
 
 def use_platform(platform: Platform) -> None:

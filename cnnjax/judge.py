@@ -12,9 +12,10 @@ from cnnjax.trained import Trained
 
 def judge(network: Trained, dataset: Dataset, part: str) -> Report:
     """Return the figures of the network on a part (train, validation or test) of the data."""
+    network.require_classes()
     if network.classes != dataset.classes:
         raise UserError(
-            f"the run tells apart {', '.join(network.classes)}, and {dataset.name} has {', '.join(dataset.classes)}; "
+            f"the run tells apart {_listed(network.classes)}, and {dataset.name} has {_listed(dataset.classes)}; "
             "give data of the same classes with --data.source"
         )
     same_images = network.data.get("content_hash") == dataset.content_hash
@@ -54,6 +55,11 @@ def print_report(network: Trained, dataset: Dataset, part: str, console: Console
     for name, precision, recall, f1, support in zip(network.classes, *report.per_class, strict=True):
         classes.add_row(escape(name), _percent(precision), _percent(recall), _percent(f1), f"{int(support):,}")
     console.print(classes)
+
+
+def _listed(classes: tuple[str, ...]) -> str:
+    more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
+    return ", ".join(classes[:20]) + more
 
 
 def _percent(share: float) -> str:

@@ -35,11 +35,17 @@ class Trained:
 
     def top(self, images: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
         """Return each image's k likeliest classes by name with their probabilities."""
+        self.require_classes()
         probabilities = softmax(self.logits(images))
         return [
             [(self.classes[c], float(probabilities[i, c])) for c in row]
             for i, row in enumerate(top_classes(probabilities, k))
         ]
+
+    def require_classes(self) -> None:
+        """Raise UserError where the network has no head."""
+        if not self.classes:
+            raise UserError(f"{self.checkpoint} has no classes (model.num_classes is 0): it gives an embedding alone")
 
     def read(self, paths: Sequence[str]) -> np.ndarray:
         """Read image files as uint8 [N, H, W, C], resized as the network needs; an unreadable one is a UserError."""

@@ -26,9 +26,11 @@ _FAMILIES: dict[str, Callable[[Any], dict[str, Source]]] = {"resnet": resnet.sou
 
 def source_of(arch: Arch, name: str) -> Source:
     """Return what is known of a publisher of weights for this form of network, such as ``"torchvision"``."""
-    found = _FAMILIES[arch.family](arch) if arch.family in _FAMILIES else {}
-    if not found:
+    if arch.family not in _FAMILIES:
         raise UserError(f"no published weights of the family {arch.family!r} can be converted")
+    found = _FAMILIES[arch.family](arch)
+    if not found:
+        raise UserError(f"no published weights of this form of {arch.family!r} can be converted")
     return found[choose("source", name, found)]
 
 
@@ -54,5 +56,7 @@ def save_weights(arch: Arch, variables: Variables, source: str, path: Path) -> N
     found = source_of(arch, source)
     if not found.writes:
         raise UserError(f"weights cannot be written for {source}; they can for torchvision, timm and cifar")
+    if path.suffix != ".safetensors" or path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"{path} cannot be written; give a name that ends in .safetensors, in a folder that is there")
     check_variables(arch, variables)
     write_safetensors(path, from_variables(found.table, variables))

@@ -1,6 +1,7 @@
 """From a file of published weights to a run's folder, which `scripts/evaluate.py` and `scripts/predict.py` accept."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 from cnnjax import checkpoint
@@ -29,8 +30,8 @@ def convert_to_run(
         mean: by channel, of values in [0, 1]; empty: the publisher's.
         std: the same of the standard deviation.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there and not empty; choose another folder")
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+        raise UserError(f"{out} is there, and not an empty folder; choose another name")
     names = _class_names(classes)
     if names and arch.num_classes != len(names):
         arch = arch.replace(num_classes=len(names))
@@ -43,11 +44,16 @@ def convert_to_run(
         "preprocessing": preprocessing.to_dict(),
         "converted": {"model": name, "source": source, "file": file.name, "sha256": sha256(file)},
     }
-    aside = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    checkpoint.save(aside / "checkpoints", 0, {"variables": variables._asdict()}, info)
-    sync_folder(aside)
-    aside.rename(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        checkpoint.save(aside / "checkpoints", 0, {"variables": variables._asdict()}, info)
+        aside.chmod(0o755)  # as any folder that a user makes
+        sync_folder(aside)
+        aside.rename(out)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     sync_folder(out.parent)
     return f"{out}: {name} with {complexity(arch).parameters:,} parameters of {file}, {arch.num_classes} classes"
 

@@ -7,6 +7,7 @@ in the file, such as a Lambda, are not looked at.
 import contextlib
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Iterator
@@ -26,7 +27,9 @@ VARIABLES = {
 """A layer's variables in the order in which Keras numbers them, by the kind of layer."""
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 WEIGHTS = "model.weights.h5"
-LARGEST_CONFIG = 64 * 2**20
+LARGEST_CONFIG = 4 * 2**20
+LARGEST_CHUNK = 2**22
+"""Of a data set stored in chunks: values that are unpacked at once, where the data set itself has fewer."""
 
 
 @contextlib.contextmanager
@@ -52,16 +55,22 @@ def _member(archive: zipfile.ZipFile, path: Path, name: str, largest: int) -> by
     """Return a member of the archive; what it claims to have, and what it unpacks to, must be within ``largest``."""
     if name not in archive.namelist():
         raise UserError(f"{path} lacks {name}; {GET_AGAIN}")
-    claimed = archive.getinfo(name).file_size
-    if claimed > largest:
-        raise UserError(f"{path}: its {name} has {claimed:,} bytes, and this network's may have {largest:,}")
-    with archive.open(name) as member:
-        return member.read(largest)
+    if archive.namelist().count(name) > 1:
+        raise UserError(f"{path} holds {name} twice; {GET_AGAIN}")
+    member = archive.getinfo(name)
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a bound
+        raise UserError(f"{path}: its {name} is compressed as Keras does not; {GET_AGAIN}")
+    if member.file_size > largest:
+        raise UserError(f"{path}: its {name} has {member.file_size:,} bytes, and this network's may have {largest:,}")
+    with archive.open(member) as file:
+        return file.read(largest)
 
 
 def _tensors(path: Path, file: h5py.File, names: dict[str, str]) -> Tensors:
     datasets: dict[str, h5py.Dataset] = {}
     for place, dataset in _datasets(path, file, "", set()):
+        if place.startswith("optimizer"):  # a trained model's file keeps its optimizer's state beside the weights
+            continue
         name = _keras3_name(path, file, place, names) if "/vars/" in place else _legacy_name(place)
         if name in datasets:
             raise UserError(f"{path} holds {name} twice; {GET_AGAIN}")
@@ -87,12 +96,14 @@ def _datasets(path: Path, group: h5py.Group, prefix: str, met: set[int]) -> Iter
         elif isinstance(item, h5py.Dataset):
             if item.is_virtual or item.external:
                 raise UserError(f"{path}: {place} takes its values from other files; it was not read")
+            if item.chunks and math.prod(item.chunks) > max(item.size, LARGEST_CHUNK):
+                raise UserError(f"{path}: {place} lies in chunks of {item.chunks}, larger than itself; {GET_AGAIN}")
             yield place, item
 
 
 def _legacy_name(place: str) -> str:
-    """Turn ``conv1_conv/conv1_conv/kernel:0`` into ``conv1_conv/kernel``."""
-    parts = place.split("/")
+    """Turn ``conv1_conv/conv1_conv/kernel:0`` into ``conv1_conv/kernel``; a whole model has them one group deeper."""
+    parts = place.removeprefix("model_weights/").split("/")
     return f"{parts[0]}/{parts[-1].partition(':')[0]}"
 
 
@@ -102,7 +113,9 @@ def _keras3_name(path: Path, file: h5py.File, place: str, names: dict[str, str])
     The file numbers layers by their kind; it says their names itself, or the archive's configuration does.
     """
     numbered, _, number = place.rpartition("/vars/")
-    name = file[f"{numbered}/vars"].attrs.get("name", names.get(numbered))
+    attributes = file[f"{numbered}/vars"].attrs
+    named = "name" in attributes and attributes.get_id("name").shape == ()
+    name = attributes["name"] if named else names.get(numbered)
     if not isinstance(name, str):
         raise UserError(
             f"{path} does not name its layers, such as {numbered}; save the model again with a newer Keras, or give "

@@ -16,7 +16,8 @@ def _torch(shortcut: str, head: str) -> Table:
         *torch_norm(f"layer{{s}}.{{b}}.{shortcut}.1", "stage{s}/{b}/shortcut/norm"),
         *torch_dense(head, "head"),
     )
-    return Table(rules, ignored=("*.num_batches_tracked",))  # batches that torch's norms have seen; nothing uses it
+    counters = ("*.num_batches_tracked",)  # how many batches torch's norms have seen; nothing uses it
+    return Table(rules, ignored=counters, head=(f"{head}.*",))
 
 
 TORCHVISION = _torch("downsample", "fc")
@@ -33,7 +34,7 @@ KERAS_V1 = Table((
     *keras_layer("conv{s+1}_block{b+1}_0_conv", "stage{s}/{b}/shortcut/conv"),
     *keras_norm("conv{s+1}_block{b+1}_0_bn", "stage{s}/{b}/shortcut/norm"),
     *keras_layer("predictions", "head"),
-))  # fmt: skip
+), head=("predictions/*",))  # fmt: skip
 """keras.applications.resnet."""
 
 KERAS_V2 = Table((
@@ -44,12 +45,14 @@ KERAS_V2 = Table((
     *keras_layer("conv{s+1}_block{b+1}_0_conv", "stage{s}/{b}/shortcut/conv"),
     *keras_norm("post_bn", "norm"),
     *keras_layer("predictions", "head"),
-))  # fmt: skip
+), head=("predictions/*",))  # fmt: skip
 """keras.applications.resnet_v2: each norm stands before the convolution of the same number."""
 
 
 def sources(arch: ResNet) -> dict[str, Source]:
-    """Return where published weights of this form come from."""
+    """Return where published weights of this form come from; of networks without shortcuts there are none."""
+    if arch.shortcut == "none" or (arch.shortcut == "padding" and arch.stem != "cifar"):
+        return {}
     if arch.form == "v1":
         return {"keras": Source(KERAS_V1, CAFFE)}
     if arch.form == "v2":

@@ -17,6 +17,9 @@ from cnnjax.errors import UserError
 from cnnjax.functional import Tree, Variables, abstract_variables, leaves_by_path
 from cnnjax.models.layers import Arch
 
+MOST_LISTED, LONGEST_NAME = 1000, 100
+"""Of the names in an error, and of each of them, when they come from a file."""
+
 
 class Layout(NamedTuple):
     """How an array of theirs becomes one of ours, and back; each undoes the other bit for bit."""
@@ -89,6 +92,8 @@ class Table(NamedTuple):
     rules: Rules
     ignored: tuple[str, ...] = ()
     """Shell patterns of source names that no network needs."""
+    head: tuple[str, ...] = ()
+    """The same of the head, which a network without classes leaves aside."""
 
     def find(self, path: str) -> tuple[str, Layout]:
         """Return the source's name for a leaf of ours, and how its axes differ there."""
@@ -107,10 +112,12 @@ def to_variables(table: Table, arch: Arch, tensors: Tensors) -> Variables:
     expected = abstract_variables(arch)
     wanted = _leaves(expected)
     plan = {path: table.find(path) for path in wanted}
-    _check(plan, wanted, table, tensors)
+    _check(plan, wanted, table.ignored + (table.head if arch.num_classes == 0 else ()), tensors)
     arrays = {path: layout.to_ours(tensors.read(name)) for path, (name, layout) in plan.items()}
     if bad := sorted(plan[path][0] for path, array in arrays.items() if not np.isfinite(array).all()):
         raise UserError(f"{tensors.path} holds values that are not finite, in {', '.join(bad)}; get the file again")
+    if bad := sorted(plan[path][0] for path, array in arrays.items() if path.endswith("/var") and (array < 0).any()):
+        raise UserError(f"{tensors.path} holds variances below 0, in {', '.join(bad)}; get the file again")
     return Variables(*(_fill(tree, arrays) for tree in expected))
 
 
@@ -123,7 +130,9 @@ def from_variables(table: Table, variables: Variables) -> dict[str, np.ndarray]:
     return found
 
 
-def _check(plan: Mapping[str, tuple[str, Layout]], wanted: Mapping[str, Any], table: Table, tensors: Tensors) -> None:
+def _check(
+    plan: Mapping[str, tuple[str, Layout]], wanted: Mapping[str, Any], ignored: tuple[str, ...], tensors: Tensors
+) -> None:
     """Compare names, shapes and types before a single value is read."""
     held = tensors.shapes
     missing, wrong = [], []
@@ -136,19 +145,29 @@ def _check(plan: Mapping[str, tuple[str, Layout]], wanted: Mapping[str, Any], ta
         elif held[name].dtype not in ("float32", "float16", "bfloat16"):
             wrong.append(f"{name} is of {held[name].dtype} and float32, float16 or bfloat16 is needed (our {path})")
     used = {name for name, _ in plan.values()}
-    ignored = {name for name in held if any(fnmatch.fnmatchcase(name, pattern) for pattern in table.ignored)}
-    left_over = [f"{name} {list(held[name].shape)}" for name in held if name not in used | ignored]
+    left_over = [
+        f"{name[:LONGEST_NAME]} {list(held[name].shape)}"
+        for name in held
+        if name not in used and not any(fnmatch.fnmatchcase(name, pattern) for pattern in ignored)
+    ]
     if not (used & held.keys()):
-        some, few = ", ".join(sorted(used)[:3]), ", ".join(sorted(held)[:3]) or "nothing"
+        some = ", ".join(sorted(used)[:3])
+        few = ", ".join(name[:LONGEST_NAME] for name in sorted(held)[:3]) or "nothing"
         raise UserError(
             f"{tensors.path} has none of the {len(used)} tensors of this network and source ({some}, ...); it holds "
             f"{few}, ...; check the model and --from"
         )
     kinds = {"missing there": missing, "left over there": left_over, "of another shape or type": wrong}
-    if found := [f"{what} ({len(names)}): {', '.join(names)}" for what, names in kinds.items() if names]:
+    if found := [f"{what} ({len(names)}): {_listed(names)}" for what, names in kinds.items() if names]:
         raise UserError(
             f"{tensors.path} does not hold this network: {'; '.join(found)}; check the model, its options and --from"
         )
+
+
+def _listed(names: list[str]) -> str:
+    """Return all names that any network has; of a file that has more, as many."""
+    more = f" and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(names[:MOST_LISTED]) + more
 
 
 def _leaves(variables: Variables) -> dict[str, Any]:

@@ -26,9 +26,12 @@ def open_torch(path: Path, largest: int) -> Iterator[Tensors]:
             f"{path} is a torch file, and torch, which only such files need, is not installed; install it with "
             "pip install torch, or give the same weights as .safetensors"
         ) from None
+    zipped = zipfile.is_zipfile(path)
+    if zipped:
+        _refuse_compressed(path)
     try:
         # Mapped, a file's tensors take no memory until they are read; the older format cannot be.
-        held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} holds more than tensors, which could run code, or is damaged; it was not opened; give a file that "
@@ -41,6 +44,16 @@ def open_torch(path: Path, largest: int) -> Iterator[Tensors]:
 
     shapes = {name: Shape(tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()}
     yield Tensors(path, shapes, read)
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Refuse an archive that torch did not write: it would be mapped as it lies there, compressed."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise UserError(
+                    f"{path}: its {member.filename} is compressed, which torch's files are not; {GET_AGAIN}"
+                )
 
 
 def _state_dict(path: Path, held: Any, torch: Any) -> dict[str, Any]:

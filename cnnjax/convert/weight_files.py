@@ -18,6 +18,8 @@ from cnnjax.errors import UserError
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
 MOST_TENSORS = 100_000
+LARGEST_HEADER = 10 * 2**20
+"""Of a safetensors file; those of the largest networks here have some hundred thousand bytes."""
 PARALLEL_PREFIX = "module."
 
 Opener = Callable[[Path, int], contextlib.AbstractContextManager[Tensors]]
@@ -74,7 +76,7 @@ def _opener(path: Path) -> Opener:
     if start.startswith(ZIP_MAGIC):
         with zipfile.ZipFile(path) as archive:
             return open_archive if "config.json" in archive.namelist() else open_torch
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= min(size - 8, LARGEST_HEADER):
         return open_safetensors
     if start.startswith(PICKLE_MAGIC):
         return open_torch

@@ -84,7 +84,18 @@ def open_files(place: Path) -> Iterator[Files]:
                     f"{place} holds {name!r}, a link or a path that leads out of the zip; make the zip again from "
                     "plain files"
                 )
-        yield Files(list(members), lambda name: members[name].file_size, lambda name: archive.read(members[name]))
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a bound
+                raise UserError(
+                    f"{place}: {name!r} is compressed in a rare way; make the zip again, deflated or stored"
+                )
+        if len(members) < len(archive.infolist()):
+            raise UserError(f"{place} holds a file twice; make the zip again")
+
+        def read(name: str) -> bytes:
+            with archive.open(members[name]) as file:
+                return file.read(MOST_FILE_BYTES)
+
+        yield Files(list(members), lambda name: members[name].file_size, read)
 
 
 def find_base(folder: Path) -> Path | None:
@@ -215,6 +226,6 @@ def _allocate(place: Path, shape: tuple[int, ...]) -> np.ndarray:
     if size > MOST_PIXEL_BYTES:
         raise UserError(
             f"{place} holds {shape[0]:,} images of {shape[2]}x{shape[1]} pixels, {size / 2**30:.1f} GiB decoded; "
-            f"at most {MOST_PIXEL_BYTES // 2**30} GiB fit, so give fewer or smaller images"
+            f"at most {MOST_PIXEL_BYTES // 2**30} GiB are taken, so give fewer or smaller images"
         )
     return np.empty(shape, np.uint8)

@@ -1,6 +1,7 @@
 """From stored images to what a network sees. It runs on the device, inside the jitted step."""
 
 import dataclasses
+import math
 import warnings
 from typing import Literal
 
@@ -32,7 +33,8 @@ class Preprocessing(Fields):
         super().__post_init__()
         require(len(self.mean) in (1, 3), "preprocessing.mean", self.mean, "1 number (grey) or 3 (RGB)")
         require(len(self.std) == len(self.mean), "preprocessing.std", self.std, f"{len(self.mean)} numbers")
-        require(all(s > 0 for s in self.std), "preprocessing.std", self.std, "greater than 0")
+        require(all(map(math.isfinite, self.mean)), "preprocessing.mean", self.mean, "finite numbers")
+        require(all(0 < s < math.inf for s in self.std), "preprocessing.std", self.std, "finite and greater than 0")
 
     @property
     def channels(self) -> int:

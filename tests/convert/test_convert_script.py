@@ -4,13 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from published import KERAS_V1, tensors_of, write_legacy_h5
 from safetensors.numpy import load_file, save_file
 
-from cnnjax import create, trained
+from cnnjax import create, init, trained
+from cnnjax.convert import save_weights
 from cnnjax.convert.folder import convert_to_run
 from cnnjax.errors import UserError
 
@@ -52,6 +54,7 @@ def test_there_predict_and_back(tmp_path):
         (["resnet20_cifar", "--from", "cifar", "x", "out"], "give --mean and --std"),
         (["resnet50", "--from", "timm", "x"], "required"),
         (["missing", "--to", "timm", "x.safetensors"], "is not the folder of a run"),
+        (["resnet18", "--from", "timm", "x", "y", "--mean", "nan", "0", "0"], "preprocessing.mean"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, message, tmp_path):
@@ -103,9 +106,39 @@ class TestFolder:
     def test_a_folder_that_is_not_empty_stays_as_it_is(self, tmp_path):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine").write_text("text")
-        with pytest.raises(UserError, match="is there and not empty"):
+        with pytest.raises(UserError, match="is there, and not an empty folder"):
             self.convert(tmp_path)
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+    def test_a_link_stays_a_link(self, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(UserError, match="is there, and not an empty folder"):
+            self.convert(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "elsewhere", "out"]
+
+    def test_a_failure_leaves_nothing_behind(self, tmp_path, monkeypatch):
+        def fails(*arguments):
+            raise OSError("no space left on device")
+
+        monkeypatch.setattr("cnnjax.checkpoint.save", fails)
+        with pytest.raises(OSError, match="no space"):
+            self.convert(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+    def test_a_network_without_classes_predicts_none(self, tmp_path):
+        path = write_legacy_h5(tmp_path / "a.h5", tensors_of(KERAS_V1, "keras"))
+        convert_to_run("resnet50_v1", KERAS_V1.replace(num_classes=0), "keras", path, tmp_path / "out")
+        network = trained.load(tmp_path / "out")
+        with pytest.raises(UserError, match="has no classes"):
+            network.top(np.zeros((1, 32, 32, 3), np.uint8), 3)
+
+    def test_state_dicts_have_their_own_ending_and_need_a_folder(self, tmp_path):
+        variables = init(CIFAR, jax.random.key(0))
+        for name in ("", ".", "out.pth", "missing/out.safetensors"):
+            with pytest.raises(UserError, match=r"ends in \.safetensors"):
+                save_weights(CIFAR, variables, "cifar", tmp_path / name)
+        assert not list(tmp_path.iterdir())
 
     def test_an_empty_folder_is_filled(self, tmp_path):
         (tmp_path / "out").mkdir()

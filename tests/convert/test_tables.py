@@ -13,7 +13,7 @@ from cnnjax.errors import UserError
 from cnnjax.functional import abstract_variables, leaves_by_path
 from cnnjax.models.resnet import VARIANTS
 
-CASES = [(name, source) for name, arch in VARIANTS.items() if "plain" not in name for source in sources(arch)]
+CASES = [(name, source) for name, arch in VARIANTS.items() for source in sources(arch)]
 
 
 def held(tensors, path="weights"):
@@ -38,7 +38,7 @@ def test_every_leaf_has_a_name_of_its_own(name, source):
 
 
 def test_every_published_variant_has_a_source():
-    assert {name for name, _ in CASES} == {name for name in VARIANTS if "plain" not in name}
+    assert {name for name, _ in CASES} == {name for name, arch in VARIANTS.items() if arch.shortcut != "none"}
 
 
 def test_a_rule_shifts_numbers():
@@ -84,7 +84,7 @@ def published_cifar(depth: int) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
 
     def add(name, *shape):
-        tensors[f"module.{name}"] = rng.normal(size=shape).astype(np.float32)
+        tensors[f"module.{name}"] = rng.uniform(0.5, 1.5, size=shape).astype(np.float32)
 
     def add_norm(name, width):
         for leaf in ("weight", "bias", "running_mean", "running_var"):
@@ -160,6 +160,21 @@ class TestStrictness:
         torch_tensors["bn1.running_var"] = np.full(8, value, np.float32)
         assert "not finite, in bn1.running_var" in self.refused(torch_tensors)
 
+    def test_a_variance_below_zero_is_refused(self, torch_tensors):
+        torch_tensors["bn1.running_var"] = np.full(8, -1, np.float32)
+        assert "variances below 0, in bn1.running_var" in self.refused(torch_tensors)
+
+    def test_of_many_names_that_mean_nothing_a_thousand_are_listed(self, torch_tensors):
+        message = self.refused({**torch_tensors, **{f"x{n}" + "y" * 500: np.zeros(1) for n in range(5000)}})
+        assert "left over there (5000)" in message
+        assert "and 4,000 more" in message
+        assert len(message) < 200_000
+
+    def test_without_classes_the_head_is_left_aside(self, torch_tensors):
+        arch = TORCH.replace(num_classes=0)
+        variables = to_variables(source_of(arch, "torchvision").table, arch, held(torch_tensors))
+        assert "head" not in variables.params
+
     def test_a_file_of_something_else_is_told_in_short(self):
         message = self.refused(tensors_of(KERAS_V2, "keras"))
         assert "has none of the" in message
@@ -177,6 +192,8 @@ class TestStrictness:
         ("resnet18", {}, "torchvison", "unknown source 'torchvison'; did you mean 'torchvision'?"),
         ("resnet50_v1", {}, "torchvision", "unknown source 'torchvision'; choose from: keras"),
         ("lenet", {}, "torchvision", "no published weights of the family 'lenet' can be converted"),
+        ("plain20_cifar", {}, "cifar", "no published weights of this form of 'resnet' can be converted"),
+        ("resnet18", {"shortcut": "padding"}, "timm", "no published weights of this form of 'resnet' can be converted"),
     ],
 )
 def test_sources_that_are_not_there(name, options, source, message):

@@ -98,6 +98,32 @@ class TestKeras:
         assert "predictions/kernel is [1048576, 262144]" in refused(KERAS_V1, "keras", path)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
 
+    def test_a_chunk_larger_than_its_data_set_is_refused_without_memory(self, keras_tensors, tmp_path):
+        path = write_legacy_h5(tmp_path / "a.h5", keras_tensors)
+        with h5py.File(path, "a") as file:
+            del file["predictions/predictions/bias:0"]
+            options = {"maxshape": (None,), "chunks": (2**28,), "compression": "gzip"}
+            file.create_dataset("predictions/predictions/bias:0", (5,), np.float32, **options)
+        assert "lies in chunks of (268435456,), larger than itself" in refused(KERAS_V1, "keras", path)
+
+    def test_names_that_are_lists_are_no_names(self, keras_tensors, tmp_path):
+        path = tmp_path / "a.weights.h5"
+        write_keras3_h5(path, keras_tensors)
+        with h5py.File(path, "a") as file:
+            del file["layers/dense/vars"].attrs["name"]
+            file["layers/dense/vars"].attrs["name"] = ["predictions"] * 100
+        assert "does not name its layers, such as layers/dense" in refused(KERAS_V1, "keras", path)
+
+    def test_a_whole_model_gives_its_weights(self, keras_tensors, tmp_path):
+        path = write_legacy_h5(tmp_path / "a.h5", keras_tensors)
+        with h5py.File(path, "a") as file:
+            whole = file.create_group("model_weights")
+            for name in [name for name in file if name != "model_weights"]:
+                file.move(name, f"model_weights/{name}")
+            whole["conv1_conv"].attrs["weight_names"] = [b"x"]
+            file["optimizer_weights/adam/step:0"] = 3
+        assert load_weights(KERAS_V1, "keras", path).params
+
     def test_a_lambda_layer_is_not_run(self, keras_tensors, tmp_path):
         code = {"class_name": "__lambda__", "config": {"value": "4wEAAAA="}}
         layer = {"class_name": "Lambda", "config": {"name": "evil", "function": code}}
@@ -109,8 +135,8 @@ class TestKeras:
         with zipfile.ZipFile(path) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}
 
-        def rewritten(**changes):
-            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        def rewritten(compression=zipfile.ZIP_DEFLATED, **changes):
+            with zipfile.ZipFile(path, "w", compression) as archive:
                 for name, data in {**members, **changes}.items():
                     if data is not None:
                         archive.writestr(name, data)
@@ -119,6 +145,7 @@ class TestKeras:
         assert "lacks model.weights.h5" in rewritten(**{"model.weights.h5": None})
         assert "is no HDF5 file" in rewritten(**{"model.weights.h5": b"PK"})
         assert "may have" in rewritten(**{"model.weights.h5": bytes(2**28)})
+        assert "is compressed as Keras does not" in rewritten(zipfile.ZIP_LZMA)
         assert "damaged" in rewritten(**{"config.json": b"{"})
         assert "damaged" in rewritten(**{"config.json": b"[" * 100_000})
         assert "damaged" in rewritten(**{"config.json": b'{"config": {"layers": [3]}}'})
@@ -156,7 +183,7 @@ class TestSafetensors:
         def longer(header):
             return {**header, "__metadata__": {"x": "y" * 200_000_000}}
 
-        assert "damaged or no safetensors file" in self.write(tmp_path / "a.safetensors", torch_tensors, longer)
+        assert "is no file of weights" in self.write(tmp_path / "a.safetensors", torch_tensors, longer)
 
 
 class TestDamage:

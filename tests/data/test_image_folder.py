@@ -267,6 +267,20 @@ class TestHostileZips:
         refused(write_zip(tmp_path / "images.zip", made_up() | {name: b""}), "a link or a path that leads out")
         assert [path.name for path in tmp_path.iterdir()] == ["images.zip"]
 
+    def test_a_rare_compression_is_refused_since_it_unpacks_without_a_bound(self, tmp_path):
+        path = tmp_path / "images.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+            for name, data in made_up().items():
+                archive.writestr(name, data)
+        refused(path, "is compressed in a rare way")
+
+    @pytest.mark.filterwarnings("ignore:Duplicate name")
+    def test_a_file_that_is_there_twice_is_refused(self, tmp_path):
+        path = write_zip(tmp_path / "images.zip", made_up())
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(archive.namelist()[0], b"again")
+        refused(path, "holds a file twice")
+
     def test_a_link_is_refused(self, tmp_path):
         path = write_zip(tmp_path / "images.zip", made_up())
         link = zipfile.ZipInfo("train/cat/9.png")

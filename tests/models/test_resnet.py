@@ -61,6 +61,22 @@ def test_with_zero_init_each_block_is_the_identity_up_to_its_activation(name):
         assert np.abs(grads[f"stage1/{block}/norm2/scale"]).max() > 0
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet50_v1", "resnext50_32x4d"])
+def test_with_zero_init_every_gradient_is_finite_and_each_last_norm_has_one(name):
+    arch = create(name, **{**SMALL, "group_width": 8 if "next" in name else 64}, zero_init_residual=True)
+    variables = init(arch, KEY)
+
+    def loss(params):
+        logits = cnnjax.apply(arch, variables._replace(params=params), IMAGES, train=True, key=KEY)[0].logits
+        return jax.nn.logsumexp(logits, axis=-1).mean() - logits[:, 0].mean()
+
+    grads = leaves_by_path(jax.jit(jax.grad(loss))(variables.params))
+    assert all(np.isfinite(grad).all() for grad in grads.values())
+    last = 2 if arch.block == "basic" else 3
+    for block in ("stage1/0", "stage2/0", "stage2/1"):
+        assert np.abs(grads[f"{block}/norm{last}/scale"]).max() > 0
+
+
 def test_zero_init_zeroes_the_last_norm_of_each_block_alone():
     params = leaves_by_path(init(create("resnet50", **SMALL, zero_init_residual=True), KEY).params)
     zero = {path for path, leaf in params.items() if path.endswith("scale") and not np.asarray(leaf).any()}

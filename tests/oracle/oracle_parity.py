@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import jax
@@ -32,16 +33,27 @@ def test_outputs_statistics_and_gradients_agree(case):
 
 
 @pytest.mark.parametrize(("variant", "source"), [("resnet18", "torchvision"), ("resnet50_v2", "keras")])
-def test_a_swapped_pair_of_head_rows_is_noticed(variant, source, tmp_path):
-    peer, arch = parity.make_peer(variant, source), create(variant)
-    path = peer.save(tmp_path, ".safetensors" if source == "torchvision" else ".h5")
-    variables = load_weights(arch, source, path)
-    images = random_images(*parity.SIZES[0], seed=0)
-    logits, _ = peer.logits_and_stages(images)
-    assert parity.error(parity.apply(arch, variables, images)[0].logits, logits) < parity.LARGEST_LOGITS
-    swapped = [1, 0, *range(2, 1000)]
-    variables.params["head"]["kernel"] = variables.params["head"]["kernel"][:, swapped]
-    assert parity.error(parity.apply(arch, variables, images)[0].logits, logits) > 100 * parity.LARGEST_LOGITS
+def test_a_swapped_pair_of_head_rows_is_noticed(variant, source, monkeypatch):
+    def swapped(*arguments):
+        variables = load_weights(*arguments)
+        variables.params["head"]["kernel"] = variables.params["head"]["kernel"][:, [1, 0, *range(2, 1000)]]
+        return variables
+
+    monkeypatch.setattr(parity, "load_weights", swapped)
+    row = parity.measure(variant, source, ".safetensors" if source == "torchvision" else ".h5")
+    assert not row.agrees
+    assert row.logits > 100 * parity.LARGEST_LOGITS
+    assert row.stages < parity.LARGEST_LOGITS
+
+
+def test_a_network_of_nan_does_not_agree(monkeypatch):
+    def broken(*arguments):
+        variables = load_weights(*arguments)
+        return variables._replace(params=jax.tree.map(lambda x: x * np.float32(np.nan), variables.params))
+
+    monkeypatch.setattr(parity, "load_weights", broken)
+    with pytest.raises(AssertionError, match="a NaN is smaller than any bound"):
+        parity.measure("resnet18", "torchvision", ".pth")
 
 
 @pytest.mark.parametrize("name", ["resnet50_v1", "resnet50_v2"])
@@ -104,6 +116,19 @@ def test_a_cut_or_emptied_state_dict_is_refused(zipped, tmp_path):
         with pytest.raises(UserError) as error:
             load_weights(create("resnet18"), "torchvision", path)
         assert "\n" not in str(error.value)
+
+
+def test_a_compressed_archive_is_refused(tmp_path):
+    """Mapped into memory, its compressed bytes would be taken for numbers."""
+    import torch
+
+    path, packed = tmp_path / "weights.pth", tmp_path / "packed.pth"
+    torch.save(TorchPeer("torchvision", "resnet18").net.state_dict(), path)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(UserError, match="is compressed"):
+        load_weights(create("resnet18"), "torchvision", packed)
 
 
 def test_what_is_no_state_dict_is_refused(tmp_path):

@@ -78,7 +78,7 @@ class Row(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Whether all figures are within bounds; rounding grows with depth, so that the deepest are held by logits."""
+        """Whether all figures are within bounds. With depth rounding grows: of --all, the logits alone must be."""
         forward = max(self.logits, self.stages, self.train_logits, self.statistics)
         return forward < LARGEST_LOGITS and self.gradients < LARGEST_GRADIENTS
 
@@ -152,6 +152,7 @@ def relu_gradient_error(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarra
 def error(ours, theirs: np.ndarray) -> float:
     """Return the largest difference as a share of the largest value."""
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
+    assert np.isfinite(ours).all() and np.isfinite(theirs).all(), "a NaN is smaller than any bound"
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
 
 
