@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
@@ -14,6 +15,8 @@ from cnnjax.data import Dataset
 from cnnjax.errors import UserError
 from cnnjax.functional import Variables
 from cnnjax.interrupt import deferred_signals
+from cnnjax.models import layers
+from cnnjax.models.layers import Arch
 from cnnjax.progress import TerminalProgress
 from cnnjax.run_folder import RunFolder, environment
 from cnnjax.train.evaluation import evaluate, to_device
@@ -53,7 +56,9 @@ def run(this: Run, console: Console, resume: Literal["auto", "never"] = "auto") 
             told = f"{this.folder} is finished already; another --seed or --out makes another run"
             console.print(told, highlight=False, soft_wrap=True)
         else:
-            folder.record_environment(environment(lowering(steps_per_epoch)) | {"data": dataset.record()})
+            folder.record_environment(
+                environment(lowering(steps_per_epoch, this.experiment.model)) | {"data": dataset.record()}
+            )
             results = _train(this, dataset, folder, console)
     print_results(this.name, results, console)
     console.print(f"results: {this.folder}/   open {this.folder}/report.html", highlight=False, soft_wrap=True)
@@ -70,9 +75,12 @@ def _train(this: Run, dataset: Dataset, folder: RunFolder, console: Console) -> 
     return results
 
 
-def lowering(steps_per_epoch: int) -> dict[str, Any]:
+def lowering(steps_per_epoch: int, arch: Arch) -> dict[str, Any]:
     """Return how things are computed on this backend, where there was a choice; see the rules named."""
-    return {"steps_per_dispatch": steps_per_dispatch(jax.default_backend(), steps_per_epoch), "convolution": "xla"}
+    return {
+        "steps_per_dispatch": steps_per_dispatch(jax.default_backend(), steps_per_epoch),
+        "convolution": layers.lowering(jnp.dtype(arch.dtype)),
+    }
 
 
 def print_results(name: str, results: dict[str, Any], console: Console) -> None:

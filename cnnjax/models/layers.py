@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from cnnjax import native
 from cnnjax.errors import UserError, require
 from cnnjax.fields import Fields
 
@@ -96,6 +97,29 @@ def activation(name: Activation) -> Callable[[jax.Array], jax.Array]:
     return getattr(jax.nn, name)
 
 
+def conv_general_dilated(
+    images: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Any, *, rhs_dilation: tuple[int, int],
+    feature_group_count: int, **options: Any,
+) -> jax.Array:  # fmt: skip
+    """Convolve [N, H, W, C] with [h, w, C / groups, C']: every convolution's way to the device, by `lowering`."""
+    if lowering(images.dtype) == "xla":
+        return jax.lax.conv_general_dilated(
+            images, kernel, strides, padding, rhs_dilation=rhs_dilation, feature_group_count=feature_group_count,
+            **options,
+        )  # fmt: skip
+    if isinstance(padding, str):
+        extent = [(k - 1) * d + 1 for k, d in zip(kernel.shape[:2], rhs_dilation, strict=True)]
+        padding = jax.lax.padtype_to_pads(images.shape[1:3], extent, strides, padding)
+    return native.convolution(images, kernel, native.Window(strides, tuple(padding), rhs_dilation, feature_group_count))
+
+
+def lowering(dtype: Any) -> str:
+    """Return how a convolution is computed: the native part's way on a CPU where it is built, elsewhere "xla"."""
+    if jax.default_backend() != "cpu" or (library := native.load()) is None:
+        return "xla"
+    return library.version if dtype == jnp.float32 or (dtype == jnp.bfloat16 and library.has_bfloat16) else "xla"
+
+
 class Conv(nnx.Conv):
     """A square convolution: zero bias, and by default Glorot-uniform kernels (Glorot and Bengio 2010)."""
 
@@ -106,7 +130,7 @@ class Conv(nnx.Conv):
         super().__init__(
             inputs, outputs, (size, size), (stride, stride), feature_group_count=groups, use_bias=bias,
             padding=padding if isinstance(padding, str) else ((padding, padding), (padding, padding)),
-            dtype=jnp.dtype(dtype), kernel_init=kernel_init, rngs=rngs,
+            dtype=jnp.dtype(dtype), kernel_init=kernel_init, conv_general_dilated=conv_general_dilated, rngs=rngs,
         )  # fmt: skip
 
 

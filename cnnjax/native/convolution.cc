@@ -1,0 +1,271 @@
+// 2-D convolution and its two gradients by oneDNN, as handlers of XLA's FFI for the CPU. convolution.py is the other side.
+//
+// Images [N, H, W, C] and kernels [H, W, C / groups, C'] stay as XLA has them; oneDNN is told their strides. One thread of
+// our own runs everything, so that there is one team of OpenMP threads and two callers at once take turns.
+#include <omp.h>
+
+#include <condition_variable>
+#include <functional>
+#include <list>
+#include <map>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "oneapi/dnnl/dnnl.hpp"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+using dnnl::memory;
+using Dims = memory::dims;
+using Shape = ffi::Span<const int64_t>;
+
+namespace {
+
+// Runs one task at a time on a thread of its own. Never destroyed: a process may end while XLA still computes.
+class Worker {
+ public:
+  Worker() : thread_([this] { loop(); }) { thread_.detach(); }
+
+  void run(const std::function<void()>& task) {
+    std::lock_guard<std::mutex> turn(turn_);
+    std::unique_lock<std::mutex> lock(mutex_);
+    task_ = &task;
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return task_ == nullptr; });
+  }
+
+ private:
+  void loop() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      changed_.wait(lock, [this] { return task_ != nullptr; });
+      (*task_)();
+      task_ = nullptr;
+      changed_.notify_all();
+    }
+  }
+
+  std::mutex turn_, mutex_;
+  std::condition_variable changed_;
+  const std::function<void()>* task_ = nullptr;
+  std::thread thread_;
+};
+
+Worker& worker() {
+  static Worker* the_worker = new Worker;
+  return *the_worker;
+}
+
+// What follows is touched by the worker's thread alone.
+
+dnnl::engine& cpu() {
+  static auto* engine = [] {
+    dnnl::set_primitive_cache_capacity(0);  // the plans below are kept instead
+    return new dnnl::engine(dnnl::engine::kind::cpu, 0);
+  }();
+  return *engine;
+}
+
+dnnl::stream& stream() {
+  static auto* the_stream = new dnnl::stream(cpu());
+  return *the_stream;
+}
+
+// Memory that every convolution may write over; grown to what the largest needs.
+void* scratch(int which, size_t bytes) {
+  static auto* kept = new std::map<int, memory>;
+  memory& held = (*kept)[which];
+  if (!held || held.get_desc().get_size() < bytes) {
+    held = memory({{static_cast<int64_t>(bytes)}, memory::data_type::u8, memory::format_tag::a}, cpu());
+  }
+  return held.get_data_handle();
+}
+
+enum Kind : int64_t { kForward, kInputGradient, kKernelGradient };
+
+// A convolution made ready for one shape; holds no arrays.
+struct Plan {
+  dnnl::primitive convolution, reorder;
+  memory::desc images, kernel, packed, outputs, scratchpad;
+  bool packs;  // oneDNN wants the kernel in a layout of its own
+};
+
+struct Geometry {
+  Kind kind;
+  memory::data_type type;
+  Dims images, kernel, outputs, strides, dilation, before, after;
+  int64_t groups;
+
+  std::vector<int64_t> key() const {
+    std::vector<int64_t> all = {kind, static_cast<int64_t>(type), groups};
+    for (const Dims* dims : {&images, &kernel, &outputs, &strides, &dilation, &before, &after}) {
+      all.insert(all.end(), dims->begin(), dims->end());
+    }
+    return all;
+  }
+};
+
+memory::desc nhwc(const Dims& d, memory::data_type type) {
+  return {{d[0], d[3], d[1], d[2]}, type, memory::format_tag::nhwc};
+}
+
+// HWIO, in groups: output g * (O / groups) + o belongs to group g.
+memory::desc hwio(const Dims& d, int64_t groups, memory::data_type type) {
+  const int64_t h = d[0], w = d[1], in = d[2], out = d[3];
+  if (groups == 1) return {{out, in, h, w}, type, Dims{1, out, w * in * out, in * out}};
+  return {{groups, out / groups, in, h, w}, type, Dims{out / groups, 1, out, w * in * out, in * out}};
+}
+
+memory::desc any_layout(const memory::desc& like) {
+#if DNNL_VERSION_MAJOR >= 3
+  return {like.get_dims(), like.get_data_type(), memory::format_tag::any};
+#else
+  return {like.dims(), like.data_type(), memory::format_tag::any};
+#endif
+}
+
+// oneDNN 2 describes an operation first; oneDNN 3 does it in one call.
+template <typename Primitive, typename... Hint>
+typename Primitive::primitive_desc describe(const Geometry& g, const Plan& p, const memory::desc& kernel, dnnl::prop_kind prop,
+                                            const Hint&... hint) {
+  constexpr auto direct = dnnl::algorithm::convolution_direct;
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+#if DNNL_VERSION_MAJOR >= 3
+  if constexpr (sizeof...(Hint) == 0) {
+    return {cpu(), prop, direct, p.images, kernel, p.outputs, g.strides, g.dilation, g.before, g.after, attributes};
+  } else {
+    return {cpu(), direct, p.images, kernel, p.outputs, g.strides, g.dilation, g.before, g.after, hint..., attributes};
+  }
+#else
+  if constexpr (sizeof...(Hint) == 0) {
+    return {{prop, direct, p.images, kernel, p.outputs, g.strides, g.dilation, g.before, g.after}, attributes, cpu()};
+  } else {
+    return {{direct, p.images, kernel, p.outputs, g.strides, g.dilation, g.before, g.after}, attributes, cpu(), hint...};
+  }
+#endif
+}
+
+Plan make_plan(const Geometry& g) {
+  Plan p;
+  p.images = nhwc(g.images, g.type);
+  p.outputs = nhwc(g.outputs, g.type);
+  p.kernel = hwio(g.kernel, g.groups, g.type);
+  const memory::desc any = any_layout(p.kernel);
+  const auto forward = describe<dnnl::convolution_forward>(g, p, any, dnnl::prop_kind::forward_training);
+  if (g.kind == kForward) {
+    p.packed = forward.weights_desc();
+    p.scratchpad = forward.scratchpad_desc();
+    p.convolution = dnnl::convolution_forward(forward);
+  } else if (g.kind == kInputGradient) {
+    const auto found = describe<dnnl::convolution_backward_data>(g, p, any, dnnl::prop_kind::backward_data, forward);
+    p.packed = found.weights_desc();
+    p.scratchpad = found.scratchpad_desc();
+    p.convolution = dnnl::convolution_backward_data(found);
+  } else {
+    const auto found = describe<dnnl::convolution_backward_weights>(g, p, any, dnnl::prop_kind::backward_weights, forward);
+    p.packed = found.diff_weights_desc();
+    p.scratchpad = found.scratchpad_desc();
+    p.convolution = dnnl::convolution_backward_weights(found);
+  }
+  p.packs = p.packed != p.kernel;
+  if (p.packs) {
+    const bool unpacks = g.kind == kKernelGradient;
+    p.reorder = dnnl::reorder(dnnl::reorder::primitive_desc(cpu(), unpacks ? p.packed : p.kernel, cpu(), unpacks ? p.kernel : p.packed));
+  }
+  return p;
+}
+
+// The plans last used; the oldest is forgotten, so that many shapes take no more memory than a few hundred.
+const Plan& plan_for(const Geometry& g) {
+  constexpr size_t kMostPlans = 256;
+  using Entry = std::pair<std::vector<int64_t>, Plan>;
+  static auto* order = new std::list<Entry>;
+  static auto* places = new std::map<std::vector<int64_t>, std::list<Entry>::iterator>;
+  const auto key = g.key();
+  const auto found = places->find(key);
+  if (found != places->end()) {
+    order->splice(order->begin(), *order, found->second);
+  } else {
+    order->emplace_front(key, make_plan(g));
+    (*places)[key] = order->begin();
+    if (order->size() > kMostPlans) {
+      places->erase(order->back().first);
+      order->pop_back();
+    }
+  }
+  return order->front().second;
+}
+
+void compute(const Geometry& g, void* images, void* kernel, void* outputs) {
+  const Plan& p = plan_for(g);
+  memory x(p.images, cpu(), images), y(p.outputs, cpu(), outputs), w(p.kernel, cpu(), kernel);
+  memory packed = p.packs ? memory(p.packed, cpu(), scratch(0, p.packed.get_size())) : w;
+  memory pad(p.scratchpad, cpu(), scratch(1, p.scratchpad.get_size()));
+  if (p.packs && g.kind != kKernelGradient) p.reorder.execute(stream(), {{DNNL_ARG_FROM, w}, {DNNL_ARG_TO, packed}});
+  const bool d_images = g.kind == kInputGradient, d_kernel = g.kind == kKernelGradient, forward = g.kind == kForward;
+  p.convolution.execute(stream(), {{d_images ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, x},
+                                   {d_kernel ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, packed},
+                                   {forward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, y},
+                                   {DNNL_ARG_SCRATCHPAD, pad}});
+  if (p.packs && g.kind == kKernelGradient) p.reorder.execute(stream(), {{DNNL_ARG_FROM, packed}, {DNNL_ARG_TO, w}});
+  stream().wait();
+}
+
+Dims dims_of(Shape shape) { return Dims(shape.begin(), shape.end()); }
+
+memory::data_type type_of(ffi::DataType type) {
+  if (type == ffi::DataType::F32) return memory::data_type::f32;
+  if (type == ffi::DataType::BF16) return memory::data_type::bf16;
+  throw std::invalid_argument("only float32 and bfloat16 are supported");
+}
+
+// Operands and result stand in the order (images, kernel, outputs), less the one that is computed, which comes last.
+ffi::Error convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuffer> result, int64_t kind, Shape strides,
+                    Shape dilation, Shape before, Shape after, int64_t groups) {
+  std::string problem;
+  worker().run([&] {
+    try {
+      const ffi::AnyBuffer& computed = *result;
+      const ffi::AnyBuffer& images = kind == kInputGradient ? computed : a;
+      const ffi::AnyBuffer& kernel = kind == kForward ? b : kind == kInputGradient ? a : computed;
+      const ffi::AnyBuffer& outputs = kind == kForward ? computed : b;
+      Dims holes = dims_of(dilation);
+      for (auto& hole : holes) hole -= 1;  // oneDNN counts what lies between, not the step
+      const Geometry g = {static_cast<Kind>(kind), type_of(images.element_type()), dims_of(images.dimensions()),
+                          dims_of(kernel.dimensions()), dims_of(outputs.dimensions()), dims_of(strides), holes,
+                          dims_of(before), dims_of(after), groups};
+      compute(g, images.untyped_data(), kernel.untyped_data(), outputs.untyped_data());
+    } catch (const std::exception& error) {
+      problem = error.what();
+    }
+  });
+  return problem.empty() ? ffi::Error::Success() : ffi::Error::Internal("oneDNN: " + problem);
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxConvolution, convolve,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<int64_t>("kind")
+                                  .Attr<Shape>("strides")
+                                  .Attr<Shape>("dilation")
+                                  .Attr<Shape>("before")
+                                  .Attr<Shape>("after")
+                                  .Attr<int64_t>("groups"));
+
+extern "C" void cnnjax_set_threads(int count) {
+  worker().run([count] { omp_set_num_threads(count); });
+}
+
+extern "C" int cnnjax_onednn_version() { return DNNL_VERSION_MAJOR * 100 + DNNL_VERSION_MINOR; }
+
+// Whether this processor has a fast way for bfloat16: AVX-512 with its own instructions for it.
+extern "C" int cnnjax_has_bfloat16() {
+  return dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core_bf16;
+}

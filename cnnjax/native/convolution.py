@@ -1,0 +1,138 @@
+"""Convolution as three products that are each other's transposes: images and kernel, and the two gradients.
+
+Each is a primitive of JAX: on a CPU it is oneDNN's (convolution.cc), elsewhere XLA's. All three are bilinear, and the
+transpose of one is another, so that derivatives of any order and in any mode exist. Under `vmap` the members are
+computed one after the other: a CPU gains nothing from doing them at once.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from cnnjax.native.library import TARGET, load
+
+
+class Window(NamedTuple):
+    """How a kernel moves over images; pairs are (vertical, horizontal)."""
+
+    strides: tuple[int, int]
+    padding: tuple[tuple[int, int], tuple[int, int]]
+    dilation: tuple[int, int]
+    groups: int
+
+
+def convolution(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """Convolve [N, H, W, C] with [h, w, C / groups, C']; both float32, or both bfloat16."""
+    if kernel.shape[:2] == (1, 1) and (window.strides != (1, 1) or any(map(any, window.padding))):
+        # The kernel gradient of oneDNN 2.6 for strided 1x1 kernels writes beyond its own memory.
+        images = jnp.pad(images, ((0, 0), *window.padding, (0, 0)))[:, :: window.strides[0], :: window.strides[1]]
+        window = Window((1, 1), ((0, 0), (0, 0)), (1, 1), window.groups)
+    return _forward.bind(images, kernel, window=window, hidden=())
+
+
+def _xla_forward(images: jax.Array, kernel: jax.Array, *, window: Window, hidden: tuple[int, ...]) -> jax.Array:
+    return lax.conv_general_dilated(
+        images, kernel, window.strides, window.padding, rhs_dilation=window.dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=window.groups,
+    )  # fmt: skip
+
+
+def _xla_input_gradient(kernel: jax.Array, cotangent: jax.Array, *, window: Window, hidden: tuple[int, ...]) -> Any:
+    images = jax.ShapeDtypeStruct(_input_shape(kernel, cotangent, window, hidden), cotangent.dtype)
+    return jax.linear_transpose(lambda x: _xla_forward(x, kernel, window=window, hidden=()), images)(cotangent)[0]
+
+
+def _xla_kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: Window, hidden: tuple[int, ...]) -> Any:
+    kernel = jax.ShapeDtypeStruct(_kernel_shape(images, cotangent, window, hidden), cotangent.dtype)
+    return jax.linear_transpose(lambda w: _xla_forward(images, w, window=window, hidden=()), kernel)(cotangent)[0]
+
+
+def _output_shape(images: Any, kernel: Any, window: Window, _: tuple[int, ...]) -> tuple[int, ...]:
+    spread = ((k - 1) * d + 1 for k, d in zip(kernel.shape[:2], window.dilation, strict=True))
+    height, width = (
+        (size + before + after - extent) // stride + 1
+        for size, (before, after), extent, stride in zip(
+            images.shape[1:3], window.padding, spread, window.strides, strict=True
+        )
+    )
+    return images.shape[0], height, width, kernel.shape[3]
+
+
+def _input_shape(kernel: Any, cotangent: Any, window: Window, hidden: tuple[int, ...]) -> tuple[int, ...]:
+    return cotangent.shape[0], *hidden, kernel.shape[2] * window.groups
+
+
+def _kernel_shape(images: Any, cotangent: Any, window: Window, hidden: tuple[int, ...]) -> tuple[int, ...]:
+    return *hidden, images.shape[3] // window.groups, cotangent.shape[3]
+
+
+def _product(name: str, kind: int, shape: Callable[..., tuple[int, ...]], xla: Callable[..., Any]) -> Primitive:
+    """Return a primitive ``(a, b, window, hidden)``; ``hidden`` is the height and width that a and b do not tell."""
+    product = Primitive(name)
+    product.def_impl(functools.partial(jax.jit, static_argnames=("window", "hidden"))(product.bind))
+    product.def_abstract_eval(
+        lambda a, b, *, window, hidden: jax.core.ShapedArray(shape(a, b, window, hidden), a.dtype)
+    )
+    anywhere = mlir.lower_fun(xla, multiple_results=False)
+    mlir.register_lowering(product, anywhere)
+    mlir.register_lowering(product, functools.partial(_lower_on_cpu, kind, anywhere), platform="cpu")
+    batching.primitive_batchers[product] = functools.partial(_one_after_the_other, product)
+    return product
+
+
+def _lower_on_cpu(
+    kind: int, xla: Callable[..., Any], context: Any, a: Any, b: Any, *, window: Window, hidden: tuple[int, ...]
+) -> Any:
+    if load() is None:
+        return xla(context, a, b, window=window, hidden=hidden)
+
+    def numbers(values: Any) -> np.ndarray:
+        return np.array(tuple(values), np.int64)
+
+    return jax.ffi.ffi_lowering(TARGET)(
+        context, a, b, kind=np.int64(kind), strides=numbers(window.strides), dilation=numbers(window.dilation),
+        before=numbers(edge[0] for edge in window.padding), after=numbers(edge[1] for edge in window.padding),
+        groups=np.int64(window.groups),
+    )  # fmt: skip
+
+
+def _one_after_the_other(product: Primitive, operands: Any, axes: Any, **options: Any) -> tuple[Any, int]:
+    moved = [x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True)]
+    batched = [x for x, axis in zip(moved, axes, strict=True) if axis is not None]
+
+    def one(members: list[jax.Array]) -> Any:
+        given = iter(members)
+        return product.bind(
+            *(x if axis is None else next(given) for x, axis in zip(moved, axes, strict=True)), **options
+        )
+
+    return lax.map(one, batched), 0
+
+
+_forward = _product("convolution", 0, _output_shape, _xla_forward)
+_input_gradient = _product("convolution_input_gradient", 1, _input_shape, _xla_input_gradient)
+_kernel_gradient = _product("convolution_kernel_gradient", 2, _kernel_shape, _xla_kernel_gradient)
+
+# Transposes: of which operand, given the cotangent of the result and the other operand.
+ad.defbilinear(
+    _forward,
+    lambda y, x, w, window, hidden: _input_gradient.bind(w, y, window=window, hidden=x.aval.shape[1:3]),
+    lambda y, x, w, window, hidden: _kernel_gradient.bind(x, y, window=window, hidden=w.aval.shape[:2]),
+)
+ad.defbilinear(
+    _input_gradient,
+    lambda x, w, y, window, hidden: _kernel_gradient.bind(x, y, window=window, hidden=w.aval.shape[:2]),
+    lambda x, w, y, window, hidden: _forward.bind(x, w, window=window, hidden=()),
+)
+ad.defbilinear(
+    _kernel_gradient,
+    lambda w, x, y, window, hidden: _input_gradient.bind(w, y, window=window, hidden=x.aval.shape[1:3]),
+    lambda w, x, y, window, hidden: _forward.bind(x, w, window=window, hidden=()),
+)

@@ -1,0 +1,69 @@
+"""The native library: found, loaded and set to the cores at hand, or left alone with one line of notice."""
+
+import contextlib
+import ctypes
+import functools
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+LIBRARY = Path(__file__).parent / "libcnnjax.so"
+TARGET = "cnnjax_convolution"
+
+
+class Library:
+    """The loaded library; its convolution is known to XLA as `TARGET`."""
+
+    def __init__(self, path: Path):
+        import jax
+
+        with _sleeping_threads():
+            loaded = ctypes.CDLL(str(path))
+        jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(loaded.CnnjaxConvolution), platform="cpu")
+        self.threads = cores()
+        loaded.cnnjax_set_threads(self.threads)
+        version = loaded.cnnjax_onednn_version()
+        self.version = f"oneDNN {version // 100}.{version % 100}"
+        self.has_bfloat16 = bool(loaded.cnnjax_has_bfloat16())
+
+
+@functools.cache
+def load() -> Library | None:
+    """Return the library, or None where it is not built, turned off by ``CNNJAX_NATIVE=0``, or broken (said once)."""
+    if os.environ.get("CNNJAX_NATIVE", "1") == "0" or not LIBRARY.exists():
+        return None
+    try:
+        return Library(LIBRARY)
+    except (OSError, AttributeError, RuntimeError) as error:
+        told = str(error).partition("\n")[0]
+        print(f"notice: the native convolution cannot be used ({told}); make native builds it anew", file=sys.stderr)
+        return None
+
+
+@contextlib.contextmanager
+def _sleeping_threads() -> Iterator[None]:
+    """Let OpenMP, which reads its settings when it is loaded, put idle threads to sleep.
+
+    They would otherwise spin for a while after each convolution, and take the cores from what XLA computes next.
+    """
+    name = "OMP_WAIT_POLICY"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "passive"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+def cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Return how many cores this process may use: those it is bound to, and no more than its container's share."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = quota_file.read_text().split()
+        return max(1, min(bound, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        return bound

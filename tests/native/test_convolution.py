@@ -1,0 +1,247 @@
+"""The native convolution against XLA's in float64; skipped where `make native` has not built it."""
+
+import ctypes.util
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnnjax import create, init
+from cnnjax.models import layers
+from cnnjax.native import Window, convolution, load
+from cnnjax.native.convolution import _xla_forward
+from cnnjax.native.library import cores
+
+needs_library = pytest.mark.skipif(load() is None, reason="the native part is not built or off (make native)")
+CLOSE = 1e-5
+"""Of the largest value."""
+
+
+@st.composite
+def cases(draw):
+    """Draw images, a kernel and a window that fit each other."""
+    groups = draw(st.sampled_from([1, 1, 2, 3, 8]))
+    depthwise = draw(st.booleans())
+    inner = 1 if depthwise else draw(st.integers(1, 9))
+    outer = 1 if depthwise else draw(st.integers(1, 9))
+    kernel = (draw(st.integers(1, 5)), draw(st.integers(1, 5)), inner, outer * groups)
+    window = Window(
+        strides=(draw(st.integers(1, 3)), draw(st.integers(1, 3))),
+        padding=tuple((draw(st.integers(0, 3)), draw(st.integers(0, 3))) for _ in range(2)),
+        dilation=(draw(st.integers(1, 2)), draw(st.integers(1, 2))),
+        groups=groups,
+    )
+    least = [
+        max(1, (k - 1) * d + 1 - sum(p))
+        for k, d, p in zip(kernel, window.dilation, window.padding, strict=False)
+    ]  # fmt: skip
+    images = (draw(st.integers(1, 4)), *(draw(st.integers(n, n + 12)) for n in least), inner * groups)
+    return images, kernel, window, draw(st.integers(0, 2**31))
+
+
+def exact(images, kernel, window, cotangent):
+    """Return XLA's convolution and its two gradients, computed in float64."""
+    with jax.enable_x64(True):
+        wide = [np.asarray(a, np.float64) for a in (images, kernel, cotangent)]
+        result, back = jax.vjp(lambda x, w: _xla_forward(x, w, window=window, hidden=()), *map(jnp.asarray, wide[:2]))
+        return tuple(map(np.asarray, (result, *back(jnp.asarray(wide[2])))))
+
+
+def error(found, expected):
+    scale = np.abs(expected).max()
+    return np.abs(np.asarray(found, np.float64) - expected).max() / scale if scale else np.abs(found).max()
+
+
+def random(seed, *shapes):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+@needs_library
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(cases())
+def test_it_and_its_gradients_are_xlas_in_float64(case):
+    images_shape, kernel_shape, window, seed = case
+    images, kernel = random(seed, images_shape, kernel_shape)
+    found, back = jax.vjp(lambda x, w: convolution(x, w, window), images, kernel)
+    (cotangent,) = random(seed + 1, found.shape)
+    expected = exact(images, kernel, window, cotangent)
+    for ours, theirs in zip((found, *back(cotangent)), expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert error(ours, theirs) < CLOSE
+
+
+PLAIN = Window((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+
+
+@needs_library
+class TestDerivatives:
+    images, kernel = random(0, (2, 6, 7, 3), (3, 3, 3, 4))
+
+    def test_forward_mode_agrees_with_reverse_mode(self):
+        def loss(x, w):
+            return (convolution(x, w, PLAIN) ** 2).sum()
+
+        tangents = random(1, self.images.shape, self.kernel.shape)
+        _, slope = jax.jvp(loss, (self.images, self.kernel), tuple(tangents))
+        grads = jax.grad(loss, (0, 1))(self.images, self.kernel)
+        expected = sum(float((g * t).sum()) for g, t in zip(grads, tangents, strict=True))
+        assert float(slope) == pytest.approx(expected, rel=1e-4)
+
+    def test_second_derivatives_are_xlas(self):
+        def curvature(convolve):
+            def loss(x, w):
+                return jnp.tanh(convolve(x, w)).sum()
+
+            def slope(x, w):
+                return sum((g**2).sum() for g in jax.grad(loss, (0, 1))(x, w))
+
+            return jax.jit(jax.grad(slope, (0, 1)))(self.images, self.kernel)
+
+        ours = curvature(lambda x, w: convolution(x, w, PLAIN))
+        theirs = curvature(lambda x, w: _xla_forward(x, w, window=PLAIN, hidden=()))
+        for a, b in zip(ours, theirs, strict=True):
+            assert error(a, np.asarray(b, np.float64)) < 1e-4
+
+    @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
+    def test_members_of_vmap_are_computed_one_after_the_other(self, axes):
+        images, kernels = random(2, (3, 2, 6, 7, 3), (3, 3, 3, 3, 4))
+        given = [a if axis == 0 else a[0] for a, axis in zip((images, kernels), axes, strict=True)]
+
+        def grads(x, w):
+            return jax.value_and_grad(lambda x, w: (convolution(x, w, PLAIN) ** 2).sum(), (0, 1))(x, w)
+
+        together = jax.jit(jax.vmap(grads, axes))(*given)
+        for member in range(3):
+            alone = grads(*(a[member] if axis == 0 else a for a, axis in zip(given, axes, strict=True)))
+            for found, expected in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+                np.testing.assert_allclose(found[member], expected, rtol=1e-5)
+
+
+@needs_library
+def test_the_same_bits_from_call_to_call():
+    images, kernel = random(0, (16, 20, 20, 16), (3, 3, 16, 32))
+    run = jax.jit(jax.grad(lambda x, w: (convolution(x, w, PLAIN) ** 2).sum(), (0, 1)))
+    first = run(images, kernel)
+    for _ in range(5):
+        assert all(np.array_equal(a, b) for a, b in zip(run(images, kernel), first, strict=True))
+
+
+@needs_library
+def test_two_threads_at_once_get_what_each_gets_alone():
+    given = [random(seed, (4, 12 + seed, 12, 8), (3, 3, 8, 8)) for seed in range(4)]
+    alone = [np.asarray(convolution(*case, PLAIN)) for case in given]
+    wrong = []
+
+    def work(index):
+        for _ in range(30):
+            if not np.array_equal(convolution(*given[index], PLAIN), alone[index]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@needs_library
+@pytest.mark.slow
+def test_a_thousand_shapes_take_no_memory_that_stays():
+    """In a process of its own: XLA's programs are dropped, so that what is left is the library's."""
+    code = """
+import gc, resource, sys
+import jax, numpy as np
+from cnnjax.native import Window, convolution
+def peak():
+    gc.collect()
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+sizes = []
+for n in range(1000):
+    window = Window((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    x = np.zeros((1, 5 + n % 40, 5 + n // 40, 3), np.float32)
+    convolution(x, np.zeros((3, 3, 3, 8), np.float32), window).block_until_ready()
+    if n % 100 == 99:
+        jax.clear_caches()
+        sizes.append(peak())
+print(sizes[-1] - sizes[3])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 64 * 2**20
+
+
+@needs_library
+def test_a_network_takes_it_on_the_cpu_and_xla_elsewhere():
+    arch = create("resnet20_cifar", depths=(1,))
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    assert layers.lowering(jnp.dtype("float32")).startswith("oneDNN")
+    variables = jax.eval_shape(lambda: init(arch, jax.random.key(0)))
+
+    def loss(variables, images):
+        from cnnjax import apply
+
+        return apply(arch, variables, images, train=True)[0].logits.sum()
+
+    step = jax.jit(jax.grad(loss))
+    for platform in ("cpu", "cuda", "tpu"):
+        if platform == "cpu":
+            text = step.lower(variables, images).as_text()
+        else:
+            text = str(jax.export.export(step, platforms=[platform])(variables, images).mlir_module())
+        assert ("cnnjax_convolution" in text) == (platform == "cpu")
+        assert ("stablehlo.convolution" in text) == (platform != "cpu")
+
+
+class TestLoading:
+    def run(self, folder: Path, **environment) -> subprocess.CompletedProcess:
+        code = f"""
+from pathlib import Path
+from cnnjax.native import library
+library.LIBRARY = Path({str(folder)!r}) / "libcnnjax.so"
+import jax.numpy as jnp
+from cnnjax.models import layers
+print(layers.lowering(jnp.dtype("float32")))
+"""
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=True
+        )
+
+    def test_without_a_library_nothing_is_said(self, tmp_path):
+        done = self.run(tmp_path)
+        assert done.stdout == "xla\n"
+        assert "notice" not in done.stderr
+
+    @pytest.mark.parametrize("content", [b"", b"no library", b"\x7fELF" + bytes(100)])
+    def test_a_broken_library_is_one_line_of_notice(self, tmp_path, content):
+        (tmp_path / "libcnnjax.so").write_bytes(content)
+        done = self.run(tmp_path)
+        assert done.stdout == "xla\n"
+        assert [line for line in done.stderr.splitlines() if "notice: the native convolution cannot be used" in line]
+
+    def test_a_library_of_something_else_is_one_line_of_notice(self, tmp_path):
+        (tmp_path / "libcnnjax.so").symlink_to(ctypes.util.find_library("c") or "libc.so.6")
+        assert self.run(tmp_path).stdout == "xla\n"
+
+    def test_it_can_be_turned_off(self, tmp_path):
+        (tmp_path / "libcnnjax.so").write_bytes(b"no library")
+        done = self.run(tmp_path, CNNJAX_NATIVE="0")
+        assert (done.stdout, "notice" in done.stderr) == ("xla\n", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "most"), [("max 100000", None), ("150000 100000", 2), ("1000 100000", 1), ("?", None)]
+)
+def test_threads_follow_the_containers_share(tmp_path, text, most):
+    (tmp_path / "cpu.max").write_text(text)
+    bound = len(os.sched_getaffinity(0))
+    assert cores(tmp_path / "cpu.max") == (bound if most is None else min(bound, most))
+    assert cores(tmp_path / "missing") == bound
