@@ -33,7 +33,7 @@ Written by `python scripts/summary.py --all --write`. Parameters are those that 
 apart. GMACs are thousands of millions of multiply-adds of convolutions and dense layers for one image of the input
 size, which is the crop of the published weights. Top-1 is what the publisher states: on ImageNet's validation images,
 of the *_cifar networks on CIFAR-10's test images. What torchvision publishes, timm does too, with other trainings
-besides. `scripts/convert.py` reads all of these.
+besides. `scripts/convert.py` reads what is published.
 
 {table}
 """

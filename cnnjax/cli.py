@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from cnnjax.errors import CnnjaxError, Interrupted, UserError, choose
+from cnnjax.errors import CnnjaxError, Interrupted, UserError, choose, printable
 
 T = TypeVar("T")
 Platform = Literal["auto", "cpu", "cuda", "tpu"]
@@ -108,8 +108,7 @@ def _leave(code: int) -> NoReturn:
 def _explain(error: BaseException, sentence: str, debug: bool) -> None:
     if debug:
         traceback.print_exception(error)
-    # A name out of a file may hold what a terminal would obey.
-    print("error:", "".join(c if c.isprintable() else "?" for c in " ".join(sentence.split())), file=sys.stderr)
+    print("error:", printable(" ".join(sentence.split())), file=sys.stderr)
 
 
 def use_platform(platform: Platform) -> None:

@@ -31,6 +31,11 @@ class Diverged(CnnjaxError):
     exit_code = 3
 
 
+def printable(text: str) -> str:
+    """Return text from a file without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def near_matches(name: str, choices: Iterable[str]) -> str:
     """Return ``"did you mean 'adam'?"``, or the list of choices where nothing is near."""
     choices = sorted(choices)

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from cnnjax import cli
-from cnnjax.errors import UserError, require
+from cnnjax.errors import UserError, printable, require
 
 
 def options(
@@ -45,7 +45,8 @@ def predict(arguments: list[str]) -> None:
 
     network = trained.load(run)
     for path, answers in zip(images, network.top(network.read(images), top), strict=True):
-        print(f"{path}: " + ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in answers))
+        told = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in answers)
+        print(f"{path}: {printable(told)}")
 
 
 if __name__ == "__main__":

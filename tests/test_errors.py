@@ -1,6 +1,6 @@
 import pytest
 
-from cnnjax.errors import Diverged, Interrupted, UserError, choose, near_matches, require
+from cnnjax.errors import Diverged, Interrupted, UserError, choose, near_matches, printable, require
 
 
 def test_exit_codes_are_the_documented_ones():
@@ -25,3 +25,7 @@ def test_require_says_what_was_given_and_what_is_allowed():
     require(True, "lr", 1, "greater than 0")
     with pytest.raises(UserError, match=r"^lr is -1; it must be greater than 0$"):
         require(False, "lr", -1, "greater than 0")
+
+
+def test_what_a_terminal_would_obey_is_not_printed():
+    assert printable("a\x1b[31mb\u202ec\nd é") == "a?[31mb?c?d é"

@@ -57,9 +57,11 @@ def _refuse_compressed(path: Path) -> None:
 
 
 def _state_dict(path: Path, held: Any, torch: Any) -> dict[str, Any]:
-    for wrapper in WRAPPERS:
-        if isinstance(held, dict) and isinstance(held.get(wrapper), dict):
-            held = held[wrapper]
+    wrappers = [name for name in WRAPPERS if isinstance(held, dict) and isinstance(held.get(name), dict)]
+    if len(wrappers) > 1:
+        raise UserError(f"{path} holds both {' and '.join(wrappers)}; save the one that is meant as a file of its own")
+    if wrappers:
+        held = held[wrappers[0]]
     if not isinstance(held, dict):
         raise UserError(f"{path} holds a {type(held).__name__}; it must be a state dict: tensors by name")
     for name, tensor in held.items():

@@ -93,18 +93,26 @@ class TestKeras:
         path = write_legacy_h5(tmp_path / "a.h5", keras_tensors)
         with h5py.File(path, "a") as file:
             del file["predictions/predictions/kernel:0"]
-            file.create_dataset("predictions/predictions/kernel:0", (2**20, 2**18), np.float32, chunks=(1024, 1024))
+            wide = file.create_dataset("predictions/predictions/kernel:0", (2**20, 2**18), "f4", chunks=(64, 64))
+            wide[0, 0] = 1
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         assert "predictions/kernel is [1048576, 262144]" in refused(KERAS_V1, "keras", path)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
 
-    def test_a_chunk_larger_than_its_data_set_is_refused_without_memory(self, keras_tensors, tmp_path):
+    def test_compressed_data_sets_are_refused_unread(self, keras_tensors, tmp_path):
         path = write_legacy_h5(tmp_path / "a.h5", keras_tensors)
         with h5py.File(path, "a") as file:
             del file["predictions/predictions/bias:0"]
             options = {"maxshape": (None,), "chunks": (2**28,), "compression": "gzip"}
             file.create_dataset("predictions/predictions/bias:0", (5,), np.float32, **options)
-        assert "lies in chunks of (268435456,), larger than itself" in refused(KERAS_V1, "keras", path)
+        assert "predictions/predictions/bias:0 is compressed" in refused(KERAS_V1, "keras", path)
+
+    def test_values_that_were_never_written_are_no_zeros(self, keras_tensors, tmp_path):
+        path = write_legacy_h5(tmp_path / "a.h5", keras_tensors)
+        with h5py.File(path, "a") as file:
+            del file["predictions/predictions/bias:0"]
+            file.create_dataset("predictions/predictions/bias:0", (5,), np.float32)
+        assert "predictions/predictions/bias:0 were never written" in refused(KERAS_V1, "keras", path)
 
     def test_names_that_are_lists_are_no_names(self, keras_tensors, tmp_path):
         path = tmp_path / "a.weights.h5"

@@ -202,7 +202,7 @@ def test_a_network_takes_it_on_the_cpu_and_xla_elsewhere():
 
 
 class TestLoading:
-    def run(self, folder: Path, **environment) -> subprocess.CompletedProcess:
+    def run(self, folder: Path, native: str = "1") -> subprocess.CompletedProcess:
         code = f"""
 from pathlib import Path
 from cnnjax.native import library
@@ -212,7 +212,11 @@ from cnnjax.models import layers
 print(layers.lowering(jnp.dtype("float32")))
 """
         return subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=True
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "CNNJAX_NATIVE": native},
+            check=True,
         )
 
     def test_without_a_library_nothing_is_said(self, tmp_path):
@@ -233,7 +237,7 @@ print(layers.lowering(jnp.dtype("float32")))
 
     def test_it_can_be_turned_off(self, tmp_path):
         (tmp_path / "libcnnjax.so").write_bytes(b"no library")
-        done = self.run(tmp_path, CNNJAX_NATIVE="0")
+        done = self.run(tmp_path, native="0")
         assert (done.stdout, "notice" in done.stderr) == ("xla\n", False)
 
 

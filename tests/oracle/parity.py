@@ -32,7 +32,7 @@ jax.config.update("jax_disable_most_optimizations", False)  # tests/conftest.py 
 RECORD = Path(__file__).resolve().parents[2] / "docs" / "parity.md"
 SIZES = ((64, 96), (75, 75))
 """One not square, one odd."""
-LARGEST_LOGITS, LARGEST_GRADIENTS = 1e-4, 1e-3
+LARGEST_LOGITS, LARGEST_GRADIENTS, LARGEST_RELU_GRADIENTS = 1e-4, 1e-3, 0.05
 
 TORCH = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
@@ -80,7 +80,8 @@ class Row(NamedTuple):
     def agrees(self) -> bool:
         """Whether all figures are within bounds. With depth rounding grows: of --all, the logits alone must be."""
         forward = max(self.logits, self.stages, self.train_logits, self.statistics)
-        return forward < LARGEST_LOGITS and self.gradients < LARGEST_GRADIENTS
+        gradients = self.gradients < LARGEST_GRADIENTS and self.relu_gradients < LARGEST_RELU_GRADIENTS
+        return forward < LARGEST_LOGITS and gradients
 
 
 def make_peer(variant: str, source: str):
@@ -199,7 +200,8 @@ share of the largest value of what is compared; 1e-7 is the precision of a float
   gradient's length.
 
 `make oracle` holds one variant of each form to {LARGEST_LOGITS:g} (logits, stages, training, statistics) and
-{LARGEST_GRADIENTS:g} (gradients, silu).
+{LARGEST_GRADIENTS:g} (gradients, silu), and the whole ReLU gradient to {LARGEST_RELU_GRADIENTS:g}. Rounding grows with
+depth: of the deepest, the logits in evaluation mode alone are held to that bound.
 
 {lines}
 """
