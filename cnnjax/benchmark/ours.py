@@ -8,12 +8,14 @@ from collections import deque
 from importlib.metadata import version
 
 import jax
+import jax.numpy as jnp
 
 from cnnjax import benchmark, cli
 from cnnjax.benchmark import LEARNING_RATE, MEAN, STD, WARM_UP_STEPS, Timing, Work
 from cnnjax.config import Optimizer, Schedule
 from cnnjax.data import Preprocessing, epoch_order
 from cnnjax.models import create
+from cnnjax.models.layers import lowering
 from cnnjax.optim import make_optimizer, make_schedule
 from cnnjax.train.evaluation import to_device
 from cnnjax.train.loop import IN_FLIGHT
@@ -63,7 +65,7 @@ def train(work: Work) -> Timing:
         state = run(state, epoch, chunks)
 
     return Timing(
-        how=f"{chunk} {'step' if chunk == 1 else 'steps'} a dispatch",
+        how=f"{chunk} {'step' if chunk == 1 else 'steps'} a dispatch; convolution by {lowering(jnp.dtype('float32'))}",
         packages=tuple(f"{name} {version(name)}" for name in PACKAGES),
         platform=PLATFORMS[jax.default_backend()],
         device=jax.devices()[0].device_kind,
