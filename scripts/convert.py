@@ -16,8 +16,6 @@ import tyro
 from cnnjax import cli
 from cnnjax.errors import UserError
 
-Triple = tuple[float, ...] | None
-
 
 def run(arguments: list[str]) -> None:
     """Read the command line, convert, say what was written."""

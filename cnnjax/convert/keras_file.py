@@ -1,4 +1,4 @@
-"""Keras's weights, read by h5py as data: legacy ``.h5`` (weights alone), ``.weights.h5``, and ``.keras`` archives.
+"""Keras's weights, read by h5py as data: legacy ``.h5`` (of a model or its weights), ``.weights.h5``, and ``.keras``.
 
 Every tensor is named ``LAYER/VARIABLE``, such as ``conv1_conv/kernel``, whichever of the three holds it. Layers defined
 in the file, such as a Lambda, are not looked at.
