@@ -15,8 +15,8 @@ from cnnjax.data import Dataset
 from cnnjax.errors import UserError
 from cnnjax.functional import Variables
 from cnnjax.interrupt import deferred_signals
-from cnnjax.models import layers
-from cnnjax.models.layers import Arch
+from cnnjax.models import convolution
+from cnnjax.models.layers import Arch, pooling_lowering
 from cnnjax.progress import TerminalProgress
 from cnnjax.run_folder import RunFolder, environment
 from cnnjax.train.evaluation import evaluate, to_device
@@ -79,7 +79,8 @@ def lowering(steps_per_epoch: int, arch: Arch) -> dict[str, Any]:
     """Return how things are computed on this backend, where there was a choice; see the rules named."""
     return {
         "steps_per_dispatch": steps_per_dispatch(jax.default_backend(), steps_per_epoch),
-        "convolution": layers.lowering(jnp.dtype(arch.dtype)),
+        "convolution": convolution.lowering(jnp.dtype(arch.dtype)),
+        "max_pool": pooling_lowering(),
     }
 
 

@@ -15,7 +15,7 @@ from cnnjax.benchmark import LEARNING_RATE, MEAN, STD, WARM_UP_STEPS, Timing, Wo
 from cnnjax.config import Optimizer, Schedule
 from cnnjax.data import Preprocessing, epoch_order
 from cnnjax.models import create
-from cnnjax.models.layers import lowering
+from cnnjax.models.convolution import lowering
 from cnnjax.optim import make_optimizer, make_schedule
 from cnnjax.train.evaluation import to_device
 from cnnjax.train.loop import IN_FLIGHT

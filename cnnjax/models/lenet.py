@@ -29,7 +29,19 @@ import jax
 from flax import nnx
 
 from cnnjax.errors import require
-from cnnjax.models.layers import Activation, Arch, Conv, Dense, Features, Flatten, Network, Outputs, Pool, activation
+from cnnjax.models.layers import (
+    Activation,
+    Arch,
+    Conv,
+    Dense,
+    Features,
+    Flatten,
+    Network,
+    Outputs,
+    Pool,
+    activation,
+    convolve,
+)
 
 SMALLEST_INPUT = 12
 
@@ -80,8 +92,8 @@ class LeNetModule(Network):
         self.head = Dense(84, arch.num_classes, dtype=dtype, rngs=rngs)
 
     def features(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
-        stage1 = self.pool1(self.activation(self.conv1(images)))
-        stage2 = self.pool2(self.activation(self.conv2(stage1)))
+        stage1 = self.pool1(convolve(self.conv1, images, activation=self.activation))
+        stage2 = self.pool2(convolve(self.conv2, stage1, activation=self.activation))
         return {"stage1": stage1, "stage2": stage2}
 
     def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:

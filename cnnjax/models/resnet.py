@@ -41,6 +41,7 @@ from cnnjax.models.layers import (
     Outputs,
     StochasticDepth,
     activation,
+    convolve,
     global_average,
     max_pool,
 )
@@ -166,9 +167,7 @@ class Stem(nnx.Module):
         self.norm = None if arch.form == "v2" else make_norm(arch, arch.width, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.conv(x)
-        if self.norm is not None:
-            x = self.activation(self.norm(x))
+        x = convolve(self.conv, x, norm=self.norm, activation=self.activation if self.norm else jax.nn.identity)
         return max_pool(x, size=3, stride=2, padding=1, pad_value=self.pad_value) if self.pools else x
 
 
@@ -199,20 +198,22 @@ class Block(nnx.Module):
         self.drop = StochasticDepth(rate)
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        layers = [(getattr(self, f"conv{n}"), getattr(self, f"norm{n}")) for n in range(1, self.count + 1)]
+        convs, norms = ([getattr(self, f"{kind}{n}") for n in range(1, self.count + 1)] for kind in ("conv", "norm"))
+        y, last_activation = x, self.activation
         if self.preactivated:
-            y = activated = self.activation(layers[0][1](x))
-            for number, (conv, norm) in enumerate(layers):
-                y = conv(self.activation(norm(y)) if number else y)
-            return self.shortcut(x, activated, self.drop(y, rngs))
-        y = x
-        for number, (conv, norm) in enumerate(layers):
-            y = norm(conv(self.activation(y) if number else y))
-        return self.activation(self.shortcut(x, x, self.drop(y, rngs)))
+            y, last_activation = self.activation(norms[0](x)), jax.nn.identity
+            norms = [*norms[1:], None]  # those that follow each convolution
+        skip = self.shortcut(x, y)
+        for conv, norm in zip(convs[:-1], norms[:-1], strict=True):
+            y = convolve(conv, y, norm=norm, activation=self.activation)
+        if self.drop.drops:
+            y = self.drop(convolve(convs[-1], y, norm=norms[-1]), rngs)
+            return last_activation(y if skip is None else y + skip)
+        return convolve(convs[-1], y, norm=norms[-1], added=skip, activation=last_activation)
 
 
 class Shortcut(nnx.Module):
-    """Add a block's input to its residual, brought to the same shape where it has another."""
+    """What is added to a block's residual: its input, brought to the residual's shape where it has another."""
 
     def __init__(self, arch: ResNet, inputs: int, outputs: int, stride: int, first: bool, rngs: nnx.Rngs):
         changes = first and (inputs != outputs or stride != 1)
@@ -222,18 +223,17 @@ class Shortcut(nnx.Module):
         self.conv = make_conv(arch, inputs, outputs, 1, rngs, stride, bias=arch.form != "v1.5") if projects else None
         self.norm = make_norm(arch, outputs, rngs) if projects and arch.form != "v2" else None
 
-    def __call__(self, x: jax.Array, activated: jax.Array, residual: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, activated: jax.Array) -> jax.Array | None:
         """Take the block's input ``x``, and what the projection sees: the same, in v2 after norm and activation."""
         if self.kind == "none":
-            return residual
+            return None
         if self.conv is not None:
-            projected = self.conv(activated)
-            return residual + (projected if self.norm is None else self.norm(projected))
+            return convolve(self.conv, activated, norm=self.norm)
         kept = x[:, :: self.stride, :: self.stride]
         if self.kind == "padding":
             before = self.missing // 2
             kept = jnp.pad(kept, ((0, 0), (0, 0), (0, 0), (before, self.missing - before)))
-        return residual + kept
+        return kept
 
 
 def make_conv(

@@ -1,6 +1,7 @@
 """The optional native part: convolution on a CPU by oneDNN, called through XLA's FFI. `make native` builds it."""
 
-from cnnjax.native.convolution import Window, convolution
+from cnnjax.native.convolution import Window, convolution, output_shape
+from cnnjax.native.epilogue import NONLINEARITIES, convolution_with_epilogue
 from cnnjax.native.library import load
 
-__all__ = ["Window", "convolution", "load"]
+__all__ = ["NONLINEARITIES", "Window", "convolution", "convolution_with_epilogue", "load", "output_shape"]

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 #include "oneapi/dnnl/dnnl.hpp"
@@ -85,6 +86,14 @@ void* scratch(int which, size_t bytes) {
 
 enum Kind : int64_t { kForward, kInputGradient, kKernelGradient };
 
+// What is done to each output before it is stored, in this order: times a scale and plus an offset (by channel), plus
+// an array of its shape, then a nonlinearity.
+enum Nonlinearity : int64_t { kIdentity, kRelu, kSigmoid, kTanh };
+struct Epilogue {
+  bool scaled = false, shifted = false, added = false;
+  Nonlinearity nonlinearity = kIdentity;
+};
+
 // A convolution made ready for one shape; holds no arrays.
 struct Plan {
   dnnl::primitive convolution, reorder;
@@ -97,9 +106,11 @@ struct Geometry {
   memory::data_type type;
   Dims images, kernel, outputs, strides, dilation, before, after;
   int64_t groups;
+  Epilogue epilogue;
 
   std::vector<int64_t> key() const {
-    std::vector<int64_t> all = {kind, static_cast<int64_t>(type), groups};
+    std::vector<int64_t> all = {kind, static_cast<int64_t>(type), groups, epilogue.scaled, epilogue.shifted,
+                                epilogue.added, epilogue.nonlinearity};
     for (const Dims* dims : {&images, &kernel, &outputs, &strides, &dilation, &before, &after}) {
       all.insert(all.end(), dims->begin(), dims->end());
     }
@@ -126,6 +137,30 @@ memory::desc any_layout(const memory::desc& like) {
 #endif
 }
 
+memory::desc by_channel(const Dims& outputs) {
+  return {{1, outputs[3], 1, 1}, memory::data_type::f32, memory::format_tag::nhwc};
+}
+
+void append_nonlinearity(dnnl::post_ops& ops, Nonlinearity which) {
+  using dnnl::algorithm;
+  const algorithm found = which == kRelu ? algorithm::eltwise_relu : which == kSigmoid ? algorithm::eltwise_logistic
+                                                                                       : algorithm::eltwise_tanh;
+#if DNNL_VERSION_MAJOR >= 3
+  ops.append_eltwise(found, 0.0f, 0.0f);
+#else
+  ops.append_eltwise(1.0f, found, 0.0f, 0.0f);
+#endif
+}
+
+dnnl::post_ops post_ops(const Geometry& g, const memory::desc& outputs) {
+  dnnl::post_ops ops;
+  if (g.epilogue.scaled) ops.append_binary(dnnl::algorithm::binary_mul, by_channel(g.outputs));
+  if (g.epilogue.shifted) ops.append_binary(dnnl::algorithm::binary_add, by_channel(g.outputs));
+  if (g.epilogue.added) ops.append_binary(dnnl::algorithm::binary_add, outputs);
+  if (g.epilogue.nonlinearity != kIdentity) append_nonlinearity(ops, g.epilogue.nonlinearity);
+  return ops;
+}
+
 // oneDNN 2 describes an operation first; oneDNN 3 does it in one call.
 template <typename Primitive, typename... Hint>
 typename Primitive::primitive_desc describe(const Geometry& g, const Plan& p, const memory::desc& kernel, dnnl::prop_kind prop,
@@ -133,6 +168,7 @@ typename Primitive::primitive_desc describe(const Geometry& g, const Plan& p, co
   constexpr auto direct = dnnl::algorithm::convolution_direct;
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  attributes.set_post_ops(post_ops(g, p.outputs));
 #if DNNL_VERSION_MAJOR >= 3
   if constexpr (sizeof...(Hint) == 0) {
     return {cpu(), prop, direct, p.images, kernel, p.outputs, g.strides, g.dilation, g.before, g.after, attributes};
@@ -199,17 +235,24 @@ const Plan& plan_for(const Geometry& g) {
   return order->front().second;
 }
 
-void compute(const Geometry& g, void* images, void* kernel, void* outputs) {
+// `others`: the epilogue's scale, offset and added array, those that there are.
+void compute(const Geometry& g, void* images, void* kernel, void* outputs, const std::vector<void*>& others = {}) {
   const Plan& p = plan_for(g);
   memory x(p.images, cpu(), images), y(p.outputs, cpu(), outputs), w(p.kernel, cpu(), kernel);
   memory packed = p.packs ? memory(p.packed, cpu(), scratch(0, p.packed.get_size())) : w;
   memory pad(p.scratchpad, cpu(), scratch(1, p.scratchpad.get_size()));
   if (p.packs && g.kind != kKernelGradient) p.reorder.execute(stream(), {{DNNL_ARG_FROM, w}, {DNNL_ARG_TO, packed}});
   const bool d_images = g.kind == kInputGradient, d_kernel = g.kind == kKernelGradient, forward = g.kind == kForward;
-  p.convolution.execute(stream(), {{d_images ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, x},
-                                   {d_kernel ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, packed},
-                                   {forward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, y},
-                                   {DNNL_ARG_SCRATCHPAD, pad}});
+  std::unordered_map<int, memory> arguments = {{d_images ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, x},
+                                               {d_kernel ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, packed},
+                                               {forward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, y},
+                                               {DNNL_ARG_SCRATCHPAD, pad}};
+  for (size_t i = 0; i < others.size(); ++i) {
+    const bool whole = g.epilogue.added && i + 1 == others.size();
+    const memory other(whole ? p.outputs : by_channel(g.outputs), cpu(), others[i]);
+    arguments.insert({DNNL_ARG_ATTR_MULTIPLE_POST_OP(static_cast<int>(i)) | DNNL_ARG_SRC_1, other});
+  }
+  p.convolution.execute(stream(), arguments);
   if (p.packs && g.kind == kKernelGradient) p.reorder.execute(stream(), {{DNNL_ARG_FROM, packed}, {DNNL_ARG_TO, w}});
   stream().wait();
 }
@@ -222,27 +265,53 @@ memory::data_type type_of(ffi::DataType type) {
   throw std::invalid_argument("only float32 and bfloat16 are supported");
 }
 
-// Operands and result stand in the order (images, kernel, outputs), less the one that is computed, which comes last.
-ffi::Error convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuffer> result, int64_t kind, Shape strides,
-                    Shape dilation, Shape before, Shape after, int64_t groups) {
+Dims holes_of(Shape dilation) {  // oneDNN counts what lies between, not the step
+  Dims holes = dims_of(dilation);
+  for (auto& hole : holes) hole -= 1;
+  return holes;
+}
+
+ffi::Error on_worker(const std::function<void()>& task) {
   std::string problem;
   worker().run([&] {
     try {
-      const ffi::AnyBuffer& computed = *result;
-      const ffi::AnyBuffer& images = kind == kInputGradient ? computed : a;
-      const ffi::AnyBuffer& kernel = kind == kForward ? b : kind == kInputGradient ? a : computed;
-      const ffi::AnyBuffer& outputs = kind == kForward ? computed : b;
-      Dims holes = dims_of(dilation);
-      for (auto& hole : holes) hole -= 1;  // oneDNN counts what lies between, not the step
-      const Geometry g = {static_cast<Kind>(kind), type_of(images.element_type()), dims_of(images.dimensions()),
-                          dims_of(kernel.dimensions()), dims_of(outputs.dimensions()), dims_of(strides), holes,
-                          dims_of(before), dims_of(after), groups};
-      compute(g, images.untyped_data(), kernel.untyped_data(), outputs.untyped_data());
+      task();
     } catch (const std::exception& error) {
       problem = error.what();
     }
   });
   return problem.empty() ? ffi::Error::Success() : ffi::Error::Internal("oneDNN: " + problem);
+}
+
+// Operands and result stand in the order (images, kernel, outputs), less the one that is computed, which comes last.
+ffi::Error convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuffer> result, int64_t kind, Shape strides,
+                    Shape dilation, Shape before, Shape after, int64_t groups) {
+  return on_worker([&] {
+    const ffi::AnyBuffer& computed = *result;
+    const ffi::AnyBuffer& images = kind == kInputGradient ? computed : a;
+    const ffi::AnyBuffer& kernel = kind == kForward ? b : kind == kInputGradient ? a : computed;
+    const ffi::AnyBuffer& outputs = kind == kForward ? computed : b;
+    const Geometry g = {static_cast<Kind>(kind), type_of(images.element_type()), dims_of(images.dimensions()),
+                        dims_of(kernel.dimensions()), dims_of(outputs.dimensions()), dims_of(strides),
+                        holes_of(dilation), dims_of(before), dims_of(after), groups, {}};
+    compute(g, images.untyped_data(), kernel.untyped_data(), outputs.untyped_data());
+  });
+}
+
+// The forward convolution with an epilogue; the scale, the offset and the added array follow where there are such.
+ffi::Error convolve_with_epilogue(ffi::AnyBuffer images, ffi::AnyBuffer kernel, ffi::RemainingArgs others,
+                                  ffi::Result<ffi::AnyBuffer> outputs, Shape strides, Shape dilation, Shape before,
+                                  Shape after, int64_t groups, bool scaled, bool shifted, bool added,
+                                  int64_t nonlinearity) {
+  return on_worker([&] {
+    const Epilogue epilogue = {scaled, shifted, added, static_cast<Nonlinearity>(nonlinearity)};
+    const Geometry g = {kForward, type_of(images.element_type()), dims_of(images.dimensions()),
+                        dims_of(kernel.dimensions()), dims_of(outputs->dimensions()), dims_of(strides),
+                        holes_of(dilation), dims_of(before), dims_of(after), groups, epilogue};
+    std::vector<void*> pointers;
+    for (size_t i = 0; i < others.size(); ++i) pointers.push_back(others.get<ffi::AnyBuffer>(i)->untyped_data());
+    compute(g, images.untyped_data(), kernel.untyped_data(), outputs->untyped_data(), pointers);
+  });
 }
 
 }  // namespace
@@ -258,6 +327,22 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxConvolution, convolve,
                                   .Attr<Shape>("before")
                                   .Attr<Shape>("after")
                                   .Attr<int64_t>("groups"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxConvolutionWithEpilogue, convolve_with_epilogue,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .RemainingArgs()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<Shape>("strides")
+                                  .Attr<Shape>("dilation")
+                                  .Attr<Shape>("before")
+                                  .Attr<Shape>("after")
+                                  .Attr<int64_t>("groups")
+                                  .Attr<bool>("scaled")
+                                  .Attr<bool>("shifted")
+                                  .Attr<bool>("added")
+                                  .Attr<int64_t>("nonlinearity"));
 
 extern "C" void cnnjax_set_threads(int count) {
   worker().run([count] { omp_set_num_threads(count); });

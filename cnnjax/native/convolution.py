@@ -37,24 +37,29 @@ def convolution(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Arr
     return _forward.bind(images, kernel, window=window, hidden=())
 
 
-def _xla_forward(images: jax.Array, kernel: jax.Array, *, window: Window, hidden: tuple[int, ...]) -> jax.Array:
+def xla_convolution(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """Return the same by XLA's convolution."""
     return lax.conv_general_dilated(
         images, kernel, window.strides, window.padding, rhs_dilation=window.dilation,
         dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=window.groups,
     )  # fmt: skip
 
 
+def _xla_forward(images: jax.Array, kernel: jax.Array, *, window: Window, hidden: tuple[int, ...]) -> jax.Array:
+    return xla_convolution(images, kernel, window)
+
+
 def _xla_input_gradient(kernel: jax.Array, cotangent: jax.Array, *, window: Window, hidden: tuple[int, ...]) -> Any:
     images = jax.ShapeDtypeStruct(_input_shape(kernel, cotangent, window, hidden), cotangent.dtype)
-    return jax.linear_transpose(lambda x: _xla_forward(x, kernel, window=window, hidden=()), images)(cotangent)[0]
+    return jax.linear_transpose(lambda x: xla_convolution(x, kernel, window), images)(cotangent)[0]
 
 
 def _xla_kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: Window, hidden: tuple[int, ...]) -> Any:
     kernel = jax.ShapeDtypeStruct(_kernel_shape(images, cotangent, window, hidden), cotangent.dtype)
-    return jax.linear_transpose(lambda w: _xla_forward(images, w, window=window, hidden=()), kernel)(cotangent)[0]
+    return jax.linear_transpose(lambda w: xla_convolution(images, w, window), kernel)(cotangent)[0]
 
 
-def _output_shape(images: Any, kernel: Any, window: Window, _: tuple[int, ...]) -> tuple[int, ...]:
+def output_shape(images: Any, kernel: Any, window: Window, _: tuple[int, ...] = ()) -> tuple[int, ...]:
     spread = ((k - 1) * d + 1 for k, d in zip(kernel.shape[:2], window.dilation, strict=True))
     height, width = (
         (size + before + after - extent) // stride + 1
@@ -83,7 +88,7 @@ def _product(name: str, kind: int, shape: Callable[..., tuple[int, ...]], xla: C
     anywhere = mlir.lower_fun(xla, multiple_results=False)
     mlir.register_lowering(product, anywhere)
     mlir.register_lowering(product, functools.partial(_lower_on_cpu, kind, anywhere), platform="cpu")
-    batching.primitive_batchers[product] = functools.partial(_one_after_the_other, product)
+    batching.primitive_batchers[product] = functools.partial(one_after_the_other, product)
     return product
 
 
@@ -93,17 +98,26 @@ def _lower_on_cpu(
     if load() is None:
         return xla(context, a, b, window=window, hidden=hidden)
 
+    return jax.ffi.ffi_lowering(TARGET)(context, a, b, kind=np.int64(kind), **attributes(window))
+
+
+def attributes(window: Window) -> dict[str, Any]:
+    """Return a window as convolution.cc reads it."""
+
     def numbers(values: Any) -> np.ndarray:
         return np.array(tuple(values), np.int64)
 
-    return jax.ffi.ffi_lowering(TARGET)(
-        context, a, b, kind=np.int64(kind), strides=numbers(window.strides), dilation=numbers(window.dilation),
-        before=numbers(edge[0] for edge in window.padding), after=numbers(edge[1] for edge in window.padding),
-        groups=np.int64(window.groups),
-    )  # fmt: skip
+    return {
+        "strides": numbers(window.strides),
+        "dilation": numbers(window.dilation),
+        "before": numbers(edge[0] for edge in window.padding),
+        "after": numbers(edge[1] for edge in window.padding),
+        "groups": np.int64(window.groups),
+    }
 
 
-def _one_after_the_other(product: Primitive, operands: Any, axes: Any, **options: Any) -> tuple[Any, int]:
+def one_after_the_other(product: Primitive, operands: Any, axes: Any, **options: Any) -> tuple[Any, int]:
+    """Batch a primitive without doing its members at once."""
     moved = [x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True)]
     batched = [x for x, axis in zip(moved, axes, strict=True) if axis is not None]
 
@@ -116,7 +130,7 @@ def _one_after_the_other(product: Primitive, operands: Any, axes: Any, **options
     return lax.map(one, batched), 0
 
 
-_forward = _product("convolution", 0, _output_shape, _xla_forward)
+_forward = _product("convolution", 0, output_shape, _xla_forward)
 _input_gradient = _product("convolution_input_gradient", 1, _input_shape, _xla_input_gradient)
 _kernel_gradient = _product("convolution_kernel_gradient", 2, _kernel_shape, _xla_kernel_gradient)
 

@@ -10,18 +10,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LIBRARY = Path(__file__).parent / "libcnnjax.so"
-TARGET = "cnnjax_convolution"
+TARGET, TARGET_WITH_EPILOGUE = "cnnjax_convolution", "cnnjax_convolution_with_epilogue"
 
 
 class Library:
-    """The loaded library; its convolution is known to XLA as `TARGET`."""
+    """The loaded library; its convolutions are known to XLA by the two names above."""
 
     def __init__(self, path: Path):
         import jax
 
         with _sleeping_threads():
             loaded = ctypes.CDLL(str(path))
-        jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(loaded.CnnjaxConvolution), platform="cpu")
+        for name, handler in (
+            (TARGET, loaded.CnnjaxConvolution),
+            (TARGET_WITH_EPILOGUE, loaded.CnnjaxConvolutionWithEpilogue),
+        ):
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
         self.threads = cores()
         loaded.cnnjax_set_threads(self.threads)
         version = loaded.cnnjax_onednn_version()

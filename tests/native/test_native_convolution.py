@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnjax import create, init
-from cnnjax.models import layers
-from cnnjax.native import Window, convolution, load
-from cnnjax.native.convolution import _xla_forward
+from cnnjax.models import convolution as rules
+from cnnjax.native import NONLINEARITIES, Window, convolution, convolution_with_epilogue, load
+from cnnjax.native.convolution import xla_convolution
 from cnnjax.native.library import cores
 
 needs_library = pytest.mark.skipif(load() is None, reason="the native part is not built or off (make native)")
@@ -51,7 +51,7 @@ def exact(images, kernel, window, cotangent):
     """Return XLA's convolution and its two gradients, computed in float64."""
     with jax.enable_x64(True):
         wide = [np.asarray(a, np.float64) for a in (images, kernel, cotangent)]
-        result, back = jax.vjp(lambda x, w: _xla_forward(x, w, window=window, hidden=()), *map(jnp.asarray, wide[:2]))
+        result, back = jax.vjp(lambda x, w: xla_convolution(x, w, window), *map(jnp.asarray, wide[:2]))
         return tuple(map(np.asarray, (result, *back(jnp.asarray(wide[2])))))
 
 
@@ -77,6 +77,25 @@ def test_it_and_its_gradients_are_xlas_in_float64(case):
     for ours, theirs in zip((found, *back(cotangent)), expected, strict=True):
         assert ours.shape == theirs.shape
         assert error(ours, theirs) < CLOSE
+
+
+@needs_library
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(cases(), st.tuples(st.booleans(), st.booleans(), st.booleans()), st.sampled_from(sorted(NONLINEARITIES)))
+def test_with_an_epilogue_it_is_the_same_in_steps(case, parts, nonlinearity):
+    images_shape, kernel_shape, window, seed = case
+    images, kernel = random(seed, images_shape, kernel_shape)
+    shape = convolution(images, kernel, window).shape
+    others = dict(zip(("scale", "offset", "added"), random(seed + 2, shape[-1:], shape[-1:], shape), strict=True))
+    given_parts = {name: other for (name, other), there in zip(others.items(), parts, strict=True) if there}
+    found = convolution_with_epilogue(images, kernel, window, **given_parts, nonlinearity=nonlinearity)
+    with jax.enable_x64(True):
+        wide = {name: np.asarray(other, np.float64) for name, other in given_parts.items()}
+        expected = xla_convolution(np.asarray(images, np.float64), np.asarray(kernel, np.float64), window)
+        expected = np.asarray(expected)
+        expected = expected * wide.get("scale", 1.0) + wide.get("offset", 0.0) + wide.get("added", 0.0)
+        expected = np.asarray(NONLINEARITIES[nonlinearity](jnp.asarray(expected)))
+    assert error(found, expected) < CLOSE
 
 
 PLAIN = Window((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
@@ -107,7 +126,7 @@ class TestDerivatives:
             return jax.jit(jax.grad(slope, (0, 1)))(self.images, self.kernel)
 
         ours = curvature(lambda x, w: convolution(x, w, PLAIN))
-        theirs = curvature(lambda x, w: _xla_forward(x, w, window=PLAIN, hidden=()))
+        theirs = curvature(lambda x, w: xla_convolution(x, w, PLAIN))
         for a, b in zip(ours, theirs, strict=True):
             assert error(a, np.asarray(b, np.float64)) < 1e-4
 
@@ -124,6 +143,26 @@ class TestDerivatives:
             alone = grads(*(a[member] if axis == 0 else a for a, axis in zip(given, axes, strict=True)))
             for found, expected in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
                 np.testing.assert_allclose(found[member], expected, rtol=1e-5)
+
+
+@needs_library
+def test_derivatives_with_an_epilogue_are_those_of_its_steps():
+    images, kernel, scale, offset, added = random(3, (2, 6, 7, 3), (3, 3, 3, 4), (4,), (4,), (2, 6, 7, 4))
+
+    def at_once(*operands):
+        x, w, a, b, y = operands
+        return (convolution_with_epilogue(x, w, PLAIN, scale=a, offset=b, added=y, nonlinearity="tanh") ** 2).sum()
+
+    def in_steps(*operands):
+        x, w, a, b, y = operands
+        return (jnp.tanh(convolution(x, w, PLAIN) * a[None, None, None] + b[None, None, None] + y) ** 2).sum()
+
+    operands, every = (images, kernel, scale, offset, added), (0, 1, 2, 3, 4)
+    for ours, theirs in zip(jax.grad(at_once, every)(*operands), jax.grad(in_steps, every)(*operands), strict=True):
+        assert error(ours, np.asarray(theirs, np.float64)) < CLOSE
+    members = jax.vmap(lambda x: convolution_with_epilogue(x, kernel, PLAIN, offset=offset, nonlinearity="relu"))
+    found = members(np.stack([images, 2 * images]))
+    assert error(found[1], np.asarray(members((2 * images)[None])[0], np.float64)) == 0
 
 
 @needs_library
@@ -183,7 +222,7 @@ print(sizes[-1] - sizes[3])
 def test_a_network_takes_it_on_the_cpu_and_xla_elsewhere():
     arch = create("resnet20_cifar", depths=(1,))
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
-    assert layers.lowering(jnp.dtype("float32")).startswith("oneDNN")
+    assert rules.lowering(jnp.dtype("float32")).startswith("oneDNN")
     variables = jax.eval_shape(lambda: init(arch, jax.random.key(0)))
 
     def loss(variables, images):
@@ -208,8 +247,8 @@ from pathlib import Path
 from cnnjax.native import library
 library.LIBRARY = Path({str(folder)!r}) / "libcnnjax.so"
 import jax.numpy as jnp
-from cnnjax.models import layers
-print(layers.lowering(jnp.dtype("float32")))
+from cnnjax.models import convolution
+print(convolution.lowering(jnp.dtype("float32")))
 """
         return subprocess.run(
             [sys.executable, "-c", code],
@@ -221,24 +260,24 @@ print(layers.lowering(jnp.dtype("float32")))
 
     def test_without_a_library_nothing_is_said(self, tmp_path):
         done = self.run(tmp_path)
-        assert done.stdout == "xla\n"
+        assert done.stdout == "xla-cpu\n"
         assert "notice" not in done.stderr
 
     @pytest.mark.parametrize("content", [b"", b"no library", b"\x7fELF" + bytes(100)])
     def test_a_broken_library_is_one_line_of_notice(self, tmp_path, content):
         (tmp_path / "libcnnjax.so").write_bytes(content)
         done = self.run(tmp_path)
-        assert done.stdout == "xla\n"
+        assert done.stdout == "xla-cpu\n"
         assert [line for line in done.stderr.splitlines() if "notice: the native convolution cannot be used" in line]
 
     def test_a_library_of_something_else_is_one_line_of_notice(self, tmp_path):
         (tmp_path / "libcnnjax.so").symlink_to(ctypes.util.find_library("c") or "libc.so.6")
-        assert self.run(tmp_path).stdout == "xla\n"
+        assert self.run(tmp_path).stdout == "xla-cpu\n"
 
     def test_it_can_be_turned_off(self, tmp_path):
         (tmp_path / "libcnnjax.so").write_bytes(b"no library")
         done = self.run(tmp_path, native="0")
-        assert (done.stdout, "notice" in done.stderr) == ("xla\n", False)
+        assert (done.stdout, "notice" in done.stderr) == ("xla-cpu\n", False)
 
 
 @pytest.mark.parametrize(

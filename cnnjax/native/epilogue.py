@@ -1,0 +1,107 @@
+"""A convolution with what follows it, for evaluation: scale and offset by channel, an added array, a nonlinearity.
+
+On a CPU oneDNN applies them to each output before it is stored, so that the activations go through memory once instead
+of twice. It is not differentiated itself: where a derivative is asked for, the same is computed in separate steps.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+
+from cnnjax.native.convolution import (
+    Window,
+    attributes,
+    convolution,
+    one_after_the_other,
+    output_shape,
+    xla_convolution,
+)
+from cnnjax.native.library import TARGET_WITH_EPILOGUE, load
+
+NONLINEARITIES: dict[str, Callable[[Any], jax.Array]] = {
+    "identity": jax.nn.identity, "relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid, "tanh": jax.nn.tanh,
+}  # fmt: skip
+"""By the names that convolution.cc counts, in its order."""
+
+
+class Epilogue(NamedTuple):
+    """Which parts there are, in the order in which they are applied."""
+
+    scaled: bool
+    shifted: bool
+    added: bool
+    nonlinearity: str
+
+
+def convolution_with_epilogue(
+    images: jax.Array, kernel: jax.Array, window: Window, *, scale: jax.Array | None = None,
+    offset: jax.Array | None = None, added: jax.Array | None = None, nonlinearity: str = "identity",
+) -> jax.Array:  # fmt: skip
+    """Return nonlinearity(convolution * scale + offset + added) of [N, H, W, C] and [h, w, C / groups, C'].
+
+    ``scale`` and ``offset`` are float32 [C']; ``added`` has the shape and type of the result.
+    """
+    if added is not None and (window.groups > 1 or kernel.shape[3] == 1):
+        # There oneDNN 2.6 adds the wrong elements: seen with depthwise kernels, and with one output channel.
+        found = convolution_with_epilogue(images, kernel, window, scale=scale, offset=offset)
+        return NONLINEARITIES[nonlinearity](found + added)
+    epilogue = Epilogue(scale is not None, offset is not None, added is not None, nonlinearity)
+    others = [other for other in (scale, offset, added) if other is not None]
+    return _differentiable(window, epilogue, images, kernel, *others)
+
+
+def _in_steps(
+    window: Window, epilogue: Epilogue, convolve: Callable[..., jax.Array], images: jax.Array, kernel: jax.Array,
+    *others: jax.Array,
+) -> jax.Array:  # fmt: skip
+    result, given = convolve(images, kernel, window), iter(others)
+    if epilogue.scaled:
+        result = (result * next(given)[None, None, None]).astype(result.dtype)
+    if epilogue.shifted:
+        result = (result + next(given)[None, None, None]).astype(result.dtype)
+    if epilogue.added:
+        result = result + next(given)
+    return NONLINEARITIES[epilogue.nonlinearity](result)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _differentiable(window: Window, epilogue: Epilogue, *operands: jax.Array) -> jax.Array:
+    return _at_once.bind(*operands, window=window, epilogue=epilogue)
+
+
+@_differentiable.defjvp
+def _jvp(window: Window, epilogue: Epilogue, primals: Any, tangents: Any) -> Any:
+    return jax.jvp(functools.partial(_in_steps, window, epilogue, convolution), primals, tangents)
+
+
+def _by_xla(*operands: jax.Array, window: Window, epilogue: Epilogue) -> jax.Array:
+    return _in_steps(window, epilogue, xla_convolution, *operands)
+
+
+_elsewhere = mlir.lower_fun(_by_xla, multiple_results=False)
+
+
+def _lower_on_cpu(context: Any, *operands: Any, window: Window, epilogue: Epilogue) -> Any:
+    if load() is None:
+        return _elsewhere(context, *operands, window=window, epilogue=epilogue)
+    return jax.ffi.ffi_lowering(TARGET_WITH_EPILOGUE)(
+        context, *operands, **attributes(window), scaled=epilogue.scaled, shifted=epilogue.shifted,
+        added=epilogue.added, nonlinearity=np.int64(list(NONLINEARITIES).index(epilogue.nonlinearity)),
+    )  # fmt: skip
+
+
+_at_once = Primitive("convolution_with_epilogue")
+_at_once.def_impl(functools.partial(jax.jit, static_argnames=("window", "epilogue"))(_at_once.bind))
+_at_once.def_abstract_eval(
+    lambda images, kernel, *others, window, epilogue: jax.core.ShapedArray(
+        output_shape(images, kernel, window), images.dtype
+    )
+)
+mlir.register_lowering(_at_once, _elsewhere)
+mlir.register_lowering(_at_once, _lower_on_cpu, platform="cpu")
+batching.primitive_batchers[_at_once] = functools.partial(one_after_the_other, _at_once)
