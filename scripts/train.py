@@ -54,7 +54,7 @@ def train(arguments: list[str]) -> None:
     description = "--model NAME, given first, puts another variant in the network's place."
     prog = f"scripts/train.py {arguments[0]}"
     experiment, out, resume, platform = cli.parse(options, rest, prog, description=description)
-    cli.use_platform(platform)
+    cli.start_jax(platform)
     full_name = run_name(f"{name},model={model}" if model else name, chosen, experiment)
     launch.run(launch.Run(full_name, experiment, out or Path("runs") / full_name), Console(), resume)
 

@@ -24,6 +24,8 @@ from cnnjax.trained import load
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
+KEPT = {}
+"""Where the scripts that `call` starts keep their compiled programs."""
 
 
 def command(*arguments):
@@ -32,8 +34,15 @@ def command(*arguments):
 
 def call(*arguments, cwd, **environment):
     return subprocess.run(
-        command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=240, env={**os.environ, **environment}
-    )
+        command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=240,
+        env={**os.environ, **KEPT, **environment},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs(tmp_path_factory):
+    KEPT["CNNJAX_CACHE"] = str(tmp_path_factory.mktemp("programs"))
+    return Path(KEPT["CNNJAX_CACHE"]) / "compiled"
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +105,16 @@ def test_summary_prints_the_published_figures(workplace):
     assert "576" in larger.stdout
 
 
-def test_a_config_reproduces_its_run(workplace):
-    done = call("train.py", "runs/done/config.json", "--out", "runs/again", cwd=workplace)
-    assert done.returncode == 0, done.stderr
-    first, again = (load(workplace / "runs" / name).variables.params for name in ("done", "again"))
-    assert all(np.array_equal(a, leaves_by_path(again)[path]) for path, a in leaves_by_path(first).items())
+def test_a_config_reproduces_its_run_by_kept_programs_and_by_fresh_ones(workplace, programs):
+    before = sorted(programs.iterdir())
+    again = call("train.py", "runs/done/config.json", "--out", "runs/again", cwd=workplace)
+    assert again.returncode == 0, again.stderr
+    assert sorted(programs.iterdir()) == before  # all were there
+    fresh = call("train.py", "runs/done/config.json", "--out", "runs/fresh", cwd=workplace, CNNJAX_CACHE="0")
+    assert fresh.returncode == 0, fresh.stderr
+    first, *others = (load(workplace / "runs" / name).variables.params for name in ("done", "again", "fresh"))
+    for other in others:
+        assert all(np.array_equal(a, leaves_by_path(other)[path]) for path, a in leaves_by_path(first).items())
 
 
 def test_an_experiment_file_of_ones_own(workplace, digits):
