@@ -106,6 +106,12 @@ def list_paths(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
+def newest_step(folder: Path) -> int:
+    """Return the newest checkpoint's step, by its name alone; 0 where there is none."""
+    paths = list_paths(folder)
+    return int(paths[-1].name.removeprefix("step-")) if paths else 0
+
+
 def newest_good(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest undamaged checkpoint, or None where there never was one, and a line on each one set aside.
 

@@ -6,6 +6,7 @@ metrics.jsonl      one line an epoch, each epoch once
 checkpoints/       see `cnnjax.checkpoint`
 .lock              held by the process that writes to the folder
 results.json       the figures of the best parameters; there when the run is finished
+profile/           what JAX's profiler saw, where `--profile` asked for it
 *.png report.html  see `cnnjax.report`
 """
 
