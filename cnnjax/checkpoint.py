@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from cnnjax.errors import UserError
@@ -73,7 +74,10 @@ def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like)
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(checkpoint.path.resolve() / item, target)
+        restored = checkpointer.restore(checkpoint.path.resolve() / item, target)
+    # orbax binds arrays to their device, and a jitted function with bound arrays is another program. Free ones are what
+    # a fresh start has, so that a continued training runs the programs of one that was never stopped.
+    return jax.tree.map(lambda leaf: jax.device_put(np.array(leaf)), restored)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
