@@ -64,9 +64,10 @@ def run(
             told = f"{this.folder} is finished already; another --seed or --out makes another run"
             console.print(told, highlight=False, soft_wrap=True)
         else:
-            folder.record_environment(
-                environment(lowering(steps_per_epoch, this.experiment.model)) | {"data": dataset.record()}
-            )
+            computed = environment(lowering(steps_per_epoch, this.experiment.model))
+            changed = folder.record_environment(computed | {"data": dataset.record()})
+            if changed and checkpoint.newest_step(folder.checkpoints):
+                console.print(_other_bits(changed), highlight=False, soft_wrap=True)
             results = _train(this, dataset, folder, console, profiled)
     print_results(this.name, results, console)
     console.print(f"results: {this.folder}/   open {this.folder}/report.html", highlight=False, soft_wrap=True)
@@ -94,6 +95,12 @@ def lowering(steps_per_epoch: int, arch: Arch) -> dict[str, Any]:
         "steps_per_dispatch": steps_per_dispatch(jax.default_backend(), steps_per_epoch),
         "convolution": layers.lowering(jnp.dtype(arch.dtype)),
     }
+
+
+def _other_bits(changed: dict[str, tuple[Any, Any]]) -> str:
+    now = ", ".join(f"{name} {new}" for name, (_, new) in changed.items())
+    before = ", ".join(f"{name} {old}" for name, (old, _) in changed.items())
+    return f"notice: continuing with {now}, and before it was {before}: the result will not be the same bit for bit"
 
 
 def print_results(name: str, results: dict[str, Any], console: Console) -> None:
