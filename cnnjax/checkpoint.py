@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from cnnjax.errors import UserError
@@ -73,7 +74,10 @@ def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like)
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(checkpoint.path.resolve() / item, target)
+        restored = checkpointer.restore(checkpoint.path.resolve() / item, target)
+    # orbax binds arrays to their device, and a jitted function with bound arrays is another program. Free ones are what
+    # a fresh start has, so that a continued training runs the programs of one that was never stopped.
+    return jax.tree.map(lambda leaf: jax.device_put(np.array(leaf)), restored)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -104,6 +108,12 @@ def list_paths(folder: Path) -> list[Path]:
     """Return the checkpoints' folders, oldest first."""
     found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def newest_step(folder: Path) -> int:
+    """Return the newest checkpoint's step, by its name alone; 0 where there is none."""
+    paths = list_paths(folder)
+    return int(paths[-1].name.removeprefix("step-")) if paths else 0
 
 
 def newest_good(folder: Path) -> tuple[Checkpoint | None, list[str]]:

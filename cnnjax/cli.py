@@ -127,6 +127,14 @@ def use_platform(platform: Platform) -> None:
         ) from error
 
 
+def start_jax(platform: Platform) -> None:
+    """Compute on that platform, with the programs that earlier starts have compiled; before anything is computed."""
+    use_platform(platform)
+    from cnnjax.compilation import keep_programs
+
+    keep_programs()
+
+
 def list_experiments(folder: Path = EXPERIMENTS) -> dict[str, str]:
     """Return the published experiments with the first line of each one's docstring; their code is not run."""
     found = {}

@@ -21,6 +21,7 @@ from cnnjax.progress import TerminalProgress
 from cnnjax.run_folder import RunFolder, environment
 from cnnjax.train.evaluation import evaluate, to_device
 from cnnjax.train.loop import Outcome, fit, plan
+from cnnjax.train.profiling import Profile, check_steps
 from cnnjax.train.step import steps_per_dispatch
 
 PARTS = ("train", "validation", "test")
@@ -35,8 +36,12 @@ class Run:
     folder: Path
 
 
-def run(this: Run, console: Console, resume: Literal["auto", "never"] = "auto") -> dict[str, Any]:
+def run(
+    this: Run, console: Console, resume: Literal["auto", "never"] = "auto", profiled: range | None = None
+) -> dict[str, Any]:
     """Train, or continue, or say that it is finished; return the results, which are also in results.json.
+
+    A trace of the steps ``profiled``, counted from this start, goes to the run's folder.
 
     Raises:
         UserError: the config does not fit the data or the folder; Diverged; Interrupted (Ctrl-C or SIGTERM).
@@ -48,6 +53,9 @@ def run(this: Run, console: Console, resume: Literal["auto", "never"] = "auto") 
     folder.check(this.experiment)
     dataset = data.load(this.experiment.data)
     steps_per_epoch, _ = plan(this.experiment, dataset)
+    if profiled is not None:
+        done = checkpoint.newest_step(folder.checkpoints)
+        check_steps(profiled, 0 if folder.finished else steps_per_epoch * this.experiment.train.epochs - done)
     with folder.locked():
         folder.start(this.name, this.experiment)
         if folder.finished:
@@ -56,17 +64,23 @@ def run(this: Run, console: Console, resume: Literal["auto", "never"] = "auto") 
             told = f"{this.folder} is finished already; another --seed or --out makes another run"
             console.print(told, highlight=False, soft_wrap=True)
         else:
-            folder.record_environment(
-                environment(lowering(steps_per_epoch, this.experiment.model)) | {"data": dataset.record()}
-            )
-            results = _train(this, dataset, folder, console)
+            computed = environment(lowering(steps_per_epoch, this.experiment.model))
+            changed = folder.record_environment(computed | {"data": dataset.record()})
+            if changed and checkpoint.newest_step(folder.checkpoints):
+                console.print(_other_bits(changed), highlight=False, soft_wrap=True)
+            results = _train(this, dataset, folder, console, profiled)
     print_results(this.name, results, console)
     console.print(f"results: {this.folder}/   open {this.folder}/report.html", highlight=False, soft_wrap=True)
     return results
 
 
-def _train(this: Run, dataset: Dataset, folder: RunFolder, console: Console) -> dict[str, Any]:
-    outcome = _fit(this, dataset, folder, console)
+def _train(
+    this: Run, dataset: Dataset, folder: RunFolder, console: Console, profiled: range | None
+) -> dict[str, Any]:  # fmt: skip
+    profile = None if profiled is None else Profile(profiled, this.folder / "profile")
+    outcome = _fit(this, dataset, folder, console, profile)
+    if profile:
+        console.print(profile.told(), highlight=False, soft_wrap=True)
     console.print("judging the best parameters, drawing the report ...", highlight=False)
     variables = trained.load(this.folder).variables
     results = _judge(this.experiment, dataset, outcome, variables, folder)
@@ -82,6 +96,12 @@ def lowering(steps_per_epoch: int, arch: Arch) -> dict[str, Any]:
         "convolution": convolution.lowering(jnp.dtype(arch.dtype)),
         "max_pool": pooling_lowering(),
     }
+
+
+def _other_bits(changed: dict[str, tuple[Any, Any]]) -> str:
+    now = ", ".join(f"{name} {new}" for name, (_, new) in changed.items())
+    before = ", ".join(f"{name} {old}" for name, (old, _) in changed.items())
+    return f"notice: continuing with {now}, and before it was {before}: the result will not be the same bit for bit"
 
 
 def print_results(name: str, results: dict[str, Any], console: Console) -> None:
@@ -100,14 +120,16 @@ def print_results(name: str, results: dict[str, Any], console: Console) -> None:
     console.print(speed, highlight=False)
 
 
-def _fit(this: Run, dataset: Dataset, folder: RunFolder, console: Console) -> Outcome:
+def _fit(this: Run, dataset: Dataset, folder: RunFolder, console: Console, profile: Profile | None) -> Outcome:
     progress = TerminalProgress(console)
     message = f"interrupted; the same command continues {this.folder} from what is saved there"
     try:
         with deferred_signals(message) as poll:
-            return fit(this.experiment, dataset, folder, progress, poll)
+            return fit(this.experiment, dataset, folder, progress, poll, profile)
     finally:
         progress.close()
+        if profile:
+            profile.close()
 
 
 def _judge(

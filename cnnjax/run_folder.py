@@ -6,6 +6,7 @@ metrics.jsonl      one line an epoch, each epoch once
 checkpoints/       see `cnnjax.checkpoint`
 .lock              held by the process that writes to the folder
 results.json       the figures of the best parameters; there when the run is finished
+profile/           what JAX's profiler saw, where `--profile` asked for it
 *.png report.html  see `cnnjax.report`
 """
 
@@ -40,6 +41,8 @@ ROW = (
 """What each line of metrics.jsonl has, and more."""
 PLACES_NOT_CONTENT = ("data.dir",)
 """Options that say where something lies: they neither name a run nor make it another one."""
+DECISIVE = ("backend", "device", "packages.jax", "packages.jaxlib")
+"""What in an environment's entry decides the bits of a result, besides everything in its lowering."""
 
 
 def experiment_from_dict(data: Any) -> Experiment:
@@ -131,13 +134,19 @@ class RunFolder:
             write_json(config, {"format": FORMAT, "name": name, "experiment": experiment.to_dict()})
         self.checkpoints.mkdir(exist_ok=True)
 
-    def record_environment(self, entry: dict[str, Any]) -> None:
-        """Add an entry for this start."""
+    def record_environment(self, entry: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Add an entry for this start; return what decides the bits and was another at the start before, both values.
+
+        What only one of the two entries knows is left out.
+        """
         path = self.path / "environment.json"
         before = read_json(path) if path.exists() else []
-        if not isinstance(before, list):
+        if not isinstance(before, list) or not all(isinstance(known, dict) for known in before):
             raise UserError(f"{path} is damaged: it must hold a list; move it away and run the same command again")
         write_json(path, [*before, entry])
+        old, new = flatten(before[-1]) if before else {}, flatten(entry)
+        decisive = [name for name in new if name in old and (name in DECISIVE or name.startswith("lowering."))]
+        return {name: (old[name], new[name]) for name in decisive if old[name] != new[name]}
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one epoch's line."""

@@ -50,7 +50,7 @@ def evaluate(arguments: list[str]) -> None:
         return split, data, platform
 
     split, config, platform = cli.parse(options, arguments[1:], f"scripts/evaluate.py {run}")
-    cli.use_platform(platform)
+    cli.start_jax(platform)
     network = trained.load(run)
     if recorded is None and not named:
         raise UserError(f"{run} does not say which data it was trained on (no config.json); give --data.source NAME")

@@ -39,7 +39,7 @@ def options(
 def predict(arguments: list[str]) -> None:
     """Read the command line, predict, print."""
     run, images, top, platform = cli.parse(options, arguments or ["--help"], "scripts/predict.py")
-    cli.use_platform(platform)
+    cli.start_jax(platform)
 
     from cnnjax import trained
 

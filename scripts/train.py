@@ -29,6 +29,7 @@ def train(arguments: list[str]) -> None:
     from cnnjax import launch
     from cnnjax.config import Experiment
     from cnnjax.run_folder import run_name
+    from cnnjax.train.profiling import read_steps
 
     chosen = cli.replace_model(base, model)
 
@@ -38,6 +39,7 @@ def train(arguments: list[str]) -> None:
         out: Path | None = None,
         resume: Literal["auto", "never"] = "auto",
         platform: cli.Platform = "auto",
+        profile: str | None = None,
         debug: bool = False,
     ) -> Any:
         """Train, or continue where a training stopped.
@@ -47,16 +49,20 @@ def train(arguments: list[str]) -> None:
             out: The run's folder; without it runs/NAME, with the overridden values in the name.
             resume: auto continues the run in the folder; never refuses a folder that holds one.
             platform: What to compute on; auto takes an accelerator where there is one.
+            profile: Steps such as 10:20 (10 to 19, counted from 0 at this start), of which JAX's profiler writes a
+                trace to the run's folder; the results stay the same.
             debug: Show the traceback of an error.
         """
-        return experiment, out, resume, platform
+        return experiment, out, resume, platform, profile
 
     description = "--model NAME, given first, puts another variant in the network's place."
     prog = f"scripts/train.py {arguments[0]}"
-    experiment, out, resume, platform = cli.parse(options, rest, prog, description=description)
-    cli.use_platform(platform)
+    experiment, out, resume, platform, profile = cli.parse(options, rest, prog, description=description)
+    profiled = None if profile is None else read_steps(profile)
+    cli.start_jax(platform)
     full_name = run_name(f"{name},model={model}" if model else name, chosen, experiment)
-    launch.run(launch.Run(full_name, experiment, out or Path("runs") / full_name), Console(), resume)
+    this = launch.Run(full_name, experiment, out or Path("runs") / full_name)
+    launch.run(this, Console(), resume, profiled)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Strict surroundings for every test, and small real and made-up data."""
 
 import functools
+import os
 from pathlib import Path
 
 import jax
@@ -18,6 +19,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the tests' time is compilation. Scripts that tests start, and the oracle tests, compile as users do.
 jax.config.update("jax_disable_most_optimizations", True)
+# Scripts, in this process or in one of their own, keep nothing in the user's cache folder.
+os.environ["CNNJAX_CACHE"] = "0"
 
 
 def _relaxed(function):

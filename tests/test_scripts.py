@@ -24,6 +24,8 @@ from cnnjax.trained import load
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
+KEPT = {}
+"""Where the scripts that `call` starts keep their compiled programs."""
 
 
 def command(*arguments):
@@ -32,8 +34,15 @@ def command(*arguments):
 
 def call(*arguments, cwd, **environment):
     return subprocess.run(
-        command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=240, env={**os.environ, **environment}
-    )
+        command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=240,
+        env={**os.environ, **KEPT, **environment},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs(tmp_path_factory):
+    KEPT["CNNJAX_CACHE"] = str(tmp_path_factory.mktemp("programs"))
+    return Path(KEPT["CNNJAX_CACHE"]) / "compiled"
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +105,16 @@ def test_summary_prints_the_published_figures(workplace):
     assert "576" in larger.stdout
 
 
-def test_a_config_reproduces_its_run(workplace):
-    done = call("train.py", "runs/done/config.json", "--out", "runs/again", cwd=workplace)
-    assert done.returncode == 0, done.stderr
-    first, again = (load(workplace / "runs" / name).variables.params for name in ("done", "again"))
-    assert all(np.array_equal(a, leaves_by_path(again)[path]) for path, a in leaves_by_path(first).items())
+def test_a_config_reproduces_its_run_by_kept_programs_and_by_fresh_ones(workplace, programs):
+    before = sorted(programs.iterdir())
+    again = call("train.py", "runs/done/config.json", "--out", "runs/again", cwd=workplace)
+    assert again.returncode == 0, again.stderr
+    assert sorted(programs.iterdir()) == before  # all were there
+    fresh = call("train.py", "runs/done/config.json", "--out", "runs/fresh", cwd=workplace, CNNJAX_CACHE="0")
+    assert fresh.returncode == 0, fresh.stderr
+    first, *others = (load(workplace / "runs" / name).variables.params for name in ("done", "again", "fresh"))
+    for other in others:
+        assert all(np.array_equal(a, leaves_by_path(other)[path]) for path, a in leaves_by_path(first).items())
 
 
 def test_an_experiment_file_of_ones_own(workplace, digits):
@@ -136,6 +150,7 @@ def test_another_model_is_named_in_the_runs_name(workplace, digits):
                 "(default: 0.002)",
                 "--platform",
                 "--train.epochs INT",
+                "--profile",
                 "--model",
             ],
         ),
@@ -183,6 +198,11 @@ BAD = [
     (["train.py", "lenet_mini", "--schedule.name", "warmup_cosine", "--schedule.warmup", "30ep"], "it must be shorter"),
     (["train.py", "lenet_mini", "--seed"], "--seed"),
     (["train.py", "lenet_mini", "--platform", "cdua"], "unknown value 'cdua'; did you mean 'cuda'"),
+    (["train.py", "lenet_mini", "--profile", "20:10"], "--profile is '20:10'; it must be two steps that rise"),
+    (["train.py", "lenet_mini", "--profile=-1:5"], "--profile is '-1:5'; it must be two steps that rise"),
+    (["train.py", "lenet_mini", "--profile", "5"], "--profile is '5'; it must be two steps that rise"),
+    (["train.py", "lenet_mini", "--profile", "10:99999"], "--profile is 10:99999 and this start trains"),
+    (["train.py", "runs/done", "--out", "runs/done", "--profile", "0:1"], "there is nothing left to train"),
     (["train.py", "lenet_mini", "--out", "text.png"], "text.png"),
     (["train.py", "lenet_mini", "--out", "runs/done"], "holds a run of another config: data.source was 'mnist'"),
     (["train.py", "lenet_mini", "--out", "photos"], "is not empty and holds no config.json"),

@@ -17,6 +17,7 @@ from cnnjax.run_folder import RunFolder
 from cnnjax.train import early_stopping
 from cnnjax.train.early_stopping import Standing
 from cnnjax.train.evaluation import evaluate, to_device
+from cnnjax.train.profiling import Profile
 from cnnjax.train.step import (
     Tally,
     TrainState,
@@ -52,14 +53,15 @@ class Outcome(NamedTuple):
 
 def fit(
     experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: Progress,
-    poll: Callable[[], None] = lambda: None,
+    poll: Callable[[], None] = lambda: None, profile: Profile | None = None,
 ) -> Outcome:  # fmt: skip
     """Train from the newest good checkpoint in ``folder``, or from the start, to the end; the best one stays there.
 
     Contract of the loop, not to be reordered: an epoch's steps; its evaluation; its line of metrics; its checkpoint;
     only then the next epoch. Killed anywhere and called again, it ends with the same bits as if it had never stopped:
     the order of the images is a function of (seed, epoch), all other chance of (seed, step), and everything else that
-    training changes lies in the checkpoint. ``poll`` is called between steps, so that a caller can interrupt there.
+    training changes lies in the checkpoint. ``poll`` is called between steps, so that a caller can interrupt there;
+    ``profile`` traces some of them.
 
     Raises:
         Diverged: a loss was NaN or infinite; the last good checkpoint stays.
@@ -72,6 +74,8 @@ def fit(
         arch, optimizer, dataset.preprocessing, config.label_smoothing, experiment.augmentation
     )  # fmt: skip
     dispatch = make_dispatch(train_step, config.batch_size, steps_per_epoch)
+    if profile is not None:
+        dispatch = profile.traced(dispatch)
     chunk = steps_per_dispatch(jax.default_backend(), steps_per_epoch)
     key = step_key(experiment.seed)
 

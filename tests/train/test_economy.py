@@ -1,0 +1,152 @@
+"""What the loop may not do: compile anew, or wait for figures of the device in the middle of an epoch."""
+
+import jax
+import numpy as np
+import pytest
+from test_loop import train
+
+from cnnjax import data
+from cnnjax.run_folder import RunFolder
+from cnnjax.train import loop
+from cnnjax.train.loop import fit
+
+ARRAY = type(jax.numpy.zeros(()))
+COMPILATION = "/jax/core/compile/backend_compile_duration"
+STEPS = 10
+"""In an epoch of `experiment`."""
+
+
+class Log(list):
+    """What happens during a fit, in order: dispatch, compile, fetch, epoch (is saved)."""
+
+    def __init__(self, monkeypatch):
+        self.programs = []
+        make = loop.make_dispatch
+
+        def make_watched(*arguments):
+            dispatch = make(*arguments)
+            programs = []
+
+            def watched(*arguments, steps):
+                if not programs:
+                    programs.append(dispatch.lower(*arguments, steps=steps).as_text())
+                    self.programs.append(programs[0])
+                result = dispatch(*arguments, steps=steps)
+                self.append("dispatch")
+                self.tally = result[1]
+                return result
+
+            return watched
+
+        monkeypatch.setattr(loop, "make_dispatch", make_watched)
+        self._watch_fetches(monkeypatch)
+
+    def _watch_fetches(self, monkeypatch):
+        """Note the ways from an array to the host: its value, and what reads its memory without asking it for that."""
+        value = ARRAY._value.fget
+
+        def noted(array):
+            self.append("fetch")
+            return value(array)
+
+        monkeypatch.setattr(ARRAY, "_value", property(noted))
+        for module, name in ((jax, "device_get"), (np, "asarray"), (np, "array")):
+            monkeypatch.setattr(module, name, self._noted(getattr(module, name)))
+
+    def _noted(self, fetch):
+        def noted(value, *arguments, **options):
+            if any(isinstance(leaf, ARRAY) for leaf in jax.tree.leaves(value)):
+                self.append("fetch")
+            return fetch(value, *arguments, **options)
+
+        return noted
+
+    def on_duration(self, event, seconds, **_):
+        if event == COMPILATION:
+            self.append("compile")
+
+    def within_epochs(self):
+        """Return what happens between the second dispatch of each epoch and its last."""
+        inside, dispatches = [], 0
+        for event in self:
+            dispatches += event == "dispatch"
+            if event == "epoch":
+                dispatches = 0
+            elif event != "dispatch" and 2 <= dispatches < STEPS:
+                inside.append(event)
+        return inside
+
+
+@pytest.fixture
+def log(monkeypatch):
+    log = Log(monkeypatch)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_LOOKS", float("inf"))  # the one fetch that is allowed
+    jax.monitoring.register_event_duration_secs_listener(log.on_duration)
+    yield log
+    jax.monitoring.unregister_event_duration_listener(log.on_duration)
+
+
+def watched(progress, log, last=None):
+    """Return a progress that notes each epoch's end, and stops the training after the epoch ``last``."""
+
+    class Watched(type(progress)):
+        def epoch(self, row):
+            super().epoch(row)
+            log.append("epoch")
+            if row["epoch"] == last:
+                raise KeyboardInterrupt
+
+    return Watched()
+
+
+def test_an_epoch_waits_for_nothing_and_only_the_first_one_compiles(experiment, tmp_path, progress, log):
+    train(experiment, tmp_path / "run", watched(progress, log))
+    assert log.count("dispatch") == 3 * STEPS
+    assert log.within_epochs() == []
+    first = log.index("epoch")
+    assert "compile" in log[:first]
+    assert "compile" not in log[first:]  # neither in the steps, nor in the evaluation, nor while it is saved
+
+
+def test_a_continued_training_runs_the_same_programs(experiment, tmp_path, progress, log):
+    with pytest.raises(KeyboardInterrupt):
+        train(experiment, tmp_path / "run", watched(progress, log, last=1))
+    del log[:]
+    train(experiment, tmp_path / "run", watched(progress, log))
+    assert log.count("dispatch") == 2 * STEPS
+    fresh, continued = log.programs
+    assert fresh == continued
+    second = [index for index, event in enumerate(log) if event == "dispatch"][1]
+    assert "compile" not in log[second:]  # the evaluation's program is the one that the first start compiled
+    assert log.within_epochs() == []
+
+
+@pytest.mark.parametrize(
+    "fetch",
+    [
+        float, int, bool, str, lambda a: a.item(), lambda a: a.tolist(), lambda a: jax.device_get(a),
+        lambda a: np.asarray(a), lambda a: np.array(a), lambda a: f"{a:.2f}", lambda a: 1.0 if a > 2 else 0.0,
+    ],
+)  # fmt: skip
+def test_each_way_to_fetch_a_figure_would_be_seen(experiment, tmp_path, progress, log, fetch):
+    experiment = experiment.replace(train=experiment.train.replace(epochs=1))
+    folder = RunFolder(tmp_path / "run")
+    folder.start("run", experiment)
+    fit(experiment, data.load(experiment.data), folder, watched(progress, log), poll=lambda: fetch(log.tally.loss))
+    assert "fetch" in log.within_epochs()
+
+
+def test_the_progress_bar_looks_only_at_what_is_computed(experiment, tmp_path, progress, log, monkeypatch):
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_LOOKS", 0.0)
+    ready, device_get = [], jax.device_get
+
+    def look(tree):
+        epoch = log[len(log) - log[::-1].index("epoch") :] if "epoch" in log else log
+        if epoch.count("dispatch") < STEPS:
+            ready.append(all(leaf.is_ready() for leaf in jax.tree.leaves(tree)))
+        return device_get(tree)
+
+    monkeypatch.setattr(jax, "device_get", look)
+    train(experiment, tmp_path / "run", watched(progress, log))
+    assert ready
+    assert all(ready)

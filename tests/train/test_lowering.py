@@ -1,0 +1,58 @@
+"""Every family's donated train step lowers for every platform, on a machine that has none of them."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cnnjax import create
+from cnnjax.config import Augmentation, Optimizer
+from cnnjax.data import Preprocessing
+from cnnjax.models import FAMILIES, layers
+from cnnjax.native.library import TARGET
+from cnnjax.optim import make_optimizer
+from cnnjax.train.evaluation import DeviceSplit
+from cnnjax.train.step import init_state, make_dispatch, make_train_step, step_key
+
+SMALL = {"num_classes": 10, "input_size": 32, "channels": 3}
+RESNET = {**SMALL, "depths": (1, 1), "width": 16, "stochastic_depth": 0.1}
+ARCHS = {
+    "lenet": create("lenet", **SMALL),
+    "mlp": create("mlp", **SMALL),
+    "basic": create("resnet18", **RESNET),
+    "bottleneck": create("resnet50", **RESNET),
+    "grouped": create("resnext50_32x4d", **{**RESNET, "width": 64}),
+    "v2": create("resnet50_v2", **RESNET),
+    "cifar": create("resnet20_cifar", depths=(1, 1, 1)),
+}
+BATCH = 4
+
+
+def export(arch, *platforms, steps, native=False):
+    """Return the module of a donated dispatch; nothing is computed, and calls unknown to JAX are refused."""
+    optimizer = make_optimizer(Optimizer(name="adamw", weight_decay=0.01, clip_norm=1.0), lambda step: 1e-3)
+    height, width, channels = arch.image_shape
+    preprocessing = Preprocessing(height=height, width=width, mean=(0.5,) * channels, std=(0.25,) * channels)
+    train_step = make_train_step(arch, optimizer, preprocessing, 0.1, Augmentation(pad_crop=2, flip=True))
+    images = jax.ShapeDtypeStruct((2 * BATCH, *arch.image_shape), jnp.uint8)
+    numbers = jax.ShapeDtypeStruct((2 * BATCH,), jnp.int32)
+    state, key = jax.eval_shape(lambda: (init_state(arch, optimizer, 0), step_key(0)))
+    known = [jax.export.DisabledSafetyCheck.custom_call(TARGET)] if native else []
+    exporting = jax.export.export(make_dispatch(train_step, BATCH, 2), platforms=platforms, disabled_checks=known)
+    return exporting(state, DeviceSplit(images, numbers), numbers, key, steps=steps).mlir_module()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ARCHS)
+def test_a_donated_step_lowers_for_every_platform_and_natively_for_the_cpu_alone(name, dtype):
+    arch = ARCHS[name].replace(dtype=dtype)
+    native = name != "mlp" and layers.lowering(jnp.dtype(dtype)) != "xla"
+    accelerators = export(arch, "cuda", "tpu", steps=2)  # each in the way that `steps_per_dispatch` takes there
+    cpu = export(arch, "cpu", steps=1, native=native)
+    assert TARGET not in accelerators
+    assert (TARGET in cpu) == native
+    for module in (accelerators, cpu):
+        assert "tf.aliasing_output" in module or "jax.buffer_donor" in module
+
+
+def test_every_family_is_here():
+    assert {type(arch) for arch in ARCHS.values()} == set(FAMILIES.values())
