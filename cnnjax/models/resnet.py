@@ -206,7 +206,7 @@ class Block(nnx.Module):
         skip = self.shortcut(x, y)
         for conv, norm in zip(convs[:-1], norms[:-1], strict=True):
             y = convolve(conv, y, norm=norm, activation=self.activation)
-        if self.drop.drops:
+        if getattr(self.drop, "drops", False):  # `functional.layer_calls` puts functions in the place of layers
             y = self.drop(convolve(convs[-1], y, norm=norms[-1]), rngs)
             return last_activation(y if skip is None else y + skip)
         return convolve(convs[-1], y, norm=norms[-1], added=skip, activation=last_activation)

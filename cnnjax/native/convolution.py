@@ -30,11 +30,19 @@ class Window(NamedTuple):
 
 def convolution(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """Convolve [N, H, W, C] with [h, w, C / groups, C']; both float32, or both bfloat16."""
-    if kernel.shape[:2] == (1, 1) and (window.strides != (1, 1) or any(map(any, window.padding))):
-        # The kernel gradient of oneDNN 2.6 for strided 1x1 kernels writes beyond its own memory.
-        images = jnp.pad(images, ((0, 0), *window.padding, (0, 0)))[:, :: window.strides[0], :: window.strides[1]]
-        window = Window((1, 1), ((0, 0), (0, 0)), (1, 1), window.groups)
+    images, window = simplified(images, kernel, window)
     return _forward.bind(images, kernel, window=window, hidden=())
+
+
+def simplified(images: jax.Array, kernel: jax.Array, window: Window) -> tuple[jax.Array, Window]:
+    """Return what gives the same, where a kernel of 1x1 is strided or padded, without the stride and the padding.
+
+    For such kernels oneDNN 2.6 writes beyond its own memory (kernel gradient) or adds the wrong elements (epilogue).
+    """
+    if kernel.shape[:2] != (1, 1) or (window.strides == (1, 1) and not any(map(any, window.padding))):
+        return images, window
+    images = jnp.pad(images, ((0, 0), *window.padding, (0, 0)))[:, :: window.strides[0], :: window.strides[1]]
+    return images, Window((1, 1), ((0, 0), (0, 0)), (1, 1), window.groups)
 
 
 def xla_convolution(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:

@@ -19,6 +19,7 @@ from cnnjax.native.convolution import (
     convolution,
     one_after_the_other,
     output_shape,
+    simplified,
     xla_convolution,
 )
 from cnnjax.native.library import TARGET_WITH_EPILOGUE, load
@@ -46,10 +47,7 @@ def convolution_with_epilogue(
 
     ``scale`` and ``offset`` are float32 [C']; ``added`` has the shape and type of the result.
     """
-    if added is not None and (window.groups > 1 or kernel.shape[3] == 1):
-        # There oneDNN 2.6 adds the wrong elements: seen with depthwise kernels, and with one output channel.
-        found = convolution_with_epilogue(images, kernel, window, scale=scale, offset=offset)
-        return NONLINEARITIES[nonlinearity](found + added)
+    images, window = simplified(images, kernel, window)
     epilogue = Epilogue(scale is not None, offset is not None, added is not None, nonlinearity)
     others = [other for other in (scale, offset, added) if other is not None]
     return _differentiable(window, epilogue, images, kernel, *others)
