@@ -135,6 +135,12 @@ class Train(Fields):
     """Images in a training step, 1 or more; each epoch leaves out what does not fill a last batch."""
     eval_batch_size: int = 500
     """Images in an evaluation step, 1 or more; no image is left out."""
+    accumulate: int = 1
+    """In how many equal parts a batch goes through the network, one after the other: less memory, one update by the
+    mean gradient. Norms see one part at a time, and their running statistics move with each. It divides batch_size."""
+    remat: tuple[str, ...] = ()
+    """Stages whose activations are not kept for the gradient but computed again: less memory, more time, the same
+    result but for rounding. Their names are those that `features` gives, such as stem stage1; all: every stage."""
     label_smoothing: float = 0.0
     """The share of each label spread evenly over all classes, in [0, 1)."""
     keep: int = 2
@@ -142,8 +148,10 @@ class Train(Fields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("epochs", "batch_size", "eval_batch_size", "keep"):
+        for name in ("epochs", "batch_size", "eval_batch_size", "accumulate", "keep"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "1 or more")
+        parts, batch_size = self.accumulate, self.batch_size
+        require(batch_size % parts == 0, "train.accumulate", parts, f"a divisor of train.batch_size, {batch_size}")
         smoothing = self.label_smoothing
         require(0 <= smoothing < 1, "train.label_smoothing", smoothing, "at least 0 and less than 1")
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, choose
 from cnnjax.models.layers import Arch, Features, Network, Outputs, kernel_shape
 
 Tree = dict[str, Any]
@@ -56,8 +56,9 @@ def init(arch: Arch, key: jax.Array) -> Variables:
 
 
 def apply(
-    arch: Arch, variables: Variables, images: jax.Array, *, train: bool = False, key: jax.Array | None = None
-) -> tuple[Outputs, Tree]:
+    arch: Arch, variables: Variables, images: jax.Array, *, train: bool = False, key: jax.Array | None = None,
+    remat: tuple[str, ...] = (),
+) -> tuple[Outputs, Tree]:  # fmt: skip
     """Run the network.
 
     Args:
@@ -66,15 +67,18 @@ def apply(
         images: [N, H, W, C] float, preprocessed.
         train: use the batch's own statistics in norms, and chance in dropout; otherwise the running statistics.
         key: PRNG key for dropout and other chance; needed only with ``train`` and only by networks that use it.
+        remat: stages of `stages`, or "all": their activations are not kept for the gradient but computed again, which
+            costs time and saves memory; results are the same but for rounding.
 
     Returns:
         Outputs with float32 logits [N, classes], and the batch statistics, which change only with ``train``.
 
     Raises:
-        UserError: the variables are not those of ``arch``, or the images do not fit it.
+        UserError: the variables are not those of ``arch``, the images do not fit it, or it has no such stage.
     """
     module = _merge(arch, variables, images)
     module.train() if train else module.eval()
+    module.remat = chosen_stages(arch, remat)
     rngs = None if key is None else nnx.Rngs(default=key)
     outputs = module(_cast(arch, images), rngs)
     _, _, batch_stats = _split(module)
@@ -86,6 +90,29 @@ def features(arch: Arch, variables: Variables, images: jax.Array) -> Features:
     module = _merge(arch, variables, images)
     module.eval()
     return module.features(_cast(arch, images))
+
+
+@functools.lru_cache(maxsize=256)
+def stages(arch: Arch) -> tuple[str, ...]:
+    """Return the names of the stages, in order, as `features` has them."""
+    names: list[str] = []
+
+    def trace(images: jax.Array) -> None:
+        module = arch.build(nnx.Rngs(0))
+        module.eval()
+        names.extend(module.features(_cast(arch, images)))
+
+    jax.eval_shape(trace, jax.ShapeDtypeStruct((1, *arch.image_shape), jnp.float32))
+    return tuple(names)
+
+
+def chosen_stages(arch: Arch, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the stages that are named, all of them for "all"; a name that the network lacks is a UserError."""
+    if not names:
+        return ()
+    for name in names:
+        choose("remat stage", name, (*stages(arch), "all"))
+    return stages(arch) if "all" in names else names
 
 
 def abstract_variables(arch: Arch) -> Variables:
@@ -118,9 +145,9 @@ def _innermost(module: nnx.Module) -> list[tuple[Path, nnx.Module]]:
 
 
 def _recorded(path: Path, layer: Any, calls: list[LayerCall]) -> Callable:
-    def call(x: jax.Array, *others: Any, **options: Any) -> jax.Array:
+    def call(x: jax.Array, *others: Any, **options: Any) -> jax.Array | None:
         output = layer(x, *others, **options)
-        if output is x:  # a layer that does nothing here, such as dropout
+        if output is x or output is None:  # a layer that does nothing here, such as dropout or an absent shortcut
             return output
         parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param)))
         name = "/".join(map(str, path))

@@ -16,13 +16,13 @@ from cnnjax.errors import UserError
 from cnnjax.functional import Variables
 from cnnjax.interrupt import deferred_signals
 from cnnjax.models import convolution
-from cnnjax.models.layers import Arch, pooling_lowering
+from cnnjax.models.layers import pooling_lowering
 from cnnjax.progress import TerminalProgress
 from cnnjax.run_folder import RunFolder, environment
 from cnnjax.train.evaluation import evaluate, to_device
 from cnnjax.train.loop import Outcome, fit, plan
 from cnnjax.train.profiling import Profile, check_steps
-from cnnjax.train.step import steps_per_dispatch
+from cnnjax.train.step import is_unrolled, steps_per_dispatch
 
 PARTS = ("train", "validation", "test")
 
@@ -64,7 +64,7 @@ def run(
             told = f"{this.folder} is finished already; another --seed or --out makes another run"
             console.print(told, highlight=False, soft_wrap=True)
         else:
-            computed = environment(lowering(steps_per_epoch, this.experiment.model))
+            computed = environment(lowering(steps_per_epoch, this.experiment))
             changed = folder.record_environment(computed | {"data": dataset.record()})
             if changed and checkpoint.newest_step(folder.checkpoints):
                 console.print(_other_bits(changed), highlight=False, soft_wrap=True)
@@ -89,13 +89,17 @@ def _train(
     return results
 
 
-def lowering(steps_per_epoch: int, arch: Arch) -> dict[str, Any]:
+def lowering(steps_per_epoch: int, experiment: Experiment) -> dict[str, Any]:
     """Return how things are computed on this backend, where there was a choice; see the rules named."""
-    return {
-        "steps_per_dispatch": steps_per_dispatch(jax.default_backend(), steps_per_epoch),
-        "convolution": convolution.lowering(jnp.dtype(arch.dtype)),
+    backend = jax.default_backend()
+    chosen = {
+        "steps_per_dispatch": steps_per_dispatch(backend, steps_per_epoch),
+        "convolution": convolution.lowering(jnp.dtype(experiment.model.dtype)),
         "max_pool": pooling_lowering(),
     }
+    if experiment.train.accumulate > 1:
+        chosen["accumulation"] = "unrolled" if is_unrolled(backend) else "loop"
+    return chosen
 
 
 def _other_bits(changed: dict[str, tuple[Any, Any]]) -> str:

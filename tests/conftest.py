@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from cnnjax import host_memory
 from cnnjax.config import Data, EarlyStopping, Experiment, Optimizer, Train
 from cnnjax.data.idx import write_idx
 from cnnjax.data.sources import IDX_FILES
@@ -21,6 +22,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
 # Scripts, in this process or in one of their own, keep nothing in the user's cache folder.
 os.environ["CNNJAX_CACHE"] = "0"
+# A script run in this process would begin the process again to get huge pages; the tests' own processes have them.
+os.environ["GLIBC_TUNABLES"] = host_memory.ASKED_FOR
 
 
 def _relaxed(function):

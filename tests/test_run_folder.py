@@ -158,6 +158,18 @@ def test_what_a_kill_in_the_first_moment_leaves_is_no_hindrance(tmp_path, experi
     assert read_config(folder.path / "config.json") == ("a", experiment)
 
 
+def test_a_run_of_a_version_without_some_options_goes_on_as_it_was(tmp_path, experiment):
+    folder = RunFolder(tmp_path)
+    folder.start("a", experiment)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for option in ("accumulate", "remat"):
+        del config["experiment"]["train"][option]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    folder.start("a", experiment)
+    assert read_config(tmp_path / "config.json") == ("a", experiment)
+    assert json.loads((tmp_path / "config.json").read_text()) == config
+
+
 def test_metrics_are_trimmed_to_what_was_saved(tmp_path):
     folder = RunFolder(tmp_path)
     for epoch in (1, 2, 3):

@@ -81,6 +81,19 @@ class Arch(Fields):
 class Network(nnx.Module):
     """Base of every network: named stages, then a head. Chance enters through ``rngs`` at the call alone."""
 
+    remat: tuple[str, ...] = ()
+    """The stages whose activations are computed again for the backward pass; set by `cnnjax.functional.apply`."""
+
+    def stage(self, name: str, run: Callable[..., jax.Array], *arguments: Any) -> jax.Array:
+        """Return ``run(*arguments)``, the activation of a stage; the layers it calls are among the arguments.
+
+        Each stage that is computed again is a checkpoint of its own: only its inputs stay, and its recomputation
+        waits for the gradient that needs it.
+        """
+        if name in self.remat:  # only what a layer changes comes out again: statistics once, and no parameters
+            run = nnx.remat(run, graph_updates=False)
+        return run(*arguments)
+
     def features(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
         """Run the stages on images [N, H, W, C] of any size that they can carry."""
         raise NotImplementedError

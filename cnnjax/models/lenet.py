@@ -92,8 +92,11 @@ class LeNetModule(Network):
         self.head = Dense(84, arch.num_classes, dtype=dtype, rngs=rngs)
 
     def features(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
-        stage1 = self.pool1(convolve(self.conv1, images, activation=self.activation))
-        stage2 = self.pool2(convolve(self.conv2, stage1, activation=self.activation))
+        def run(conv: Conv, pool: Pool, x: jax.Array) -> jax.Array:
+            return pool(convolve(conv, x, activation=self.activation))
+
+        stage1 = self.stage("stage1", run, self.conv1, self.pool1, images)
+        stage2 = self.stage("stage2", run, self.conv2, self.pool2, stage1)
         return {"stage1": stage1, "stage2": stage2}
 
     def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:

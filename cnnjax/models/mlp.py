@@ -39,8 +39,11 @@ class MLPModule(Network):
         self.head = Dense(100, arch.num_classes, dtype=arch.dtype, rngs=rngs)
 
     def features(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
-        stage1 = self.activation(self.dense1(self.flatten(images)))
-        stage2 = self.activation(self.dense2(stage1))
+        def run(dense: Dense, x: jax.Array) -> jax.Array:
+            return self.activation(dense(x))
+
+        stage1 = self.stage("stage1", run, self.dense1, self.flatten(images))
+        stage2 = self.stage("stage2", run, self.dense2, stage1)
         return {"stage1": as_map(stage1), "stage2": as_map(stage2)}
 
     def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:

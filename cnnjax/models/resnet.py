@@ -23,6 +23,7 @@ resnet50_v1 25,583,592, 3.86 G; resnet50_v2 25,568,360, 3.48 G; resnet20_cifar 2
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Literal
 
 import jax
@@ -139,12 +140,10 @@ class ResNetModule(Network):
         self.head = Dense(inputs, arch.num_classes, dtype=arch.dtype, rngs=rngs) if arch.num_classes else None
 
     def features(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
-        x = self.stem(images)
+        x = self.stage("stem", Stem.__call__, self.stem, images)
         found = {"stem": x}
-        for index in range(1, len(self.depths) + 1):
-            for block in getattr(self, f"stage{index}"):
-                x = block(x, rngs)
-            found[f"stage{index}"] = x
+        for name in (f"stage{index}" for index in range(1, len(self.depths) + 1)):
+            found[name] = x = self.stage(name, run_blocks, getattr(self, name), x, rngs)
         return found
 
     def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:
@@ -153,6 +152,12 @@ class ResNetModule(Network):
             x = self.activation(self.norm(x))
         embedding = global_average(x)
         return Outputs(embedding if self.head is None else self.head(embedding))
+
+
+def run_blocks(blocks: Iterable["Block"], x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+    for block in blocks:
+        x = block(x, rngs)
+    return x
 
 
 class Stem(nnx.Module):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
@@ -30,6 +31,10 @@ NONLINEARITIES: dict[str, Callable[[Any], jax.Array]] = {
 """By the names that convolution.cc counts, in its order."""
 
 
+WIDTH = 16
+"""Output channels of which a multiple is needed to add an array: with others oneDNN 2.6 may add the wrong elements."""
+
+
 class Epilogue(NamedTuple):
     """Which parts there are, in the order in which they are applied."""
 
@@ -48,6 +53,9 @@ def convolution_with_epilogue(
     ``scale`` and ``offset`` are float32 [C']; ``added`` has the shape and type of the result.
     """
     images, window = simplified(images, kernel, window)
+    if added is not None and (window.groups > 1 or kernel.shape[3] % WIDTH):
+        found = convolution_with_epilogue(images, kernel, window, scale=scale, offset=offset)
+        return NONLINEARITIES[nonlinearity](found + added)
     epilogue = Epilogue(scale is not None, offset is not None, added is not None, nonlinearity)
     others = [other for other in (scale, offset, added) if other is not None]
     return _differentiable(window, epilogue, images, kernel, *others)
@@ -58,10 +66,11 @@ def _in_steps(
     *others: jax.Array,
 ) -> jax.Array:  # fmt: skip
     result, given = convolve(images, kernel, window), iter(others)
+    dtype = result.dtype
     if epilogue.scaled:
-        result = (result * next(given)[None, None, None]).astype(result.dtype)
+        result = (result.astype(jnp.float32) * next(given)[None, None, None]).astype(dtype)
     if epilogue.shifted:
-        result = (result + next(given)[None, None, None]).astype(result.dtype)
+        result = (result.astype(jnp.float32) + next(given)[None, None, None]).astype(dtype)
     if epilogue.added:
         result = result + next(given)
     return NONLINEARITIES[epilogue.nonlinearity](result)

@@ -12,6 +12,7 @@ from cnnjax import checkpoint
 from cnnjax.config import MOST_STEPS, Experiment
 from cnnjax.data import Dataset, epoch_order
 from cnnjax.errors import Diverged, UserError
+from cnnjax.functional import chosen_stages
 from cnnjax.optim import ScheduleFn, make_optimizer, make_schedule
 from cnnjax.run_folder import RunFolder
 from cnnjax.train import early_stopping
@@ -65,13 +66,14 @@ def fit(
 
     Raises:
         Diverged: a loss was NaN or infinite; the last good checkpoint stays.
-        UserError: the config does not fit the data, or the folder's checkpoints are not of this run.
+        UserError: the config does not fit the data or the network, or the folder's checkpoints are not of this run.
     """
     arch, config = experiment.model, experiment.train
     steps_per_epoch, schedule = plan(experiment, dataset)
     optimizer = make_optimizer(experiment.optimizer, schedule)
     train_step = make_train_step(
-        arch, optimizer, dataset.preprocessing, config.label_smoothing, experiment.augmentation
+        arch, optimizer, dataset.preprocessing, config.label_smoothing, experiment.augmentation, remat=config.remat,
+        accumulate=config.accumulate,
     )  # fmt: skip
     dispatch = make_dispatch(train_step, config.batch_size, steps_per_epoch)
     if profile is not None:
@@ -117,7 +119,7 @@ def fit(
 
 
 def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, ScheduleFn]:
-    """Return the steps in an epoch and the schedule; refuse a config that does not fit the data."""
+    """Return the steps in an epoch and the schedule; refuse a config that does not fit the data or the network."""
     arch, batch_size, count = experiment.model, experiment.train.batch_size, len(dataset.train.labels)
     shape = dataset.train.images.shape[1:]
     if shape != arch.image_shape:
@@ -139,6 +141,7 @@ def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, ScheduleFn]:
             f"augmentation.pad_crop is {padding} and the images are {shape[1]}x{shape[0]}; it must be "
             f"{min(shape[:2]) - 1} or less, so that each crop shows some of its image"
         )
+    chosen_stages(arch, experiment.train.remat)
     steps = count // batch_size
     if steps * experiment.train.epochs > MOST_STEPS:
         raise UserError(

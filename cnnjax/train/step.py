@@ -41,6 +41,16 @@ class TrainState(NamedTuple):
         return Variables(self.params, self.batch_stats)
 
 
+class Gradient(NamedTuple):
+    """What a batch gives: the gradient of its mean loss, the statistics it moved, the loss, how many it got right."""
+
+    params: Tree
+    batch_stats: Tree
+    loss: jax.Array
+    correct: jax.Array
+
+
+GradientFn = Callable[[Variables, jax.Array, jax.Array, jax.Array], Gradient]
 TrainStep = Callable[[TrainState, jax.Array, jax.Array, jax.Array], TrainState]
 Dispatch = Callable[..., tuple[TrainState, Tally]]
 
@@ -76,31 +86,67 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax
 
 def make_train_step(
     arch: Arch, optimizer: optax.GradientTransformation, preprocessing: Preprocessing, label_smoothing: float,
-    augmentation: Augmentation = NO_AUGMENTATION,
+    augmentation: Augmentation = NO_AUGMENTATION, *, remat: tuple[str, ...] = (), accumulate: int = 1,
 ) -> TrainStep:  # fmt: skip
-    """Return the pure function ``(state, images uint8 [B, H, W, C], labels int32 [B], key) -> state``."""
+    """Return the pure function ``(state, images uint8 [B, H, W, C], labels int32 [B], key) -> state``.
+
+    ``remat`` and ``accumulate`` are those of `cnnjax.config.Train`.
+    """
 
     def loss_fn(params: Tree, batch_stats: Tree, images: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
         variables = Variables(params, batch_stats)
-        outputs, new_stats = apply(arch, variables, normalize(preprocessing, images), train=True, key=key)
+        pixels = normalize(preprocessing, images)
+        outputs, new_stats = apply(arch, variables, pixels, train=True, key=key, remat=remat)
         return cross_entropy(outputs.logits, labels, label_smoothing).mean(), (outputs.logits, new_stats)
+
+    def gradient(variables: Variables, images: jax.Array, labels: jax.Array, key: jax.Array) -> Gradient:
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (logits, batch_stats)), grads = grad_fn(*variables, images, labels, key)
+        return Gradient(grads, batch_stats, loss, (logits.argmax(axis=-1) == labels).sum(dtype=jnp.int32))
 
     def train_step(state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array) -> TrainState:
         images, key = augmented(augmentation, images, key)
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (logits, batch_stats)), grads = grad_fn(state.params, state.batch_stats, images, labels, key)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        found = accumulated(gradient, accumulate)(state.variables, images, labels, key)
+        updates, opt_state = optimizer.update(found.params, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        first_bad = (state.tally.bad_step < 0) & ~jnp.isfinite(loss)
+        first_bad = (state.tally.bad_step < 0) & ~jnp.isfinite(found.loss)
         tally = Tally(
-            loss=state.tally.loss + loss * len(labels),
-            correct=state.tally.correct + (logits.argmax(axis=-1) == labels).sum(dtype=jnp.int32),
+            loss=state.tally.loss + found.loss * len(labels),
+            correct=state.tally.correct + found.correct,
             images=state.tally.images + len(labels),
             bad_step=jnp.where(first_bad, state.step + 1, state.tally.bad_step),
         )
-        return TrainState(state.step + 1, params, batch_stats, opt_state, tally)
+        return TrainState(state.step + 1, params, found.batch_stats, opt_state, tally)
 
     return train_step
+
+
+def accumulated(gradient: GradientFn, parts: int) -> GradientFn:
+    """Return ``gradient`` of a batch that goes through the network in so many equal parts, one after the other.
+
+    Only one part's activations are in memory. Each part draws its own chance; its norms see its own statistics, and the
+    running ones move with each part.
+    """
+    if parts == 1:
+        return gradient
+
+    def whole(variables: Variables, images: jax.Array, labels: jax.Array, key: jax.Array) -> Gradient:
+        def add(sums: Gradient, part: tuple[jax.Array, ...]) -> tuple[Gradient, None]:
+            sums, part = lax.optimization_barrier((sums, part))  # no part begins before the last one has ended
+            number, part_images, part_labels = part
+            moved = variables._replace(batch_stats=sums.batch_stats)
+            found = gradient(moved, part_images, part_labels, jax.random.fold_in(key, number))
+            params = jax.tree.map(jnp.add, sums.params, found.params)
+            return Gradient(params, found.batch_stats, sums.loss + found.loss, sums.correct + found.correct), None
+
+        numbers = jnp.arange(parts)
+        batches = (array.reshape(parts, -1, *array.shape[1:]) for array in (images, labels))
+        zeros = jax.tree.map(jnp.zeros_like, variables.params)
+        none = Gradient(zeros, variables.batch_stats, jnp.float32(0), jnp.int32(0))
+        sums, _ = lax.scan(add, none, (numbers, *batches), unroll=is_unrolled(jax.default_backend()))
+        return sums._replace(params=jax.tree.map(lambda leaf: leaf / parts, sums.params), loss=sums.loss / parts)
+
+    return whole
 
 
 def make_dispatch(train_step: TrainStep, batch_size: int, steps_per_epoch: int) -> Dispatch:
@@ -127,7 +173,8 @@ def make_dispatch(train_step: TrainStep, batch_size: int, steps_per_epoch: int) 
             state, _ = lax.scan(lambda s, _: (one_step(s, data, order, key), None), state, length=steps)
         return state, jax.tree.map(jnp.copy, state.tally)
 
-    return jax.jit(dispatch, static_argnames="steps", donate_argnums=0)
+    options = compiler_options(jax.default_backend())
+    return jax.jit(dispatch, static_argnames="steps", donate_argnums=0, compiler_options=options)
 
 
 def steps_per_dispatch(backend: str, steps_per_epoch: int) -> int:
@@ -137,3 +184,20 @@ def steps_per_dispatch(backend: str, steps_per_epoch: int) -> int:
     step of a small network takes less time than its launch.
     """
     return 1 if backend == "cpu" else min(steps_per_epoch, 64)
+
+
+def is_unrolled(backend: str) -> bool:
+    """Return whether the parts of an accumulated gradient stand one after another in the program, not in a loop.
+
+    On a CPU they do: in a loop, XLA's convolutions took twenty times as long there.
+    """
+    return backend == "cpu"
+
+
+def compiler_options(backend: str) -> dict[str, Any] | None:
+    """Return what XLA is told besides: on a CPU to keep optimization barriers until the program is scheduled.
+
+    It would drop them before, and then compute a stage again, or begin a part of the batch, long before it is needed:
+    nothing would be saved.
+    """
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if backend == "cpu" else None

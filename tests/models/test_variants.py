@@ -12,7 +12,7 @@ from cnnjax import Variables, create, features, init, list_models, models
 from cnnjax.config import Optimizer
 from cnnjax.data import Preprocessing
 from cnnjax.errors import UserError
-from cnnjax.functional import abstract_variables, leaves_by_path
+from cnnjax.functional import abstract_variables, leaves_by_path, stages
 from cnnjax.models.layers import Activation, activation
 from cnnjax.optim import make_optimizer
 from cnnjax.train.step import init_state, make_train_step
@@ -135,6 +135,22 @@ class TestValues:
         rough = apply(arch.replace(dtype="bfloat16"), variables, images)[0].logits
         assert rough.dtype == jnp.float32
         assert 0 < np.abs(rough - exact).max() < 0.05 * np.abs(exact).max()
+
+    def test_each_stage_can_be_computed_again_by_itself(self, name):
+        arch = SMALLEST[name]
+        images = images_for(arch)
+
+        def recomputed(remat):
+            def run(variables):
+                outputs, _ = cnnjax.apply(arch, variables, images, train=True, key=KEY, remat=remat)
+                return outputs.logits.sum()
+
+            program = jax.make_jaxpr(run)(abstract_variables(arch)).jaxpr
+            return sum("prevent_cse" in equation.params for equation in program.eqns)
+
+        assert recomputed(()) == 0
+        assert [recomputed((stage,)) for stage in stages(arch)] == [1] * len(stages(arch))
+        assert recomputed(("all",)) == len(stages(arch)) > 0
 
     def test_the_second_call_does_not_retrace(self, name):
         arch, traces = SMALLEST[name], []

@@ -146,6 +146,23 @@ class TestDerivatives:
 
 
 @needs_library
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    st.tuples(st.integers(1, 3), st.integers(3, 9), st.integers(3, 9)), st.sampled_from([1, 3, 16, 24]),
+    st.sampled_from([16, 32, 48, 80]), st.sampled_from([1, 3]), st.sampled_from([1, 2]), st.integers(0, 2**31),
+)  # fmt: skip
+def test_an_array_is_added_in_the_epilogue(positions, inputs, outputs, size, stride, seed):
+    window = Window((stride, stride), ((size // 2, size // 2),) * 2, (1, 1), 1)
+    images, kernel = random(seed, (*positions, inputs), (size, size, inputs, outputs))
+    plain = np.asarray(convolution(images, kernel, window), np.float64)
+    (added,) = random(seed + 1, plain.shape)
+    text = str(jax.make_jaxpr(lambda x: convolution_with_epilogue(x, kernel, window, added=added))(images))
+    assert "added=True" in text
+    found = convolution_with_epilogue(images, kernel, window, added=added, nonlinearity="relu")
+    assert error(found, np.maximum(plain + added, 0)) < CLOSE
+
+
+@needs_library
 def test_derivatives_with_an_epilogue_are_those_of_its_steps():
     images, kernel, scale, offset, added = random(3, (2, 6, 7, 3), (3, 3, 3, 4), (4,), (4,), (2, 6, 7, 4))
 

@@ -56,11 +56,18 @@ def test_one_seed_gives_the_same_bits_and_another_seed_does_not(experiment, tmp_
     assert not same(first, other)
 
 
-@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(pad_crop=2, flip=True)])
+@pytest.mark.parametrize(
+    ("augmentation", "less_memory"),
+    [
+        (Augmentation(), {}),
+        (Augmentation(pad_crop=2, flip=True), {}),
+        (Augmentation(), {"accumulate": 2, "remat": ("all",)}),
+    ],
+)
 def test_stopped_after_each_epoch_and_continued_it_ends_with_the_same_bits(
-    experiment, tmp_path, progress, augmentation
+    experiment, tmp_path, progress, augmentation, less_memory
 ):  # fmt: skip
-    experiment = experiment.replace(augmentation=augmentation)
+    experiment = experiment.replace(augmentation=augmentation, train=experiment.train.replace(**less_memory))
     _, whole = train(experiment, tmp_path / "whole", progress)
 
     class Stop(Exception):
@@ -239,3 +246,18 @@ def test_a_state_is_restored_bit_for_bit(experiment, tmp_path, dtype):
     restored = checkpoint.restore(saved, "training", jax.eval_shape(lambda: item))
     assert jax.tree.structure(restored) == jax.tree.structure(item)
     assert jax.tree.all(jax.tree.map(np.array_equal, restored, item))
+
+
+def test_less_memory_gives_the_same_training(experiment, tmp_path, progress):
+    _, plain = train(experiment, tmp_path / "plain", progress)
+    less = experiment.replace(train=experiment.train.replace(accumulate=4, remat=("stage1",)))
+    _, folder = train(less, tmp_path / "less", progress)
+    expected, found = (leaves_by_path(last_params(f, experiment)) for f in (plain, folder))
+    for path, leaf in expected.items():
+        np.testing.assert_allclose(found[path], leaf, rtol=1e-3, atol=1e-4, err_msg=path)
+
+
+def test_a_mistyped_stage_is_refused_before_the_training(experiment, tmp_path, progress):
+    wrong = experiment.replace(train=experiment.train.replace(remat=("stage3",)))
+    with pytest.raises(UserError, match="unknown remat stage 'stage3'; did you mean 'stage2' or 'stage1'"):
+        train(wrong, tmp_path / "run", progress)

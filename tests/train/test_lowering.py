@@ -7,7 +7,7 @@ import pytest
 from cnnjax import create
 from cnnjax.config import Augmentation, Optimizer
 from cnnjax.data import Preprocessing
-from cnnjax.models import FAMILIES, layers
+from cnnjax.models import FAMILIES, convolution
 from cnnjax.native.library import TARGET
 from cnnjax.optim import make_optimizer
 from cnnjax.train.evaluation import DeviceSplit
@@ -45,7 +45,7 @@ def export(arch, *platforms, steps, native=False):
 @pytest.mark.parametrize("name", ARCHS)
 def test_a_donated_step_lowers_for_every_platform_and_natively_for_the_cpu_alone(name, dtype):
     arch = ARCHS[name].replace(dtype=dtype)
-    native = name != "mlp" and layers.lowering(jnp.dtype(dtype)) != "xla"
+    native = name != "mlp" and convolution.lowering(jnp.dtype(dtype)) != "xla-cpu"
     accelerators = export(arch, "cuda", "tpu", steps=2)  # each in the way that `steps_per_dispatch` takes there
     cpu = export(arch, "cpu", steps=1, native=native)
     assert TARGET not in accelerators

@@ -3,14 +3,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import data
-from cnnjax.config import Augmentation
-from cnnjax.data import augment, epoch_order
-from cnnjax.functional import leaves_by_path
+from cnnjax import apply, create, data
+from cnnjax.config import Augmentation, Optimizer
+from cnnjax.data import augment, epoch_order, normalize
+from cnnjax.functional import Variables, leaves_by_path
 from cnnjax.optim import make_optimizer
 from cnnjax.train import step as step_module
 from cnnjax.train.evaluation import to_device
-from cnnjax.train.step import cross_entropy, init_state, make_dispatch, make_train_step, step_key, steps_per_dispatch
+from cnnjax.train.step import (
+    compiler_options,
+    cross_entropy,
+    init_state,
+    make_dispatch,
+    make_train_step,
+    step_key,
+    steps_per_dispatch,
+)
 
 STEPS_PER_EPOCH = 10
 
@@ -164,3 +172,90 @@ def test_the_rule_for_steps_in_a_dispatch():
     assert steps_per_dispatch("cpu", 234) == 1
     assert steps_per_dispatch("gpu", 234) == 64
     assert steps_per_dispatch("tpu", 5) == 5
+
+
+def close(after, expected, rtol=1e-5, atol=1e-7):
+    for path, leaf in leaves_by_path(expected).items():
+        np.testing.assert_allclose(leaves_by_path(after)[path], leaf, rtol=rtol, atol=atol, err_msg=path)
+
+
+@pytest.fixture
+def uneven(experiment):
+    """A step by plain gradients (adam would hide a wrong scale), on a batch of 32 whose parts have unequal losses."""
+    dataset = data.load(experiment.data)
+    optimizer = make_optimizer(Optimizer(name="sgd", lr=0.1), lambda step: 0.1)
+    order = np.argsort(dataset.train.labels[:32], kind="stable")
+    images, labels = (jnp.asarray(array[:32][order]) for array in dataset.train)
+
+    def make(arch, **options):
+        step = make_train_step(arch, optimizer, dataset.preprocessing, 0.0, **options)
+        return jax.jit(step, compiler_options=compiler_options("cpu")), init_state(arch, optimizer, 0)
+
+    return make, images, labels, dataset.preprocessing
+
+
+@pytest.mark.parametrize("is_unrolled", [True, False])
+def test_a_batch_in_parts_gives_the_step_of_the_whole(uneven, monkeypatch, is_unrolled):
+    monkeypatch.setattr(step_module, "is_unrolled", lambda backend: is_unrolled)
+    make, images, labels, _ = uneven
+    arch, key = create("mlp", activation="tanh"), jax.random.key(5)
+    (whole, state), (parts, _) = make(arch), make(arch, accumulate=4)
+    expected, after = whole(state, images, labels, key), parts(state, images, labels, key)
+    close(after.params, expected.params)
+    np.testing.assert_allclose(after.tally.loss, expected.tally.loss, rtol=1e-6)
+    assert after.tally._replace(loss=0) == expected.tally._replace(loss=0)
+    assert int(after.tally.images) == 32
+    assert int(after.step) == 1
+    # A part alone gives another step: what is compared above does depend on all of them.
+    first = whole(state, images[:8], labels[:8], key)
+    assert abs(float(first.tally.loss) / 8 - float(after.tally.loss) / 32) > 0.01
+    assert np.abs(first.params["head"]["bias"] - after.params["head"]["bias"]).max() > 1e-3
+
+
+def test_each_part_has_its_own_chance_and_statistics(uneven):
+    make, images, labels, preprocessing = uneven
+    arch = create("resnet18", depths=(1, 1), width=8, num_classes=10, input_size=28, channels=1, stochastic_depth=0.5)
+    step, state = make(arch, accumulate=2)
+    after = step(state, images, labels, jax.random.key(5))
+
+    def loss(params, batch_stats, number):
+        part = slice(16 * number, 16 * number + 16)
+        key = jax.random.fold_in(jax.random.key(5), number)
+        pixels = normalize(preprocessing, images[part])
+        outputs, moved = apply(arch, Variables(params, batch_stats), pixels, train=True, key=key)
+        return cross_entropy(outputs.logits, labels[part], 0.0).mean(), moved
+
+    gradient = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=2)
+    (loss0, moved), grads0 = gradient(state.params, state.batch_stats, 0)
+    (loss1, moved), grads1 = gradient(state.params, moved, 1)
+    close(after.batch_stats, moved, atol=1e-6)
+    close(after.params, jax.tree.map(lambda p, a, b: p - 0.1 * (a + b) / 2, state.params, grads0, grads1), atol=1e-6)
+    np.testing.assert_allclose(after.tally.loss, 16 * (loss0 + loss1), rtol=1e-5)
+
+
+def test_the_optimizer_counts_one_update_for_all_parts(experiment):
+    dataset = data.load(experiment.data)
+    optimizer = make_optimizer(Optimizer(name="adam"), lambda step: 1e-3)
+    images, labels = (jnp.asarray(array[:32]) for array in dataset.train)
+    step = make_train_step(experiment.model, optimizer, dataset.preprocessing, 0.0, accumulate=4)
+    state = init_state(experiment.model, optimizer, 0)
+    after = jax.jit(step)(state, images, labels, jax.random.key(0))
+    counts = [leaf for leaf in jax.tree.leaves(after.opt_state) if leaf.ndim == 0]
+    assert counts
+    assert all(int(count) == 1 for count in counts)
+
+
+def test_recomputed_stages_and_parts_take_less_memory(setup, experiment):
+    _, _, train = setup
+    arch = create("resnet18", depths=(2, 2), width=8, num_classes=10, input_size=28, channels=1, stem="cifar")
+    optimizer = make_optimizer(Optimizer(name="sgd"), lambda step: 0.1)
+    preprocessing = data.load(experiment.data).preprocessing
+
+    def temporaries(**options):
+        dispatch = make_dispatch(make_train_step(arch, optimizer, preprocessing, 0.0, **options), 32, STEPS_PER_EPOCH)
+        lowered = dispatch.lower(init_state(arch, optimizer, 0), train, order(0), step_key(0), steps=1)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    everything = temporaries()
+    assert temporaries(remat=("all",)) < 0.8 * everything
+    assert temporaries(accumulate=4) < 0.5 * everything

@@ -1,0 +1,223 @@
+"""How much memory a training step takes, and the largest batch that fits: `scripts/benchmark.py memory`.
+
+Nothing is allocated and no step is run: the step that `cnnjax.train.loop` runs is compiled for shapes, and the compiler
+says how much its program takes.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import tyro
+from rich.console import Console
+
+from cnnjax import cli
+from cnnjax.config import Optimizer
+from cnnjax.data import Preprocessing
+from cnnjax.errors import UserError, choose, require
+from cnnjax.fields import Fields
+from cnnjax.functional import chosen_stages, stages
+from cnnjax.models import create, list_models
+from cnnjax.models.layers import Arch
+from cnnjax.optim import make_optimizer
+from cnnjax.train.step import compiler_options, init_state, make_train_step
+
+GIB = 2**30
+LARGEST_BATCH = 2**20
+MULTIPLE = 8
+"""Of which the largest batch is a multiple."""
+PARTS = 4
+"""Into how many a batch is divided where nothing else is asked for."""
+LEGEND = (
+    "Arguments, outputs and temporaries of the compiled step, as the compiler says; no step is run. The parameters, "
+    "the optimizer's values and a batch of images are in it; the data set, which lies on the device too, is not, nor "
+    "what a library for convolutions takes for itself. The largest batch is a multiple of 8 for which the compiler was "
+    "asked; it was looked for on a line through other batches, since the memory is nearly that."
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work(Fields):
+    """What is asked: a network, its images, the ways to save memory and the memory that there is."""
+
+    model: tyro.conf.Positional[str]
+    """The network, by its name in the table of models."""
+    input_size: int | None = None
+    """Height and width of the images in pixels; None: those the network is made for."""
+    dtype: tuple[str, ...] = ("float32",)
+    """What the network computes in, one or both: float32 bfloat16."""
+    batch: tuple[int, ...] = (32,)
+    """Images in a training step, one or more numbers."""
+    optimizer: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop"] = "momentum"
+    """The update rule, which holds 0, 1 or 2 values for each parameter."""
+    remat: tuple[str, ...] = ()
+    """Stages that are computed again; with this or --accumulate, a row of just that instead of the usual choices."""
+    accumulate: int = 1
+    """In how many parts a batch goes through the network; divides each --batch."""
+    memory_gib: float | None = None
+    """The memory to fit into; None: what the device says, on a CPU the machine's memory."""
+    platform: cli.Platform = "auto"
+    """What to compile for; auto takes an accelerator where there is one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose("model", self.model, list_models())
+        require(bool(self.dtype), "--dtype", self.dtype, "float32, bfloat16 or both")
+        for dtype in self.dtype:
+            choose("dtype", dtype, ("float32", "bfloat16"))
+        require(bool(self.batch) and min(self.batch) >= 1, "--batch", self.batch, "one or more numbers, each 1 or more")
+        require(self.accumulate >= 1, "--accumulate", self.accumulate, "1 or more")
+        for batch in self.batch:
+            require(batch % self.accumulate == 0, "--accumulate", self.accumulate, f"a divisor of --batch, {batch}")
+        gib = self.memory_gib
+        require(gib is None or 0 < gib < math.inf, "--memory-gib", gib, "a finite number greater than 0")
+
+    def arch(self, dtype: str) -> Arch:
+        options = {"dtype": dtype} | ({} if self.input_size is None else {"input_size": self.input_size})
+        return create(self.model, **options)
+
+
+class Way(NamedTuple):
+    """A way to run a training step."""
+
+    remat: tuple[str, ...] = ()
+    accumulate: int = 1
+
+    def __str__(self) -> str:
+        parts = [f"--train.remat {' '.join(self.remat)}"] if self.remat else []
+        parts += [f"--train.accumulate {self.accumulate}"] if self.accumulate > 1 else []
+        return " ".join(parts) or "everything kept"
+
+
+class Row(NamedTuple):
+    """A network trained in one way: the bytes at each batch that was asked for, and the largest batch that fits."""
+
+    dtype: str
+    way: Way
+    peaks: tuple[int, ...]
+    largest_batch: int
+    """0 where not even the smallest fits."""
+
+
+def step_bytes(
+    arch: Arch, optimizer: Optimizer, batch: int, *, remat: tuple[str, ...] = (), accumulate: int = 1
+) -> int:  # fmt: skip
+    """Return the bytes that a training step takes at its peak: arguments, outputs and temporaries, shared ones once.
+
+    The state is donated, as in training. A batch of the data is among the arguments, the data set is not.
+    """
+    height, width, channels = arch.image_shape
+    middle = (0.5,) * channels
+    preprocessing = Preprocessing(height=height, width=width, mean=middle, std=middle)
+    rule = make_optimizer(optimizer, lambda step: optimizer.lr)
+    step = make_train_step(arch, rule, preprocessing, label_smoothing=0.0, remat=remat, accumulate=accumulate)
+    state, key = jax.eval_shape(lambda: (init_state(arch, rule, 0), jax.random.key(0)))
+    images = jax.ShapeDtypeStruct((batch, height, width, channels), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    options = compiler_options(jax.default_backend())
+    jitted = jax.jit(step, donate_argnums=0, compiler_options=options)
+    found: Any = jitted.lower(state, images, labels, key).compile().memory_analysis()
+    if found is None:
+        raise UserError(f"the compiler for {jax.default_backend()} does not say how much memory a program takes")
+    taken = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
+    return taken - found.alias_size_in_bytes
+
+
+def largest_batch(peak: Callable[[int], int], limit: int, multiple: int = 8) -> int:
+    """Return the largest multiple of ``multiple`` for which ``peak(batch)`` is at most ``limit`` bytes; 0 if none is.
+
+    A peak is nearly a line over the batch. Each guess lies on the line through the two known points nearest the limit,
+    and what is returned was asked for and fits.
+    """
+    known = {batch: peak(batch) for batch in (4 * multiple, 8 * multiple)}
+    while True:
+        fits = max((batch for batch in known if known[batch] <= limit), default=0)
+        fails = min((batch for batch in known if known[batch] > limit), default=LARGEST_BATCH)
+        guess = min(_on_the_line(known, limit) // multiple * multiple, fails - multiple)
+        if guess <= fits:
+            return fits
+        known[guess] = peak(guess)
+
+
+def _on_the_line(known: dict[int, int], limit: int) -> int:
+    (a, low), (b, high) = sorted(known.items(), key=lambda point: abs(point[1] - limit))[:2]
+    return LARGEST_BATCH if high == low else a + (limit - low) * (b - a) // (high - low)
+
+
+def memory_limit(gib: float | None) -> int:
+    """Return the bytes to fit into: those given, else those the device says it has, else the machine's."""
+    if gib is not None:
+        return int(gib * GIB)
+    told = jax.devices()[0].memory_stats() or {}
+    return int(told.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def ways(work: Work, arch: Arch) -> list[Way]:
+    """Return the ways to compare: what is asked for, or the usual choices, after that which keeps everything."""
+    if work.remat or work.accumulate > 1:
+        chosen_stages(arch, work.remat)
+        return [Way(), Way(work.remat, work.accumulate)]
+    usual = [Way(), Way(stages(arch)[:2]), Way(("all",))]
+    if all(batch % PARTS == 0 for batch in work.batch):
+        usual += [Way(accumulate=PARTS), Way(("all",), PARTS)]
+    return usual
+
+
+def rows(work: Work, limit: int, told: Callable[[str], None] = lambda text: None) -> Iterator[Row]:
+    """Yield a row for each dtype and way; ``told`` hears what is being compiled."""
+    optimizer = Optimizer(name=work.optimizer)
+    for dtype in work.dtype:
+        arch = work.arch(dtype)
+        for way in ways(work, arch):
+
+            @functools.cache
+            def peak(batch: int, arch: Arch = arch, way: Way = way) -> int:
+                told(f"{arch.dtype}, {way}, batch {batch}")
+                return step_bytes(arch, optimizer, batch, remat=way.remat, accumulate=way.accumulate)
+
+            asked = tuple(peak(batch) for batch in work.batch)
+            yield Row(dtype, way, asked, largest_batch(peak, limit, math.lcm(MULTIPLE, way.accumulate)))
+
+
+def markdown(work: Work, found: Sequence[Row], limit: int) -> str:
+    """Return the table and what it means."""
+    arch = work.arch(work.dtype[0])
+    header = ("", *(f"batch {batch}, GiB" for batch in work.batch), f"largest batch in {limit / GIB:.3g} GiB")
+    lines: list[tuple[str, ...]] = [header, ("---", *["---:"] * (len(header) - 1))]
+    for row in found:
+        name = f"{row.dtype}, {row.way}"
+        peaks = (f"{peak / GIB:.2f}" for peak in row.peaks)
+        lines.append((name, *peaks, f"{row.largest_batch:,}" if row.largest_batch else "none"))
+    size = f"{arch.input_size}x{arch.input_size}x{arch.channels}"
+    title = f"Peak memory of a training step of {work.model} at {size} with {work.optimizer}, {jax.default_backend()}:"
+    return "\n".join([title, "", *(f"| {' | '.join(line)} |" for line in lines), "", LEGEND])
+
+
+def run(arguments: list[str]) -> None:
+    """Read the command line, compile, print the table."""
+
+    def options(work: Annotated[Work, tyro.conf.arg(name="")], *, debug: bool = False) -> Work:
+        """Say how much memory a training step takes at its peak, and the largest batch that fits.
+
+        Args:
+            work: What is asked.
+            debug: Show the traceback of an error.
+        """
+        return work
+
+    work = cli.parse(options, arguments, "scripts/benchmark.py memory")
+    cli.use_platform(work.platform)
+    limit = memory_limit(work.memory_gib)
+    console = Console(stderr=True)
+    with console.status("") as status:
+        found = list(rows(work, limit, lambda text: status.update(f"compiling {text}")))
+    print(markdown(work, found, limit))
+
+
+if __name__ == "__main__":
+    cli.main(run)

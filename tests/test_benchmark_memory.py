@@ -1,0 +1,116 @@
+import jax
+import pytest
+
+from cnnjax import init
+from cnnjax.benchmark import memory
+from cnnjax.benchmark.memory import Row, Way, Work, largest_batch, step_bytes
+from cnnjax.config import Optimizer
+from cnnjax.errors import UserError
+from cnnjax.models import create
+
+
+def size_of(tree):
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def test_a_step_holds_its_state_and_batch_and_what_it_keeps_for_the_gradient():
+    arch, batch = create("mlp"), 1024
+    params = size_of(init(arch, jax.random.key(0)).params)
+    images = batch * 28 * 28
+    kept = 4 * batch * (28 * 28 + 300 + 100 + 10)  # the normalized images and each layer's activations
+    found = step_bytes(arch, Optimizer(name="momentum"), batch)
+    assert 2 * params + images + kept < found < 4 * params + images + 2 * kept
+    # adam holds two values for each parameter and momentum one; the one more is read and written in place.
+    assert step_bytes(arch, Optimizer(name="adam"), batch) - found == pytest.approx(params, rel=0.1)
+
+
+def test_computing_again_and_parts_take_less():
+    arch = create("resnet18", depths=(2, 2), width=8, input_size=28, channels=1, num_classes=10, stem="cifar")
+    everything = step_bytes(arch, Optimizer(), 64)
+    assert step_bytes(arch, Optimizer(), 64, remat=("all",)) < 0.8 * everything
+    assert step_bytes(arch, Optimizer(), 64, accumulate=2) < 0.8 * everything
+
+
+@pytest.mark.parametrize("limit", [5_000, 10_000, 100_000, 12_345_678])
+@pytest.mark.parametrize("multiple", [1, 8, 24])
+@pytest.mark.parametrize("bend", [0.0, 0.3])
+def test_the_largest_batch_fits_and_the_next_one_does_not(limit, multiple, bend):
+    asked = []
+
+    def peak(batch):
+        asked.append(batch)
+        return 3_000 + int(90 * batch + bend * batch * (batch % 7))  # a line, and what a compiler does to it
+
+    found = largest_batch(peak, limit, multiple)
+    assert found % multiple == 0
+    if found:
+        assert peak(found) <= limit
+        assert found in asked[:-1]
+    if not bend:
+        assert peak(found + multiple) > limit
+    assert len(asked) < 15
+
+
+def test_nothing_fits_into_less_than_the_parameters():
+    assert largest_batch(lambda batch: 1_000_000 + batch, 1_000) == 0
+
+
+def test_the_memory_is_what_is_given_or_what_there_is():
+    assert memory.memory_limit(0.5) == 2**29
+    assert memory.memory_limit(None) > 2**28
+
+
+def test_the_usual_choices_and_those_that_are_asked_for():
+    arch = create("resnet20_cifar")
+    usual = memory.ways(Work(model="resnet20_cifar"), arch)
+    assert list(map(str, usual)) == [
+        "everything kept", "--train.remat stem stage1", "--train.remat all", "--train.accumulate 4",
+        "--train.remat all --train.accumulate 4",
+    ]  # fmt: skip
+    assert memory.ways(Work(model="resnet20_cifar", batch=(30,)), arch) == usual[:3]
+    asked = Work(model="resnet20_cifar", remat=("stage2",), accumulate=2)
+    assert memory.ways(asked, arch) == [Way(), Way(("stage2",), 2)]
+    with pytest.raises(UserError, match="unknown remat stage 'stag2'"):
+        memory.ways(asked.replace(remat=("stag2",)), arch)
+
+
+def test_the_table(monkeypatch):
+    work = Work(model="resnet20_cifar", batch=(32, 64), dtype=("float32", "bfloat16"))
+    monkeypatch.setattr(memory, "step_bytes", lambda arch, optimizer, batch, remat, accumulate: batch * 2**20)
+    found = list(memory.rows(work, 2**30))
+    assert found[0] == Row("float32", Way(), (2**25, 2**26), 1024)
+    assert len(found) == 10
+    lines = memory.markdown(work, found, 2**30).splitlines()
+    assert "resnet20_cifar at 32x32x3 with momentum, cpu" in lines[0]
+    assert lines[2] == "|  | batch 32, GiB | batch 64, GiB | largest batch in 1 GiB |"
+    assert lines[4] == "| float32, everything kept | 0.03 | 0.06 | 1,024 |"
+    assert {line.count("|") for line in lines if line.startswith("|")} == {5}
+
+
+def test_the_command_prints_the_table(capsys):
+    memory.run(["mlp", "--batch", "8", "--remat", "stage1", "--memory-gib", "0.01", "--platform", "cpu"])
+    assert "| float32, --train.remat stage1 | 0.00 | " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["resnet5"], "unknown model 'resnet5'; did you mean"),
+        (["mlp", "--batch", "0"], "--batch is"),
+        (["mlp", "--batch", "8", "30", "--accumulate", "4"], "--accumulate is 4; it must be a divisor of --batch, 30"),
+        (["mlp", "--memory-gib", "0"], "--memory-gib is 0.0; it must be a finite number greater than 0"),
+        (["mlp", "--dtype", "float16"], "unknown dtype 'float16'; did you mean"),
+        (["mlp", "--input-size", "0"], "model.input_size is 0; it must be 1 or more"),
+    ],
+)
+def test_bad_input_gets_one_sentence(options, message):
+    with pytest.raises(UserError) as error:
+        memory.run(options)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_compiler_that_does_not_say_is_told_of(monkeypatch):
+    monkeypatch.setattr(jax.stages.Compiled, "memory_analysis", lambda self: None)
+    with pytest.raises(UserError, match="does not say how much memory"):
+        step_bytes(create("mlp"), Optimizer(), 8)
