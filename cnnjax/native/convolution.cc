@@ -238,16 +238,15 @@ const Plan& plan_for(const Geometry& g) {
 }
 
 // Whether winograd.cc computes it. It has to transform the kernel before the first product, and for the kernel's gradient
-// each thread sums all of it, so that there must be many tiles of 2x2 outputs, or few channels.
+// each thread has a sum of its own, so that there must be many tiles of 2x2 outputs.
 bool goes_by_winograd(const Geometry& g) {
-  constexpr int64_t kFewTiles = 168, kLargeKernel = 256 * 256, kLanes = 16;
+  constexpr int64_t kFewTiles = 168, kFewTilesToSum = 400, kLanes = 16;
   const Dims ones = {1, 1}, none = {0, 0};
   const int64_t tiles = g.outputs[0] * ((g.outputs[1] + 1) / 2) * ((g.outputs[2] + 1) / 2);
   const bool fits = g.type == memory::data_type::f32 && g.kernel[0] == 3 && g.kernel[1] == 3 && g.strides == ones &&
                     g.dilation == none && g.groups == 1 && g.kernel[2] % kLanes == 0 && g.kernel[3] % kLanes == 0 &&
                     g.epilogue.nonlinearity <= kRelu;
-  return fits && tiles >= kFewTiles && (g.kind != kKernelGradient || g.kernel[2] * g.kernel[3] <= kLargeKernel) &&
-         winograd::ways();
+  return fits && tiles >= (g.kind == kKernelGradient ? kFewTilesToSum : kFewTiles) && winograd::ways();
 }
 
 void by_winograd(const Geometry& g, void* images, void* kernel, void* outputs, const std::vector<void*>& others) {

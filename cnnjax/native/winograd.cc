@@ -104,25 +104,36 @@ struct Tiles {
   int64_t blocks() const { return (all + kStep - 1) / kStep; }
 };
 
-// The tile's place: its image, and the row and column of its first output.
+// Where a tile's outputs begin: the image, the row and the column of its first.
 struct Place {
   int64_t image, row, column;
   Place(const Tiles& tiles, int64_t tile)
       : image(tile / tiles.image), row(tile % tiles.image / tiles.across * 2), column(tile % tiles.across * 2) {}
+  void go_on(const Shape& s) {
+    column += 2;
+    if (column < s.out_width) return;
+    column = 0, row += 2;
+    if (row < s.out_height) return;
+    row = 0, image += 1;
+  }
 };
 
 // V = B' d B of each tile of a block, [16][T][C].
 void transform_images(const Shape& s, const Tiles& tiles, int64_t first, const float* images, const float* zeros,
                       float* v) {
   const int64_t plane = plane_of(s.channels), count = std::min<int64_t>(kStep, tiles.all - first);
-  for (int64_t t = 0; t < count; ++t, v += row_of(s.channels)) {
-    const Place place(tiles, first + t);
+  Place place(tiles, first);
+  for (int64_t t = 0; t < count; ++t, v += row_of(s.channels), place.go_on(s)) {
     const float* from[kPlaces];
+    const int64_t top = place.row - s.top, left = place.column - s.left;
+    const float* corner = images + ((place.image * s.height + top) * s.width + left) * s.channels;
+#pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
+      const bool row_inside = top + i >= 0 && top + i < s.height;
+#pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {
-        const int64_t y = place.row - s.top + i, x = place.column - s.left + j;
-        const bool inside = y >= 0 && y < s.height && x >= 0 && x < s.width;
-        from[4 * i + j] = inside ? images + ((place.image * s.height + y) * s.width + x) * s.channels : zeros;
+        const bool inside = row_inside && left + j >= 0 && left + j < s.width;
+        from[4 * i + j] = inside ? corner + (i * s.width + j) * s.channels : zeros;
       }
     }
     for (int64_t c = 0; c < s.channels; c += kLanes) {
@@ -148,10 +159,10 @@ void transform_images(const Shape& s, const Tiles& tiles, int64_t first, const f
 void transform_outputs(const Shape& s, const Tiles& tiles, int64_t first, const float* outputs, const float* zeros,
                        float* d) {
   const int64_t plane = plane_of(s.outputs);
-  for (int64_t t = 0; t < kStep; ++t, d += row_of(s.outputs)) {
+  Place place(tiles, first);
+  for (int64_t t = 0; t < kStep; ++t, d += row_of(s.outputs), place.go_on(s)) {
     const float* from[4] = {zeros, zeros, zeros, zeros};
     if (first + t < tiles.all) {
-      const Place place(tiles, first + t);
       for (int i = 0; i < 4; ++i) {
         const int64_t y = place.row + i / 2, x = place.column + i % 2;
         if (y < s.out_height && x < s.out_width) {
@@ -176,8 +187,8 @@ void transform_outputs(const Shape& s, const Tiles& tiles, int64_t first, const 
 // Y = A' M A of each tile of a block, and what else is done to it.
 void finish(const Shape& s, const Tiles& tiles, int64_t first, const float* m, const Finish& f, float* outputs) {
   const int64_t plane = plane_of(s.outputs), count = std::min<int64_t>(kStep, tiles.all - first);
-  for (int64_t t = 0; t < count; ++t, m += row_of(s.outputs)) {
-    const Place place(tiles, first + t);
+  Place place(tiles, first);
+  for (int64_t t = 0; t < count; ++t, m += row_of(s.outputs), place.go_on(s)) {
     const int64_t start = ((place.image * s.out_height + place.row) * s.out_width + place.column) * s.outputs;
     const bool has_below = place.row + 1 < s.out_height, has_right = place.column + 1 < s.out_width;
     for (int64_t o = 0; o < s.outputs; o += kLanes) {
@@ -207,36 +218,45 @@ void finish(const Shape& s, const Tiles& tiles, int64_t first, const float* m, c
   }
 }
 
+// The 3x3 kernels from some channels to some outputs, [9][kLanes channels][kLanes outputs].
+struct Kernels {
+  float at[9][kLanes][kLanes];
+
+  Kernels(const Shape& s, const float* kernel, bool flipped, int64_t c, int64_t o) {
+    const int64_t plane = s.channels * s.outputs;
+    for (int i = 0; i < 9; ++i) {
+      const float* from = kernel + (flipped ? (8 - i) * plane + o * s.channels + c : i * plane + c * s.outputs + o);
+      for (int row = 0; row < kLanes; ++row, from += flipped ? s.channels : s.outputs) {
+        for (int lane = 0; lane < kLanes; ++lane) (flipped ? at[i][lane][row] : at[i][row][lane]) = from[lane];
+      }
+    }
+  }
+};
+
 // U = G g G', [16][O / columns][C][columns].
 void transform_kernel(const Shape& s, const float* kernel, bool flipped, float* u, int threads) {
   const int64_t plane = s.channels * s.outputs, columns = is_wide(s.outputs) ? kWide : kNarrow;
-  const int64_t step = flipped ? s.channels : 1;  // from one output to the next
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t c = 0; c < s.channels; ++c) {
+#pragma omp parallel for collapse(2) num_threads(threads) schedule(static)
+  for (int64_t first = 0; first < s.channels; first += kLanes) {
     for (int64_t o = 0; o < s.outputs; o += kLanes) {
-      Vector g[9], half[4][3];
-#pragma GCC unroll 9
-      for (int i = 0; i < 9; ++i) {
-        const float* from = kernel + (flipped ? 8 - i : i) * plane + (flipped ? c : c * s.outputs) + o * step;
-        if (step == 1) {
-          g[i] = load(from);
-        } else {
-          for (int lane = 0; lane < kLanes; ++lane) g[i][lane] = from[lane * step];
-        }
-      }
+      const Kernels kernels(s, kernel, flipped, first, o);
+      float* to = u + o / columns * columns * s.channels + first * columns + o % columns;
+      for (int c = 0; c < kLanes; ++c, to += columns) {
+        Vector half[4][3];
 #pragma GCC unroll 3
-      for (int j = 0; j < 3; ++j) {
-        const Vector sum = 0.5f * (g[j] + g[6 + j]), middle = 0.5f * g[3 + j];
-        half[0][j] = g[j], half[1][j] = sum + middle, half[2][j] = sum - middle, half[3][j] = g[6 + j];
-      }
-      float* to = u + o / columns * columns * s.channels + c * columns + o % columns;
+        for (int j = 0; j < 3; ++j) {
+          const Vector g0 = load(kernels.at[j][c]), g1 = load(kernels.at[3 + j][c]), g2 = load(kernels.at[6 + j][c]);
+          const Vector sum = 0.5f * (g0 + g2), middle = 0.5f * g1;
+          half[0][j] = g0, half[1][j] = sum + middle, half[2][j] = sum - middle, half[3][j] = g2;
+        }
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        const Vector sum = 0.5f * (half[i][0] + half[i][2]), middle = 0.5f * half[i][1];
-        store(to + (4 * i + 0) * plane, half[i][0]);
-        store(to + (4 * i + 1) * plane, sum + middle);
-        store(to + (4 * i + 2) * plane, sum - middle);
-        store(to + (4 * i + 3) * plane, half[i][2]);
+        for (int i = 0; i < 4; ++i) {
+          const Vector sum = 0.5f * (half[i][0] + half[i][2]), middle = 0.5f * half[i][1];
+          store(to + (4 * i + 0) * plane, half[i][0]);
+          store(to + (4 * i + 1) * plane, sum + middle);
+          store(to + (4 * i + 2) * plane, sum - middle);
+          store(to + (4 * i + 3) * plane, half[i][2]);
+        }
       }
     }
   }
