@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -81,8 +82,8 @@ def legend(task: Task, blocks: Sequence[Block], turns: int) -> str:
         f"{block.job.model} {row.facts.parameters:,}" for block in blocks for row in block.rows[:1] if row.facts
     ))  # fmt: skip
     what = {
-        "train": "A step normalises a batch of made-up uint8 images, trains on it and counts loss and accuracy; lenet by "
-        "adam, all others by gradient descent with a momentum of 0.9.",
+        "train": "A step normalises a batch of made-up uint8 images, trains on it and counts loss and accuracy; lenet "
+        "by adam, all others by gradient descent with a momentum of 0.9.",
         "infer": "A step normalises a batch of made-up uint8 images that lies on the device, and computes its logits.",
     }[task]
     parts = [
@@ -108,10 +109,13 @@ def show(task: Task, blocks: Sequence[Block], turns: int, console: Console) -> N
     """Print a table for each block, with the notes and the legend below them."""
     peak, _ = peak_rate(blocks)
     for block in blocks:
-        table = Table(title=f"{TITLES[task]}: {block_title(block)}, {block.job.dtype}", title_justify="left")
-        for name in HEADER:
-            table.add_column(name, justify="right" if name else "left", min_width=6, no_wrap=bool(name))
-        for line in cells(block, peak):
+        title = f"{TITLES[task]}: {block_title(block)}, {block.job.dtype}"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        lines = cells(block, peak)
+        for name, *column in zip(HEADER, *lines, strict=True):  # a header may be broken between words, a cell may not
+            width = max(map(len, [*name.split(), *column]))
+            table.add_column(name, justify="right" if name else "left", min_width=width)
+        for line in lines:
             table.add_row(*line)
         console.print(table)
     for text in (*notes(blocks), legend(task, blocks, turns)):

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cnnjax.benchmark.protocol import Child, Ended
-from cnnjax.benchmark.work import OURS, XLA, Facts, Job, Peer
+from cnnjax.benchmark.work import OURS, XLA, Facts, Job, Lap, Peer
 from cnnjax.errors import UserError
 
-LAP_SECONDS, TURN_SECONDS = 0.25, 2.0
+LAP_SECONDS, TURN_SECONDS, LEAST_LAPS = 0.25, 2.0, 2
 """How long a lap of ours shall take, and each peer's laps of a turn together; a lap has one step or more."""
 INSTALL = "pip install -e .[bench] brings it"
 
@@ -91,16 +91,16 @@ def _prepared(
 
 def _turn(row: Row, child: Child, steps: int) -> Row:
     """Return the row with the laps of one more turn."""
-    seconds, found, peak = 0.0, list(row.step_seconds), row.peak_bytes
+    laps: list[Lap] = []
     try:
-        while seconds < TURN_SECONDS:
-            lap = child.lap(steps)
-            seconds += lap.seconds
-            found.append(lap.seconds / steps)
-            peak = max(peak, lap.peak_bytes)
+        while len(laps) < LEAST_LAPS or sum(lap.seconds for lap in laps) < TURN_SECONDS:
+            laps.append(child.lap(steps))
     except Ended as end:
         return _gone(row, end)
-    return row._replace(step_seconds=tuple(found), peak_bytes=peak)
+    return row._replace(
+        step_seconds=row.step_seconds + tuple(lap.seconds / steps for lap in laps),
+        peak_bytes=max(row.peak_bytes, *(lap.peak_bytes for lap in laps)),
+    )
 
 
 def _gone(row: Row, end: Ended) -> Row:
