@@ -1,6 +1,7 @@
 """The table: a block of rows for each network and batch, what was noted of each peer, and what the figures mean."""
 
 import itertools
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -110,14 +111,15 @@ def show(task: Task, blocks: Sequence[Block], turns: int, console: Console) -> N
     peak, _ = peak_rate(blocks)
     for block in blocks:
         title = f"{TITLES[task]}: {block_title(block)}, {block.job.dtype}"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), show_edge=False)
         lines = cells(block, peak)
-        for name, *column in zip(HEADER, *lines, strict=True):  # a header may be broken between words, a cell may not
-            width = max(map(len, [*name.split(), *column]))
-            table.add_column(name, justify="right" if name else "left", min_width=width)
+        for name in HEADER:  # broken between words, so that the table fits a terminal of 80 columns
+            broken = "\n".join(re.split(r"(?<=/) | (?!/)", name))
+            table.add_column(broken, justify="right" if name else "left", no_wrap=True)
         for line in lines:
             table.add_row(*line)
         console.print(table)
+        console.print()
     for text in (*notes(blocks), legend(task, blocks, turns)):
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
