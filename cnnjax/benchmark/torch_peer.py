@@ -6,6 +6,7 @@ does. bfloat16 is autocast's. No JAX is loaded here.
 
 import gc
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -108,8 +109,6 @@ def left_out(variant: Variant, job: Job, device: Any, best: Candidate | None) ->
 
 def packages() -> tuple[str, ...]:
     """Return torch and, where it is loaded, torchvision, with their versions."""
-    import sys
-
     loaded = (sys.modules.get(name) for name in ("torch", "torchvision"))
     return tuple(f"{module.__name__} {module.__version__}" for module in loaded if module is not None)
 
