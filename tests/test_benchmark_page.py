@@ -11,8 +11,9 @@ def test_a_section_is_appended_or_replaced_and_the_others_stay():
     assert replaced(both, "One", "new") == f"{HEAD}\n## One\n\nnew\n\n## Two\n\n2\n"
 
 
-def test_what_stands_above_the_sections_is_written_anew():
-    assert replaced("# Old\n\nby hand\n\n## One\n\n1\n", "Two", "2") == f"{HEAD}\n## One\n\n1\n\n## Two\n\n2\n"
+def test_what_stands_above_the_sections_stays():
+    page = replaced("# Performance\n\nby hand\n\n## One\n\n1\n", "Two", "2")
+    assert page == "# Performance\n\nby hand\n\n## One\n\n1\n\n## Two\n\n2\n"
 
 
 def test_the_record_is_written_with_its_folder(tmp_path, monkeypatch):

@@ -11,14 +11,14 @@ HEAD = "# Benchmarks\n\nEach section was written by the command that it names, a
 
 def replaced(page: str, heading: str, body: str) -> str:
     """Return the page with ``body`` below ``## heading``, in the place of the old section or as the last one."""
-    _, *sections = re.split(r"^## ", page, flags=re.MULTILINE)
+    head, *sections = re.split(r"^## ", page, flags=re.MULTILINE)
     new = f"{heading}\n\n{body.strip()}\n"
     headings = [section.partition("\n")[0] for section in sections]
     if heading in headings:
         sections[headings.index(heading)] = new
     else:
         sections.append(new)
-    return "\n## ".join([HEAD, *(f"{section.strip()}\n" for section in sections)])
+    return "\n## ".join([f"{head.strip() or HEAD.strip()}\n", *(f"{section.strip()}\n" for section in sections)])
 
 
 def write_section(heading: str, parts: list[str], page: Path | None = None) -> None:

@@ -20,6 +20,7 @@ FEW_POSITIONS = 1024
 """Positions in a batch up to which a product of matrices is faster than oneDNN, which first reorders the kernel."""
 
 
+@jax.named_scope("convolution")
 def conv_general_dilated(
     images: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Any, *, rhs_dilation: tuple[int, int],
     feature_group_count: int, **options: Any,
