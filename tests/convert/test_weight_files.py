@@ -1,9 +1,6 @@
 """Files of weights, whole ones and such as are damaged or mean ill: one sentence, nothing run, nothing written."""
 
-import importlib.util
 import json
-import os
-import pickle
 import resource
 import zipfile
 
@@ -152,8 +149,8 @@ class TestKeras:
 
         assert "lacks model.weights.h5" in rewritten(**{"model.weights.h5": None})
         assert "is no HDF5 file" in rewritten(**{"model.weights.h5": b"PK"})
-        assert "may have" in rewritten(**{"model.weights.h5": bytes(2**28)})
-        assert "is compressed as Keras does not" in rewritten(zipfile.ZIP_LZMA)
+        assert "it may have" in rewritten(**{"model.weights.h5": bytes(2**28)})
+        assert "is compressed in a rare way" in rewritten(zipfile.ZIP_LZMA)
         assert "damaged" in rewritten(**{"config.json": b"{"})
         assert "damaged" in rewritten(**{"config.json": b"[" * 100_000})
         assert "damaged" in rewritten(**{"config.json": b'{"config": {"layers": [3]}}'})
@@ -216,15 +213,3 @@ class TestDamage:
             assert "is no file of weights" in refused(TORCH, "torchvision", tmp_path / name)
         assert "cannot be read" in refused(TORCH, "torchvision", tmp_path / "missing")
         assert "cannot be read" in refused(TORCH, "torchvision", tmp_path)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed; make oracle tests this")
-def test_a_torch_file_needs_torch_and_is_not_unpickled_without_it(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "ran"),)
-
-    (tmp_path / "a.pth").write_bytes(pickle.dumps(Evil()))
-    message = refused(TORCH, "torchvision", tmp_path / "a.pth")
-    assert "torch, which only such files need, is not installed" in message
-    assert not (tmp_path / "ran").exists()
