@@ -173,8 +173,12 @@ ATTACKS: dict[str, Attack] = {
     "pth: an array of 64 GiB": Attack(
         pickled(b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x10\x85R."), from_torch, "names builtins.bytearray"
     ),
-    "pth: millions of lists": Attack(pickled(b"\x80\x02(" + b"]" * 8_000_000 + b"l."), from_torch, "more than 1,000,000"),
-    "pth: a pickle of 100 MB": Attack(pickled(b"\x80\x02" + b"X\0\xe1\xf5\5" + b"x" * 10**8 + b"."), from_torch, "may have"),
+    "pth: millions of lists": Attack(
+        pickled(b"\x80\x02(" + b"]" * 8_000_000 + b"l."), from_torch, "more than 1,000,000"
+    ),
+    "pth: a pickle of 100 MB": Attack(
+        pickled(b"\x80\x02X\0\xe1\xf5\5" + b"x" * 10**8 + b"."), from_torch, "it may have"
+    ),
     "pth: a storage of a terabyte": Attack(pickled(tensor(2**38, 16, 1)), from_torch, "does not hold this network"),
     "pth: a tensor beyond its storage": Attack(pickled(tensor(16, 2**40, 1)), from_torch, "of the 16 in its storage"),
     "pth: strides beyond the storage": Attack(pickled(tensor(16, 2, 2**62)), from_torch, "of the 16 in its storage"),
@@ -231,7 +235,9 @@ ATTACKS: dict[str, Attack] = {
         text('{"format": 1, "name": "a", "experiment": {"model": {"family": "lenet"}, "seed": NaN}}'), read_config,
         "seed is nan; it must be a whole number",
     ),
-    "config: a family of 10 MB": Attack(config('{"family": "%s"}' % ("x" * 10**7)), read_config, "unknown model family"),
+    "config: a family of 10 MB": Attack(
+        config('{"family": "%s"}' % ("x" * 10**7)), read_config, "unknown model family"
+    ),
     "config: 100 MB": Attack(config('{"family": "%s"}' % ("x" * 10**8)), read_config, "MiB"),
 }  # fmt: skip
 

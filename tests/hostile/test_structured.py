@@ -22,9 +22,12 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_s
 JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner))
 
 
+PARTS = ("data", "optimizer", "schedule", "train", "early_stopping", "seed")
+
+
 def fields_of(cls) -> st.SearchStrategy:
     """Return objects with some of the fields that a dataclass has, of any kind of value."""
-    names = st.sampled_from([field for field in cls.__dataclass_fields__])
+    names = st.sampled_from(list(cls.__dataclass_fields__))
     return st.dictionaries(names, JSON, max_size=4)
 
 
