@@ -41,6 +41,10 @@ class Outputs(NamedTuple):
     aux: tuple[jax.Array, ...] = ()
 
 
+LARGEST_NUMBER = 2**17
+"""Of channels, pixels, classes in a definition, which may come from a stranger's file."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arch(Fields):
     """A network's definition: hashable, printable, comparable, and without arrays. Each family adds its own fields."""
@@ -63,8 +67,12 @@ class Arch(Fields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("num_classes", self.fewest_classes), ("input_size", 1), ("channels", 1)):
-            require(getattr(self, name) >= least, f"model.{name}", getattr(self, name), f"{least} or more")
+        least = {"num_classes": self.fewest_classes, "input_size": 1, "channels": 1}
+        for name, lowest in least.items():
+            require(getattr(self, name) >= lowest, f"model.{name}", getattr(self, name), f"{lowest} or more")
+        for name, value in vars(self).items():
+            if type(value) is int:
+                require(value <= LARGEST_NUMBER, f"model.{name}", value, f"at most {LARGEST_NUMBER:,}")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
