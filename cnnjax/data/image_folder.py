@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from cnnjax import interrupt
 from cnnjax.data.dataset import Loaded, Split
 from cnnjax.data.preprocessing import upright
 from cnnjax.errors import UserError
@@ -170,6 +171,7 @@ def decode(place: Path, files: Files, names: list[str]) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for index, name in enumerate(names):
+            interrupt.poll()
             image, grey = open_image(f"{place}/{name}", name, files, (width, height) if index else None)
             if not index:
                 width, height = image.size
