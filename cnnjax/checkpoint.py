@@ -9,12 +9,17 @@ with this name is complete; what was damaged afterwards is noticed by the manife
 neither counted nor ever the best.
 """
 
+import contextlib
 import dataclasses
 import errno
+import gc
+import io
+import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +33,8 @@ from cnnjax.files import json_bytes, make_folder, read_json, sha256, sync_folder
 from cnnjax.formats import NewerFormat
 
 FORMAT = 1
+MOMENT = 0.3
+"""Seconds without a complaint after which a save that failed is taken to have ended."""
 _NAME = re.compile(r"(step|within)-(\d{8,})")
 
 
@@ -42,9 +49,11 @@ class Checkpoint:
 
 def save(
     folder: Path, step: int, items: Mapping[str, Any], info: Mapping[str, Any],
-    files: Mapping[str, bytes] | None = None, *, within_epoch: bool = False,
+    files: Mapping[str, bytes] | None = None, *, within_epoch: bool = False, place: os.stat_result | None = None,
 ) -> Checkpoint:  # fmt: skip
     """Write ``folder/step-NNNNNNNN`` with pytrees of arrays as ``items``; return when it is complete and on disk.
+
+    With ``place``, what ``folder.stat()`` was, the folder must still be there, and be the same.
 
     Raises:
         UserError: it could not be written; nothing of it is left, and the earlier ones are as they were.
@@ -52,10 +61,15 @@ def save(
     path = folder / f"{'within' if within_epoch else 'step'}-{step:08d}"
     aside = folder / f".{path.name}.writing"
     try:
-        make_folder(folder)
-        shutil.rmtree(aside, ignore_errors=True)
+        if place is None:
+            make_folder(folder)
+        if aside.exists():
+            shutil.rmtree(aside)
         aside.mkdir()
-        _write(aside, items, {**formats.written(FORMAT), "step": step, **info}, files or {})
+        with _silent_orbax():
+            _write(aside, items, {**formats.written(FORMAT), "step": step, **info}, files or {})
+        if place is not None and not os.path.samestat(place, folder.stat()):  # moved away, and made again by orbax
+            raise FileNotFoundError(errno.ENOENT, "its folder has vanished in the meantime")
         if path.exists():  # the same step, saved by a run that was killed before it noted so
             shutil.rmtree(path)
         aside.rename(path)
@@ -63,6 +77,9 @@ def save(
         return Checkpoint(path, step, read_json(path / "info.json"))
     except Exception as error:  # orbax and what it is built on say in many ways that a disk is full
         shutil.rmtree(aside, ignore_errors=True)
+        with contextlib.suppress(OSError):  # where the run's folder had gone, orbax made these two again, empty
+            folder.rmdir()
+            folder.parent.rmdir()
         raise UserError(
             f"checkpoint {path} could not be saved ({_reason(error)}); those saved before are as they were: see to "
             "the disk, then the same command goes on from them"
@@ -70,15 +87,41 @@ def save(
 
 
 def _write(folder: Path, items: Mapping[str, Any], info: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-    with ocp.StandardCheckpointer() as checkpointer:
+    # Not orbax's asynchronous one: where a folder cannot be made, that one's threads wait ten minutes for each other.
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         for name, tree in items.items():
-            checkpointer.save(folder.resolve() / name, tree)
-        checkpointer.wait_until_finished()
+            checkpointer.save(folder.resolve() / name, args=ocp.args.StandardSave(tree))
     for name, content in files.items():
         (folder / name).write_bytes(content)
     write_json(folder / "info.json", {**info, "items": {name: _shapes(tree) for name, tree in items.items()}})
     write_json(folder / "manifest.json", {str(p.relative_to(folder)): sha256(p) for p in _files(folder)})
     sync_tree(folder)
+
+
+@contextlib.contextmanager
+def _silent_orbax() -> Iterator[None]:
+    """Keep what writes checkpoints from printing tracebacks of errors that it raises too.
+
+    After one, its other writes end when nobody waits for them any more, and complain of that; they are given a moment.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            try:
+                yield
+            except Exception:
+                heard = -1
+                while heard != (heard := len(told.getvalue())):
+                    time.sleep(MOMENT)
+                    gc.collect()  # what failed unheard says so when it is forgotten
+                raise
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _reason(error: Exception) -> str:

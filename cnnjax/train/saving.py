@@ -1,6 +1,5 @@
 """What a checkpoint holds of a training, and the way back."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -30,13 +29,12 @@ class Position(NamedTuple):
     """What the steps of the epoch that is not done have taken."""
 
 
-@dataclasses.dataclass(frozen=True)
 class Saver:
     """Saves a training's positions, and finds the newest good one."""
 
-    experiment: Experiment
-    dataset: Dataset
-    folder: RunFolder
+    def __init__(self, experiment: Experiment, dataset: Dataset, folder: RunFolder):
+        self.experiment, self.dataset, self.folder = experiment, dataset, folder
+        self.place = folder.checkpoints.stat()
 
     def save(self, position: Position, *, within_epoch: bool = False) -> None:
         """Save a position: after an epoch, or within one with the sums over its steps so far.
@@ -44,9 +42,7 @@ class Saver:
         Raises:
             UserError: it could not be saved, or the run's folder is no longer there.
         """
-        folder, state = self.folder.checkpoints, position.state
-        if not folder.is_dir():
-            raise UserError(f"{folder} has vanished while the run wrote to it; the training of this run ends")
+        state = position.state
         info: dict[str, Any] = {
             "epoch": len(position.rows),
             "model": self.experiment.model.to_dict(),
@@ -63,7 +59,9 @@ class Saver:
             info["metrics"] = position.rows[-1]
         items = {"variables": state.variables._asdict(), "training": _training_item(state)}
         files = {METRICS: b"".join(map(metrics_line, position.rows))}
-        checkpoint.save(folder, int(state.step), items, info, files, within_epoch=within_epoch)
+        checkpoint.save(
+            self.folder.checkpoints, int(state.step), items, info, files, within_epoch=within_epoch, place=self.place
+        )
 
     def resume(self, fresh: TrainState) -> tuple[Position, list[str]]:
         """Return the newest good checkpoint's position, or that of ``fresh``, and what is to be said of it."""

@@ -3,6 +3,7 @@
 import contextlib
 import resource
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -70,12 +71,9 @@ def file_size_limit(shop: Workshop, limit: int) -> Row:
         run = shop.new_run(f"limited-{limit}")
         with running(shop.start(run)) as process:
             wait_for(process, lambda: epochs_done(run) >= 3)
-        process = subprocess.Popen(
-            shop.command(run), cwd=shop.folder, env=shop.environment(CNNJAX_CACHE="0"), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        )  # fmt: skip
-        finish(process).one_sentence(2, "could not be saved (File too large)")
+        with running(shop.start(run, CNNJAX_CACHE="0")) as process:
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+            finish(process).one_sentence(2, "could not be saved (File too large)")
         kept = earlier_are_intact(run)
         shop.go_on(run)
         return f"{kept} kept at {limit} bytes"
@@ -92,10 +90,14 @@ def read_only(shop: Workshop) -> Row:
         with running(shop.start(run)) as process:
             wait_for(process, lambda: epochs_done(run) >= 2)
             with mounted(folder, "--bind", str(folder)):
-                subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], capture_output=True, check=True)
+                while subprocess.run(
+                    ["mount", "-o", "remount,bind,ro", str(folder)], capture_output=True, check=False
+                ).returncode:  # it is refused while a file there is open for writing
+                    time.sleep(0.002)
                 finish(process).one_sentence(2, "Read-only file system")
                 shop.train(run).one_sentence(2, "Read-only file system")
-        earlier_are_intact(run) if not list(folder.glob(".*.writing")) else None
+        for path in checkpoint.list_paths(folder):
+            checkpoint.open_checkpoint(path)  # what lay aside stays: nothing can be removed there
         shop.go_on(run)
         return ""
 

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,9 @@ def second_process(shop: Workshop) -> Row:
         run = shop.new_run("shared")
         with running(shop.start(run)) as first:
             wait_for(first, lambda: epochs_done(run) >= 1)
+            first.send_signal(signal.SIGSTOP)  # so that it does not end before the second one has begun
             shop.train(run).one_sentence(2, f"another process (pid {first.pid} on host ")
+            first.send_signal(signal.SIGCONT)
             check(finish(first).code == 0, "the first process was disturbed")
         shop.check_same(run)
         return "the second is told the pid and host of the first"
@@ -96,9 +99,9 @@ def out_of_memory(shop: Workshop) -> Row:
 
     def trial() -> str:
         run = shop.new_run("short-of-memory")
-        options = ("lenet_mini", "--train.batch-size", 9000, "--train.epochs", 1, "--model.input-size", 28)
+        options = ("lenet_mini", "--train.batch-size", 9000, "--train.epochs", 1)
         limited = Path(__file__).parent / "limited.py"
-        command = [sys.executable, str(limited), "256", str(ROOT / "scripts" / "train.py"), *map(str, options)]
+        command = [sys.executable, str(limited), "700", str(ROOT / "scripts" / "train.py"), *map(str, options)]
         ended = subprocess.run(
             [*command, "--out", str(run)], cwd=shop.folder, capture_output=True, text=True,
             env=shop.environment(GLIBC_TUNABLES="glibc.malloc.hugetlb=0"),
