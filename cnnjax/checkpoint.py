@@ -1,15 +1,25 @@
 """Checkpoints: orbax for the arrays, and around it what orbax does not give.
 
 A checkpoint is a folder ``step-00000141`` with one orbax folder per item (``variables``; ``training`` where it can be
-continued), ``info.json`` (what the network is and how far it has come) and ``manifest.json`` (the sha256 of every
-file). It is written under another name, synced and renamed, so that a folder with this name is complete; what was
-damaged afterwards is noticed by the manifest before anything is restored.
+continued), ``info.json`` (what the network is and how far it has come), files that its writer adds, and
+``manifest.json`` (the sha256 of every file). It is written under another name, synced and renamed, so that a folder
+with this name is complete; what was damaged afterwards is noticed by the manifest before anything is restored.
+
+``within-00000146`` is the same in the middle of an epoch, where a signal ended the run: it is gone on from, and is
+neither counted nor ever the best.
 """
 
+import contextlib
 import dataclasses
+import errno
+import gc
+import io
+import logging
+import os
 import re
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +27,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from cnnjax import formats
 from cnnjax.errors import UserError
-from cnnjax.files import json_bytes, read_json, sha256, sync_folder, sync_tree, write_json
+from cnnjax.files import json_bytes, make_folder, read_json, sha256, sync_folder, sync_tree, write_json
+from cnnjax.formats import NewerFormat
 
 FORMAT = 1
-_NAME = re.compile(r"step-(\d{8,})")
-
-
-class NewerFormat(UserError):
-    """A checkpoint that is whole, and that only a newer cnnjax can read."""
+MOMENT = 0.3
+"""Seconds without a complaint after which a save that failed is taken to have ended."""
+_NAME = re.compile(r"(step|within)-(\d{8,})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,25 +47,89 @@ class Checkpoint:
     info: dict[str, Any]
 
 
-def save(folder: Path, step: int, items: Mapping[str, Any], info: Mapping[str, Any]) -> Checkpoint:
-    """Write ``folder/step-NNNNNNNN`` with pytrees of arrays as ``items``; return when it is complete and on disk."""
-    path = folder / f"step-{step:08d}"
+def save(
+    folder: Path, step: int, items: Mapping[str, Any], info: Mapping[str, Any],
+    files: Mapping[str, bytes] | None = None, *, within_epoch: bool = False, place: os.stat_result | None = None,
+) -> Checkpoint:  # fmt: skip
+    """Write ``folder/step-NNNNNNNN`` with pytrees of arrays as ``items``; return when it is complete and on disk.
+
+    With ``place``, what ``folder.stat()`` was, the folder must still be there, and be the same.
+
+    Raises:
+        UserError: it could not be written; nothing of it is left, and the earlier ones are as they were.
+    """
+    path = folder / f"{'within' if within_epoch else 'step'}-{step:08d}"
     aside = folder / f".{path.name}.writing"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    with ocp.StandardCheckpointer() as checkpointer:
+    try:
+        if place is None:
+            make_folder(folder)
+        if aside.exists():
+            shutil.rmtree(aside)
+        aside.mkdir()
+        with _silent_orbax():
+            _write(aside, items, {**formats.written(FORMAT), "step": step, **info}, files or {})
+        if place is not None and not os.path.samestat(place, folder.stat()):  # moved away, and made again by orbax
+            raise FileNotFoundError(errno.ENOENT, "its folder has vanished in the meantime")
+        if path.exists():  # the same step, saved by a run that was killed before it noted so
+            shutil.rmtree(path)
+        aside.rename(path)
+        sync_folder(folder)
+        return Checkpoint(path, step, read_json(path / "info.json"))
+    except Exception as error:  # orbax and what it is built on say in many ways that a disk is full
+        shutil.rmtree(aside, ignore_errors=True)
+        with contextlib.suppress(OSError):  # where the run's folder had gone, orbax made these two again, empty
+            folder.rmdir()
+            folder.parent.rmdir()
+        raise UserError(
+            f"checkpoint {path} could not be saved ({_reason(error)}); those saved before are as they were: see to "
+            "the disk, then the same command goes on from them"
+        ) from error
+
+
+def _write(folder: Path, items: Mapping[str, Any], info: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    # Not orbax's asynchronous one: where a folder cannot be made, that one's threads wait ten minutes for each other.
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         for name, tree in items.items():
-            checkpointer.save(aside.resolve() / name, tree)
-        checkpointer.wait_until_finished()
-    shapes = {name: _shapes(tree) for name, tree in items.items()}
-    write_json(aside / "info.json", {"format": FORMAT, "step": step, **info, "items": shapes})
-    write_json(aside / "manifest.json", {str(p.relative_to(aside)): sha256(p) for p in _files(aside)})
-    sync_tree(aside)
-    if path.exists():  # the same step, saved by a run that was killed before it noted so
-        shutil.rmtree(path)
-    aside.rename(path)
-    sync_folder(folder)
-    return Checkpoint(path, step, read_json(path / "info.json"))
+            checkpointer.save(folder.resolve() / name, args=ocp.args.StandardSave(tree))
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    write_json(folder / "info.json", {**info, "items": {name: _shapes(tree) for name, tree in items.items()}})
+    write_json(folder / "manifest.json", {str(p.relative_to(folder)): sha256(p) for p in _files(folder)})
+    sync_tree(folder)
+
+
+@contextlib.contextmanager
+def _silent_orbax() -> Iterator[None]:
+    """Keep what writes checkpoints from printing tracebacks of errors that it raises too.
+
+    After one, its other writes end when nobody waits for them any more, and complain of that; they are given a moment.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            try:
+                yield
+            except Exception:
+                heard = -1
+                while heard != (heard := len(told.getvalue())):
+                    time.sleep(MOMENT)
+                    gc.collect()  # what failed unheard says so when it is forgotten
+                raise
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong: the system's own words where they can be found in a library's."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    known = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES))
+    return next((text for text in known if text in str(error)), f"{type(error).__name__}: {str(error)[:200]}")
 
 
 def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
@@ -82,8 +156,7 @@ def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Check every file of a checkpoint against its manifest; a damaged one is a UserError that names it."""
-    match = _NAME.fullmatch(path.name)
-    if not match:
+    if not _NAME.fullmatch(path.name):
         raise UserError(f"{path} is not a checkpoint: its name must be step-NNNNNNNN")
     manifest = read_json(path / "manifest.json")
     found = {str(p.relative_to(path)) for p in _files(path)} - {"manifest.json"}
@@ -99,21 +172,20 @@ def open_checkpoint(path: Path) -> Checkpoint:
         if sha256(path / name) != digest:
             raise UserError(f"checkpoint {path} is damaged: {name} does not match its manifest")
     info = read_json(path / "info.json")
-    if info["format"] > FORMAT:
-        raise NewerFormat(f"checkpoint {path} has format {info['format']}, newer than {FORMAT}; use a newer cnnjax")
-    return Checkpoint(path, int(match[1]), info)
+    formats.check(f"checkpoint {path}", info, FORMAT)
+    return Checkpoint(path, _step(path), info)
 
 
 def list_paths(folder: Path) -> list[Path]:
     """Return the checkpoints' folders, oldest first."""
-    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    found = [path for path in folder.glob("*-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (_step(path), path.name.startswith("step")))
 
 
 def newest_step(folder: Path) -> int:
     """Return the newest checkpoint's step, by its name alone; 0 where there is none."""
     paths = list_paths(folder)
-    return int(paths[-1].name.removeprefix("step-")) if paths else 0
+    return _step(paths[-1]) if paths else 0
 
 
 def newest_good(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -132,9 +204,12 @@ def newest_good(folder: Path) -> tuple[Checkpoint | None, list[str]]:
             raise
         except UserError as error:
             kept = _free_name(folder / f"damaged-{path.name}")
-            path.rename(kept)
+            try:
+                path.rename(kept)
+            except OSError as refusal:
+                raise UserError(f"{error}; it cannot be set aside as {kept.name}: {refusal.strerror}") from error
             notices.append(f"{error}; it is kept as {kept.name}")
-    if damaged := sorted(path.name for path in folder.glob("damaged-step-*")):
+    if damaged := sorted(path.name for path in folder.glob("damaged-*")):
         raise UserError(f"all checkpoints in {folder} are damaged: {', '.join(damaged)}; move them away to start anew")
     return None, notices
 
@@ -156,8 +231,12 @@ def best(folder: Path) -> Checkpoint:
         except UserError as error:
             problem = error
             continue
-        step = newest.info.get("early_stopping", {}).get("best_step", newest.step)
-        return newest if step == newest.step else _open_best(folder / f"step-{step:08d}")
+        step = _best_step(newest.info, newest.step)
+        if step == newest.step and path.name.startswith("step"):
+            return newest
+        if not step:
+            raise UserError(f"{path} lies within the first epoch, and nothing was judged yet; train on, then come back")
+        return _open_best(folder / f"step-{step:08d}")
     raise problem
 
 
@@ -172,13 +251,35 @@ def _open_best(path: Path) -> Checkpoint:
 
 
 def prune(folder: Path, keep: int, best_step: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints and the best one, and what a killed save left."""
-    for path in list_paths(folder)[:-keep]:
-        if path.name != f"step-{best_step:08d}":
+    """Delete all but the newest ``keep`` checkpoints and the best, and what lies within epochs or a kill has left.
+
+    What each of the newest ones calls the best stays too: it is the best again if the others turn out to be damaged.
+    """
+    whole = [path for path in list_paths(folder) if path.name.startswith("step")]
+    needed = {best_step, *map(_best_said, whole[-keep:])}
+    kept = [*whole[-keep:], *(path for path in whole if _step(path) in needed)]
+    for path in list_paths(folder):
+        if path not in kept:
             # Renamed first: a folder under its own name is always whole.
-            shutil.rmtree(path.rename(path.with_name(f".{path.name}.writing")))
-    for leftover in folder.glob(".step-*.writing"):
-        shutil.rmtree(leftover)
+            path.rename(path.with_name(f".{path.name}.writing"))
+    for leftover in folder.glob(".*.writing"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _best_said(path: Path) -> int:
+    try:
+        return _best_step(read_json(path / "info.json"), _step(path))
+    except UserError:  # damaged: noticed when it is opened
+        return _step(path)
+
+
+def _best_step(info: dict[str, Any], default: int) -> int:
+    """Return the best step by a checkpoint's info; ``default`` where it was not trained here."""
+    return info.get("early_stopping", {}).get("best_step", default)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.partition("-")[2])
 
 
 def _shapes(tree: Any) -> dict[str, str]:

@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import io
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from cnnjax.errors import CnnjaxError, Interrupted, UserError, choose, printable
 from cnnjax.host_memory import use_huge_pages
+from cnnjax.interrupt import leave_on_signals
 
 T = TypeVar("T")
 Platform = Literal["auto", "cpu", "cuda", "tpu"]
@@ -80,6 +82,7 @@ def main(script: Callable[[list[str]], Any]) -> NoReturn:
     """Run a script on the command line; end with its exit code, and with a traceback only where --debug asks for it."""
     arguments = sys.argv[1:]
     use_huge_pages()
+    leave_on_signals()
     debug = "--debug" in arguments
     try:
         script(arguments)
@@ -110,7 +113,7 @@ def _leave(code: int) -> NoReturn:
 def _explain(error: BaseException, sentence: str, debug: bool) -> None:
     if debug:
         traceback.print_exception(error)
-    print("error:", printable(" ".join(sentence.split())), file=sys.stderr)
+    print("error:", printable(" ".join(sentence.splitlines())), file=sys.stderr)
 
 
 def use_platform(platform: Platform) -> None:
@@ -129,11 +132,13 @@ def use_platform(platform: Platform) -> None:
         ) from error
 
 
-def start_jax(platform: Platform) -> None:
+def start_jax(platform: Platform, deterministic: bool = False) -> None:
     """Compute on that platform, with the programs that earlier starts have compiled; before anything is computed."""
-    use_platform(platform)
-    from cnnjax.compilation import keep_programs
+    from cnnjax.compilation import keep_programs, use_deterministic_programs
 
+    if deterministic:
+        use_deterministic_programs()
+    use_platform(platform)
     keep_programs()
 
 
@@ -210,6 +215,14 @@ def take_option(arguments: list[str], option: str) -> tuple[list[str], str | Non
         if argument.startswith(f"{option}="):
             return arguments[:index] + arguments[index + 1 :], argument.partition("=")[2]
     return arguments, None
+
+
+def again(without: Sequence[str] = ()) -> str:
+    """Return this process's command as a shell takes it, without some options and their values."""
+    arguments = sys.argv[1:]
+    for option in without:
+        arguments, _ = take_option(arguments, option)
+    return shlex.join([sys.executable, sys.argv[0], *arguments])
 
 
 def replace_model(experiment: Any, name: str | None) -> Any:

@@ -18,6 +18,19 @@ BOUND = 512 * 2**20
 """Bytes that may lie in the folder when a process begins to use it; a program takes from 3 KB to some MB."""
 SUFFIX = ".program"
 DIGEST_BYTES = 32
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+"""XLA's flag for a GPU: nothing whose sums come in another order each time, and no choice of kernels by trials."""
+
+
+def use_deterministic_programs() -> None:
+    """Let XLA compute the same bits each time on a GPU too; before JAX starts, which reads this then."""
+    if not are_deterministic():
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
+
+
+def are_deterministic() -> bool:
+    """Return whether XLA was asked for programs that are deterministic on a GPU."""
+    return DETERMINISTIC in os.environ.get("XLA_FLAGS", "").split()
 
 
 def keep_programs() -> None:

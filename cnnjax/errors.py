@@ -29,6 +29,12 @@ class Interrupted(CnnjaxError):
     exit_code = 1
 
 
+class PartlyDone(CnnjaxError):
+    """The training is done and something beside it is not; the same command tries that again."""
+
+    exit_code = 1
+
+
 class Diverged(CnnjaxError):
     """The loss turned NaN or infinite; the last good checkpoint stays."""
 

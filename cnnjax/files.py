@@ -44,6 +44,14 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it that are missing, and ask the disk to keep the entry of each."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Ask the disk to keep a folder's entries."""
     descriptor = os.open(folder, os.O_RDONLY)

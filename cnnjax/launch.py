@@ -10,15 +10,17 @@ from rich.console import Console
 from rich.table import Table
 
 from cnnjax import checkpoint, data, report, trained
+from cnnjax.compilation import are_deterministic
 from cnnjax.config import Experiment
 from cnnjax.data import Dataset
-from cnnjax.errors import UserError
+from cnnjax.errors import CnnjaxError, PartlyDone, UserError
 from cnnjax.functional import Variables
 from cnnjax.interrupt import deferred_signals
 from cnnjax.models import convolution
 from cnnjax.models.layers import pooling_lowering
 from cnnjax.progress import TerminalProgress
 from cnnjax.run_folder import RunFolder, environment
+from cnnjax.train import out_of_memory
 from cnnjax.train.evaluation import evaluate, to_device
 from cnnjax.train.loop import Outcome, fit, plan
 from cnnjax.train.profiling import Profile, check_steps
@@ -37,56 +39,76 @@ class Run:
 
 
 def run(
-    this: Run, console: Console, resume: Literal["auto", "never"] = "auto", profiled: range | None = None
-) -> dict[str, Any]:
+    this: Run, console: Console, resume: Literal["auto", "never"] = "auto", profiled: range | None = None,
+    again: str = "the same call",
+) -> dict[str, Any]:  # fmt: skip
     """Train, or continue, or say that it is finished; return the results, which are also in results.json.
 
-    A trace of the steps ``profiled``, counted from this start, goes to the run's folder.
+    A trace of the steps ``profiled``, counted from this start, goes to the run's folder. ``again`` is the command that
+    goes on where a signal ends this one.
 
     Raises:
-        UserError: the config does not fit the data or the folder; Diverged; Interrupted (Ctrl-C or SIGTERM).
+        UserError: the config does not fit the data or the folder, a checkpoint could not be saved, or memory is short;
+            Diverged; Interrupted (Ctrl-C, SIGTERM or SIGUSR1); PartlyDone: the metrics or the report are missing.
     """
-    folder = RunFolder(this.folder)
-    if resume == "never" and (this.folder / "config.json").exists():
-        raise UserError(f"{this.folder} holds a run and --resume is never; choose another folder with --out")
-    # All that can be refused is refused before the folder is made.
-    folder.check(this.experiment)
-    dataset = data.load(this.experiment.data)
-    steps_per_epoch, _ = plan(this.experiment, dataset)
-    if profiled is not None:
-        done = checkpoint.newest_step(folder.checkpoints)
-        check_steps(profiled, 0 if folder.finished else steps_per_epoch * this.experiment.train.epochs - done)
-    with folder.locked():
-        folder.start(this.name, this.experiment)
-        if folder.finished:
-            results = folder.read_results()
-            checkpoint.best(folder.checkpoints)
-            told = f"{this.folder} is finished already; another --seed or --out makes another run"
-            console.print(told, highlight=False, soft_wrap=True)
-        else:
-            computed = environment(lowering(steps_per_epoch, this.experiment))
-            changed = folder.record_environment(computed | {"data": dataset.record()})
-            if changed and checkpoint.newest_step(folder.checkpoints):
-                console.print(_other_bits(changed), highlight=False, soft_wrap=True)
-            results = _train(this, dataset, folder, console, profiled)
+    with deferred_signals(f"interrupted; what goes on from here is: {again}"):
+        folder = RunFolder(this.folder)
+        if resume == "never" and (this.folder / "config.json").exists():
+            raise UserError(f"{this.folder} holds a run and --resume is never; choose another folder with --out")
+        # All that can be refused is refused before the folder is made.
+        folder.check(this.experiment)
+        dataset = data.load(this.experiment.data)
+        steps_per_epoch, _ = plan(this.experiment, dataset)
+        if profiled is not None:
+            done = checkpoint.newest_step(folder.checkpoints)
+            check_steps(profiled, 0 if folder.finished else steps_per_epoch * this.experiment.train.epochs - done)
+        with folder.locked():
+            results, problems = _run_in(folder, this, dataset, steps_per_epoch, console, profiled)
     print_results(this.name, results, console)
+    if problems:
+        raise PartlyDone(f"{this.folder} is trained to its end, but {'; and '.join(problems)}; to try again: {again}")
     console.print(f"results: {this.folder}/   open {this.folder}/report.html", highlight=False, soft_wrap=True)
     return results
 
 
+def _run_in(
+    folder: RunFolder, this: Run, dataset: Dataset, steps_per_epoch: int, console: Console, profiled: range | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the results, and what could not be written beside them."""
+    folder.start(this.name, this.experiment)
+    if folder.finished:
+        results = folder.read_results()
+        checkpoint.best(folder.checkpoints)
+        told = f"{this.folder} is finished already; another --seed or --out makes another run"
+        console.print(told, highlight=False, soft_wrap=True)
+        return results, []
+    computed = environment(lowering(steps_per_epoch, this.experiment))
+    changed = folder.record_environment(computed | {"data": dataset.record()})
+    if changed and checkpoint.newest_step(folder.checkpoints):
+        console.print(_other_bits(changed), highlight=False, soft_wrap=True)
+    return _train(this, dataset, folder, console, profiled)
+
+
 def _train(
     this: Run, dataset: Dataset, folder: RunFolder, console: Console, profiled: range | None
-) -> dict[str, Any]:  # fmt: skip
+) -> tuple[dict[str, Any], list[str]]:
     profile = None if profiled is None else Profile(profiled, this.folder / "profile")
     outcome = _fit(this, dataset, folder, console, profile)
     if profile:
         console.print(profile.told(), highlight=False, soft_wrap=True)
     console.print("judging the best parameters, drawing the report ...", highlight=False)
     variables = trained.load(this.folder).variables
-    results = _judge(this.experiment, dataset, outcome, variables, folder)
-    report.write(this.name, this.experiment, dataset, variables, folder, results)
-    folder.write_results(results)
-    return results
+    results = _judge(this.experiment, dataset, outcome, variables)
+    problems = [outcome.problem] if outcome.problem else []
+    try:
+        report.write(this.name, this.experiment, dataset, variables, folder, results, outcome.rows)
+    except CnnjaxError:
+        raise
+    except Exception as error:  # whatever a picture fails for, the training is done
+        problems.append(f"its report could not be drawn ({type(error).__name__}: {error})")
+    if not problems:
+        folder.write_results(results)  # last: a run that has this is finished
+    return results, problems
 
 
 def lowering(steps_per_epoch: int, experiment: Experiment) -> dict[str, Any]:
@@ -99,6 +121,8 @@ def lowering(steps_per_epoch: int, experiment: Experiment) -> dict[str, Any]:
     }
     if experiment.train.accumulate > 1:
         chosen["accumulation"] = "unrolled" if is_unrolled(backend) else "loop"
+    if backend != "cpu":
+        chosen["deterministic"] = are_deterministic()
     return chosen
 
 
@@ -126,21 +150,17 @@ def print_results(name: str, results: dict[str, Any], console: Console) -> None:
 
 def _fit(this: Run, dataset: Dataset, folder: RunFolder, console: Console, profile: Profile | None) -> Outcome:
     progress = TerminalProgress(console)
-    message = f"interrupted; the same command continues {this.folder} from what is saved there"
     try:
-        with deferred_signals(message) as poll:
-            return fit(this.experiment, dataset, folder, progress, poll, profile)
+        return fit(this.experiment, dataset, folder, progress, profile=profile)
     finally:
         progress.close()
         if profile:
             profile.close()
 
 
-def _judge(
-    experiment: Experiment, dataset: Dataset, outcome: Outcome, variables: Variables, folder: RunFolder
-) -> dict[str, Any]:
+def _judge(experiment: Experiment, dataset: Dataset, outcome: Outcome, variables: Variables) -> dict[str, Any]:
     """Return the figures of the best parameters on all three parts, and how long it took over all starts."""
-    rows = folder.read_metrics()
+    rows = outcome.rows
     seconds = sum(row["seconds"] for row in rows)
     images = rows[-1]["step"] * experiment.train.batch_size
     results: dict[str, Any] = {
@@ -153,6 +173,7 @@ def _judge(
     for part in PARTS:
         split = dataset.part(part)
         batch_size = experiment.train.eval_batch_size
-        found = evaluate(experiment.model, dataset.preprocessing, variables, to_device(split), batch_size)
+        with out_of_memory.in_evaluation(batch_size):
+            found = evaluate(experiment.model, dataset.preprocessing, variables, to_device(split), batch_size)
         results[part] = {**found, "images": len(split.labels)}
     return results

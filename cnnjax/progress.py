@@ -23,15 +23,15 @@ class TerminalProgress:
             disable=not console.is_terminal,
         )
 
-    def start(self, epochs: int, steps_per_epoch: int, batch_size: int, epochs_done: int) -> None:
+    def start(self, epochs: int, steps_per_epoch: int, batch_size: int, steps_done: int) -> None:
         """Begin to show a training of that many epochs at the most."""
         self.epochs, self.steps_per_epoch, self.batch_size = epochs, steps_per_epoch, batch_size
-        self.began, self.began_step = time.perf_counter(), epochs_done * steps_per_epoch
+        self.began, self.began_step = time.perf_counter(), steps_done
         self.task = self.bar.add_task(
             "",
             total=epochs * steps_per_epoch,
             completed=self.began_step,
-            epoch=f"{epochs_done + 1}/{epochs}",
+            epoch=f"{steps_done // steps_per_epoch + 1}/{epochs}",
             figures="",
         )
         self.bar.start()
@@ -44,13 +44,13 @@ class TerminalProgress:
         self.bar.update(self.task, completed=done, epoch=f"{epoch}/{self.epochs}", figures=figures)
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """Leave a line on a finished epoch, which is saved."""
+        """Leave a line on a finished epoch; it is called once the epoch's checkpoint is complete and on disk."""
         self.bar.update(self.task, completed=row["epoch"] * self.steps_per_epoch)
         self.console.print(
             f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  "
             f"train loss {row['train_loss']:.4f} top-1 {100 * row['train_top1']:.2f} %  "
             f"validation loss {row['validation_loss']:.4f} top-1 {100 * row['validation_top1']:.2f} %  "
-            f"{row['images_per_second']:,.0f} images/s",
+            f"{row['images_per_second']:,.0f} images/s  saved",
             highlight=False,
             soft_wrap=True,
         )

@@ -4,35 +4,36 @@ config.json        the experiment and its name; `scripts/train.py RUN/config.jso
 environment.json   one entry for each start: versions, device, commit, how things were computed
 metrics.jsonl      one line an epoch, each epoch once
 checkpoints/       see `cnnjax.checkpoint`
-.lock              held by the process that writes to the folder
+.lock              held by the process that writes to the folder; see `cnnjax.lock`
 results.json       the figures of the best parameters; there when the run is finished
 profile/           what JAX's profiler saw, where `--profile` asked for it
 *.png report.html  see `cnnjax.report`
 """
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from cnnjax import __version__, models
+from cnnjax import __version__, formats, models
 from cnnjax.config import Data, Experiment
 from cnnjax.errors import UserError
-from cnnjax.files import read_json, write_bytes, write_json
+from cnnjax.files import make_folder, read_json, write_bytes, write_json
+from cnnjax.lock import HELD, locked
 
 FORMAT = 1
 LONGEST_NAME = 150
 LOCK = ".lock"
-BEFORE_CONFIG = (LOCK, ".config.json.writing")
+BEFORE_CONFIG = (LOCK, f"{LOCK}{HELD}", ".config.json.writing")
 """What a run that was killed in its first moment may have left."""
 ROW = (
     "epoch", "step", "lr", "train_loss", "train_top1", "validation_loss", "validation_top1", "seconds",
@@ -98,12 +99,8 @@ class RunFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Make the folder where it is missing, and keep every other process out while this one writes to it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / LOCK).open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"another process trains in {self.path}; wait for it, or choose --out") from None
+        make_folder(self.path)
+        with locked(self.path / LOCK):
             yield
 
     def check(self, experiment: Experiment) -> None:
@@ -125,14 +122,14 @@ class RunFolder:
     def start(self, name: str, experiment: Experiment) -> None:
         """Make the folder's config.json, or find it made for the same experiment; another experiment is refused."""
         self.check(experiment)
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         if experiment.data.dir is not None:  # so that it is found from another working folder too
             experiment = experiment.replace(data=experiment.data.replace(dir=str(Path(experiment.data.dir).resolve())))
         config = self.path / "config.json"
         name, recorded = read_config(config) if config.exists() else (name, None)
         if recorded != experiment:  # a new run, or one whose data have moved
-            write_json(config, {"format": FORMAT, "name": name, "experiment": experiment.to_dict()})
-        self.checkpoints.mkdir(exist_ok=True)
+            write_json(config, {**formats.written(FORMAT), "name": name, "experiment": experiment.to_dict()})
+        make_folder(self.checkpoints)
 
     def record_environment(self, entry: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Add an entry for this start; return what decides the bits and was another at the start before, both values.
@@ -149,35 +146,36 @@ class RunFolder:
         return {name: (old[name], new[name]) for name in decisive if old[name] != new[name]}
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        """Add one epoch's line."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Add one epoch's line; where that fails, no part of it stays."""
+        with (self.path / "metrics.jsonl").open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                file.write(line := metrics_line(row))
+                if file.tell() != before + len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+                os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(before)
+                raise
+
+    def write_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write all lines anew."""
+        write_bytes(self.path / "metrics.jsonl", b"".join(map(metrics_line, rows)))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the epochs' rows, up to the first line that is not the next epoch's: a kill may have cut it short."""
-        path = self.path / "metrics.jsonl"
-        rows: list[dict[str, Any]] = []
-        for line in path.read_bytes().splitlines() if path.exists() else []:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                break
-            if not isinstance(row, dict) or row.get("epoch") != len(rows) + 1 or not set(ROW) <= set(row):
-                break
-            rows.append(row)
-        return rows
+        return read_rows(self.path / "metrics.jsonl")
 
-    def trim_metrics(self, epochs: int) -> None:
-        """Forget the epochs after the first ``epochs``: they were not saved and will be run again."""
+    def saved_metrics(self, epochs: int) -> list[dict[str, Any]]:
+        """Return the rows of the first ``epochs``, of which a checkpoint says that they were saved."""
         rows = self.read_metrics()[:epochs]
         if len(rows) < epochs:
             raise UserError(
                 f"{self.path / 'metrics.jsonl'} is damaged after epoch {len(rows)}, and {epochs} epochs were saved; "
                 "bring it back from a copy, or train anew with another --out"
             )
-        write_bytes(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+        return rows
 
     def write_results(self, results: dict[str, Any]) -> None:
         write_json(self.path / "results.json", results)
@@ -190,6 +188,25 @@ class RunFolder:
         return results
 
 
+def metrics_line(row: dict[str, Any]) -> bytes:
+    """Return an epoch's line of metrics.jsonl."""
+    return json.dumps(row, allow_nan=False).encode() + b"\n"
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics.jsonl, up to the first line that is not the next epoch's."""
+    rows: list[dict[str, Any]] = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(row, dict) or row.get("epoch") != len(rows) + 1 or not set(ROW) <= set(row):
+            break
+        rows.append(row)
+    return rows
+
+
 def read_config(path: Path) -> tuple[str, Experiment]:
     """Return the name and the experiment in a config.json."""
     data = read_json(path)
@@ -199,10 +216,7 @@ def read_config(path: Path) -> tuple[str, Experiment]:
         raise UserError(
             f"{path} names its run {data['name'][:80]!r}; a name has up to {LONGEST_NAME} printable characters"
         )
-    if data["format"] < 1:
-        raise UserError(f"{path} has format {data['format']}; it must be 1 or more")
-    if data["format"] > FORMAT:
-        raise UserError(f"{path} has format {data['format']}, newer than {FORMAT}; use a newer cnnjax")
+    formats.check(str(path), data, FORMAT)
     return data["name"], experiment_from_dict(data.get("experiment"))
 
 

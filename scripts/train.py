@@ -40,6 +40,7 @@ def train(arguments: list[str]) -> None:
         resume: Literal["auto", "never"] = "auto",
         platform: cli.Platform = "auto",
         profile: str | None = None,
+        deterministic: bool = False,
         debug: bool = False,
     ) -> Any:
         """Train, or continue where a training stopped.
@@ -51,18 +52,21 @@ def train(arguments: list[str]) -> None:
             platform: What to compute on; auto takes an accelerator where there is one.
             profile: Steps such as 10:20 (10 to 19, counted from 0 at this start), of which JAX's profiler writes a
                 trace to the run's folder; the results stay the same.
+            deterministic: On a GPU compute only in ways that give the same bits each time, which may be slower; a CPU
+                always does.
             debug: Show the traceback of an error.
         """
-        return experiment, out, resume, platform, profile
+        return experiment, out, resume, platform, profile, deterministic
 
     description = "--model NAME, given first, puts another variant in the network's place."
     prog = f"scripts/train.py {arguments[0]}"
-    experiment, out, resume, platform, profile = cli.parse(options, rest, prog, description=description)
+    parsed = cli.parse(options, rest, prog, description=description)
+    experiment, out, resume, platform, profile, deterministic = parsed
     profiled = None if profile is None else read_steps(profile)
-    cli.start_jax(platform)
+    cli.start_jax(platform, deterministic)
     full_name = run_name(f"{name},model={model}" if model else name, chosen, experiment)
     this = launch.Run(full_name, experiment, out or Path("runs") / full_name)
-    launch.run(this, Console(), resume, profiled)
+    launch.run(this, Console(), resume, profiled, again=cli.again(without=("--resume", "--profile")))
 
 
 if __name__ == "__main__":

@@ -96,8 +96,8 @@ class SilentProgress:
     def __init__(self):
         self.rows, self.notices, self.steps = [], [], []
 
-    def start(self, epochs, steps_per_epoch, batch_size, epochs_done):
-        self.epochs_done = epochs_done
+    def start(self, epochs, steps_per_epoch, batch_size, steps_done):
+        self.steps_done = steps_done
 
     def step(self, epoch, step, loss, top1):
         self.steps.append((epoch, step, loss, top1))

@@ -1,10 +1,13 @@
+import errno
+import os
 import shutil
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import checkpoint
+from cnnjax import checkpoint, formats
 from cnnjax.errors import UserError
 
 TREE = {"params": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}, "batch_stats": {}}
@@ -84,7 +87,89 @@ def test_where_all_are_damaged_nothing_starts_anew_silently(tmp_path):
             checkpoint.newest_good(tmp_path)
 
 
-def test_pruning_keeps_the_newest_and_the_best(tmp_path):
+def test_pruning_keeps_what_a_kept_one_calls_the_best(tmp_path):
+    save(tmp_path, 1)
+    save(tmp_path, 2, best_step=1)
+    save(tmp_path, 3)
+    checkpoint.prune(tmp_path, keep=2, best_step=3)
+    (save(tmp_path, 3).path / "info.json").unlink()
+    assert checkpoint.newest_good(tmp_path)[0].step == 2
+    assert checkpoint.best(tmp_path).step == 1
+
+
+def within(folder, step, best_step):
+    info = {"early_stopping": {"best_step": best_step}}
+    return checkpoint.save(folder, step, {"variables": TREE}, info, within_epoch=True)
+
+
+def test_one_within_an_epoch_is_gone_on_from_and_gives_way_to_the_next_whole_one(tmp_path):
+    for step in (10, 20):
+        save(tmp_path, step, best_step=10)
+    assert within(tmp_path, 27, 10).path.name == "within-00000027"
+    within(tmp_path, 30, 10)
+    assert checkpoint.newest_good(tmp_path)[0].step == checkpoint.newest_step(tmp_path) == 30
+    assert checkpoint.best(tmp_path).step == 10
+    save(tmp_path, 30)  # the same step, and now the epoch is judged
+    assert checkpoint.newest_good(tmp_path)[0].path.name == "step-00000030"
+    checkpoint.prune(tmp_path, keep=2, best_step=30)
+    assert names(tmp_path) == ["step-00000010", "step-00000020", "step-00000030"]
+
+
+def test_one_within_the_first_epoch_is_never_the_best(tmp_path):
+    within(tmp_path, 3, 0)
+    with pytest.raises(UserError, match="within-00000003 lies within the first epoch, and nothing was judged yet"):
+        checkpoint.best(tmp_path)
+
+
+def test_where_a_damaged_one_cannot_be_set_aside_that_is_one_sentence(tmp_path, monkeypatch):
+    (save(tmp_path, 1).path / "info.json").unlink()
+
+    def refuse(path, target):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(UserError, match="is damaged: .*; it cannot be set aside as .*: Read-only file system"):
+        checkpoint.newest_good(tmp_path)
+
+
+def test_a_save_that_fails_leaves_nothing_and_the_earlier_ones_as_they_were(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    for error in (OSError(errno.ENOSPC, "No space left on device"), ValueError("... No space left on device [...]")):
+
+        def fail(*arguments, error=error):
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "sync_tree", fail)
+            with pytest.raises(UserError, match=r"00002 could not be saved \(No space left on device\); those saved"):
+                save(tmp_path, 2)
+        assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert checkpoint.open_checkpoint(tmp_path / "step-00000001").step == 1
+
+
+def test_all_is_synced_before_the_name_is_given_and_the_name_before_it_returns(tmp_path, monkeypatch):
+    events = []
+    fsync, rename = os.fsync, Path.rename
+
+    def synced(descriptor):
+        events.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    def renamed(path, target):
+        events.append("renamed")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    path = save(tmp_path / "run" / "checkpoints", 1).path
+    before, after = events[: events.index("renamed")], events[events.index("renamed") + 1 :]
+    aside = path.parent / ".step-00000001.writing"
+    files = {str(aside / file.relative_to(path)) for file in path.rglob("*")}  # and folders
+    assert files | {str(tmp_path), str(tmp_path / "run"), str(aside)} <= set(before)
+    assert after == [str(path.parent)]
+
+
+def test_pruning_keeps_the_the_newest_and_the_best(tmp_path):
     for step in range(1, 7):
         save(tmp_path, step)
     (tmp_path / ".step-00000007.writing").mkdir()
@@ -132,11 +217,12 @@ def test_a_checkpoint_without_training_is_its_own_best(tmp_path):
 
 def test_a_newer_format_is_refused_and_stays_where_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+    monkeypatch.setattr(formats, "__version__", "9.1.0")
     save(tmp_path, 1)
     monkeypatch.undo()
-    with pytest.raises(UserError, match="newer than 1; use a newer cnnjax"):
+    with pytest.raises(UserError, match="newer than 1; it needs cnnjax 9.1.0 or newer, and this is 0.1.0"):
         checkpoint.best(tmp_path)
-    with pytest.raises(UserError, match="newer than 1; use a newer cnnjax"):
+    with pytest.raises(UserError, match="newer than 1; it needs cnnjax 9.1.0 or newer, and this is 0.1.0"):
         checkpoint.newest_good(tmp_path)
     assert names(tmp_path) == ["step-00000001"]
 

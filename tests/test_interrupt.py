@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from cnnjax import interrupt
 from cnnjax.errors import Interrupted
 from cnnjax.interrupt import SIGNALS, deferred_signals
 
@@ -17,6 +18,27 @@ def test_a_signal_is_acted_on_at_the_next_poll(number):
         with pytest.raises(Interrupted, match="goes on"):
             poll()
     assert signal.getsignal(number) is before
+
+
+def test_polled_from_anywhere_and_forgotten_at_the_end():
+    with deferred_signals("goes on"):
+        interrupt.poll()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(Interrupted, match="goes on"):
+            interrupt.poll()
+    interrupt.poll()
+
+
+def test_before_that_each_of_them_acts_as_ctrl_c():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        interrupt.leave_on_signals()
+        for number in SIGNALS:
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_a_second_signal_leaves_at_once(monkeypatch):

@@ -14,7 +14,7 @@ ROW = {
 def shown(terminal: bool) -> str:
     console = Console(file=io.StringIO(), width=80, force_terminal=terminal)
     progress = TerminalProgress(console)
-    progress.start(epochs=30, steps_per_epoch=234, batch_size=256, epochs_done=9)
+    progress.start(epochs=30, steps_per_epoch=234, batch_size=256, steps_done=9 * 234)
     for step in (100, 120):
         progress.step(10, step, loss=0.4567, top1=0.8123)
     progress.bar.refresh()
@@ -33,5 +33,5 @@ def test_the_bar_shows_all_its_figures_in_80_columns():
 
 def test_elsewhere_there_is_a_line_an_epoch():
     assert shown(terminal=False) == (
-        "epoch 10/30  train loss 0.5000 top-1 81.00 %  validation loss 0.6000 top-1 79.00 %  12,346 images/s\n"
+        "epoch 10/30  train loss 0.5000 top-1 81.00 %  validation loss 0.6000 top-1 79.00 %  12,346 images/s  saved\n"
     )

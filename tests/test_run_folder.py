@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 
 import pytest
 
@@ -132,9 +134,8 @@ def test_rows_after_a_damaged_line_do_not_count_and_are_not_trained_over(tmp_pat
         file.write(damage)
     assert folder.read_metrics() == [row(1)]
     with pytest.raises(UserError, match=r"metrics.jsonl is damaged after epoch 1, and 2 epochs were saved"):
-        folder.trim_metrics(2)
-    folder.trim_metrics(1)
-    assert folder.read_metrics() == [row(1)]
+        folder.saved_metrics(2)
+    assert folder.saved_metrics(1) == [row(1)]
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "3", "{"])
@@ -170,13 +171,21 @@ def test_a_run_of_a_version_without_some_options_goes_on_as_it_was(tmp_path, exp
     assert json.loads((tmp_path / "config.json").read_text()) == config
 
 
-def test_metrics_are_trimmed_to_what_was_saved(tmp_path):
+def test_an_append_that_fails_leaves_no_part_of_a_line(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path)
-    for epoch in (1, 2, 3):
-        folder.append_metrics(row(epoch))
-    rows = folder.read_metrics()
-    folder.trim_metrics(2)
-    assert folder.read_metrics() == rows[:2]
+    folder.append_metrics(row(1))
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="No space"):
+            folder.append_metrics(row(2))
+    folder.append_metrics(row(2))
+    assert folder.read_metrics() == [row(1), row(2)]
+    folder.write_metrics([row(1)])
+    assert folder.read_metrics() == [row(1)]
 
 
 def test_each_start_adds_its_environment(tmp_path):

@@ -3,8 +3,11 @@
 import json
 import os
 import random
+import re
 import runpy
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +20,7 @@ from conftest import write_digits
 
 from cnnjax import checkpoint, create
 from cnnjax.functional import leaves_by_path
+from cnnjax.interrupt import SIGNALS
 from cnnjax.optim import make_optimizer
 from cnnjax.run_folder import RunFolder, read_config
 from cnnjax.train.step import init_state
@@ -338,23 +342,25 @@ def test_killed_at_random_steps_and_started_again_it_ends_with_the_same_bits(tmp
     assert all(np.array_equal(a, leaves_by_path(best_killed)[path]) for path, a in leaves_by_path(best).items())
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", SIGNALS)
 def test_an_interrupt_leaves_one_sentence_and_exit_code_1(tmp_path, sent):
     digits = write_digits(tmp_path / "digits", train=1000)
     arguments = ("train.py", *LONG, "--train.epochs", 5000, "--data.dir", digits, "--early-stopping.patience", "None")
-    process = subprocess.Popen(
-        command(*arguments, "--out", "run"), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    started = command(*arguments, "--out", "the run")
+    process = subprocess.Popen(started, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        while lines(tmp_path / "run") < 1:
+        while lines(tmp_path / "the run") < 1:
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(sent)
-        _, told = process.communicate(timeout=60)
+        said, told = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 1
-    assert told == "error: interrupted; the same command continues run from what is saved there\n"
+    assert told.startswith("error: interrupted; what goes on from here is: ")
+    assert shlex.split(told.partition("here is: ")[2]) == started
+    saved = int(re.search(r"^saved step (\d+), within epoch", said, re.MULTILINE)[1])
+    assert checkpoint.newest_step(tmp_path / "the run" / "checkpoints") == saved
 
 
 def test_an_interrupt_before_the_first_epoch_ends_cleanly_too(tmp_path):
@@ -381,5 +387,6 @@ def test_a_second_process_in_the_same_folder_is_refused(workplace):
     with folder.locked():
         done = call("train.py", "runs/done", "--out", "runs/done", cwd=workplace)
     assert done.returncode == 2, done.stderr
-    assert done.stderr == "error: another process trains in runs/done; wait for it, or choose --out\n"
+    holder = f"pid {os.getpid()} on host {socket.gethostname()}"
+    assert done.stderr == f"error: another process ({holder}) trains in runs/done; wait for it, or choose --out\n"
     assert call("train.py", "runs/done", "--out", "runs/done", cwd=workplace).returncode == 0

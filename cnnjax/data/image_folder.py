@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from cnnjax import interrupt
 from cnnjax.data.dataset import Loaded, Split
 from cnnjax.data.pictures import MOST_FILE_BYTES, check_file_size, decode_picture, read_picture_file
 from cnnjax.errors import UserError
@@ -140,6 +141,7 @@ def decode(place: Path, files: Files, names: list[str]) -> np.ndarray:
     pixels = np.empty((0, 0, 0, 0), np.uint8)
     width, height = 0, 0
     for index, name in enumerate(names):
+        interrupt.poll()
         image, grey = open_image(f"{place}/{name}", name, files, (width, height) if index else None)
         if not index:
             width, height = image.size

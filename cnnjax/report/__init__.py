@@ -25,12 +25,12 @@ def write(
     variables: Variables,
     folder: RunFolder,
     results: dict[str, Any],
+    rows: list[dict[str, Any]],
 ) -> None:
     """Draw curves, confusion, mistakes, filters and examples as PNG, and write report.html, which holds them all."""
     arch, preprocessing, test = experiment.model, dataset.preprocessing, dataset.test
     logits = predict_logits(arch, preprocessing, variables, test.images, experiment.train.eval_batch_size)
     classes = tuple(name.replace("$", r"\$") for name in dataset.classes)  # a formula lies between two of them
-    rows = folder.read_metrics()
     first_batch = _first_batch(experiment, dataset)
     image = test.images[:1]
     maps = features(arch, variables, normalize(preprocessing, image))

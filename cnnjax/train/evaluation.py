@@ -10,9 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cnnjax import interrupt
 from cnnjax.data import Preprocessing, Split, normalize
 from cnnjax.functional import Variables, apply
 from cnnjax.models.layers import Arch
+
+IN_FLIGHT = 8
+"""Batches that may be queued on the device before the host waits for the oldest."""
 
 
 class DeviceSplit(NamedTuple):
@@ -81,16 +85,18 @@ def logits_step(arch: Arch, preprocessing: Preprocessing, variables: Variables, 
 
 def evaluate(
     arch: Arch, preprocessing: Preprocessing, variables: Variables, data: DeviceSplit, batch_size: int,
-    poll: Callable[[], None] = lambda: None,
+    poll: Callable[[], None] = interrupt.poll,
 ) -> dict[str, float]:  # fmt: skip
     """Return mean cross-entropy ``loss`` (nats, without label smoothing) and the shares ``top1`` and ``top5``.
 
-    ``poll`` is called between batches, so that a caller can interrupt.
+    ``poll`` is called between batches, so that a caller can interrupt; no more than some are queued on the device.
     """
     count = len(data.labels)
-    sums = []
+    sums: list[EvalSums] = []
     for indices, mask in padded_batches(count, batch_size):
         sums.append(eval_step(arch, preprocessing, variables, data, indices, mask))
+        if len(sums) > IN_FLIGHT:
+            jax.block_until_ready(sums[-IN_FLIGHT])
         poll()
     fetched = jax.device_get(sums)
     return {name: math.fsum(float(getattr(s, name)) for s in fetched) / count for name in EvalSums._fields}
@@ -104,4 +110,5 @@ def predict_logits(
     for indices, mask in padded_batches(len(images), batch_size):
         logits = logits_step(arch, preprocessing, variables, images[indices])
         parts.append(np.asarray(logits)[mask])
+        interrupt.poll()
     return np.concatenate(parts)

@@ -8,18 +8,20 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from cnnjax import checkpoint
+from cnnjax import checkpoint, interrupt
 from cnnjax.config import MOST_STEPS, Experiment
 from cnnjax.data import Dataset, epoch_order
-from cnnjax.errors import Diverged, UserError
+from cnnjax.errors import Diverged, Interrupted, UserError
 from cnnjax.functional import chosen_stages
 from cnnjax.optim import ScheduleFn, make_optimizer, make_schedule
 from cnnjax.run_folder import RunFolder
-from cnnjax.train import early_stopping
-from cnnjax.train.early_stopping import Standing
-from cnnjax.train.evaluation import evaluate, to_device
+from cnnjax.train import early_stopping, out_of_memory
+from cnnjax.train.evaluation import DeviceSplit, evaluate, to_device
+from cnnjax.train.metrics_log import MetricsLog
 from cnnjax.train.profiling import Profile
+from cnnjax.train.saving import Position, Saver
 from cnnjax.train.step import (
+    Dispatch,
     Tally,
     TrainState,
     init_state,
@@ -38,7 +40,7 @@ SECONDS_BETWEEN_LOOKS = 0.2
 class Progress(Protocol):
     """What the loop tells of itself while it runs."""
 
-    def start(self, epochs: int, steps_per_epoch: int, batch_size: int, epochs_done: int) -> None: ...
+    def start(self, epochs: int, steps_per_epoch: int, batch_size: int, steps_done: int) -> None: ...
     def step(self, epoch: int, step: int, loss: float, top1: float) -> None: ...
     def epoch(self, row: dict[str, Any]) -> None: ...
     def notice(self, text: str) -> None: ...
@@ -50,26 +52,90 @@ class Outcome(NamedTuple):
     epochs: int
     stopped_early: bool
     best_epoch: int
+    rows: list[dict[str, Any]]
+    """The metrics of each epoch."""
+    problem: str | None
+    """Why metrics.jsonl does not hold all of them, where it does not."""
 
 
 def fit(
     experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: Progress,
-    poll: Callable[[], None] = lambda: None, profile: Profile | None = None,
+    poll: Callable[[], None] = interrupt.poll, profile: Profile | None = None,
 ) -> Outcome:  # fmt: skip
     """Train from the newest good checkpoint in ``folder``, or from the start, to the end; the best one stays there.
 
     Contract of the loop, not to be reordered: an epoch's steps; its evaluation; its line of metrics; its checkpoint;
     only then the next epoch. Killed anywhere and called again, it ends with the same bits as if it had never stopped:
     the order of the images is a function of (seed, epoch), all other chance of (seed, step), and everything else that
-    training changes lies in the checkpoint. ``poll`` is called between steps, so that a caller can interrupt there;
-    ``profile`` traces some of them.
+    training changes lies in the checkpoint. ``poll`` is called between steps and between batches of the evaluation;
+    where it raises Interrupted, the position within the epoch is saved. ``profile`` traces some of the steps.
 
     Raises:
         Diverged: a loss was NaN or infinite; the last good checkpoint stays.
-        UserError: the config does not fit the data or the network, or the folder's checkpoints are not of this run.
+        UserError: the config does not fit the data or the network, the folder's checkpoints are not of this run, one
+            could not be saved, or the device's memory does not suffice.
     """
     arch, config = experiment.model, experiment.train
     steps_per_epoch, schedule = plan(experiment, dataset)
+    fresh, dispatch = _programs(experiment, dataset, steps_per_epoch, schedule, profile)
+    chunk = steps_per_dispatch(jax.default_backend(), steps_per_epoch)
+    key = step_key(experiment.seed)
+
+    saver = Saver(experiment, dataset, folder)
+    (state, standing, rows, seconds), notices = saver.resume(fresh)
+    for notice in notices:
+        progress.notice(notice)
+    log = MetricsLog(folder, rows, progress.notice)
+    train, validation = _to_device(dataset)
+    progress.start(config.epochs, steps_per_epoch, config.batch_size, int(state.step))
+
+    while len(rows) < config.epochs and not early_stopping.should_stop(experiment.early_stopping, standing):
+        order = jax.device_put(epoch_order(experiment.seed, len(rows), len(dataset.train.labels)))
+        done = int(state.step) - len(rows) * steps_per_epoch  # more than none where a signal came within the epoch
+        epoch = len(rows) + 1
+        started = time.perf_counter() - seconds
+        watch = _Watch(epoch, schedule, progress)
+        try:
+            for first in range(done, steps_per_epoch, chunk):
+                steps = min(chunk, steps_per_epoch - first)
+                state, tally = dispatch(state, train, order, key, steps=steps)
+                watch.add(first + steps, tally)
+                poll()
+            tally = jax.device_get(state.tally)
+            seconds = time.perf_counter() - started
+            step = epoch * steps_per_epoch
+            _check_finite(tally, epoch, schedule)
+            with out_of_memory.in_evaluation(config.eval_batch_size):
+                found = evaluate(arch, dataset.preprocessing, state.variables, validation, config.eval_batch_size, poll)
+        except Interrupted:
+            _check_finite(jax.device_get(state.tally), epoch, schedule)
+            position = Position(state, standing, rows, time.perf_counter() - started)
+            _save_within(saver, position, epoch, progress)
+            raise
+        except out_of_memory.ERRORS as error:
+            if not out_of_memory.is_shortage(error):
+                raise
+            del state
+            raise out_of_memory.in_training(error, experiment, dataset.preprocessing, train, progress.notice) from error
+        _check_validation(found["loss"], epoch, step, schedule)
+        row = _row(epoch, step, float(schedule(step - 1)), tally, found, seconds)
+        seconds = 0.0
+        rows.append(row)
+        standing = early_stopping.update(experiment.early_stopping, standing, step, found)
+        log.add(rows)
+        saver.save(Position(state, standing, rows, seconds))
+        checkpoint.prune(folder.checkpoints, config.keep, standing.best_step)
+        progress.epoch(row)
+
+    stopped_early = len(rows) < config.epochs
+    return Outcome(len(rows), stopped_early, standing.best_step // steps_per_epoch, rows, log.problem)
+
+
+def _programs(
+    experiment: Experiment, dataset: Dataset, steps_per_epoch: int, schedule: ScheduleFn, profile: Profile | None
+) -> tuple[TrainState, Dispatch]:
+    """Return the state before the first step, and what moves it."""
+    arch, config = experiment.model, experiment.train
     optimizer = make_optimizer(experiment.optimizer, schedule)
     train_step = make_train_step(
         arch, optimizer, dataset.preprocessing, config.label_smoothing, experiment.augmentation, remat=config.remat,
@@ -78,44 +144,7 @@ def fit(
     dispatch = make_dispatch(train_step, config.batch_size, steps_per_epoch)
     if profile is not None:
         dispatch = profile.traced(dispatch)
-    chunk = steps_per_dispatch(jax.default_backend(), steps_per_epoch)
-    key = step_key(experiment.seed)
-
-    state, standing = _resume(init_state(arch, optimizer, experiment.seed), dataset, folder, progress)
-    epoch = int(state.step) // steps_per_epoch
-    folder.trim_metrics(epoch)
-    train, validation = to_device(dataset.train), to_device(dataset.validation)
-    progress.start(config.epochs, steps_per_epoch, config.batch_size, epoch)
-
-    while epoch < config.epochs and not early_stopping.should_stop(experiment.early_stopping, standing):
-        order = jax.device_put(epoch_order(experiment.seed, epoch, len(dataset.train.labels)))
-        epoch += 1
-        started = time.perf_counter()
-        watch = _Watch(epoch, schedule, progress)
-        for first in range(0, steps_per_epoch, chunk):
-            steps = min(chunk, steps_per_epoch - first)
-            state, tally = dispatch(state, train, order, key, steps=steps)
-            watch.add(first + steps, tally)
-            poll()
-        tally = jax.device_get(state.tally)
-        seconds = time.perf_counter() - started
-        step = epoch * steps_per_epoch
-        _check_finite(tally, epoch, schedule)
-
-        found = evaluate(arch, dataset.preprocessing, state.variables, validation, config.eval_batch_size, poll)
-        _check_validation(found["loss"], epoch, step, schedule)
-        row = _row(epoch, step, float(schedule(step - 1)), tally, found, seconds)
-        standing = early_stopping.update(experiment.early_stopping, standing, step, found)
-        folder.append_metrics(row)
-        _save(folder, state, experiment, dataset, standing, row)
-        checkpoint.prune(folder.checkpoints, config.keep, standing.best_step)
-        progress.epoch(row)
-
-    return Outcome(
-        epochs=epoch,
-        stopped_early=epoch < config.epochs,
-        best_epoch=standing.best_step // steps_per_epoch,
-    )
+    return init_state(arch, optimizer, experiment.seed), dispatch
 
 
 def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, ScheduleFn]:
@@ -150,49 +179,17 @@ def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, ScheduleFn]:
     return steps, make_schedule(experiment.schedule, experiment.optimizer.lr, steps, experiment.train.epochs)
 
 
-def _resume(fresh: TrainState, dataset: Dataset, folder: RunFolder, progress: Progress) -> tuple[TrainState, Standing]:
-    """Return the newest good checkpoint's state, or the fresh one where there is none."""
-    found, notices = checkpoint.newest_good(folder.checkpoints)
-    for notice in notices:
-        progress.notice(notice)
-    if found is None:
-        return fresh, Standing()
-    if found.info["data"]["content_hash"] != dataset.content_hash:
-        raise UserError(
-            f"the files of {dataset.name} are not those this run began with (sha256 {dataset.content_hash[:12]}, was "
-            f"{found.info['data']['content_hash'][:12]}); give the same files with --data.dir, or another --out"
-        )
-    checkpoint.best(folder.checkpoints)  # a run that could not end with its best parameters is told so now
-    training = checkpoint.restore(found, "training", _training_item(fresh))
-    variables = checkpoint.restore(found, "variables", fresh.variables._asdict())
-    state = TrainState(step=training["step"], opt_state=training["opt_state"], tally=fresh.tally, **variables)
-    progress.notice(f"continuing after epoch {found.info['epoch']} from {found.path}")
-    return state, Standing.from_dict(found.info["early_stopping"])
+def _to_device(dataset: Dataset) -> tuple[DeviceSplit, DeviceSplit]:
+    with out_of_memory.explained(f"when the images of {dataset.name} went to the device", "give fewer or smaller ones"):
+        return to_device(dataset.train), to_device(dataset.validation)
 
 
-def _training_item(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "opt_state": state.opt_state}
-
-
-def _save(
-    folder: RunFolder,
-    state: TrainState,
-    experiment: Experiment,
-    dataset: Dataset,
-    standing: Standing,
-    row: dict[str, Any],
-) -> None:
-    items = {"variables": state.variables._asdict(), "training": _training_item(state)}
-    info = {
-        "epoch": row["epoch"],
-        "model": experiment.model.to_dict(),
-        "classes": list(dataset.classes),
-        "preprocessing": dataset.preprocessing.to_dict(),
-        "data": dataset.record(),
-        "early_stopping": standing.to_dict(),
-        "metrics": row,
-    }
-    checkpoint.save(folder.checkpoints, row["step"], items, info)
+def _save_within(saver: Saver, position: Position, epoch: int, progress: Progress) -> None:
+    """Save a position within an epoch, if any step has been made since the last one was saved."""
+    step = int(position.state.step)
+    if step > checkpoint.newest_step(saver.folder.checkpoints):
+        saver.save(position, within_epoch=True)
+        progress.notice(f"saved step {step}, within epoch {epoch}")
 
 
 class _Watch:

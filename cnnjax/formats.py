@@ -1,0 +1,29 @@
+"""The format version in every run folder and checkpoint: older ones are opened, a newer one is refused."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cnnjax import __version__
+from cnnjax.errors import UserError, printable
+
+
+class NewerFormat(UserError):
+    """What is whole, and only a newer cnnjax can read."""
+
+
+def written(version: int) -> dict[str, Any]:
+    """Return what a file says of its format: the version, and the cnnjax that wrote it."""
+    return {"format": version, "cnnjax": __version__}
+
+
+def check(what: str, data: Mapping[str, Any], known: int) -> None:
+    """Raise UserError unless ``data`` has a format from 1 to ``known``; of a newer one, say what can read it."""
+    found = data.get("format")
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise UserError(f"{what} has format {found!r}; it must be 1 or more")
+    if found > known:
+        writer = data.get("cnnjax")
+        needed = f"cnnjax {printable(writer[:40])} or newer" if isinstance(writer, str) else "a newer cnnjax"
+        raise NewerFormat(
+            f"{what} has format {found}, newer than {known}; it needs {needed}, and this is {__version__}"
+        )

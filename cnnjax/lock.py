@@ -1,0 +1,102 @@
+"""One folder, one writer: a lock file that names the process which holds it.
+
+The kernel lets go of a lock when its process ends, however it ends. On a file system that knows no such locks, a file
+that only one process can make takes their place; left by a process that is gone, it is taken away.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from cnnjax.errors import UserError
+
+NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+HELD = ".held"
+"""What is added to the lock file's name where its existence is the lock."""
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``, which stays.
+
+    Raises:
+        UserError: another process holds it; the sentence names its pid and host.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _refused(path) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS_HERE:
+                raise
+            with _held_by_existence(path.with_name(path.name + HELD)):
+                yield
+            return
+        with contextlib.suppress(OSError):  # the name is a courtesy: a full disk is told of where it matters
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), _own_name())
+        yield
+
+
+@contextlib.contextmanager
+def _held_by_existence(path: Path) -> Iterator[None]:
+    if _is_stale(holder := _holder(path)):
+        _take_away(path, holder)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        raise _refused(path, f", or delete {path} if that process is gone") from None
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(_own_name())
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _take_away(path: Path, holder: str) -> None:
+    """Remove a stale lock; another process may have done so in the meantime, and made its own."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(aside)
+        if _holder(aside) != holder:
+            with contextlib.suppress(OSError):
+                os.link(aside, path)
+        aside.unlink()
+
+
+def _is_stale(holder: str) -> bool:
+    match = re.fullmatch(r"pid (\d{1,9}) on host (.*)", holder)
+    if not match or match[2] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(match[1]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it lives, and is another user's
+        return False
+    return False
+
+
+def _own_name() -> bytes:
+    return f"pid {os.getpid()} on host {socket.gethostname()}\n".encode()
+
+
+def _holder(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")[:200].strip()
+    except OSError:
+        return ""
+    return text if re.fullmatch(r"pid \d{1,9} on host \S*", text) else ""
+
+
+def _refused(path: Path, advice: str = "") -> UserError:
+    holder = _holder(path)
+    named = f" ({holder})" if holder else ""
+    return UserError(f"another process{named} trains in {path.parent}; wait for it, or choose --out{advice}")

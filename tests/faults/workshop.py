@@ -1,0 +1,245 @@
+"""What every fault needs: a tiny but real training, the script that runs it as a process, and what must come of it."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cnnjax import checkpoint, trained
+from cnnjax.data.idx import write_idx
+from cnnjax.data.sources import IDX_FILES
+from cnnjax.optim import make_optimizer
+from cnnjax.run_folder import RunFolder, read_config
+from cnnjax.train.step import init_state
+
+ROOT = Path(__file__).resolve().parents[2]
+CLOCK = ("seconds", "images_per_second")
+TIMEOUT = 240
+EXPERIMENT = """
+from cnnjax import create
+from cnnjax.config import Augmentation, Data, EarlyStopping, Experiment, Optimizer, Train
+
+experiment = Experiment(
+    model=create("lenet", activation="relu", pooling="max", input_size=12),
+    data=Data(source="mnist", dir={data!r}, validation=0.2),
+    augmentation=Augmentation(pad_crop=1),
+    optimizer=Optimizer(name="momentum", lr=0.02),
+    train=Train(epochs=10, batch_size=16, keep=2),
+    early_stopping=EarlyStopping(patience=None),
+)
+"""
+STEPS = 20
+"""An epoch's steps: 400 images, of which a fifth is for validation, in batches of 16."""
+
+
+class Lost(Exception):
+    """A promise was not kept."""
+
+
+class Row(NamedTuple):
+    """A line of the table: what was done, how often, how often everything was there afterwards."""
+
+    fault: str
+    times: int
+    survived: int
+    note: str = ""
+    problems: tuple[str, ...] = ()
+
+    @property
+    def lost(self) -> int:
+        return self.times - self.survived
+
+
+def check(condition: bool, told: str) -> None:
+    if not condition:
+        raise Lost(told)
+
+
+class Ended(NamedTuple):
+    """How a process ended, and what it had printed."""
+
+    code: int
+    out: str
+    err: str
+
+    def one_sentence(self, code: int, *expected: str) -> None:
+        """Check the exit code and that it said one sentence, without a traceback, with all that is expected."""
+        told = f"exit code {self.code} (not {code}), standard error:\n{self.err}"
+        lines = self.err.splitlines()
+        check(self.code == code and len(lines) == 1 and lines[0].startswith("error: "), told)
+        for text in expected:
+            check(text in self.err, f"{text!r} is missing in: {self.err}")
+
+
+class Workshop:
+    """A folder to work in, and the runs that were never disturbed, to compare with."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.experiment = folder / "tiny.py"
+        self.cache = folder / "cache"
+        self._references: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._judging, self._making = threading.Lock(), threading.Lock()
+        write_digits(folder / "digits")
+        self.experiment.write_text(EXPERIMENT.format(data=str(folder / "digits")))
+
+    def command(self, run: Path, *options: Any) -> list[str]:
+        return [
+            sys.executable, str(ROOT / "scripts" / "train.py"), str(self.experiment), "--out", str(run),
+            *map(str, options),
+        ]  # fmt: skip
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return {**os.environ, "CNNJAX_CACHE": str(self.cache), "PYTHONPATH": str(ROOT), **more}
+
+    def start(self, run: Path, *options: Any, **environment: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            self.command(run, *options), cwd=self.folder, env=self.environment(**environment), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def train(self, run: Path, *options: Any, **environment: str) -> Ended:
+        """Run the script to its end."""
+        return finish(self.start(run, *options, **environment))
+
+    def new_run(self, name: str) -> Path:
+        """Return a path for a run that is not there yet."""
+        path = self.folder / "runs" / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.parent.mkdir(exist_ok=True)
+        return path
+
+    def reference(self, *options: Any) -> dict[str, Any]:
+        """Return what a run with these options comes to that nothing disturbs."""
+        with self._making:
+            if options not in self._references:
+                run = self.new_run("whole-" + hashlib.sha256(repr(options).encode()).hexdigest()[:8])
+                ended = self.train(run, *options)
+                check(ended.code == 0, f"the undisturbed run failed: {ended.err}")
+                self._references[options] = self.outcome(run)
+            return self._references[options]
+
+    def outcome(self, run: Path) -> dict[str, Any]:
+        """Return all that must be the same: figures, parameters, optimizer values, which checkpoint is the best."""
+        with self._judging:
+            found, notices = checkpoint.newest_good(run / "checkpoints")
+            check(found is not None and not notices, f"checkpoints of the finished run: {notices or 'none'}")
+            assert found
+            _, experiment = read_config(run / "config.json")
+            optimizer = make_optimizer(experiment.optimizer, lambda step: 1e-3)
+            state = jax.eval_shape(lambda: init_state(experiment.model, optimizer, 0))
+            training = {"step": state.step, "opt_state": state.opt_state}
+            best = trained.load(run)
+            results = json.loads((run / "results.json").read_text())
+            check((run / "report.html").exists(), "there is no report")
+            return {
+                "checkpoints": [path.name for path in checkpoint.list_paths(run / "checkpoints")],
+                "training": digest(checkpoint.restore(found, "training", training)),
+                "parameters": digest(checkpoint.restore(found, "variables", state.variables._asdict())),
+                "best": (best.checkpoint.name, digest(best.variables)),
+                "standing": found.info["early_stopping"],
+                "metrics": [without_clock(row) for row in RunFolder(run).read_metrics()],
+                "results": without_clock(results),
+            }
+
+    def check_same(self, run: Path, *options: Any) -> None:
+        """Check that a finished run came to the same as the undisturbed one, and that nothing lies about."""
+        expected, found = self.reference(*options), self.outcome(run)
+        for name, value in expected.items():
+            check(found[name] == value, f"{name}: {found[name]}, and in the undisturbed run {value}")
+        left = [path.name for path in run.rglob("*.writing")]
+        check(not left, f"left behind: {left}")
+
+    def go_on(self, run: Path, *options: Any) -> None:
+        """Start the run again, let it end, and check that nothing is lost."""
+        ended = self.train(run, *options)
+        check(ended.code == 0, f"going on: exit code {ended.code}: {ended.err}")
+        self.check_same(run, *options)
+
+
+def digest(tree: Any) -> str:
+    """Return a sum over names, shapes and bits of all arrays."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        array = np.asarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)}{array.dtype}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def without_clock(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in figures.items() if name not in CLOCK}
+
+
+def finish(process: "subprocess.Popen[str]") -> Ended:
+    """Wait for a process, and end it where it hangs."""
+    try:
+        out, err = process.communicate(timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise Lost(f"hung for {TIMEOUT} s") from None
+    return Ended(process.returncode, out, err)
+
+
+def wait_for(process: "subprocess.Popen[str]", condition: Callable[[], bool], pause: float = 0.001) -> bool:
+    """Wait until something is so; return False where the process ends before."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        if process.poll() is not None:
+            return False
+        check(time.monotonic() < deadline, "what was waited for never happened")
+        time.sleep(pause)
+    return True
+
+
+def epochs_done(run: Path) -> int:
+    """Return how many lines of metrics there are."""
+    try:
+        return (run / "metrics.jsonl").read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
+def is_saving(run: Path) -> bool:
+    """Return whether a checkpoint is being written."""
+    try:
+        return any((run / "checkpoints").glob(".*.writing"))
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def running(process: "subprocess.Popen[str]") -> Iterator["subprocess.Popen[str]"]:
+    """Leave no process behind."""
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def write_digits(folder: Path, train: int = 400, test: int = 60) -> None:
+    """Write IDX files of 12x12 images whose classes are bright bars in places of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for part, count in (("train", train), ("test", test)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        images = rng.integers(0, 90, (count, 12, 12), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            row, column = divmod(int(label), 5)
+            image[6 * row : 6 * row + 6, 2 * column + 1 : 2 * column + 3] += 120
+        for stem, array in zip(IDX_FILES[part], (images, labels), strict=True):
+            write_idx(folder / stem, array)

@@ -1,0 +1,71 @@
+"""Runs of older formats open; those of newer ones are refused with what they need."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cnnjax import data, formats, launch, trained
+from cnnjax.classification import classification_report
+from cnnjax.errors import UserError
+from cnnjax.run_folder import RunFolder, read_config
+
+RECORDED = Path(__file__).parent / "golden" / "run_format_1"
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A run of format 1, as the first version left it when it was killed after two of three epochs."""
+    shutil.copytree(RECORDED, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "run"
+
+
+def experiment_of(run):
+    name, experiment = read_config(run / "config.json")
+    return name, experiment.replace(data=experiment.data.replace(dir=str(run.parent / "data")))
+
+
+def test_a_run_of_format_1_evaluates_to_what_it_said(recorded):
+    _, experiment = experiment_of(recorded)
+    said = RunFolder(recorded).read_metrics()[1]
+    network, validation = trained.load(recorded), data.load(experiment.data).validation
+    found = classification_report(network.logits(validation.images), validation.labels)
+    assert found.loss == pytest.approx(said["validation_loss"], rel=1e-5)
+    assert found.top1 == said["validation_top1"]
+
+
+def test_a_run_of_format_1_continues(recorded):
+    name, experiment = experiment_of(recorded)
+    before = RunFolder(recorded).read_metrics()
+    results = launch.run(launch.Run(name, experiment, recorded), Console())
+    rows = RunFolder(recorded).read_metrics()
+    assert rows[:2] == before
+    assert results["epochs"] == len(rows) == 3
+    assert rows[2]["train_loss"] < rows[1]["train_loss"]
+
+
+def test_a_run_of_format_1_without_its_metrics_is_refused(recorded):
+    name, experiment = experiment_of(recorded)
+    (recorded / "metrics.jsonl").unlink()
+    with pytest.raises(UserError, match=r"metrics.jsonl is damaged after epoch 0, and 2 epochs were saved"):
+        launch.run(launch.Run(name, experiment, recorded), Console())
+
+
+def test_a_newer_run_folder_is_refused_with_the_version_it_needs(recorded):
+    config = json.loads((recorded / "config.json").read_text()) | {"format": 2, "cnnjax": "3.4.5"}
+    (recorded / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"has format 2, newer than 1; it needs cnnjax 3\.4\.5 or newer, and this is"):
+        read_config(recorded / "config.json")
+
+
+@pytest.mark.parametrize("version", [None, "1", 0, -1, True, 1.5])
+def test_a_format_that_is_none_is_refused(version):
+    with pytest.raises(UserError, match="it must be 1 or more"):
+        formats.check("it", {"format": version}, known=1)
+
+
+def test_what_is_written_says_its_writer():
+    formats.check("it", formats.written(1), known=1)
+    assert formats.written(1) == {"format": 1, "cnnjax": formats.__version__}
