@@ -20,11 +20,11 @@ from cnnjax.models import convolution
 from cnnjax.models.layers import pooling_lowering
 from cnnjax.progress import TerminalProgress
 from cnnjax.run_folder import RunFolder, environment
-from cnnjax.train import out_of_memory
+from cnnjax.train import feed, out_of_memory
 from cnnjax.train.evaluation import evaluate, to_device
 from cnnjax.train.loop import Outcome, fit, plan
 from cnnjax.train.profiling import Profile, check_steps
-from cnnjax.train.step import is_unrolled, steps_per_dispatch
+from cnnjax.train.step import is_unrolled
 
 PARTS = ("train", "validation", "test")
 
@@ -82,7 +82,7 @@ def _run_in(
         told = f"{this.folder} is finished already; another --seed or --out makes another run"
         console.print(told, highlight=False, soft_wrap=True)
         return results, []
-    computed = environment(lowering(steps_per_epoch, this.experiment))
+    computed = environment(lowering(this.experiment, dataset, steps_per_epoch))
     changed = folder.record_environment(computed | {"data": dataset.record()})
     if changed and checkpoint.newest_step(folder.checkpoints):
         console.print(_other_bits(changed), highlight=False, soft_wrap=True)
@@ -111,11 +111,13 @@ def _train(
     return results, problems
 
 
-def lowering(steps_per_epoch: int, experiment: Experiment) -> dict[str, Any]:
+def lowering(experiment: Experiment, dataset: Dataset, steps_per_epoch: int) -> dict[str, Any]:
     """Return how things are computed on this backend, where there was a choice; see the rules named."""
     backend = jax.default_backend()
+    resident, steps = feed.way(dataset.train, experiment.train.batch_size, steps_per_epoch)
     chosen = {
-        "steps_per_dispatch": steps_per_dispatch(backend, steps_per_epoch),
+        "steps_per_dispatch": steps,
+        "images": "resident" if resident else "streamed",
         "convolution": convolution.lowering(jnp.dtype(experiment.model.dtype)),
         "max_pool": pooling_lowering(),
     }

@@ -17,6 +17,7 @@ from cnnjax.optim import ScheduleFn, make_optimizer, make_schedule
 from cnnjax.run_folder import RunFolder
 from cnnjax.train import early_stopping, out_of_memory
 from cnnjax.train.evaluation import DeviceSplit, evaluate, to_device
+from cnnjax.train.feed import Feed, make_feed
 from cnnjax.train.metrics_log import MetricsLog
 from cnnjax.train.profiling import Profile
 from cnnjax.train.saving import Position, Saver
@@ -28,7 +29,6 @@ from cnnjax.train.step import (
     make_dispatch,
     make_train_step,
     step_key,
-    steps_per_dispatch,
 )
 
 IN_FLIGHT = 8
@@ -78,7 +78,6 @@ def fit(
     arch, config = experiment.model, experiment.train
     steps_per_epoch, schedule = plan(experiment, dataset)
     fresh, dispatch = _programs(experiment, dataset, steps_per_epoch, schedule, profile)
-    chunk = steps_per_dispatch(jax.default_backend(), steps_per_epoch)
     key = step_key(experiment.seed)
 
     saver = Saver(experiment, dataset, folder)
@@ -86,20 +85,20 @@ def fit(
     for notice in notices:
         progress.notice(notice)
     log = MetricsLog(folder, rows, progress.notice)
-    train, validation = _to_device(dataset)
+    feed, validation = _to_device(dataset, config.batch_size, steps_per_epoch)
     progress.start(config.epochs, steps_per_epoch, config.batch_size, int(state.step))
 
     while len(rows) < config.epochs and not early_stopping.should_stop(experiment.early_stopping, standing):
-        order = jax.device_put(epoch_order(experiment.seed, len(rows), len(dataset.train.labels)))
+        order = epoch_order(experiment.seed, len(rows), len(dataset.train.labels))
         done = int(state.step) - len(rows) * steps_per_epoch  # more than none where a signal came within the epoch
         epoch = len(rows) + 1
         started = time.perf_counter() - seconds
         watch = _Watch(epoch, schedule, progress)
         try:
-            for first in range(done, steps_per_epoch, chunk):
-                steps = min(chunk, steps_per_epoch - first)
-                state, tally = dispatch(state, train, order, key, steps=steps)
-                watch.add(first + steps, tally)
+            for data, picked, start, steps in feed.epoch(order, done, steps_per_epoch):
+                state, tally = dispatch(state, data, picked, key, steps=steps, start=start)
+                done += steps
+                watch.add(done, tally)
                 poll()
             tally = jax.device_get(state.tally)
             seconds = time.perf_counter() - started
@@ -116,7 +115,9 @@ def fit(
             if not out_of_memory.is_shortage(error):
                 raise
             del state
-            raise out_of_memory.in_training(error, experiment, dataset.preprocessing, train, progress.notice) from error
+            raise out_of_memory.in_training(
+                error, experiment, dataset.preprocessing, feed.some(), progress.notice
+            ) from error
         _check_validation(found["loss"], epoch, step, schedule)
         row = _row(epoch, step, float(schedule(step - 1)), tally, found, seconds)
         seconds = 0.0
@@ -179,9 +180,9 @@ def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, ScheduleFn]:
     return steps, make_schedule(experiment.schedule, experiment.optimizer.lr, steps, experiment.train.epochs)
 
 
-def _to_device(dataset: Dataset) -> tuple[DeviceSplit, DeviceSplit]:
+def _to_device(dataset: Dataset, batch_size: int, steps_per_epoch: int) -> tuple[Feed, DeviceSplit]:
     with out_of_memory.explained(f"when the images of {dataset.name} went to the device", "give fewer or smaller ones"):
-        return to_device(dataset.train), to_device(dataset.validation)
+        return make_feed(dataset.train, batch_size, steps_per_epoch), to_device(dataset.validation)
 
 
 def _save_within(saver: Saver, position: Position, epoch: int, progress: Progress) -> None:

@@ -39,12 +39,12 @@ class Profile:
     def traced(self, dispatch: Dispatch) -> Dispatch:
         """Return the dispatch, traced at the steps; the device is waited for there and nowhere else."""
 
-        def call(*arguments: Any, steps: int) -> Any:
+        def call(*arguments: Any, steps: int, **others: Any) -> Any:
             if self.done <= self.steps.start < self.done + steps:
                 jax.block_until_ready(arguments)
                 jax.profiler.start_trace(self.folder, create_perfetto_trace=True)
                 self.tracing = True
-            result = dispatch(*arguments, steps=steps)
+            result = dispatch(*arguments, steps=steps, **others)
             self.done += steps
             if self.tracing and self.done >= self.steps.stop:
                 jax.block_until_ready(result)

@@ -153,25 +153,30 @@ def accumulated(gradient: GradientFn, parts: int) -> GradientFn:
 def make_dispatch(train_step: TrainStep, batch_size: int, steps_per_epoch: int) -> Dispatch:
     """Return the jitted ``(state, data, order, key, steps=k) -> (state, tally)``: k steps in one call of the device.
 
-    The state is donated. Which images a step sees follows from ``state.step`` and the epoch's ``order`` [N] alone. The
+    The state is donated. Which images a step sees follows from ``state.step`` and the epoch's ``order`` [N] alone; an
+    order that begins with the images of a later step of the epoch comes with the number of that step, ``start``. The
     tally is a copy that outlives the donation, for showing progress.
     """
 
-    def one_step(state: TrainState, data: DeviceSplit, order: jax.Array, key: jax.Array) -> TrainState:
+    def one_step(
+        state: TrainState, data: DeviceSplit, order: jax.Array, key: jax.Array, start: jax.Array | None
+    ) -> TrainState:
         position = state.step % steps_per_epoch
         starts_epoch = position == 0
         tally = jax.tree.map(lambda fresh, sums: jnp.where(starts_epoch, fresh, sums), empty_tally(), state.tally)
-        picked = lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
+        first = position if start is None else position - start
+        picked = lax.dynamic_slice(order, (first * batch_size,), (batch_size,))
         key = jax.random.fold_in(key, state.step)
         return train_step(state._replace(tally=tally), data.images[picked], data.labels[picked], key)
 
     def dispatch(
-        state: TrainState, data: DeviceSplit, order: jax.Array, key: jax.Array, *, steps: int
-    ) -> tuple[TrainState, Tally]:
+        state: TrainState, data: DeviceSplit, order: jax.Array, key: jax.Array, *, steps: int,
+        start: jax.Array | None = None,
+    ) -> tuple[TrainState, Tally]:  # fmt: skip
         if steps == 1:
-            state = one_step(state, data, order, key)
+            state = one_step(state, data, order, key, start)
         else:
-            state, _ = lax.scan(lambda s, _: (one_step(s, data, order, key), None), state, length=steps)
+            state, _ = lax.scan(lambda s, _: (one_step(s, data, order, key, start), None), state, length=steps)
         return state, jax.tree.map(jnp.copy, state.tally)
 
     options = compiler_options(jax.default_backend())

@@ -23,10 +23,10 @@ _make = loop.make_dispatch
 def make_dispatch(*arguments):
     dispatch = _make(*arguments)
 
-    def call(state, *rest, steps):
+    def call(state, *rest, **options):
         if int(state.step) + 1 == int(os.environ.get("POISONED_STEP", "-1")):
             state = state._replace(params=jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), state.params))
-        return dispatch(state, *rest, steps=steps)
+        return dispatch(state, *rest, **options)
 
     return call
 

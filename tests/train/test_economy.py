@@ -27,11 +27,11 @@ class Log(list):
             dispatch = make(*arguments)
             programs = []
 
-            def watched(*arguments, steps):
+            def watched(*arguments, **options):
                 if not programs:
-                    programs.append(dispatch.lower(*arguments, steps=steps).as_text())
+                    programs.append(dispatch.lower(*arguments, **options).as_text())
                     self.programs.append(programs[0])
-                result = dispatch(*arguments, steps=steps)
+                result = dispatch(*arguments, **options)
                 self.append("dispatch")
                 self.tally = result[1]
                 return result

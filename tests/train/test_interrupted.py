@@ -10,7 +10,7 @@ from cnnjax import checkpoint, data, interrupt
 from cnnjax.errors import Diverged, Interrupted, UserError
 from cnnjax.functional import abstract_variables, leaves_by_path
 from cnnjax.run_folder import RunFolder
-from cnnjax.train import loop
+from cnnjax.train import feed
 from cnnjax.train.loop import fit
 from cnnjax.trained import load
 
@@ -64,7 +64,7 @@ def assert_same(found, whole):
 def test_stopped_in_steps_and_evaluations_and_continued_it_ends_with_the_same_bits(
     experiment, tmp_path, progress, monkeypatch, chunk
 ):
-    monkeypatch.setattr(loop, "steps_per_dispatch", lambda backend, steps: chunk)
+    monkeypatch.setattr(feed, "steps_per_dispatch", lambda backend, steps: chunk)
     train(experiment, tmp_path / "whole", progress)
     for at in (0, 0, 1):
         with pytest.raises(Interrupted, match="stopped"):

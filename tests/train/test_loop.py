@@ -9,7 +9,7 @@ from cnnjax.data import epoch_order
 from cnnjax.errors import Diverged, UserError
 from cnnjax.functional import abstract_variables, leaves_by_path
 from cnnjax.run_folder import RunFolder
-from cnnjax.train import loop
+from cnnjax.train import feed
 from cnnjax.train.loop import fit
 from cnnjax.train.step import init_state
 from cnnjax.trained import load
@@ -214,7 +214,7 @@ def test_the_loop_trains_with_every_option_of_its_config(experiment, tmp_path, p
 
 def test_several_steps_a_dispatch_end_with_the_same_training(experiment, tmp_path, progress, monkeypatch):
     _, single = train(experiment, tmp_path / "single", progress)
-    monkeypatch.setattr(loop, "steps_per_dispatch", lambda backend, steps: 4)  # 10 steps an epoch: 4, 4 and 2
+    monkeypatch.setattr(feed, "steps_per_dispatch", lambda backend, steps: 4)  # 10 steps an epoch: 4, 4 and 2
     _, several = train(experiment, tmp_path / "several", progress)
     assert [row["step"] for row in several.read_metrics()] == [10, 20, 30]
     first, again = (leaves_by_path(last_params(folder, experiment)) for folder in (single, several))

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from cnnjax import launch
 from cnnjax.errors import UserError
-from cnnjax.train import loop
+from cnnjax.train import feed
 from cnnjax.train.profiling import Profile, read_steps
 from cnnjax.trained import load
 
@@ -64,7 +64,7 @@ def test_an_interrupt_within_the_steps_ends_the_trace(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_a_trace_holds_the_steps_and_changes_no_result(experiment, tmp_path, monkeypatch, capsys, chunk):
-    monkeypatch.setattr(loop, "steps_per_dispatch", lambda backend, steps: chunk)  # 10 steps an epoch
+    monkeypatch.setattr(feed, "steps_per_dispatch", lambda backend, steps: chunk)  # 10 steps an epoch
     experiment = experiment.replace(train=experiment.train.replace(epochs=2))
     plain, profiled = (launch.Run("a", experiment, tmp_path / name) for name in ("plain", "profiled"))
     launch.run(plain, Console())
