@@ -4,7 +4,11 @@ Exit codes: 0 done, 1 done in part, 2 bad input, 3 diverged.
 """
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+
+LONGEST_NAME = 200
+"""Of a mistyped name, as much as is compared with those there are."""
 
 
 class CnnjaxError(Exception):
@@ -42,11 +46,27 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+_short = reprlib.Repr()
+_short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 4, 200, 200, 100
+_short.maxtuple = _short.maxlist = _short.maxdict = 50
+
+
+def shown(value: object) -> str:
+    """Return ``repr(value)``, shortened where it is long or deep: a value may come from a stranger's file."""
+    try:
+        return _short.repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
+
+
 def near_matches(name: str, choices: Iterable[str]) -> str:
     """Return ``"did you mean 'adam'?"``, or the list of choices where nothing is near."""
     choices = sorted(choices)
     lowered = {choice.lower(): choice for choice in choices}
-    near = [lowered[match] for match in difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.6)]
+    near = [
+        lowered[match]
+        for match in difflib.get_close_matches(name[:LONGEST_NAME].lower(), list(lowered), n=3, cutoff=0.6)
+    ]
     if near:
         return f"did you mean {' or '.join(map(repr, near))}?"
     return f"choose from: {', '.join(choices)}"
@@ -56,11 +76,11 @@ def choose(what: str, name: str, choices: Iterable[str]) -> str:
     """Return ``name`` if it is one of ``choices``; otherwise raise UserError with near matches."""
     choices = list(choices)
     if name not in choices:
-        raise UserError(f"unknown {what} {name!r}; {near_matches(name, choices)}")
+        raise UserError(f"unknown {what} {shown(name)}; {near_matches(name, choices)}")
     return name
 
 
 def require(condition: bool, name: str, value: object, rule: str) -> None:
     """Raise UserError ``NAME is VALUE; it must be RULE`` unless ``condition`` holds."""
     if not condition:
-        raise UserError(f"{name} is {value!r}; it must be {rule}")
+        raise UserError(f"{name} is {shown(value)}; it must be {rule}")

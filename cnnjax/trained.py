@@ -3,13 +3,15 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from cnnjax import checkpoint, models
 from cnnjax.classification import softmax, top_classes
 from cnnjax.data import Preprocessing, read_image
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, require
+from cnnjax.fields import check_type
 from cnnjax.functional import Variables, abstract_variables
 from cnnjax.models.layers import Arch
 from cnnjax.train.evaluation import predict_logits
@@ -62,12 +64,45 @@ def load(run: Path) -> Trained:
     if not folder.is_dir():
         raise UserError(f"{run} is not the folder of a run (it has no checkpoints/); give one such as runs/lenet_mini")
     found = checkpoint.best(folder)
-    arch = models.from_dict(found.info["model"])
+    described = describe(found)
+    like = abstract_variables(described.arch)._asdict()
     return Trained(
-        arch=arch,
-        variables=Variables(**checkpoint.restore(found, "variables", abstract_variables(arch)._asdict())),
-        classes=tuple(found.info["classes"]),
-        preprocessing=Preprocessing.from_dict(found.info["preprocessing"], "preprocessing"),
+        arch=described.arch,
+        variables=Variables(**checkpoint.restore(found, "variables", like)),
+        classes=described.classes,
+        preprocessing=described.preprocessing,
         checkpoint=found.path,
-        data=found.info.get("data", {}),
+        data=described.data,
     )
+
+
+class Description(NamedTuple):
+    """What a checkpoint says of its network."""
+
+    arch: Arch
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    data: dict[str, str]
+
+
+def describe(found: checkpoint.Checkpoint) -> Description:
+    """Read what a checkpoint says of its network, as data that a stranger may have written.
+
+    Raises:
+        UserError: it does not describe a network of ours with its classes and its preprocessing.
+    """
+    info = found.info
+    if not isinstance(info, dict) or not {"model", "classes", "preprocessing"} <= info.keys():
+        raise UserError(f"{found.path} does not say what its network is; give the folder of a run of cnnjax")
+    try:
+        arch = models.from_dict(info["model"])
+        preprocessing = Preprocessing.from_dict(info["preprocessing"], "preprocessing")
+        classes, data = info["classes"], info.get("data", {})
+        check_type("classes", tuple(classes) if isinstance(classes, list) else classes, tuple[str, ...])
+        require(len(classes) == arch.num_classes, "the number of classes", len(classes), f"{arch.num_classes}")
+        require(isinstance(data, dict), "data", data, "an object with names")
+        for name in ("content_hash", "split_hash") if data else ():
+            require(isinstance(data.get(name), str), f"data.{name}", data.get(name), "text")
+    except UserError as error:
+        raise UserError(f"{found.path}: {error}") from error
+    return Description(arch, tuple(classes), preprocessing, data)

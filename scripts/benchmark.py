@@ -1,53 +1,41 @@
-"""Time the training of a network here, in PyTorch and in Keras on JAX, each in a process of its own.
+"""Measure how fast networks train and answer, here and in PyTorch and Keras; or what a training step takes in memory.
 
-    python scripts/benchmark.py MODEL [OPTIONS]
+usage: python scripts/benchmark.py train --models NAME ... [OPTIONS]     a training step
+       python scripts/benchmark.py infer --models NAME ... [OPTIONS]     from images to logits
+       python scripts/benchmark.py memory MODEL [OPTIONS]                peak memory, and the largest batch that fits
+       python scripts/benchmark.py profile [OPTIONS]                     where a training step's time goes on a CPU
 
-The peers come with `pip install -e .[bench]`; the table says which are not installed.
-`python scripts/benchmark.py MODEL --help` shows the options.
+`python scripts/benchmark.py train --help` shows the options, so do the others; --write puts the table into
+docs/benchmarks.md (profile: into docs/performance.md). `python scripts/summary.py` lists the networks. The peers come
+with `pip install -e .[bench]`; the table says which are not installed.
+Exit codes: 0 done, 1 a peer failed, 2 bad input.
 """
 
 import sys
-from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
 
 from cnnjax import cli
-
-RECORD = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+from cnnjax.errors import choose
 
 
 def benchmark(arguments: list[str]) -> None:
-    """Read the command line, time, print; exit code 1 where a peer failed."""
-    from rich.console import Console
-
-    from cnnjax import benchmark
-    from cnnjax.benchmark import PARAMETERS, Work
-
+    """Hand the command line to the command that it names."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"{__doc__}\nmodels: {', '.join(PARAMETERS)}")
+        print(__doc__)
         return
+    command = choose("command", cli.first(arguments, "command"), ("train", "infer", "memory", "profile"))
+    if command == "memory":
+        from cnnjax.benchmark import memory
 
-    def options(
-        work: Annotated[Work, tyro.conf.arg(name="")], *, write: bool = False, debug: bool = False
-    ) -> Any:  # fmt: skip
-        """Time the training of a network here and in other libraries.
+        memory.run(arguments[1:])
+        return
+    if command == "profile":
+        from cnnjax.benchmark import profile
 
-        Args:
-            work: What every peer does.
-            write: Write the table to docs/benchmarks.md, too.
-            debug: Show what the peers' processes say, and the traceback of an error.
-        """
-        return work, write, debug
+        profile.run(arguments[1:])
+        return
+    from cnnjax.benchmark.command import run
 
-    work, write, debug = cli.parse(options, arguments, "scripts/benchmark.py")
-    console = Console()
-    rows = benchmark.run(work, console, debug=debug)
-    benchmark.show(work, rows, console)
-    if write:
-        benchmark.write(work, rows, RECORD)
-    if any(row.problem == "failed" for row in rows):
-        sys.exit(1)
+    sys.exit(run("train" if command == "train" else "infer", arguments[1:]))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ usage: python scripts/convert.py MODEL --from SOURCE FILE OUT [--classes NAME...
        python scripts/convert.py RUN --to SOURCE FILE.safetensors
 
 SOURCE is whose names the file uses: torchvision, timm, keras, or cifar (published networks of ResNet's section 4.2).
-FILE is torch's .pth (this needs torch), a .safetensors file, or Keras's .h5, .weights.h5 or .keras; it is read as data.
+FILE is torch's .pth, a .safetensors file, or Keras's .h5, .weights.h5 or .keras; it is read as data.
 `python scripts/convert.py MODEL --from SOURCE --help` shows every option.
 """
 

@@ -1,6 +1,5 @@
 import io
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,124 +7,238 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cnnjax import benchmark
-from cnnjax.benchmark import PEERS, Peer, Row, Timing, Work
+from cnnjax.benchmark import command, machine, page, table, turns
+from cnnjax.benchmark.command import Options
+from cnnjax.benchmark.protocol import Ended
+from cnnjax.benchmark.turns import Block, Row
+from cnnjax.benchmark.work import OTHERS, OURS, XLA, Facts, Job, Lap, Peer
 from cnnjax.errors import UserError
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
-OURS = PEERS[0]
-MISSING = Peer("Missing", "cnnjax.benchmark.torch_peer", "no_such_package")
-BROKEN = Peer("Broken", "cnnjax.benchmark.no_such_peer", "jax")
+THERE, MISSING = Peer("there", "no.module", "jax"), Peer("missing", "no.module", "no_such_package")
+JOB = Job(task="train", model="lenet", image_shape=(28, 28, 1), num_classes=10, batch=100)
+FACTS = Facts(
+    how="made up", packages=("made 1.0",), platform="cpu", device="cpu", threads=2, parameters=61_706,
+    first_step_seconds=0.5, step_seconds=0.01, multiply_adds=1_000_000, peak_rate=1e11, peak_source="a guess",
+)  # fmt: skip
 
 
-def timing(*epoch_seconds: float, **options) -> Timing:
-    facts = {"how": "by hand", "packages": ("made 1.0",), "device": "cpu", "threads": 2, "parameters": 61_706}
-    return Timing(**facts, platform="cpu", first_step_seconds=0.5, epoch_seconds=epoch_seconds).replace(**options)
+class FakeChild:
+    """A peer in this process: each lap takes ``pace`` seconds a step; after ``lives`` laps it is gone."""
+
+    log: list
+
+    def __init__(self, peer, job, facts=FACTS, pace=0.01, lives=10**9, refuses=""):
+        self.peer, self.job, self.facts, self.pace, self.lives, self.refuses = peer, job, facts, pace, lives, refuses
+
+    def ready(self):
+        self.log.append(f"{self.peer.name} on {self.job.platform}")
+        if self.refuses:
+            raise Ended(self.refuses, refused=True)
+        return self.facts
+
+    def lap(self, steps):
+        self.log.append(self.peer.name)
+        self.lives -= 1
+        if self.lives < 0:
+            raise Ended("it broke", refused=False)
+        return Lap(seconds=self.pace * steps, peak_bytes=len(self.log))
+
+    def close(self):
+        self.log.append(f"{self.peer.name} ends")
 
 
-def shown(work: Work, rows: list[Row]) -> str:
+@pytest.fixture
+def measure():
+    """Measure with fake peers, each made with the options under its name; what they were asked is in ``log``."""
+    FakeChild.log = []
+
+    def run(peers, rounds=1, **options):
+        start = lambda peer, job, debug: FakeChild(peer, job, **options.get(peer.name, {}))  # noqa: E731
+        return turns.measure(JOB, peers, rounds, start=start)
+
+    run.log = FakeChild.log
+    return run
+
+
+def block(*rows: Row, **options) -> Block:
+    return Block(JOB.replace(**options), rows, 10)
+
+
+def test_one_prepares_after_the_other_and_then_they_take_turns(measure):
+    found = measure([THERE], 2, there={"pace": 0.02})
+    assert measure.log[:2] == ["cnnjax on auto", "there on cpu"]
+    assert measure.log[-2:] == ["there ends", "cnnjax ends"]
+    laps = measure.log[2:-2]
+    # A lap of ours is a quarter of a second, 25 steps, for both; a turn is two seconds.
+    assert laps == (["cnnjax"] * 8 + ["there"] * 4) * 2
+    assert (found.lap_steps, found.job.platform) == (25, "cpu")
+    assert [len(row.step_seconds) for row in found.rows] == [16, 8]
+    assert found.rows[1].step_seconds[0] == pytest.approx(0.02)
+    assert found.rows[1].peak_bytes == 2 + 24
+
+
+def test_a_slow_peer_runs_two_laps_a_turn_of_one_step_each(measure):
+    slow = {"facts": FACTS.replace(step_seconds=5.0), "pace": 5.0}
+    found = measure([], 3, cnnjax=slow)
+    assert (found.lap_steps, found.rows[0].step_seconds) == (1, (5.0,) * 6)
+
+
+def test_laps_are_whole_dispatches(measure):
+    assert measure([], cnnjax={"facts": FACTS.replace(granularity=64)}).lap_steps == 64
+
+
+def test_peers_that_cannot_be_measured_are_told_and_the_others_go_on(measure):
+    broken, other, refusing = (THERE._replace(name=name) for name in ("broken", "other", "refusing"))
+    found = measure(
+        [MISSING, broken, other, refusing, THERE],
+        broken={"lives": 1},
+        other={"facts": FACTS.replace(parameters=61_707)},
+        refusing={"refuses": "no such network"},
+    )
+    assert [(row.peer.name, row.problem, row.sentence) for row in found.rows if row.problem] == [
+        ("missing", "not installed", "pip install -e .[bench] brings it"),
+        ("broken", "failed", "it broke (--debug shows more)"),
+        ("other", "failed", "its lenet has 61,707 parameters, not 61,706"),
+        ("refusing", "left out", "no such network"),
+    ]
+    assert "other" not in measure.log
+    assert found.rows[-1].step_seconds
+
+
+def test_ours_refusing_ends_the_command_and_failing_does_not(measure):
+    with pytest.raises(UserError, match="no such platform"):
+        measure([THERE], cnnjax={"refuses": "no such platform"})
+    assert measure.log[-1] == "cnnjax ends"
+    found = measure([THERE], cnnjax={"lives": 0})
+    assert [line[-1] for line in table.cells(found, 1e11)] == ["", ""]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_xla_is_listed_only_beside_the_native_part(measure, native):
+    found = measure([XLA], cnnjax={"facts": FACTS.replace(native=native)})
+    assert [row.peer for row in found.rows] == ([OURS, XLA] if native else [OURS])
+
+
+def test_medians_count_and_the_ratio_is_ours_by_the_peers():
+    found = block(
+        Row(OURS, FACTS, (0.02, 0.01, 0.09), 2**30), Row(THERE, FACTS, (0.04,) * 10 + (0.1,), 2**29),
+        Row(MISSING, problem="not installed", sentence="as said"),
+    )  # fmt: skip
+    # 2 operations x 1 M x 3 passes x 5,000 images/s = 30 G of 100 G.
+    assert table.cells(found, 1e11) == [
+        ("cnnjax", "5,000", "20.00", "76.00", "0.5", "1.00", "30 %", "1.00"),
+        ("there", "2,500", "40.00", "40.00", "0.5", "0.50", "15 %", "2.00"),
+        ("missing", "not installed", "", "", "", "", "", ""),
+    ]
+    assert table.cells(found._replace(job=JOB.replace(task="infer")), 1e11)[0][6] == "10 %"
+    assert table.notes([found])[1:] == [
+        "lenet, 28x28x1, batch 100, there: made up", "lenet, 28x28x1, batch 100, missing: not installed; as said",
+    ]  # fmt: skip
+
+
+def test_the_table_fits_a_terminal_and_the_legend_says_what_its_figures_are():
+    rows = Row(OURS, FACTS, (12.3456,), 2**36), Row(MISSING, problem="not installed", sentence="as said")
     console = Console(file=io.StringIO(), width=80)
-    benchmark.show(work, rows, console)
-    return console.file.getvalue()
+    table.show("train", [block(*rows), block(*rows, batch=1)], 3, console)
+    text = console.file.getvalue()
+    assert "Training: lenet, 28x28x1, batch 1, float32" in text
+    assert re.search(r"cnnjax +8\.1 +12345\.60 +12345\.60 +0\.5 +64\.00 +0 % +1\.00 *\n", text)
+    assert "61,706" in text
+    assert "0.1 tera-operations a second (a guess)" in text
 
 
-def script(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
+def test_a_run_of_ours(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(page, "PAGE", tmp_path / "docs" / "benchmarks.md")
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.1)
+    arguments = ["--models", "lenet", "--batch", "8", "--against", "--turns", "1", "--platform", "cpu", "--write"]
+    assert command.run("train", arguments) == 0
+    assert re.search(r"cnnjax +[\d,.]+ +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+ +\d+ % +1\.00", capsys.readouterr().out)
+    text = page.PAGE.read_text()
+    assert f"## Training, float32, {machine.processor()}\n" in text
+    assert f"`python scripts/benchmark.py train {' '.join(arguments)}` on {machine.description()}; cnnjax 0" in text
+    assert "| **lenet, 28x28x1, batch 8** |" in text
+    assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {9}
 
 
-def test_ours_is_timed_in_its_processes_and_peers_that_cannot_be_are_told(tmp_path):
-    work = Work(model="lenet", images=512, batch=128, epochs=1)
-    rows = benchmark.run(work, Console(file=io.StringIO()), (OURS, MISSING, BROKEN))
-
-    found = rows[0].timing
-    assert found.parameters == 61_706
-    assert len(found.epoch_seconds) == 1
-    assert [row.problem for row in rows] == ["", "not installed", "failed"]
-
-    text = shown(work, rows)
-    assert re.search(r"cnnjax +│ +\d+\.\d\d │ +[\d,]+ │ +\d+\.\d\d │ +\d+\.\d\d │ +1\.00 │", text)
-    assert "Missing: not installed; pip install -e .[bench] brings it" in text
-    assert re.search(r"Broken: failed; .*No module named cnnjax.benchmark.no_such_peer", text)
-
-    record = tmp_path / "docs" / "benchmarks.md"
-    benchmark.write(work, rows, record)
-    page = record.read_text()
-    assert "`python scripts/benchmark.py lenet --images 512 --batch 128 --epochs 1 --write`" in page
-    assert re.search(r"^\| cnnjax \| \d+\.\d\d \| [\d,]+ \| \d+\.\d\d \| \d+\.\d\d \| 1\.00 \|$", page, re.MULTILINE)
-    assert "| Missing | not installed |  |  |  |  |" in page
-    assert {line.count("|") for line in page.splitlines() if line.startswith("|")} == {7}
+@pytest.mark.parametrize(("problem", "code"), [("failed", 1), ("left out", 0), ("not installed", 0)])
+def test_the_exit_code_is_1_only_where_a_peer_failed(problem, code, monkeypatch, capsys):
+    rows = Row(OURS, FACTS, (1.0,)), Row(THERE, problem=problem, sentence="as said")
+    monkeypatch.setattr(turns, "measure", lambda *_, **__: block(*rows))
+    assert command.run("infer", ["--models", "lenet"]) == code
+    assert f"there: {problem}; as said" in capsys.readouterr().out
 
 
-def test_the_median_epoch_counts_and_the_ratio_is_ours_by_the_peers():
-    work = Work(model="lenet", images=1000, batch=100)
-    rows = [Row(OURS, timing(2.0, 1.0, 9.0)), Row(MISSING, timing(4.0, 5.0, 3.0))]
-    assert benchmark.cells(work, rows) == [
-        ("cnnjax", "2.00", "500", "200.00", "0.50", "1.00"),
-        ("Missing", "4.00", "250", "400.00", "0.50", "2.00"),
-    ]
+def test_each_network_has_its_batch():
+    models = ("lenet", "resnet20_cifar", "resnext_block", "resnet50")
+    jobs = Options(models=models).jobs("train")
+    assert [job.batch for job in jobs] == [256, 128, 16, 32]
+    assert [job.image_shape for job in jobs[2:]] == [(28, 28, 512), (224, 224, 3)]
+    assert Options(models=("resnet50",)).jobs("infer")[0].batch == 16
+    both = Options(models=("resnet50",), batch=(1, 16), input_size=64).jobs("infer")
+    assert [(job.batch, job.image_shape) for job in both] == [(1, (64, 64, 3)), (16, (64, 64, 3))]
 
 
-def test_without_ours_there_is_no_ratio():
-    rows = [Row(OURS, problem="failed", sentence="it broke"), Row(MISSING, timing(4.0))]
-    assert [line[-1] for line in benchmark.cells(Work(model="lenet"), rows)] == ["", ""]
-
-
-def test_the_peers_take_turns_and_the_fastest_epoch_says_how(monkeypatch):
-    asked = []
-
-    def measure(peer, work, debug):
-        asked.append((peer.name, work.epochs, work.platform))
-        return Row(peer, timing(float(len(asked)), how=f"turn {len(asked)}"))
-
-    monkeypatch.setattr(benchmark, "_measure", measure)
-    rows = benchmark.run(Work(model="lenet", epochs=2), Console(file=io.StringIO()), (OURS, MISSING))
-    assert asked == [("cnnjax", 1, "auto"), ("Missing", 1, "cpu"), ("cnnjax", 1, "cpu"), ("Missing", 1, "cpu")]
-    assert [(row.timing.epoch_seconds, row.timing.how) for row in rows] == [
-        ((1.0, 3.0), "turn 1"),
-        ((2.0, 4.0), "turn 2"),
-    ]
-
-
-def test_another_network_is_not_compared():
-    with pytest.raises(RuntimeError, match="the peer's lenet has 61,707 parameters, not 61,706"):
-        benchmark.check_parameters(Work(model="lenet"), 61_707)
+def test_the_images_are_the_same_for_each_peer_and_not_too_many():
+    images, labels = JOB.made_up()
+    assert images.shape == (100 * 256, 28, 28, 1)
+    assert (images[:9] == JOB.made_up()[0][:9]).all()
+    assert labels.max() == 9
+    large = JOB.replace(image_shape=(224, 224, 3), batch=32)
+    assert large.batches * 32 * 224 * 224 * 3 <= 2**27
+    assert len(large.mean) == 3
+    assert JOB.replace(task="infer").made_up()[0].shape[0] == 100
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("arguments", "message"),
     [
-        ({"model": "lenett"}, "unknown model 'lenett'; did you mean 'lenet'"),
-        ({"images": 0}, "--images is 0"),
-        ({"batch": 0}, "--batch is 0"),
-        ({"batch": 60_001}, "--batch is 60001; it must be from 1 to --images, which is 60000"),
-        ({"epochs": 0}, "--epochs is 0"),
+        (["--models", "lenett"], "unknown model 'lenett'; did you mean 'lenet'"),
+        (["--models", "resnext_blok"], "unknown model 'resnext_blok'; did you mean 'resnext_block'"),
+        (["--models", "lenet", "--batch", "8", "0"], "--batch is (8, 0); it must be one or more numbers, each 1 or"),
+        (["--models", "lenet", "--against", "torhc"], "unknown peer 'torhc'; did you mean 'torch'"),
+        (["--models", "lenet", "--turns", "0"], "--turns is 0; it must be 1 or more"),
+        (["--models", "lenet", "--input-size", "0"], "model.input_size is 0"),
+        (["--models"], "--models is ()"),
+        (["--models", "lenet", "--dtype", "float16"], "unknown value 'float16'"),
+        ([], "models"),
     ],
 )
-def test_bad_values_are_refused(options, message):
-    with pytest.raises(UserError, match=message):
-        Work(**{"model": "lenet", **options})
+def test_bad_input_gets_one_sentence(arguments, message):
+    with pytest.raises(UserError) as error:
+        command.run("train", arguments)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_usage_needs_no_jax():
+    code = f"import runpy, sys; runpy.run_path({str(SCRIPT)!r})['benchmark']([]); print('jax' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "usage: python scripts/benchmark.py train --models NAME" in ended.stdout
+    assert ended.stdout.endswith("False\n")
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("lenett",), "error: unknown model 'lenett'; did you mean 'lenet'?\n"),
-        (("lenet", "--images", "512", "--platform", "tpu"), "error: --platform tpu is not available here"),
+        (["trian"], "error: unknown command 'trian'; did you mean 'train'?\n"),
+        (["infer", "--models", "lenet", "--platform", "tpu"], "error: --platform tpu is not available here"),
     ],
 )
 def test_the_script_ends_with_2_and_one_sentence(arguments, sentence):
-    ended = script(*arguments)
+    ended = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith(sentence)
     assert ended.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("problem", "code"), [("failed", 1), ("not installed", 0)])
-def test_the_script_ends_with_1_only_where_a_peer_failed(problem, code, monkeypatch, capsys):
-    rows = [Row(OURS, timing(1.0)), Row(MISSING, problem=problem, sentence="as said")]
-    monkeypatch.setattr(benchmark, "run", lambda *_, **__: rows)
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "lenet"])
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert stop.value.code == code
-    assert f"Missing: {problem}; as said" in capsys.readouterr().out
+def test_peers_come_from_modules_that_are_there():
+    there = {f"cnnjax.benchmark.{path.stem}" for path in Path(command.__file__).parent.glob("*.py")}
+    assert {peer.module for peer in (OURS, *OTHERS)} <= there
+
+
+def test_published_rates():
+    assert machine.published_rate("NVIDIA H100 80GB HBM3", "bfloat16") == 989e12
+    assert machine.published_rate("NVIDIA H100 PCIe", "float32") == 378e12
+    assert machine.published_rate("NVIDIA L40S", "float32") == 183e12
+    assert machine.published_rate("cpu", "float32") is None

@@ -2,7 +2,7 @@ import jax
 import pytest
 
 from cnnjax import init
-from cnnjax.benchmark import memory
+from cnnjax.benchmark import memory, page
 from cnnjax.benchmark.memory import Row, Way, Work, largest_batch, step_bytes
 from cnnjax.config import Optimizer
 from cnnjax.errors import UserError
@@ -81,15 +81,22 @@ def test_the_table(monkeypatch):
     assert found[0] == Row("float32", Way(), (2**25, 2**26), 1024)
     assert len(found) == 10
     lines = memory.markdown(work, found, 2**30).splitlines()
-    assert "resnet20_cifar at 32x32x3 with momentum, cpu" in lines[0]
-    assert lines[2] == "|  | batch 32, GiB | batch 64, GiB | largest batch in 1 GiB |"
-    assert lines[4] == "| float32, everything kept | 0.03 | 0.06 | 1,024 |"
+    assert memory.title(work) == "Memory of a training step of resnet20_cifar at 32x32x3 with momentum, cpu"
+    assert lines[0] == "|  | batch 32, GiB | batch 64, GiB | largest batch in 1 GiB |"
+    assert lines[2] == "| float32, everything kept | 0.03 | 0.06 | 1,024 |"
     assert {line.count("|") for line in lines if line.startswith("|")} == {5}
 
 
-def test_the_command_prints_the_table(capsys):
-    memory.run(["mlp", "--batch", "8", "--remat", "stage1", "--memory-gib", "0.01", "--platform", "cpu"])
-    assert "| float32, --train.remat stage1 | 0.00 | " in capsys.readouterr().out
+def test_the_command_prints_the_table_and_writes_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(page, "PAGE", tmp_path / "benchmarks.md")
+    arguments = ["mlp", "--batch", "8", "--remat", "stage1", "--memory-gib", "0.01", "--platform", "cpu"]
+    memory.run(arguments)
+    assert not page.PAGE.exists()
+    memory.run([*arguments, "--write"])
+    for text in (capsys.readouterr().out, page.PAGE.read_text()):
+        assert "| float32, --train.remat stage1 | 0.00 | " in text
+    assert "## Memory of a training step of mlp at 28x28x1 with momentum, cpu\n" in page.PAGE.read_text()
+    assert f"`python scripts/benchmark.py memory {' '.join(arguments)} --write`" in page.PAGE.read_text()
 
 
 @pytest.mark.parametrize(

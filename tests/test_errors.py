@@ -1,6 +1,6 @@
 import pytest
 
-from cnnjax.errors import Diverged, Interrupted, UserError, choose, near_matches, printable, require
+from cnnjax.errors import Diverged, Interrupted, UserError, choose, near_matches, printable, require, shown
 
 
 def test_exit_codes_are_the_documented_ones():
@@ -29,3 +29,18 @@ def test_require_says_what_was_given_and_what_is_allowed():
 
 def test_what_a_terminal_would_obey_is_not_printed():
     assert printable("a\x1b[31mb\u202ec\nd é") == "a?[31mb?c?d é"
+
+
+def test_a_value_from_a_file_is_shown_shortened():
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert shown("short") == "'short'"
+    assert shown((1, 2.5, None)) == "(1, 2.5, None)"
+    for value in (deep, "x" * 10**7, ["x" * 1000] * 1000, 10**400, {"a": deep}):
+        assert len(shown(value)) < 12_000
+    assert shown(10**5000) == "a number of thousands of digits" or len(shown(10**5000)) < 200
+
+
+def test_a_name_of_megabytes_is_compared_by_its_start():
+    assert "choose from" in near_matches("x" * 10**7, ["a", "b"])

@@ -1,74 +1,100 @@
-"""The peer in Keras on JAX. `python -m cnnjax.benchmark.keras_peer lenet` prints its timing.
+"""The peer in Keras on JAX.
 
-It is used as its users do: `fit` over float32 arrays in the host's memory, which are normalised beforehand, so that the
-normalisation is not in its time as it is in ours.
+It trains as its users do, by `fit` over arrays in the host's memory: one endless `fit`, which a callback holds between
+two laps. It answers by a jitted `stateless_call` on images that lie on the device, as ours does; `predict` would also
+copy each batch. uint8 images are normalised by a layer of the network.
 """
 
 import os
-import time
-from importlib.metadata import version
+import queue
+import threading
 from typing import Any
 
 os.environ["KERAS_BACKEND"] = "jax"
 
 import jax
 import keras
-import numpy as np
-from keras import layers
 
-from cnnjax import benchmark, cli
-from cnnjax.benchmark import LEARNING_RATE, MEAN, STD, WARM_UP_STEPS, Timing, Work
+from cnnjax import cli
+from cnnjax.benchmark import keras_networks, on_jax
+from cnnjax.benchmark.protocol import Prepared, serve, timed
+from cnnjax.benchmark.work import LEARNING_RATE, Job
 
-
-def lenet() -> Any:
-    """Return the network of cnnjax's `models/lenet.py`."""
-    return keras.Sequential([
-        keras.Input((28, 28, 1)),
-        layers.Conv2D(6, 5, padding="same", activation="sigmoid", data_format="channels_last"),
-        layers.AveragePooling2D(2, data_format="channels_last"),
-        layers.Conv2D(16, 5, activation="sigmoid", data_format="channels_last"),
-        layers.AveragePooling2D(2, data_format="channels_last"),
-        layers.Flatten(),
-        layers.Dense(120, activation="sigmoid"), layers.Dense(84, activation="sigmoid"), layers.Dense(10),
-    ])  # fmt: skip
+ENDLESS = 10**9
 
 
-MODELS = {"lenet": lenet}
+def prepare(job: Job) -> Prepared:
+    """Make the network and take its first step."""
+    cli.use_platform(job.platform)
+    keras.config.set_image_data_format("channels_last")
+    if job.dtype == "bfloat16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    model = keras_networks.make(job)
+    parameters = sum(variable.value.size for variable in model.trainable_variables)
+    how, run = (training if job.task == "train" else inference)(job, model)
+    facts = on_jax.facts(
+        how=how, packages=("keras", "jax"), parameters=parameters, first_step_seconds=timed(run, 1)
+    )  # fmt: skip
+    return Prepared(run, facts, on_jax.peak_bytes)
 
 
-def train(work: Work) -> Timing:
-    """Time `fit`, after one `fit` of a step and one of a few steps."""
-    cli.use_platform(work.platform)
-    model = MODELS[work.model]()
-    parameters = benchmark.check_parameters(work, model.count_params())
+class Gate(keras.callbacks.Callback):
+    """Lets an endless `fit`, in a thread of its own, go on for as many steps as are asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self.left: int | None = None
+        """Steps to go in this lap; None before the first."""
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if not self.left:
+            if self.left is not None:
+                self.model.jax_state_sync()
+                jax.block_until_ready([variable.value for variable in self.model.variables])
+                self.ended.put(None)
+            self.left = self.asked.get()
+        self.left -= 1
+
+    def fit(self, model: Any, *arguments: Any, **options: Any) -> None:
+        """Begin `fit`; an exception in it is raised by `run`."""
+
+        def work() -> None:
+            try:
+                model.fit(*arguments, **options, epochs=ENDLESS, verbose=0, callbacks=[self])
+            except BaseException as error:
+                self.ended.put(error)
+
+        threading.Thread(target=work, daemon=True).start()
+
+    def run(self, steps: int) -> None:
+        """Let it go on for so many steps, and wait for the device."""
+        self.asked.put(steps)
+        if error := self.ended.get():
+            raise error
+
+
+def training(job: Job, model: Any) -> tuple[str, Any]:
+    rule = keras.optimizers.Adam if job.optimizer == "adam" else keras.optimizers.SGD
+    momentum = {} if job.optimizer == "adam" else {"momentum": 0.9}
     model.compile(
-        optimizer=keras.optimizers.Adam(LEARNING_RATE),
+        optimizer=rule(LEARNING_RATE, **momentum),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    split = benchmark.made_up(work)
-    mean, std = np.asarray(MEAN, np.float32), np.asarray(STD, np.float32)
-    images = (split.images.astype(np.float32) / np.float32(255) - mean) / std
+    gate = Gate()
+    gate.fit(model, *job.made_up(), batch_size=job.batch)
+    return "fit over uint8 arrays in the host's memory", gate.run
 
-    def run(steps: int) -> None:
-        count = steps * work.batch  # whole batches alone: a shorter last one would be compiled apart
-        model.fit(images[:count], split.labels[:count], batch_size=work.batch, epochs=1, verbose=0)
 
-    started = time.perf_counter()
-    run(1)
-    first_step_seconds = time.perf_counter() - started
-    run(min(WARM_UP_STEPS, work.steps))
-    return Timing(
-        how="fit over float32 arrays, normalised beforehand",
-        packages=(f"keras {version('keras')}", f"jax {version('jax')}"),
-        platform=work.platform,
-        device=jax.devices()[0].device_kind,
-        threads=benchmark.cores(),
-        parameters=parameters,
-        first_step_seconds=first_step_seconds,
-        epoch_seconds=benchmark.time_epochs(work, lambda epoch: run(work.steps)),
-    )
+def inference(job: Job, model: Any) -> tuple[str, Any]:
+    images = jax.device_put(job.made_up()[0])
+    groups = (model.trainable_variables, model.non_trainable_variables)
+    state = [[variable.value for variable in group] for group in groups]
+    answer = jax.jit(lambda state, images: model.stateless_call(*state, images, training=False)[0])
+    return "jitted stateless_call", lambda steps: on_jax.queued(lambda: answer(state, images), steps)
 
 
 if __name__ == "__main__":
-    benchmark.serve(train)
+    serve(prepare)

@@ -8,7 +8,9 @@ import dataclasses
 import functools
 import math
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -17,6 +19,7 @@ import tyro
 from rich.console import Console
 
 from cnnjax import cli
+from cnnjax.benchmark import machine, page
 from cnnjax.config import Optimizer
 from cnnjax.data import Preprocessing
 from cnnjax.errors import UserError, choose, require
@@ -184,40 +187,48 @@ def rows(work: Work, limit: int, told: Callable[[str], None] = lambda text: None
             yield Row(dtype, way, asked, largest_batch(peak, limit, math.lcm(MULTIPLE, way.accumulate)))
 
 
-def markdown(work: Work, found: Sequence[Row], limit: int) -> str:
-    """Return the table and what it means."""
+def title(work: Work) -> str:
+    """Return what the table shows."""
     arch = work.arch(work.dtype[0])
+    size = f"{arch.input_size}x{arch.input_size}x{arch.channels}"
+    return f"Memory of a training step of {work.model} at {size} with {work.optimizer}, {jax.default_backend()}"
+
+
+def markdown(work: Work, found: Sequence[Row], limit: int) -> str:
+    """Return the table."""
     header = ("", *(f"batch {batch}, GiB" for batch in work.batch), f"largest batch in {limit / GIB:.3g} GiB")
     lines: list[tuple[str, ...]] = [header, ("---", *["---:"] * (len(header) - 1))]
     for row in found:
         name = f"{row.dtype}, {row.way}"
         peaks = (f"{peak / GIB:.2f}" for peak in row.peaks)
         lines.append((name, *peaks, f"{row.largest_batch:,}" if row.largest_batch else "none"))
-    size = f"{arch.input_size}x{arch.input_size}x{arch.channels}"
-    title = f"Peak memory of a training step of {work.model} at {size} with {work.optimizer}, {jax.default_backend()}:"
-    return "\n".join([title, "", *(f"| {' | '.join(line)} |" for line in lines), "", LEGEND])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def run(arguments: list[str]) -> None:
     """Read the command line, compile, print the table."""
 
-    def options(work: Annotated[Work, tyro.conf.arg(name="")], *, debug: bool = False) -> Work:
+    def options(
+        work: Annotated[Work, tyro.conf.arg(name="")], *, write: bool = False, debug: bool = False
+    ) -> Any:  # fmt: skip
         """Say how much memory a training step takes at its peak, and the largest batch that fits.
 
         Args:
             work: What is asked.
+            write: Write the table to docs/benchmarks.md, in the place of the section with the same heading.
             debug: Show the traceback of an error.
         """
-        return work
+        return work, write
 
-    work = cli.parse(options, arguments, "scripts/benchmark.py memory")
+    work, write = cli.parse(options, arguments, "scripts/benchmark.py memory")
     cli.use_platform(work.platform)
     limit = memory_limit(work.memory_gib)
     console = Console(stderr=True)
     with console.status("") as status:
         found = list(rows(work, limit, lambda text: status.update(f"compiling {text}")))
-    print(markdown(work, found, limit))
-
-
-if __name__ == "__main__":
-    cli.main(run)
+    parts = [markdown(work, found, limit), LEGEND]
+    print("\n\n".join([f"{title(work)}:", *parts]))
+    if write:
+        packages = ", ".join(f"{name} {version(name)}" for name in ("cnnjax", "jax", "jaxlib"))
+        command = f"`python scripts/benchmark.py memory {shlex.join(arguments)}`"
+        page.write_section(title(work), [f"{command} on {machine.description()}; {packages}.", *parts])

@@ -1,80 +1,87 @@
-"""The training of this project: the step that `cnnjax.train.loop` runs, fed as it feeds it.
-
-`python -m cnnjax.benchmark.ours lenet` prints its timing.
-"""
-
-import time
-from collections import deque
-from importlib.metadata import version
+"""This project's training step and inference, fed as `cnnjax.train.loop` and `cnnjax.train.evaluation` feed them."""
 
 import jax
 import jax.numpy as jnp
 
-from cnnjax import benchmark, cli
-from cnnjax.benchmark import LEARNING_RATE, MEAN, STD, WARM_UP_STEPS, Timing, Work
-from cnnjax.config import Optimizer, Schedule
-from cnnjax.data import Preprocessing, epoch_order
-from cnnjax.models import create
+from cnnjax import cli
+from cnnjax.benchmark import on_jax
+from cnnjax.benchmark.blocks import network
+from cnnjax.benchmark.protocol import Prepared, serve, timed
+from cnnjax.benchmark.work import LEARNING_RATE, Job
+from cnnjax.complexity import complexity
+from cnnjax.config import Optimizer
+from cnnjax.data import Preprocessing, Split, epoch_order
+from cnnjax.functional import abstract_variables, init
 from cnnjax.models.convolution import lowering
-from cnnjax.optim import make_optimizer, make_schedule
-from cnnjax.train.evaluation import to_device
-from cnnjax.train.loop import IN_FLIGHT
-from cnnjax.train.step import TrainState, init_state, make_dispatch, make_train_step, step_key, steps_per_dispatch
+from cnnjax.models.layers import Arch
+from cnnjax.optim import make_optimizer
+from cnnjax.train.evaluation import logits_step, to_device
+from cnnjax.train.step import init_state, make_dispatch, make_train_step, step_key, steps_per_dispatch
 
-MODELS = {"lenet": create("lenet", activation="sigmoid", pooling="avg")}
 PACKAGES = ("cnnjax", "jax", "jaxlib", "flax", "optax", "numpy")
-PLATFORMS: dict[str, cli.Platform] = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 
 
-def train(work: Work) -> Timing:
-    """Time the project's own training step."""
-    cli.use_platform(work.platform)
-    arch = MODELS[work.model]
-    schedule = make_schedule(Schedule(), LEARNING_RATE, work.steps, work.epochs)
-    optimizer = make_optimizer(Optimizer(name="adam", lr=LEARNING_RATE), schedule)
-    height, width, _ = arch.image_shape
-    preprocessing = Preprocessing(height=height, width=width, mean=MEAN, std=STD)
+def prepare(job: Job) -> Prepared:
+    """Make the network and take its first step."""
+    cli.use_platform(job.platform)
+    height, width, _ = job.image_shape
+    arch = network(job.model, dtype=job.dtype, input_size=height)
+    preprocessing = Preprocessing(height=height, width=width, mean=job.mean, std=job.std)
+    by = lowering(jnp.dtype(job.dtype))
+    prepared = (training if job.task == "train" else inference)(job, arch, preprocessing)
+    rate, source = on_jax.peak_rate(job.dtype)
+    facts = prepared.facts.replace(
+        how=f"{prepared.facts.how}convolution by {by}", native=not by.startswith("xla"),
+        multiply_adds=complexity(arch).multiply_adds, peak_rate=rate, peak_source=source,
+    )  # fmt: skip
+    return prepared._replace(facts=facts)
+
+
+def training(job: Job, arch: Arch, preprocessing: Preprocessing) -> Prepared:
+    """Train on images that lie on the device; a lap is so many steps of an endless training."""
+    optimizer = make_optimizer(Optimizer(name=job.optimizer, lr=LEARNING_RATE), lambda step: LEARNING_RATE)
     train_step = make_train_step(arch, optimizer, preprocessing, label_smoothing=0.0)
-    dispatch = make_dispatch(train_step, work.batch, work.steps)
-    data, key = to_device(benchmark.made_up(work)), step_key(0)
-    chunk = steps_per_dispatch(jax.default_backend(), work.steps)
-    chunks = [min(chunk, work.steps - first) for first in range(0, work.steps, chunk)]
-
-    def run(state: TrainState, epoch: int, chunks: list[int]) -> TrainState:
-        order = jax.device_put(epoch_order(0, epoch, work.images))
-        in_flight: deque[jax.Array] = deque()
-        for steps in chunks:
-            state, tally = dispatch(state, data, order, key, steps=steps)
-            in_flight.append(tally.loss)
-            if len(in_flight) > IN_FLIGHT:
-                jax.block_until_ready(in_flight.popleft())
-        jax.device_get(state.tally)
-        return state
-
-    state = init_state(arch, optimizer, seed=0)
-    parameters = benchmark.check_parameters(work, sum(leaf.size for leaf in jax.tree.leaves(state.params)))
-    started = time.perf_counter()
-    state = run(state, 0, chunks[:1])
-    first_step_seconds = time.perf_counter() - started
-    run(state, 0, [*chunks[:WARM_UP_STEPS], chunks[-1]])  # the last dispatch may be a shorter one, compiled apart
-
+    dispatch = make_dispatch(train_step, job.batch, job.batches)
+    data, key = to_device(Split(*job.made_up())), step_key(0)
+    order = jax.device_put(epoch_order(0, 0, len(data.labels)))
+    chunk = steps_per_dispatch(jax.default_backend(), job.batches)
     state = init_state(arch, optimizer, seed=0)
 
-    def run_epoch(epoch: int) -> None:
+    def step() -> jax.Array:
         nonlocal state
-        state = run(state, epoch, chunks)
+        state, tally = dispatch(state, data, order, key, steps=chunk)
+        return tally.loss
 
-    return Timing(
-        how=f"{chunk} {'step' if chunk == 1 else 'steps'} a dispatch; convolution by {lowering(jnp.dtype('float32'))}",
-        packages=tuple(f"{name} {version(name)}" for name in PACKAGES),
-        platform=PLATFORMS[jax.default_backend()],
-        device=jax.devices()[0].device_kind,
-        threads=benchmark.cores(),
-        parameters=parameters,
-        first_step_seconds=first_step_seconds,
-        epoch_seconds=benchmark.time_epochs(work, run_epoch),
+    def run(steps: int) -> None:
+        on_jax.queued(step, steps // chunk)
+
+    facts = on_jax.facts(
+        how=f"{chunk} steps a dispatch; " if chunk > 1 else "",
+        packages=PACKAGES,
+        parameters=parameters(arch),
+        first_step_seconds=timed(run, chunk),
     )
+    return Prepared(run, facts.replace(granularity=chunk), on_jax.peak_bytes)
+
+
+def inference(job: Job, arch: Arch, preprocessing: Preprocessing) -> Prepared:
+    """Compute the logits of a batch that lies on the device, over and over."""
+    variables = init(arch, jax.random.key(0))
+    images = jax.device_put(job.made_up()[0])
+
+    def run(steps: int) -> None:
+        on_jax.queued(lambda: logits_step(arch, preprocessing, variables, images), steps)
+
+    facts = on_jax.facts(
+        how="", packages=PACKAGES, parameters=parameters(arch), first_step_seconds=timed(run, 1)
+    )  # fmt: skip
+    return Prepared(run, facts, on_jax.peak_bytes)
+
+
+def parameters(arch: Arch) -> int:
+    """Return how many numbers training changes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(abstract_variables(arch).params))
 
 
 if __name__ == "__main__":
-    benchmark.serve(train)
+    serve(prepare)

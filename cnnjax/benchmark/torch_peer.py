@@ -1,11 +1,12 @@
-"""The peer in PyTorch. `python -m cnnjax.benchmark.torch_peer lenet` prints its timing.
+"""The peer in PyTorch. Eager and compiled, in both memory layouts, race over a few steps; the fastest is timed.
 
-The images stay on the device as uint8 and each step gathers its own by a permutation and normalises them, as ours does.
-Eager and compiled, each in both memory layouts, race over a few steps; the fastest is timed.
+The images stay on the device as uint8; each training step gathers its own by a permutation and normalises them, as ours
+does. bfloat16 is autocast's. No JAX is loaded here.
 """
 
+import gc
 import os
-import time
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,132 +16,194 @@ os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
 import torch
 from torch import nn
 
-from cnnjax import benchmark
-from cnnjax.benchmark import LEARNING_RATE, MEAN, STD, WARM_UP_STEPS, Timing, Work
+from cnnjax.benchmark import machine, torch_networks
+from cnnjax.benchmark.protocol import Prepared, serve, timed
+from cnnjax.benchmark.work import LEARNING_RATE, Facts, Job
 from cnnjax.errors import UserError
 
-LAPS, STEPS_PER_LAP = 3, 50
+RACE_SECONDS, RACE_LAPS = 0.3, 3
+LARGE_SECONDS, VERY_LARGE_SECONDS = 0.3, 2.0
+"""A network whose step takes longer is not compiled in the contiguous layout, or not tried in it at all."""
 
 
 class Variant(NamedTuple):
-    """A way to run the same training."""
+    """A way to do the same work."""
 
     name: str
     compiled: bool
-    memory_format: Any
+    channels_last: bool
 
 
 class Candidate(NamedTuple):
-    """A variant that works; ``run`` trains some steps and returns when the device has ended."""
+    """A variant that works. ``run`` does some steps and returns when the device has ended."""
 
+    name: str
     run: Callable[[int], None]
     parameters: int
     first_step_seconds: float
+    step_seconds: float
 
 
 VARIANTS = (
-    Variant("eager", False, torch.contiguous_format),
-    Variant("eager, channels_last", False, torch.channels_last),
-    Variant("torch.compile", True, torch.contiguous_format),
-    Variant("torch.compile, channels_last", True, torch.channels_last),
+    Variant("eager channels_last", False, True),
+    Variant("torch.compile channels_last", True, True),
+    Variant("eager", False, False),
+    Variant("torch.compile", True, False),
 )
 
 
-def lenet() -> Any:
-    """Return the network of cnnjax's `models/lenet.py`."""
-    return nn.Sequential(
-        nn.Conv2d(1, 6, 5, padding=2), nn.Sigmoid(), nn.AvgPool2d(2),
-        nn.Conv2d(6, 16, 5), nn.Sigmoid(), nn.AvgPool2d(2), nn.Flatten(),
-        nn.Linear(400, 120), nn.Sigmoid(), nn.Linear(120, 84), nn.Sigmoid(), nn.Linear(84, 10),
-    )  # fmt: skip
-
-
-MODELS = {"lenet": lenet}
-
-
-def train(work: Work) -> Timing:
-    """Time the fastest variant; the eager ones must work, the compiled ones may fail where there is no compiler."""
-    device = choose_device(work)
-    candidates, failed = {}, ""
+def prepare(job: Job) -> Prepared:
+    """Let the variants race, each alone in memory but for the fastest so far; a compiled one may fail."""
+    device = choose_device(job)
+    torch.set_float32_matmul_precision("high")  # on a GPU TF32, as JAX has it
+    torch.backends.cudnn.benchmark = True
+    best: Candidate | None = None
+    told = []
     for variant in VARIANTS:
+        if left_out(variant, job, device, best):
+            continue
         try:
-            candidates[variant.name] = prepare(work, device, variant)
+            candidate = race(job, device, variant)
         except Exception as error:
             if not variant.compiled:
                 raise
-            failed += f"; {variant.name} failed with {type(error).__name__}"
-    laps = race({name: candidate.run for name, candidate in candidates.items()}, min(STEPS_PER_LAP, work.steps))
-    best = min(laps, key=lambda name: laps[name])
-    told = ", ".join(f"{name.replace(',', '')} {1000 * seconds:.1f}" for name, seconds in laps.items())
-    return Timing(
-        how=f"{best}, the fastest of (ms/step) {told}{failed}",
-        packages=(f"torch {torch.__version__}",),
-        platform=work.platform,
+            told.append(f"{variant.name} failed with {type(error).__name__}")
+            continue
+        told.append(f"{candidate.name} {1000 * candidate.step_seconds:.1f}")
+        best = min((c for c in (best, candidate) if c), key=lambda c: c.step_seconds)
+        del candidate
+        gc.collect()
+    assert best
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    facts = Facts(
+        how=f"{best.name}; tried, ms a step: {', '.join(told)}",
+        packages=packages(),
+        platform="cuda" if device.type == "cuda" else "cpu",
         device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         threads=torch.get_num_threads(),
-        parameters=candidates[best].parameters,
-        first_step_seconds=candidates[best].first_step_seconds,
-        epoch_seconds=benchmark.time_epochs(work, lambda epoch: candidates[best].run(work.steps)),
+        parameters=best.parameters,
+        first_step_seconds=best.first_step_seconds,
+        step_seconds=best.step_seconds,
     )
+    return Prepared(best.run, facts, torch.cuda.max_memory_allocated if device.type == "cuda" else machine.peak_memory)
 
 
-def choose_device(work: Work) -> Any:
+def choose_device(job: Job) -> Any:
     """Return torch's device for the platform, or raise UserError where torch does not run on it."""
-    if work.platform == "tpu" or (work.platform == "cuda" and not torch.cuda.is_available()):
-        raise UserError(f"this PyTorch, {torch.__version__}, does not run on {work.platform}")
-    on_gpu = work.platform == "cuda" or (work.platform == "auto" and torch.cuda.is_available())
+    if job.platform == "tpu" or (job.platform == "cuda" and not torch.cuda.is_available()):
+        raise UserError(f"this PyTorch, {torch.__version__}, does not run on {job.platform}")
+    on_gpu = job.platform == "cuda" or (job.platform == "auto" and torch.cuda.is_available())
     return torch.device("cuda" if on_gpu else "cpu")
 
 
-def prepare(work: Work, device: Any, variant: Variant) -> Candidate:
-    """Make the network and its training, take the first step and warm up."""
-    torch.compiler.reset()  # else a variant would profit from what was compiled for the one before
+def left_out(variant: Variant, job: Job, device: Any, best: Candidate | None) -> bool:
+    """Return whether a variant is not tried: the contiguous layout is rarely the faster one for a large network."""
+    if variant.channels_last or best is None:
+        return False
+    if device.type == "cuda" and job.dtype == "bfloat16":
+        return True
+    return best.step_seconds > (LARGE_SECONDS if variant.compiled else VERY_LARGE_SECONDS)
+
+
+def packages() -> tuple[str, ...]:
+    """Return torch and, where it is loaded, torchvision, with their versions."""
+    loaded = (sys.modules.get(name) for name in ("torch", "torchvision"))
+    return tuple(f"{module.__name__} {module.__version__}" for module in loaded if module is not None)
+
+
+def race(job: Job, device: Any, variant: Variant) -> Candidate:
+    """Take the first step, then some laps; the best one counts."""
     torch.manual_seed(0)
-    model = MODELS[work.model]().to(device, memory_format=variant.memory_format)
-    parameters = benchmark.check_parameters(work, sum(parameter.numel() for parameter in model.parameters()))
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
-    split = benchmark.made_up(work)
-    images = torch.from_numpy(split.images).permute(0, 3, 1, 2).contiguous().to(device)
-    labels = torch.from_numpy(split.labels).long().to(device)
-    mean, std = (torch.tensor(values, device=device).reshape(1, -1, 1, 1) for values in (MEAN, STD))
+    layout = torch.channels_last if variant.channels_last else torch.contiguous_format
+    model = torch_networks.make(job).to(device, memory_format=layout)
+    run = (training if job.task == "train" else inference)(job, device, variant, model)
+    first = timed(run, 1)
+    once = timed(run, 1)
+    steps = max(1, round(RACE_SECONDS / once))
+    laps = [timed(run, steps) / steps for _ in range(RACE_LAPS)] if once < VERY_LARGE_SECONDS else []
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Candidate(variant.name, run, parameters, first, min([once, *laps]))
+
+
+def images_on(job: Job, device: Any, variant: Variant, images: Any) -> Callable[[Any], Any]:
+    """Put the images on the device; return the function that gives some of them as [N, C, H, W] in the layout."""
+    resident = torch.from_numpy(images).to(device)
+    if not variant.channels_last:
+        resident = resident.permute(0, 3, 1, 2).contiguous()
+        return lambda picked: resident[picked]
+    return lambda picked: resident[picked].permute(0, 3, 1, 2)
+
+
+def normaliser(job: Job, device: Any) -> Callable[[Any], Any]:
+    mean, std = (torch.tensor(values, device=device).reshape(1, -1, 1, 1) for values in (job.mean, job.std))
+    return lambda images: (images.float() / 255 - mean) / std
+
+
+def autocast(job: Job, device: Any) -> Any:
+    return torch.autocast(device.type, torch.bfloat16, enabled=job.dtype == "bfloat16")
+
+
+def training(job: Job, device: Any, variant: Variant, model: Any) -> Callable[[int], None]:
+    """Return the function that trains for some steps and fetches the loss and what was right."""
+    images, labels = job.made_up()
+    pick, normalise = images_on(job, device, variant, images), normaliser(job, device)
+    resident_labels = torch.from_numpy(labels).long().to(device)
+    rule = torch.optim.Adam if job.optimizer == "adam" else torch.optim.SGD
+    momentum = {} if job.optimizer == "adam" else {"momentum": 0.9}
+    optimizer = rule(model.parameters(), lr=LEARNING_RATE, fused=True, **momentum)
+    order = torch.randperm(len(labels), device=device)
+    done = 0
 
     def forward(picked_images: Any, picked_labels: Any) -> tuple[Any, Any]:
-        logits = model((picked_images.float() / 255 - mean) / std)
+        with autocast(job, device):
+            logits = model(normalise(picked_images)).float()
         correct = (logits.argmax(dim=1) == picked_labels).sum()
         return nn.functional.cross_entropy(logits, picked_labels), correct
 
-    run_forward: Callable[[Any, Any], tuple[Any, Any]] = torch.compile(forward) if variant.compiled else forward
+    model.train()
+    run_forward: Any = torch.compile(forward, dynamic=False) if variant.compiled else forward
 
     def run(steps: int) -> None:
-        order = torch.randperm(work.images, device=device)
+        nonlocal done
         loss_sum, correct_sum = torch.zeros((), device=device), torch.zeros((), dtype=torch.long, device=device)
-        for step in range(steps):
-            picked = order[step * work.batch : (step + 1) * work.batch]
-            loss, correct = run_forward(images[picked], labels[picked])
+        for _ in range(steps):
+            start = done % job.batches * job.batch
+            picked = order[start : start + job.batch]
+            loss, correct = run_forward(pick(picked), resident_labels[picked])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            loss_sum += loss.detach() * work.batch
+            loss_sum += loss.detach() * job.batch
             correct_sum += correct
+            done += 1
         loss_sum.item(), correct_sum.item()  # fetched, as ours are; this waits for the device
 
-    started = time.perf_counter()
-    run(1)
-    first_step_seconds = time.perf_counter() - started
-    run(min(WARM_UP_STEPS, work.steps))
-    return Candidate(run, parameters, first_step_seconds)
+    return run
 
 
-def race(runs: dict[str, Callable[[int], None]], steps: int) -> dict[str, float]:
-    """Return each one's seconds a step: the best of some laps, in turns, so that a disturbance hits them alike."""
-    found: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(LAPS):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run(steps)
-            found[name].append((time.perf_counter() - started) / steps)
-    return {name: min(seconds) for name, seconds in found.items()}
+def inference(job: Job, device: Any, variant: Variant, model: Any) -> Callable[[int], None]:
+    """Return the function that computes the logits of a batch some times."""
+    pick, normalise = images_on(job, device, variant, job.made_up()[0]), normaliser(job, device)
+    images = pick(slice(None))
+
+    def forward(images: Any) -> Any:
+        with autocast(job, device):
+            return model(normalise(images)).float()
+
+    model.eval()
+    run_forward: Any = torch.compile(forward, dynamic=False) if variant.compiled else forward
+
+    def run(steps: int) -> None:
+        with torch.inference_mode():
+            for _ in range(steps):
+                run_forward(images)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return run
 
 
 if __name__ == "__main__":
-    benchmark.serve(train)
+    serve(prepare)

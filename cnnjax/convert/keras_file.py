@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import h5py
 
 from cnnjax.convert.tensors import GET_AGAIN, Shape, Tensors
 from cnnjax.errors import UserError
+from cnnjax.zips import open_zip
 
 VARIABLES = {
     "conv2d": ("kernel", "bias"),
@@ -27,14 +27,18 @@ VARIABLES = {
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 WEIGHTS = "model.weights.h5"
 LARGEST_CONFIG = 4 * 2**20
+MOST_OBJECTS = 100_000
+"""Groups and data sets in a file; the largest networks and their optimizers' state have some thousand."""
 
 
 @contextlib.contextmanager
 def open_archive(path: Path, largest: int) -> Iterator[Tensors]:
     """Open a ``.keras`` archive; only its configuration's names and its weights are read, in memory."""
-    with zipfile.ZipFile(path) as archive:
-        weights = io.BytesIO(_member(archive, path, WEIGHTS, largest))
-        names = _layer_names(json.loads(_member(archive, path, "config.json", LARGEST_CONFIG)))
+    with open_zip(path) as held:
+        if WEIGHTS not in held.members:
+            raise UserError(f"{path} lacks {WEIGHTS}; {GET_AGAIN}")
+        weights = io.BytesIO(held.read(WEIGHTS, largest))
+        names = _layer_names(json.loads(held.read("config.json", LARGEST_CONFIG)))
     if not weights.getbuffer()[: len(HDF5_MAGIC)] == HDF5_MAGIC:
         raise UserError(f"{path} is damaged: its {WEIGHTS} is no HDF5 file; {GET_AGAIN}")
     with h5py.File(weights, "r") as file:
@@ -46,21 +50,6 @@ def open_h5(path: Path, largest: int) -> Iterator[Tensors]:
     """Open an HDF5 file of either layout."""
     with h5py.File(path, "r", locking=False) as file:
         yield _tensors(path, file, {})
-
-
-def _member(archive: zipfile.ZipFile, path: Path, name: str, largest: int) -> bytes:
-    """Return a member of the archive; what it claims to have, and what it unpacks to, must be within ``largest``."""
-    if name not in archive.namelist():
-        raise UserError(f"{path} lacks {name}; {GET_AGAIN}")
-    if archive.namelist().count(name) > 1:
-        raise UserError(f"{path} holds {name} twice; {GET_AGAIN}")
-    member = archive.getinfo(name)
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a bound
-        raise UserError(f"{path}: its {name} is compressed as Keras does not; {GET_AGAIN}")
-    if member.file_size > largest:
-        raise UserError(f"{path}: its {name} has {member.file_size:,} bytes, and this network's may have {largest:,}")
-    with archive.open(member) as file:
-        return file.read(largest)
 
 
 def _tensors(path: Path, file: h5py.File, names: dict[str, str]) -> Tensors:
@@ -88,6 +77,8 @@ def _datasets(path: Path, group: h5py.Group, prefix: str, met: set[int]) -> Iter
         if address in met:
             raise UserError(f"{path}: {place} is another name of something else in the file; {GET_AGAIN}")
         met.add(address)
+        if len(met) > MOST_OBJECTS:
+            raise UserError(f"{path} holds more than {MOST_OBJECTS:,} groups and data sets; {GET_AGAIN}")
         if isinstance(item, h5py.Group):
             yield from _datasets(path, item, f"{place}/", met)
         elif isinstance(item, h5py.Dataset):

@@ -5,15 +5,15 @@ What a file is, is told by its first bytes, not by its name.
 
 import contextlib
 import os
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cnnjax.convert.keras_file import HDF5_MAGIC, open_archive, open_h5
 from cnnjax.convert.safetensors_file import open_safetensors
 from cnnjax.convert.tensors import GET_AGAIN, Tensors
-from cnnjax.convert.torch_file import open_torch
+from cnnjax.convert.torch_file import open_old_torch, open_torch_zip
 from cnnjax.errors import UserError
+from cnnjax.zips import open_zip
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
@@ -74,12 +74,12 @@ def _opener(path: Path) -> Opener:
     if start.startswith(HDF5_MAGIC):
         return open_h5
     if start.startswith(ZIP_MAGIC):
-        with zipfile.ZipFile(path) as archive:
-            return open_archive if "config.json" in archive.namelist() else open_torch
+        with open_zip(path) as held:
+            return open_archive if "config.json" in held.members else open_torch_zip
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= min(size - 8, LARGEST_HEADER):
         return open_safetensors
     if start.startswith(PICKLE_MAGIC):
-        return open_torch
+        return open_old_torch
     raise UserError(
         f"{path} is no file of weights; give torch's .pth, a .safetensors file, or Keras's .h5, .weights.h5 or .keras; "
         f"where it should be one, {GET_AGAIN}"

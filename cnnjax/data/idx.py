@@ -14,6 +14,8 @@ import numpy as np
 from cnnjax.errors import UserError
 
 UNSIGNED_BYTES = 8
+MOST_BYTES = 2**30
+"""Of the values; the largest published set, EMNIST's ByClass, has 0.6 GiB of them."""
 
 
 def read_idx(path: Path, axes: int) -> np.ndarray:
@@ -35,6 +37,8 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
                 )
             shape = tuple(int(n) for n in np.frombuffer(header, ">u4", offset=4))
             expected = math.prod(shape)
+            if expected > MOST_BYTES:  # some megabytes of a gzip could unpack to as many gigabytes
+                raise UserError(f"{path} says it holds {expected:,} bytes {list(shape)}; {MOST_BYTES:,} are the most")
             # One byte more than expected is asked for, so that a longer file is noticed and none is read whole.
             body = file.read(expected + 1)
     except (OSError, EOFError, zlib.error, OverflowError, MemoryError) as error:

@@ -5,28 +5,22 @@ give the same arrays. Nothing of a zip is written to the disk: the names of its 
 """
 
 import contextlib
-import io
-import stat
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cnnjax import interrupt
 from cnnjax.data.dataset import Loaded, Split
-from cnnjax.data.preprocessing import upright
+from cnnjax.data.pictures import MOST_FILE_BYTES, check_file_size, decode_picture, read_picture_file
 from cnnjax.errors import UserError
+from cnnjax.zips import open_zip
 
 PARTS = ("train", "test")
 LAYOUT = "train/CLASS/FILE and test/CLASS/FILE"
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-MOST_FILE_BYTES = 64 * 2**20
 MOST_PIXEL_BYTES = 16 * 2**30
 CHUNK_BYTES = 2**24
 
@@ -68,35 +62,13 @@ def open_files(place: Path) -> Iterator[Files]:
     if place.is_dir():
         base = find_base(place)
         names = [] if base is None else [f"{path.relative_to(place).as_posix()}{suffix}" for path, suffix in walk(base)]
-        yield Files(names, lambda name: (place / name).stat().st_size, lambda name: (place / name).read_bytes())
+        yield Files(names, lambda name: (place / name).stat().st_size, lambda name: read_picture_file(place / name))
         return
     if not place.is_file():
         raise UserError(f"there is no directory or zip {place}; give one laid out {LAYOUT} with --data.dir")
-    try:
-        archive = zipfile.ZipFile(place)
-    except Exception as error:  # zipfile and its helpers say in many ways that a file is damaged
-        raise UserError(f"{place} cannot be read as a zip ({error}); give a directory or a whole zip") from error
-    with archive:
-        members = {member.filename: member for member in archive.infolist()}
-        for name, member in members.items():
-            path = PureWindowsPath(name)  # it knows both kinds of slashes, and drives
-            if path.anchor or ".." in path.parts or stat.S_ISLNK(member.external_attr >> 16):
-                raise UserError(
-                    f"{place} holds {name!r}, a link or a path that leads out of the zip; make the zip again from "
-                    "plain files"
-                )
-            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a bound
-                raise UserError(
-                    f"{place}: {name!r} is compressed in a rare way; make the zip again, deflated or stored"
-                )
-        if len(members) < len(archive.infolist()):
-            raise UserError(f"{place} holds a file twice; make the zip again")
-
-        def read(name: str) -> bytes:
-            with archive.open(members[name]) as file:
-                return file.read(MOST_FILE_BYTES)
-
-        yield Files(list(members), lambda name: members[name].file_size, read)
+    with open_zip(place) as held:
+        members = held.members
+        yield Files(list(members), lambda name: members[name].file_size, lambda name: held.read(name, MOST_FILE_BYTES))
 
 
 def find_base(folder: Path) -> Path | None:
@@ -168,40 +140,33 @@ def decode(place: Path, files: Files, names: list[str]) -> np.ndarray:
     """Return the images uint8 [N, H, W, C]: grey (C = 1) if all of them are, else RGB."""
     pixels = np.empty((0, 0, 0, 0), np.uint8)
     width, height = 0, 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for index, name in enumerate(names):
-            interrupt.poll()
-            image, grey = open_image(f"{place}/{name}", name, files, (width, height) if index else None)
-            if not index:
-                width, height = image.size
-                pixels = _allocate(place, (len(names), height, width, 1 if grey else 3))
-            if image.size != (width, height):
-                raise UserError(
-                    f"{place}/{names[0]} is {width}x{height} pixels and {name} {image.width}x{image.height}; "
-                    "all must be of one size"
-                )
-            if not grey and pixels.shape[-1] == 1:
-                before = pixels[:index]
-                pixels = _allocate(place, (len(names), height, width, 3))
-                pixels[:index] = before
-            mode = "L" if pixels.shape[-1] == 1 else "RGB"
-            pixels[index] = np.asarray(image.convert(mode)).reshape(pixels.shape[1:])
+    for index, name in enumerate(names):
+        interrupt.poll()
+        image, grey = open_image(f"{place}/{name}", name, files, (width, height) if index else None)
+        if not index:
+            width, height = image.size
+            pixels = _allocate(place, (len(names), height, width, 1 if grey else 3))
+        if image.size != (width, height):
+            raise UserError(
+                f"{place}/{names[0]} is {width}x{height} pixels and {name} {image.width}x{image.height}; "
+                "all must be of one size"
+            )
+        if not grey and pixels.shape[-1] == 1:
+            before = pixels[:index]
+            pixels = _allocate(place, (len(names), height, width, 3))
+            pixels[:index] = before
+        mode = "L" if pixels.shape[-1] == 1 else "RGB"
+        pixels[index] = np.asarray(image.convert(mode)).reshape(pixels.shape[1:])
     return pixels
 
 
 def open_image(path: str, name: str, files: Files, size: tuple[int, int] | None) -> tuple[Image.Image, bool]:
     """Return an image and whether it is a grey one; decoded only if it is of ``size``, upright or turned."""
     try:
-        if files.size(name) > MOST_FILE_BYTES:
-            raise ValueError(f"it is of {files.size(name):,} bytes, and {MOST_FILE_BYTES:,} are the most")
-        with Image.open(io.BytesIO(files.read(name)), formats=FORMATS) as image:
-            grey = image.mode in GREY_MODES
-            fits = size is None or sorted(image.size) == sorted(size)
-            return upright(image) if fits else image, grey
-    except Exception as error:  # of a damaged file Pillow and zipfile complain in every way there is
-        told = "it is none" if isinstance(error, UnidentifiedImageError) else error
-        raise UserError(f"{path} cannot be read as an image ({told}); mend it, or take it out") from error
+        check_file_size(files.size(name))
+        return decode_picture(files.read(name), size)
+    except Exception as error:  # of a damaged file zipfile and zlib complain in every way there is
+        raise UserError(f"{path} cannot be read as an image ({error}); mend it, or take it out") from error
 
 
 def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

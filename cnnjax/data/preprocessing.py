@@ -2,19 +2,17 @@
 
 import dataclasses
 import math
-import warnings
+from pathlib import Path
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from cnnjax.data.pictures import decode_picture, read_picture_file
 from cnnjax.errors import UserError, require
 from cnnjax.fields import Fields
-
-TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-"""What Pillow says of an image of more than some hundred million pixels."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,29 +54,15 @@ def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:
     Raises:
         UserError: there is no such file, or it is no image.
     """
+    mode = "L" if preprocessing.channels == 1 else "RGB"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                picture = upright(image)
-        mode = "L" if preprocessing.channels == 1 else "RGB"
+        picture, _ = decode_picture(read_picture_file(Path(path)))
         resized = picture.convert(mode).resize((preprocessing.width, preprocessing.height), Image.Resampling.BILINEAR)
         pixels = np.asarray(resized)
     except FileNotFoundError:
         raise UserError(f"there is no image file {path}; check the path") from None
-    except (OSError, ValueError, SyntaxError, RuntimeError, *TOO_LARGE) as error:
+    except (OSError, ValueError, MemoryError) as error:
         raise UserError(
             f"{path} cannot be read as an image ({error}); give a PNG, JPEG or another common format"
         ) from error
     return pixels.reshape(preprocessing.height, preprocessing.width, preprocessing.channels)
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """Return an image turned as its camera says, of 8 bits a channel; what is transparent becomes white."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    if not image.has_transparency_data:
-        return image
-    layered = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)

@@ -16,10 +16,11 @@ from cnnjax.native import Window
 Way = Literal["xla", "native", "matmul", "patches", "shifts"]
 SMALLEST_MAP = 4
 """Positions of an output map up to which its patches are gathered and multiplied."""
-FEW_POSITIONS = 4096
+FEW_POSITIONS = 1024
 """Positions in a batch up to which a product of matrices is faster than oneDNN, which first reorders the kernel."""
 
 
+@jax.named_scope("convolution")
 def conv_general_dilated(
     images: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Any, *, rhs_dilation: tuple[int, int],
     feature_group_count: int, **options: Any,

@@ -1,6 +1,7 @@
 """What several architectures share: the base of every network, activations, convolution, dense, pooling, flattening.
 
 Images and activations are [N, H, W, C]. Parameters and batch statistics are float32; a network computes in its `dtype`.
+What each layer does is named in the compiled program (`jax.named_scope`), so that a profile can say where time goes.
 """
 
 import dataclasses
@@ -40,6 +41,10 @@ class Outputs(NamedTuple):
     aux: tuple[jax.Array, ...] = ()
 
 
+LARGEST_NUMBER = 2**17
+"""Of channels, pixels, classes in a definition, which may come from a stranger's file."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arch(Fields):
     """A network's definition: hashable, printable, comparable, and without arrays. Each family adds its own fields."""
@@ -62,8 +67,12 @@ class Arch(Fields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("num_classes", self.fewest_classes), ("input_size", 1), ("channels", 1)):
-            require(getattr(self, name) >= least, f"model.{name}", getattr(self, name), f"{least} or more")
+        least = {"num_classes": self.fewest_classes, "input_size": 1, "channels": 1}
+        for name, lowest in least.items():
+            require(getattr(self, name) >= lowest, f"model.{name}", getattr(self, name), f"{lowest} or more")
+        for name, value in vars(self).items():
+            if type(value) is int:
+                require(value <= LARGEST_NUMBER, f"model.{name}", value, f"at most {LARGEST_NUMBER:,}")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -135,6 +144,11 @@ class Dense(nnx.Linear):
     def __init__(self, inputs: int, outputs: int, *, dtype: str, rngs: nnx.Rngs):
         super().__init__(inputs, outputs, dtype=jnp.dtype(dtype), kernel_init=GLOROT, rngs=rngs)
 
+    @jax.named_scope("dense")
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        """Map [N, C] to [N, C']."""
+        return super().__call__(inputs, out_sharding)
+
 
 class BatchNorm(nnx.Module):
     """Batch normalisation over N, H and W (Ioffe and Szegedy 2015), computed in float32.
@@ -155,6 +169,7 @@ class BatchNorm(nnx.Module):
         self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))
         self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
 
+    @jax.named_scope("norm")
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [N, H, W, C] to the same shape; in training, move the running statistics."""
         wide = x.astype(jnp.float32)
@@ -207,6 +222,7 @@ def convolve(
     return activation(x if added is None else x + added)
 
 
+@jax.named_scope("convolution")
 def _convolve_at_once(
     conv: "Conv", x: jax.Array, window: native.Window, norm: BatchNorm | None,
     activation: Callable[..., jax.Array], added: jax.Array | None,
@@ -254,6 +270,7 @@ class Pool(nnx.Module):
     def __init__(self, kind: Literal["avg", "max"]):
         self.kind = kind
 
+    @jax.named_scope("pooling")
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [N, H, W, C] to [N, H // 2, W // 2, C]."""
         height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
@@ -292,6 +309,7 @@ def kernel_shape(layer: Any) -> tuple[int, ...] | None:
     return None if kernel is None else tuple(kernel.shape)
 
 
+@jax.named_scope("pooling")
 def max_pool(x: jax.Array, *, size: int, stride: int, padding: int, pad_value: float = -jnp.inf) -> jax.Array:
     """Take the largest of each window of [N, H, W, C]; what lies outside counts as ``pad_value``.
 
@@ -323,6 +341,7 @@ def _largest_of_slices(x: jax.Array, axis: int, size: int, stride: int, padding:
     return first
 
 
+@jax.named_scope("pooling")
 def global_average(x: jax.Array) -> jax.Array:
     """Return the mean [N, C] over all positions of [N, H, W, C], summed in float32."""
     return x.astype(jnp.float32).mean((1, 2)).astype(x.dtype)

@@ -47,6 +47,9 @@ from cnnjax.models.layers import (
     max_pool,
 )
 
+MOST_STAGES, MOST_BLOCKS = 10, 700
+"""The deepest network of the paper has 600 blocks in 3 stages. A definition may come from a stranger's file."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResNet(Arch):
@@ -86,12 +89,11 @@ class ResNet(Arch):
         super().__post_init__()
         for name in ("width", "groups", "group_width"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "1 or more")
+        depths = self.depths
         require(
-            bool(self.depths) and min(self.depths) >= 1,
-            "model.depths",
-            self.depths,
-            "one or more numbers, each 1 or more",
-        )
+            0 < len(depths) <= MOST_STAGES and min(depths) >= 1 and sum(depths) <= MOST_BLOCKS, "model.depths", depths,
+            f"1 to {MOST_STAGES} numbers, each 1 or more, {MOST_BLOCKS:,} blocks at most",
+        )  # fmt: skip
         require(0 <= self.stochastic_depth < 1, "model.stochastic_depth", self.stochastic_depth, "in [0, 1)")
         require(0 <= self.momentum <= 1, "model.momentum", self.momentum, "in [0, 1]")
         require(self.epsilon > 0, "model.epsilon", self.epsilon, "greater than 0")

@@ -1,4 +1,5 @@
-// 2-D convolution and its two gradients by oneDNN, as handlers of XLA's FFI for the CPU. convolution.py is the other side.
+// 2-D convolution and its two gradients, as handlers of XLA's FFI for the CPU; convolution.py is the other side. Kernels of
+// 3x3 with stride 1 go by winograd.cc where they have enough to do, all others by oneDNN.
 //
 // Images [N, H, W, C] and kernels [H, W, C / groups, C'] stay as XLA has them; oneDNN is told their strides. One thread of
 // our own runs everything, so that there is one team of OpenMP threads and two callers at once take turns.
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "oneapi/dnnl/dnnl.hpp"
+#include "winograd.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -235,8 +237,46 @@ const Plan& plan_for(const Geometry& g) {
   return order->front().second;
 }
 
+// Whether winograd.cc computes it. It has to transform the kernel before the first product, and for the kernel's gradient
+// each thread has a sum of its own, so that there must be many tiles of 2x2 outputs.
+bool goes_by_winograd(const Geometry& g) {
+  constexpr int64_t kFewTiles = 168, kFewTilesToSum = 400, kLanes = 16;
+  const Dims ones = {1, 1}, none = {0, 0};
+  const int64_t tiles = g.outputs[0] * ((g.outputs[1] + 1) / 2) * ((g.outputs[2] + 1) / 2);
+  const bool fits = g.type == memory::data_type::f32 && g.kernel[0] == 3 && g.kernel[1] == 3 && g.strides == ones &&
+                    g.dilation == none && g.groups == 1 && g.kernel[2] % kLanes == 0 && g.kernel[3] % kLanes == 0 &&
+                    g.epilogue.nonlinearity <= kRelu;
+  return fits && tiles >= (g.kind == kKernelGradient ? kFewTilesToSum : kFewTiles) && winograd::ways();
+}
+
+void by_winograd(const Geometry& g, void* images, void* kernel, void* outputs, const std::vector<void*>& others) {
+  const auto floats = [](void* at) { return static_cast<float*>(at); };
+  const Dims &x = g.images, &y = g.outputs;
+  winograd::Shape shape = {x[0], x[1], x[2], x[3], y[1], y[2], y[3], g.before[0], g.before[1]};
+  if (g.kind == kInputGradient) shape = {y[0], y[1], y[2], y[3], x[1], x[2], x[3], 2 - g.before[0], 2 - g.before[1]};
+  const int threads = omp_get_max_threads();
+  const auto& ways = *winograd::ways();
+  float* room = floats(scratch(2, sizeof(float) * ways.scratch(shape, g.kind == kKernelGradient, threads)));
+  if (g.kind == kKernelGradient) {
+    ways.kernel_gradient(shape, floats(images), floats(outputs), floats(kernel), room, threads);
+    return;
+  }
+  if (g.kind == kInputGradient) std::swap(images, outputs);
+  auto other = others.begin();
+  winograd::Finish finish;
+  if (g.epilogue.scaled) finish.scale = floats(*other++);
+  if (g.epilogue.shifted) finish.offset = floats(*other++);
+  if (g.epilogue.added) finish.added = floats(*other++);
+  finish.relu = g.epilogue.nonlinearity == kRelu;
+  ways.forward(shape, floats(images), floats(kernel), g.kind == kInputGradient, floats(outputs), finish, room, threads);
+}
+
 // `others`: the epilogue's scale, offset and added array, those that there are.
 void compute(const Geometry& g, void* images, void* kernel, void* outputs, const std::vector<void*>& others = {}) {
+  if (goes_by_winograd(g)) {
+    by_winograd(g, images, kernel, outputs, others);
+    return;
+  }
   const Plan& p = plan_for(g);
   memory x(p.images, cpu(), images), y(p.outputs, cpu(), outputs), w(p.kernel, cpu(), kernel);
   memory packed = p.packs ? memory(p.packed, cpu(), scratch(0, p.packed.get_size())) : w;
@@ -349,6 +389,8 @@ extern "C" void cnnjax_set_threads(int count) {
 }
 
 extern "C" int cnnjax_onednn_version() { return DNNL_VERSION_MAJOR * 100 + DNNL_VERSION_MINOR; }
+
+extern "C" bool cnnjax_has_winograd() { return winograd::ways() != nullptr; }
 
 // Whether this processor has a fast way for bfloat16: AVX-512 with its own instructions for it.
 extern "C" int cnnjax_has_bfloat16() {

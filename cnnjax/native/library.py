@@ -30,6 +30,8 @@ class Library:
         loaded.cnnjax_set_threads(self.threads)
         version = loaded.cnnjax_onednn_version()
         self.version = f"oneDNN {version // 100}.{version % 100}"
+        if loaded.cnnjax_has_winograd():
+            self.version += " and Winograd"
         self.has_bfloat16 = bool(loaded.cnnjax_has_bfloat16())
 
 

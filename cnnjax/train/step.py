@@ -107,8 +107,9 @@ def make_train_step(
     def train_step(state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array) -> TrainState:
         images, key = augmented(augmentation, images, key)
         found = accumulated(gradient, accumulate)(state.variables, images, labels, key)
-        updates, opt_state = optimizer.update(found.params, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(found.params, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
         first_bad = (state.tally.bad_step < 0) & ~jnp.isfinite(found.loss)
         tally = Tally(
             loss=state.tally.loss + found.loss * len(labels),

@@ -1,5 +1,6 @@
 """Small networks in the layouts of published files, written by hand."""
 
+import pickle
 import re
 import zipfile
 from pathlib import Path
@@ -65,3 +66,37 @@ def write_keras(path: Path, tensors, named: bool = True, extra_layers=()) -> Pat
         archive.writestr("config.json", json_bytes({"class_name": "Functional", "config": {"layers": layers}}))
         archive.write(weights, "model.weights.h5")
     return path
+
+
+def write_torch(path: Path, tensors, zipped: bool = True) -> Path:
+    """Write what ``torch.save`` writes of float32 tensors: a zip, or what it wrote before 1.6."""
+    described = b"\x80\x02}(" + b"".join(_described(str(n), *item) for n, item in enumerate(tensors.items())) + b"u."
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", described)
+            archive.writestr("archive/byteorder", b"little")
+            for number, array in enumerate(tensors.values()):
+                archive.writestr(f"archive/data/{number}", np.float32(array).tobytes())
+            archive.writestr("archive/version", b"3\n")
+        return path
+    start = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True})
+    keys = [str(number) for number in range(len(tensors))]
+    values = [array.size.to_bytes(8, "little") + np.float32(array).tobytes() for array in tensors.values()]
+    path.write_bytes(b"".join([*(pickle.dumps(x, 2) for x in start), described, pickle.dumps(keys, 2), *values]))
+    return path
+
+
+def _described(key: str, name: str, array: np.ndarray) -> bytes:
+    """Return the instructions that torch's pickler writes for an entry of a state dict."""
+
+    def text(value: str) -> bytes:
+        return b"X" + len(value.encode()).to_bytes(4, "little") + value.encode()
+
+    def numbers(values) -> bytes:
+        return b"(" + b"".join(b"J" + int(value).to_bytes(4, "little") for value in values) + b"t"
+
+    strides = [stride // array.itemsize for stride in np.empty(array.shape, array.dtype).strides]
+    count = b"J" + array.size.to_bytes(4, "little")
+    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cpu") + count + b"tQ"
+    view = storage + b"K\x00" + numbers(array.shape) + numbers(strides) + b"\x89ccollections\nOrderedDict\n)R"
+    return text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + view + b"tR"

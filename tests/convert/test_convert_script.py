@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from published import KERAS_V1, tensors_of, write_legacy_h5
 from safetensors.numpy import load_file, save_file
 
 from cnnjax import create, init, trained
 from cnnjax.convert import save_weights
 from cnnjax.convert.folder import convert_to_run
 from cnnjax.errors import UserError
+from tests.convert.published import KERAS_V1, tensors_of, write_legacy_h5
 
 ROOT = Path(__file__).resolve().parents[2]
 CIFAR = create("resnet20_cifar")

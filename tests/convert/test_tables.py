@@ -1,7 +1,6 @@
 import jax
 import numpy as np
 import pytest
-from published import KERAS_V2, TORCH, tensors_of
 from safetensors.numpy import save_file
 
 from cnnjax import create, init
@@ -12,6 +11,7 @@ from cnnjax.convert.tensors import Shape, Tensors
 from cnnjax.errors import UserError
 from cnnjax.functional import abstract_variables, leaves_by_path
 from cnnjax.models.resnet import VARIANTS
+from tests.convert.published import KERAS_V2, TORCH, tensors_of
 
 CASES = [(name, source) for name, arch in VARIANTS.items() for source in sources(arch)]
 

@@ -36,7 +36,7 @@ def kills(shop: Workshop, count: int, seed: int) -> list[Row]:
             problems: tuple[str, ...] = ()
         except Exception as error:
             problems = (f"seed {seed}, run {runs}, {story}: {type(error).__name__}: {error}",)
-        hits += len(moments)
+        hits += len(moments) or bool(problems)
         # Of a run that lost something, the last kill is to blame until the problem says otherwise.
         lost = [bool(problems) and number == len(moments) - 1 for number in range(len(moments))]
         rows += [

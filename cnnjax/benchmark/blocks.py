@@ -1,0 +1,180 @@
+"""Blocks of larger networks, each alone with a dense head: what can be measured besides the table of models.
+
+    name              input       what it is
+    resnext_block     28x28x512   ResNeXt-50 32x4d (Xie et al. 2017, table 1), stage 2: 1x1 to 256, 3x3 in 32 groups,
+                                  1x1 to 512, added to the input
+    separable_entry   74x74x128   Xception (Chollet 2017, figure 5), entry flow: twice ReLU and a separable
+                                  convolution to 256, max pooling 3x3/2, added to a 1x1/2 projection
+    separable_middle  19x19x728   Xception, middle flow: three times ReLU and a separable convolution, added to the
+                                  input
+
+Convolutions have no bias, and each (of a separable pair: the 1x1) is followed by a norm. Deviation: the pooling pads
+one row on each side, where Keras's "same" pads below and right alone; the size and the time are the same.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+from flax import nnx
+
+from cnnjax.errors import choose
+from cnnjax.models import create, list_models
+from cnnjax.models.layers import (
+    HE,
+    Arch,
+    BatchNorm,
+    Conv,
+    Dense,
+    Features,
+    Network,
+    Outputs,
+    activation,
+    convolve,
+    global_average,
+    max_pool,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResNeXtBlock(Arch):
+    """A bottleneck with a grouped convolution, and a head."""
+
+    family = "resnext_block"
+
+    num_classes: int = 10
+    input_size: int = 28
+    channels: int = 512
+
+    def build(self, rngs: nnx.Rngs) -> "ResNeXtBlockModule":
+        return ResNeXtBlockModule(self, rngs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeparableEntry(Arch):
+    """Two separable convolutions with pooling beside a projection, and a head."""
+
+    family = "separable_entry"
+
+    num_classes: int = 10
+    input_size: int = 74
+    channels: int = 128
+
+    def build(self, rngs: nnx.Rngs) -> "SeparableEntryModule":
+        return SeparableEntryModule(self, rngs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeparableMiddle(Arch):
+    """Three separable convolutions, and a head."""
+
+    family = "separable_middle"
+
+    num_classes: int = 10
+    input_size: int = 19
+    channels: int = 728
+
+    def build(self, rngs: nnx.Rngs) -> "SeparableMiddleModule":
+        return SeparableMiddleModule(self, rngs)
+
+
+class BlockModule(Network):
+    """A block, its only stage; then the mean over all positions and a dense layer."""
+
+    head: Dense
+
+    def block(self, x: jax.Array) -> jax.Array:
+        raise NotImplementedError
+
+    def features(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
+        return {"block": self.stage("block", type(self).block, self, images)}
+
+    def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:
+        return Outputs(self.head(global_average(features["block"])))
+
+
+class ResNeXtBlockModule(BlockModule):
+    """The layers of `ResNeXtBlock`; stage: block [N, 28, 28, 512]."""
+
+    def __init__(self, arch: ResNeXtBlock, rngs: nnx.Rngs):
+        self.activation = activation(arch.activation)
+        inner = arch.channels // 2
+        self.conv1, self.norm1 = make_conv(arch, arch.channels, inner, 1, rngs), make_norm(arch, inner, rngs)
+        self.conv2, self.norm2 = make_conv(arch, inner, inner, 3, rngs, groups=32), make_norm(arch, inner, rngs)
+        self.conv3 = make_conv(arch, inner, arch.channels, 1, rngs)
+        self.norm3 = make_norm(arch, arch.channels, rngs)
+        self.head = Dense(arch.channels, arch.num_classes, dtype=arch.dtype, rngs=rngs)
+
+    def block(self, x: jax.Array) -> jax.Array:
+        y = convolve(self.conv1, x, norm=self.norm1, activation=self.activation)
+        y = convolve(self.conv2, y, norm=self.norm2, activation=self.activation)
+        return convolve(self.conv3, y, norm=self.norm3, added=x, activation=self.activation)
+
+
+class Separable(nnx.Module):
+    """ReLU, a depthwise 3x3 convolution, a 1x1 convolution, a norm."""
+
+    def __init__(self, arch: Arch, inputs: int, outputs: int, rngs: nnx.Rngs):
+        self.activation = activation(arch.activation)
+        self.depthwise = make_conv(arch, inputs, inputs, 3, rngs, groups=inputs)
+        self.pointwise = make_conv(arch, inputs, outputs, 1, rngs)
+        self.norm = make_norm(arch, outputs, rngs)
+
+    def __call__(self, x: jax.Array, added: jax.Array | None = None) -> jax.Array:
+        y = convolve(self.depthwise, self.activation(x))
+        return convolve(self.pointwise, y, norm=self.norm, added=added)
+
+
+class SeparableEntryModule(BlockModule):
+    """The layers of `SeparableEntry`; stage: block [N, 37, 37, 256]."""
+
+    def __init__(self, arch: SeparableEntry, rngs: nnx.Rngs):
+        outputs = 2 * arch.channels
+        self.shortcut = make_conv(arch, arch.channels, outputs, 1, rngs, stride=2)
+        self.shortcut_norm = make_norm(arch, outputs, rngs)
+        self.separable1 = Separable(arch, arch.channels, outputs, rngs)
+        self.separable2 = Separable(arch, outputs, outputs, rngs)
+        self.head = Dense(outputs, arch.num_classes, dtype=arch.dtype, rngs=rngs)
+
+    def block(self, x: jax.Array) -> jax.Array:
+        skip = convolve(self.shortcut, x, norm=self.shortcut_norm)
+        return max_pool(self.separable2(self.separable1(x)), size=3, stride=2, padding=1) + skip
+
+
+class SeparableMiddleModule(BlockModule):
+    """The layers of `SeparableMiddle`; stage: block [N, 19, 19, 728]."""
+
+    def __init__(self, arch: SeparableMiddle, rngs: nnx.Rngs):
+        self.separable1, self.separable2, self.separable3 = (
+            Separable(arch, arch.channels, arch.channels, rngs) for _ in range(3)
+        )
+        self.head = Dense(arch.channels, arch.num_classes, dtype=arch.dtype, rngs=rngs)
+
+    def block(self, x: jax.Array) -> jax.Array:
+        return self.separable3(self.separable2(self.separable1(x)), added=x)
+
+
+def make_conv(
+    arch: Arch, inputs: int, outputs: int, size: int, rngs: nnx.Rngs, *, stride: int = 1, groups: int = 1
+) -> Conv:  # fmt: skip
+    return Conv(
+        inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias=False, kernel_init=HE,
+        dtype=arch.dtype, rngs=rngs,
+    )  # fmt: skip
+
+
+def make_norm(arch: Arch, channels: int, rngs: nnx.Rngs) -> BatchNorm:
+    return BatchNorm(channels, momentum=0.9, epsilon=1e-5, unbiased_variance=True, dtype=arch.dtype, rngs=rngs)
+
+
+BLOCKS: dict[str, Arch] = {cls.family: cls() for cls in (ResNeXtBlock, SeparableEntry, SeparableMiddle)}
+
+
+def network(name: str, **options: Any) -> Arch:
+    """Return the definition of a model or a block, with some of its fields changed.
+
+    Raises:
+        UserError: no such network, with near matches; or a value that is not allowed.
+    """
+    choose("model", name, (*list_models(), *BLOCKS))
+    return BLOCKS[name].replace(**options) if name in BLOCKS else create(name, **options)

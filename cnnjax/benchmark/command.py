@@ -1,0 +1,124 @@
+"""`scripts/benchmark.py train` and `infer`: the options, what follows from them for each peer, and the answer."""
+
+import dataclasses
+import shlex
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from cnnjax import cli
+from cnnjax.benchmark import machine, page, table, turns
+from cnnjax.benchmark.blocks import BLOCKS, network
+from cnnjax.benchmark.turns import Block
+from cnnjax.benchmark.work import OTHERS, Job, Peer, Task
+from cnnjax.errors import choose, require
+from cnnjax.fields import Fields
+from cnnjax.models.layers import Arch
+
+SMALL_BATCHES = {"lenet": 256, "mlp": 256}
+SMALL_IMAGE, SMALL_IMAGE_BATCH, BLOCK_BATCH = 64, 128, 16
+LARGE_BATCH: dict[Task, int] = {"train": 32, "infer": 16}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Fields):
+    """What is measured."""
+
+    models: tuple[str, ...]
+    """Networks by their names in the table of models; also resnext_block, separable_entry and separable_middle."""
+    batch: tuple[int, ...] = ()
+    """Images in a step, one or more numbers; without it 256 for lenet and mlp, 128 for small images, 16 for blocks,
+    for other networks 32 in training and 16 in inference."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the networks compute in; their parameters are float32."""
+    against: tuple[str, ...] = tuple(peer.name for peer in OTHERS)
+    """The peers beside ours: torch, keras, xla (ours without the native part, where that is in use), or none."""
+    input_size: int | None = None
+    """Height and width of the images in pixels; None: those each network is made for."""
+    turns: int = 3
+    """How often every peer has its turn of about two seconds."""
+    platform: cli.Platform = "auto"
+    """What to compute on; auto takes an accelerator where there is one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.models), "--models", self.models, "one or more names")
+        for name in self.against:
+            choose("peer", name, [peer.name for peer in OTHERS])
+        require(all(batch >= 1 for batch in self.batch), "--batch", self.batch, "one or more numbers, each 1 or more")
+        require(self.turns >= 1, "--turns", self.turns, "1 or more")
+        size = {} if self.input_size is None else {"input_size": self.input_size}
+        for name in self.models:
+            network(name, dtype=self.dtype, **size)
+
+    def jobs(self, task: Task) -> list[Job]:
+        """Return what the peers do, in the order of the networks."""
+        size = {} if self.input_size is None else {"input_size": self.input_size}
+        found = []
+        for name in self.models:
+            arch = network(name, **size)
+            for batch in self.batch or (default_batch(task, name, arch),):
+                found.append(
+                    Job(
+                        task=task, model=name, image_shape=arch.image_shape, num_classes=arch.num_classes, batch=batch,
+                        dtype=self.dtype, platform=self.platform,
+                    )
+                )  # fmt: skip
+        return found
+
+    def peers(self) -> list[Peer]:
+        return [peer for peer in OTHERS if peer.name in self.against]
+
+
+def default_batch(task: Task, name: str, arch: Arch) -> int:
+    """Return the images in a step where nothing else is asked for."""
+    if name in BLOCKS:
+        return BLOCK_BATCH
+    if name in SMALL_BATCHES:
+        return SMALL_BATCHES[name]
+    return SMALL_IMAGE_BATCH if arch.input_size <= SMALL_IMAGE else LARGE_BATCH[task]
+
+
+def run(task: Task, arguments: list[str]) -> int:
+    """Read the command line, measure, print; return the exit code: 1 where a peer failed, otherwise 0."""
+
+    def options(
+        work: Annotated[Options, tyro.conf.arg(name="")], *, write: bool = False, debug: bool = False
+    ) -> Any:  # fmt: skip
+        """Measure how fast networks train or answer, here and in other libraries.
+
+        Args:
+            work: What is measured.
+            write: Write the table to docs/benchmarks.md, in the place of the section with the same heading.
+            debug: Show what the peers' processes say, and the traceback of an error.
+        """
+        return work, write, debug
+
+    work, write, debug = cli.parse(options, arguments, f"scripts/benchmark.py {task}")
+    blocks = []
+    with Console(stderr=True).status("") as status:
+        for job in work.jobs(task):
+            blocks.append(turns.measure(job, work.peers(), work.turns, debug=debug, told=status.update))
+    table.show(task, blocks, work.turns, Console())
+    if write:
+        page.write_section(heading(task, work, blocks), section(task, arguments, work, blocks))
+    return 1 if any(row.problem == "failed" for block in blocks for row in block.rows) else 0
+
+
+def heading(task: Task, work: Options, blocks: list[Block]) -> str:
+    """Return a section's heading: the task, the number format and the device."""
+    facts = next((row.facts for block in blocks for row in block.rows if row.facts), None)
+    device = facts.device if facts and facts.platform != "cpu" else machine.processor()
+    return f"{table.TITLES[task]}, {work.dtype}, {device}"
+
+
+def section(task: Task, arguments: list[str], work: Options, blocks: list[Block]) -> list[str]:
+    """Return the paragraphs of the record."""
+    return [
+        f"`python scripts/benchmark.py {task} {shlex.join(arguments)}` on {machine.description()}; "
+        f"{table.versions(blocks)}.",
+        table.markdown(blocks),
+        table.legend(task, blocks, work.turns),
+        "\n".join(f"- {text}" for text in table.notes(blocks)),
+    ]

@@ -1,0 +1,66 @@
+"""What ours and Keras share, since both compute by JAX: their device, their memory, and how calls are queued."""
+
+import functools
+import time
+from collections import deque
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cnnjax.benchmark import machine
+from cnnjax.benchmark.work import Facts
+from cnnjax.cli import Platform
+from cnnjax.train.loop import IN_FLIGHT
+
+PLATFORMS: dict[str, Platform] = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+PRODUCT_SIDE, PRODUCT_SECONDS = 2048, 0.5
+
+
+def facts(*, how: str, packages: tuple[str, ...], parameters: int, first_step_seconds: float) -> Facts:
+    """Return what a peer on JAX says."""
+    return Facts(
+        how=how,
+        packages=tuple(f"{name} {version(name)}" for name in packages),
+        platform=PLATFORMS[jax.default_backend()],
+        device=jax.devices()[0].device_kind,
+        threads=machine.cores(),
+        parameters=parameters,
+        first_step_seconds=first_step_seconds,
+        step_seconds=first_step_seconds,
+    )
+
+
+def queued(call: Callable[[], Any], times: int) -> None:
+    """Call ``times`` times and wait for the device; a few calls may be queued on it, as in `cnnjax.train.loop`."""
+    in_flight: deque[Any] = deque()
+    for _ in range(times):
+        in_flight.append(call())
+        if len(in_flight) > IN_FLIGHT:
+            jax.block_until_ready(in_flight.popleft())
+    jax.block_until_ready(list(in_flight))
+
+
+def peak_bytes() -> int:
+    """Return the largest memory taken: the device's where it says so, on a CPU this process's."""
+    told = jax.devices()[0].memory_stats() or {}
+    return int(told.get("peak_bytes_in_use") or machine.peak_memory())
+
+
+def peak_rate(dtype: str) -> tuple[float, str]:
+    """Return the operations a second that the device could do, and where that is from."""
+    published = machine.published_rate(jax.devices()[0].device_kind, dtype)
+    if published is not None:
+        return published, "the vendor's data sheet"
+    side = PRODUCT_SIDE
+    square = jnp.ones((side, side), dtype)
+    product = jax.jit(functools.partial(jnp.dot, square))
+    jax.block_until_ready(product(square))
+    seconds: list[float] = []
+    while sum(seconds) < PRODUCT_SECONDS:
+        started = time.perf_counter()
+        jax.block_until_ready(product(square))
+        seconds.append(time.perf_counter() - started)
+    return 2 * side**3 / min(seconds), f"a product of two {side}x{side} matrices by XLA, measured in the same run"

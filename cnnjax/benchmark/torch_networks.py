@@ -1,0 +1,167 @@
+"""The networks in PyTorch: torchvision's where it has them, and small modules of the same layers for the others.
+
+Each takes normalised images [N, C, H, W] and returns logits. Nothing here imports JAX.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cnnjax.benchmark.work import Job
+from cnnjax.errors import UserError
+
+
+def make(job: Job) -> Any:
+    """Return the network; raise UserError where there is none to compare with."""
+    if job.model in SMALL:
+        return SMALL[job.model](job)
+    if found := re.fullmatch(r"(resnet|plain)(\d+)_cifar", job.model):
+        return CifarResNet(int(found[2]), found[1] == "resnet", job.num_classes)
+    try:
+        import_torchvision()
+        from torchvision import models
+    except ImportError:
+        raise UserError("torchvision is not installed; pip install -e .[bench] brings it") from None
+    if job.model not in models.list_models():
+        raise UserError(f"neither torchvision nor the benchmark has a {job.model} for torch")
+    return models.get_model(job.model, weights=None, num_classes=job.num_classes)
+
+
+def import_torchvision() -> None:
+    """Import torchvision; beside a CPU-only torch its compiled operators are missing, and two need at least a name."""
+    if not hasattr(torch.ops.torchvision, "nms"):
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        KEPT.append(library)
+    import torchvision  # noqa: F401
+
+
+KEPT: list[Any] = []
+"""A library's definitions last as long as it does."""
+
+
+def lenet(job: Job) -> Any:
+    size, _, channels = job.image_shape
+    side = (size // 2 - 4) // 2
+    return nn.Sequential(
+        nn.Conv2d(channels, 6, 5, padding=2), nn.Sigmoid(), nn.AvgPool2d(2),
+        nn.Conv2d(6, 16, 5), nn.Sigmoid(), nn.AvgPool2d(2), nn.Flatten(),
+        nn.Linear(16 * side * side, 120), nn.Sigmoid(), nn.Linear(120, 84), nn.Sigmoid(),
+        nn.Linear(84, job.num_classes),
+    )  # fmt: skip
+
+
+def mlp(job: Job) -> Any:
+    height, width, channels = job.image_shape
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(height * width * channels, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(),
+        nn.Linear(100, job.num_classes),
+    )  # fmt: skip
+
+
+class CifarResNet(nn.Module):
+    """The network of He et al. 2015, section 4.2: zeros in the place of a projection, or no shortcuts at all."""
+
+    def __init__(self, depth: int, shortcuts: bool, classes: int):
+        super().__init__()
+        widths, each = (16, 32, 64), (depth - 2) // 6
+        blocks, inputs = [], widths[0]
+        for stage, width in enumerate(widths):
+            for number in range(each):
+                blocks.append(CifarBlock(inputs, width, 2 if stage and not number else 1, shortcuts))
+                inputs = width
+        self.stem = convolution(3, widths[0], 3)
+        self.blocks = nn.Sequential(*blocks)
+        self.head = head(widths[-1], classes)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.blocks(functional.relu(self.stem(x))))
+
+
+class CifarBlock(nn.Module):
+    """Two 3x3 convolutions; the input is added, every second position of it with zeros for the channels it lacks."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, shortcut: bool):
+        super().__init__()
+        self.first, self.second = convolution(inputs, outputs, 3, stride), convolution(outputs, outputs, 3)
+        self.shortcut, self.stride, self.missing = shortcut, stride, outputs - inputs
+
+    def forward(self, x: Any) -> Any:
+        y = self.second(functional.relu(self.first(x)))
+        if not self.shortcut:
+            return functional.relu(y)
+        if self.missing or self.stride > 1:
+            before = self.missing // 2
+            kept = x[:, :, :: self.stride, :: self.stride]
+            x = functional.pad(kept, (0, 0, 0, 0, before, self.missing - before))
+        return functional.relu(y + x)
+
+
+class ResNeXtBlock(nn.Module):
+    """That of `cnnjax.benchmark.blocks`."""
+
+    def __init__(self, job: Job):
+        super().__init__()
+        channels = job.image_shape[2]
+        inner = channels // 2
+        self.first, self.second = convolution(channels, inner, 1), convolution(inner, inner, 3, groups=32)
+        self.third, self.head = convolution(inner, channels, 1), head(channels, job.num_classes)
+
+    def forward(self, x: Any) -> Any:
+        y = functional.relu(self.second(functional.relu(self.first(x))))
+        return self.head(functional.relu(self.third(y) + x))
+
+
+class SeparableEntry(nn.Module):
+    """That of `cnnjax.benchmark.blocks`."""
+
+    def __init__(self, job: Job):
+        super().__init__()
+        channels = job.image_shape[2]
+        outputs = 2 * channels
+        self.shortcut = convolution(channels, outputs, 1, 2)
+        self.body = nn.Sequential(separable(channels, outputs), separable(outputs, outputs), nn.MaxPool2d(3, 2, 1))
+        self.head = head(outputs, job.num_classes)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.body(x) + self.shortcut(x))
+
+
+class SeparableMiddle(nn.Module):
+    """That of `cnnjax.benchmark.blocks`."""
+
+    def __init__(self, job: Job):
+        super().__init__()
+        channels = job.image_shape[2]
+        self.body = nn.Sequential(*(separable(channels, channels) for _ in range(3)))
+        self.head = head(channels, job.num_classes)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.body(x) + x)
+
+
+def convolution(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> Any:
+    """Return a convolution without bias, and its norm."""
+    conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+def separable(inputs: int, outputs: int) -> Any:
+    """Return ReLU, a depthwise 3x3 convolution, a 1x1 convolution, a norm. What is before the ReLU is added later."""
+    depthwise = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)
+    return nn.Sequential(nn.ReLU(), depthwise, convolution(inputs, outputs, 1))
+
+
+def head(inputs: int, classes: int) -> Any:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
+
+
+SMALL: dict[str, Callable[[Job], Any]] = {
+    "lenet": lenet, "mlp": mlp, "resnext_block": ResNeXtBlock, "separable_entry": SeparableEntry,
+    "separable_middle": SeparableMiddle,
+}  # fmt: skip

@@ -1,0 +1,280 @@
+"""Files that mean ill, each with the function it comes to; read in a process of their own, which measures itself.
+
+python -m tests.hostile.attacks            prints a line of JSON for each: name, outcome, megabytes, seconds
+"""
+
+import dataclasses
+import gzip
+import io
+import json
+import os
+import pickle
+import sys
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from cnnjax.convert import load_weights
+from cnnjax.data import Preprocessing, read_image
+from cnnjax.data.idx import read_idx
+from cnnjax.data.image_folder import load_image_folder
+from cnnjax.errors import UserError
+from cnnjax.run_folder import read_config
+from cnnjax.zips import LARGEST_DIRECTORY
+from tests.convert.published import KERAS_V1, TORCH, tensors_of, write_keras, write_torch
+from tests.hostile.fuzz import peak, reset_peak
+
+MARKER = Path("ran")
+PREPROCESSING = Preprocessing(height=9, width=7, mean=(0.5,), std=(0.5,))
+
+
+def from_torch(path: Path) -> Any:
+    return load_weights(TORCH, "torchvision", path)
+
+
+def from_keras(path: Path) -> Any:
+    return load_weights(KERAS_V1, "keras", path)
+
+
+def picture(path: Path) -> Any:
+    return read_image(str(path), PREPROCESSING)
+
+
+def images(path: Path) -> Any:
+    return read_idx(path, axes=3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """A file, its reader, and what is said of it."""
+
+    make: Callable[[Path], Any]
+    read: Callable[[Path], Any]
+    told: str
+    """A regular expression that the refusal matches; ``read`` where the file is read and does no harm."""
+    most_megabytes: int = 100
+    name: str = "file"
+
+
+class Evil:
+    """Unpickled, it leaves a marker."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(MARKER),)
+
+
+def pickled(described: bytes) -> Callable[[Path], Any]:
+    """Return what writes a torch zip with these instructions."""
+
+    def make(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", described)
+            archive.writestr("archive/data/0", bytes(64))
+
+    return make
+
+
+def tensor(count: int, shape: int, stride: int) -> bytes:
+    """Return the instructions of a state dict of one tensor."""
+    numbers = [b"\x8a\x08" + number.to_bytes(8, "little") for number in (count, shape, stride)]
+    storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu" + numbers[0] + b"tQ"
+    view = storage + b"K\0" + numbers[1] + b"\x85" + numbers[2] + b"\x85\x89ccollections\nOrderedDict\n)R"
+    return b"\x80\x02}X\x0c\0\0\0conv1.weightctorch._utils\n_rebuild_tensor_v2\n(" + view + b"tRs."
+
+
+def old_with_marker(path: Path) -> None:
+    whole = write_torch(path, tensors_of(TORCH, "torchvision"), zipped=False).read_bytes()
+    path.write_bytes(whole.replace(b"\x80\x02}(X", b"\x80\x02" + pickle.dumps(Evil(), 2)[2:-1] + b"0}(X", 2))
+
+
+def zip_directory(entries: int, first: bytes = b"", distinct: bool = False) -> Callable[[Path], Any]:
+    """Return what writes a zip whose list has so many members, of which none is there but ``first``."""
+
+    def make(path: Path) -> None:
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(first.decode() or "x", b"{}")
+        content = file.getvalue()
+        end = content[content.rindex(b"PK\5\6") :]
+        start = int.from_bytes(end[16:20], "little")
+        entry = b"PK\1\2" + bytes(24) + b"\6\0" + bytes(16)
+        names = (f"{number:06d}".encode() for number in range(entries))
+        added = b"".join(entry + name for name in names) if distinct else (entry + b"a name") * entries
+        listed = content[start : start + int.from_bytes(end[12:16], "little")] + added
+        changed = end[:12] + len(listed).to_bytes(4, "little") + end[16:]
+        path.write_bytes(content[:start] + listed + changed)
+
+    return make
+
+
+TOO_MANY = LARGEST_DIRECTORY // 52 + 1
+
+
+def keras_of(**members: bytes) -> Callable[[Path], Any]:
+    def make(path: Path) -> None:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in {"config.json": b"{}", **members}.items():
+                archive.writestr(name, data)
+
+    return make
+
+
+def png(*chunks: tuple[bytes, bytes], width: int = 13, height: int = 11) -> Callable[[Path], Any]:
+    """Return what writes a PNG that claims a size, with chunks after its header."""
+
+    def make(path: Path) -> None:
+        file = io.BytesIO()
+        Image.new("RGB", (13, 11)).save(file, "PNG")
+        content = file.getvalue()
+        header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + content[24:29]
+        packed = b"".join(
+            len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+            for kind, data in ((b"IHDR", header), *chunks)
+        )
+        path.write_bytes(content[:8] + packed + content[33:])
+
+    return make
+
+
+def deep_h5(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        group = file
+        for _ in range(3000):
+            group = group.create_group("g")
+
+
+def text(content: str) -> Callable[[Path], Any]:
+    return lambda path: path.write_text(content)
+
+
+def config(model: str) -> Callable[[Path], Any]:
+    return text(f'{{"format": 1, "name": "a", "experiment": {{"model": {model}}}}}')
+
+
+HUGE_HEADER = (200_000_000).to_bytes(8, "little") + b'{"__metadata__":{"x":"' + b"y" * 199_999_975 + b'"}}'
+NESTED_TUPLES = b"\x80\x02}K\1\x85" + b"q\0h\0\x86" * 59 + b"K\1s."
+IDX = bytes([0, 0, 8, 3])
+SIZES = (10**5).to_bytes(4, "big") * 3, (1024).to_bytes(4, "big") * 2 + (2).to_bytes(4, "big")
+
+ATTACKS: dict[str, Attack] = {
+    "pth: code": Attack(pickled(pickle.dumps(Evil(), 2)), from_torch, "could run code: it names posix.mkdir"),
+    "pth: code, in protocol 5": Attack(pickled(pickle.dumps(Evil(), 5)), from_torch, "names posix.mkdir"),
+    "pth: code, before 1.6": Attack(old_with_marker, from_torch, "names posix.mkdir"),
+    "pth: a bare pickle": Attack(lambda path: path.write_bytes(pickle.dumps(Evil())), from_torch, "names posix.mkdir"),
+    "pth: a key of 2^59 tuples": Attack(pickled(NESTED_TUPLES), from_torch, "a key that is a tuple"),
+    "pth: an array of 64 GiB": Attack(
+        pickled(b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x10\x85R."), from_torch, "names builtins.bytearray"
+    ),
+    "pth: millions of lists": Attack(
+        pickled(b"\x80\x02(" + b"]" * 8_000_000 + b"l."), from_torch, "more than 1,000,000"
+    ),
+    "pth: a pickle of 100 MB": Attack(
+        pickled(b"\x80\x02X\0\xe1\xf5\5" + b"x" * 10**8 + b"."), from_torch, "it may have"
+    ),
+    "pth: a storage of a terabyte": Attack(pickled(tensor(2**38, 16, 1)), from_torch, "does not hold this network"),
+    "pth: a tensor beyond its storage": Attack(pickled(tensor(16, 2**40, 1)), from_torch, "of the 16 in its storage"),
+    "pth: strides beyond the storage": Attack(pickled(tensor(16, 2, 2**62)), from_torch, "of the 16 in its storage"),
+    "pth: strides backwards": Attack(pickled(tensor(16, 2, 2**64 - 2)), from_torch, "not described as torch does"),
+    "pth: a zip of too many members": Attack(
+        zip_directory(TOO_MANY, b"archive/data.pkl"), from_torch, "list of files has more than 16 MiB"
+    ),
+    "keras: a zip of too many members": Attack(
+        zip_directory(TOO_MANY, b"config.json"), from_keras, "list of files has more than 16 MiB"
+    ),
+    "images: a zip of too many members": Attack(zip_directory(TOO_MANY), load_image_folder, "more than 16 MiB"),
+    "images: a zip of as many as are taken": Attack(
+        zip_directory(TOO_MANY - 3, distinct=True), load_image_folder, "has no folder train", most_megabytes=350
+    ),
+    "keras: a thousandfold member": Attack(
+        keras_of(**{"model.weights.h5": bytes(2**28)}), from_keras, "has 268,435,456 bytes, and it may have"
+    ),
+    "keras: a path that leads out": Attack(keras_of(**{"../x": b""}), from_keras, "leads out of the zip"),
+    "h5: groups in groups": Attack(deep_h5, from_keras, "damaged or not what it claims"),
+    "safetensors: a header of 200 MB": Attack(
+        lambda path: path.write_bytes(HUGE_HEADER), from_torch, "is no file of weights"
+    ),
+    "idx: a terabyte": Attack(lambda path: path.write_bytes(IDX + SIZES[0]), images, "are the most"),
+    "idx.gz: a terabyte": Attack(
+        lambda path: path.write_bytes(gzip.compress(IDX + SIZES[0] + bytes(10**8))), images, "are the most", name="a.gz"
+    ),
+    "idx.gz: a gigabyte where 2 MiB are said": Attack(
+        lambda path: path.write_bytes(gzip.compress(IDX + SIZES[1] + bytes(2**30), 1)), images, "and holds more",
+        name="a.gz",
+    ),
+    "png: 50,000 x 50,000 pixels": Attack(png(width=50_000, height=50_000), picture, "exceeds limit"),
+    "png: 9,000 x 9,000 pixels that are not there": Attack(
+        png(width=9_000, height=9_000), picture, "cannot be read as an image", most_megabytes=1500
+    ),
+    "png: a text of 100 MB": Attack(
+        png((b"zTXt", b"x\0\0" + zlib.compress(bytes(10**8)))), picture, "read|cannot be read as an image"
+    ),
+    "png: colours of 100 MB": Attack(
+        png((b"iCCP", b"x\0\0" + zlib.compress(bytes(10**8)))), picture, "read|cannot be read as an image"
+    ),
+    "ppm: 50,000 x 50,000 pixels": Attack(
+        lambda path: path.write_bytes(b"P6 50000 50000 255\n123"), picture, "exceeds limit"
+    ),
+    "eps: a program in PostScript": Attack(
+        lambda path: Image.new("RGB", (9, 9)).save(path, "EPS"), picture, r"as an image \(it is none\)"
+    ),
+    "image: a pipe": Attack(lambda path: os.mkfifo(path), picture, "it is no plain file"),
+    "image: 65 MiB": Attack(lambda path: path.write_bytes(bytes(65 * 2**20)), picture, "are the most"),
+    "config: 100,000 lists in lists": Attack(text("[" * 100_000), read_config, "cannot be read as JSON"),
+    "config: a model of lists in lists": Attack(config("[" * 900 + "]" * 900), read_config, "model is \\["),
+    "config: a number of 100,000 digits": Attack(config("1" * 100_000), read_config, "cannot be read as JSON"),
+    "config: a number of 4,000 digits": Attack(config("1" * 4000), read_config, "model is 1111"),
+    "config: a seed that is no number": Attack(
+        text('{"format": 1, "name": "a", "experiment": {"model": {"family": "lenet"}, "seed": NaN}}'), read_config,
+        "seed is nan; it must be a whole number",
+    ),
+    "config: a family of 10 MB": Attack(
+        config('{"family": "%s"}' % ("x" * 10**7)), read_config, "unknown model family"
+    ),
+    "config: 100 MB": Attack(config('{"family": "%s"}' % ("x" * 10**8)), read_config, "MiB"),
+}  # fmt: skip
+
+
+def measure(attack: Attack, folder: Path) -> tuple[str, int, float]:
+    """Make the file, read it, and return what was said, the growth of memory in MB, and the time in seconds."""
+    path = folder / attack.name
+    attack.make(path)
+    before, memory, start = sorted(folder.rglob("*")), reset_peak(), time.perf_counter()
+    try:
+        attack.read(path)
+        told = "read"
+    except UserError as error:
+        told = str(error)[:10_000]
+    except BaseException as error:
+        told = f"FOUND {type(error).__name__}: {error}"
+    seconds = time.perf_counter() - start
+    if MARKER.exists():
+        told = f"FOUND that it ran code; {told}"
+    if sorted(folder.rglob("*")) != before:
+        told = f"FOUND that it wrote a file; {told}"
+    return told, (peak() - memory) // 1024, seconds
+
+
+def main() -> None:
+    """Measure all attacks; what every reader needs is loaded before."""
+    with tempfile.TemporaryDirectory() as place:
+        os.chdir(place)
+        from_torch(write_torch(Path("a"), tensors_of(TORCH, "torchvision")))
+        from_keras(write_keras(Path("a.keras"), tensors_of(KERAS_V1, "keras")))
+        Image.fromarray(np.zeros((9, 9), np.uint8)).save("a.png")
+        picture(Path("a.png"))
+        for number, (name, attack) in enumerate(ATTACKS.items()):
+            folder = Path(place) / str(number)
+            folder.mkdir()
+            print(json.dumps([name, *measure(attack, folder)]), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""The formats that come from strangers: how a small real file of each is made, and which public function reads it."""
+
+import dataclasses
+import gzip
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import save_file
+
+from cnnjax.checkpoint import Checkpoint
+from cnnjax.config import Augmentation, Experiment, Schedule
+from cnnjax.convert import load_weights
+from cnnjax.data import Preprocessing, read_image
+from cnnjax.data.idx import read_idx
+from cnnjax.data.image_folder import load_image_folder
+from cnnjax.files import json_bytes, read_json
+from cnnjax.models import create
+from cnnjax.run_folder import RunFolder, read_config
+from cnnjax.trained import describe
+from tests.convert.published import (
+    KERAS_V1,
+    TORCH,
+    tensors_of,
+    write_keras,
+    write_keras3_h5,
+    write_legacy_h5,
+    write_torch,
+)
+
+PREPROCESSING = Preprocessing(height=9, width=7, mean=(0.5,) * 3, std=(0.5,) * 3)
+ROW = {
+    "epoch": 1, "step": 9, "lr": 0.1, "train_loss": 1.5, "train_top1": 0.5, "validation_loss": 1.5,
+    "validation_top1": 0.5, "seconds": 1.0, "images_per_second": 9.0,
+}  # fmt: skip
+RESULTS = {"epochs": 1, "best_epoch": 1, "train": {"loss": 1.5}, "validation": {"loss": 1.5}, "test": {"loss": 1.5}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One kind of file."""
+
+    make: Callable[[Path], None]
+    """Write a real one."""
+    read: Callable[[Path], Any]
+    """The public function that a user's file comes to."""
+    name: str = "file"
+    """What the file is called, where that says what it is."""
+    share: float = 1.0
+    """Of the inputs, against those of other formats."""
+    most_megabytes: int = 100
+    """By how much memory may grow while an input is read."""
+
+
+def _pixels(shape: tuple[int, ...] = (11, 13, 3)) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def _picture(kind: str, mode: str = "RGB", **options: Any) -> Format:
+    def make(path: Path) -> None:
+        image = Image.fromarray(_pixels()).convert(mode) if mode != "I;16" else Image.new("I;16", (13, 11), 500)
+        image.save(path, kind, **options)
+
+    # Headers may claim 89 million pixels, of 4 bytes, in some copies.
+    return Format(make, lambda path: read_image(str(path), PREPROCESSING), share=0.5, most_megabytes=1500)
+
+
+def _bytes(content: Callable[[], bytes]) -> Callable[[Path], Any]:
+    return lambda path: path.write_bytes(content())
+
+
+def _idx() -> bytes:
+    return bytes([0, 0, 8, 3]) + np.array([20, 7, 5], ">u4").tobytes() + _pixels((20, 7, 5)).tobytes()
+
+
+def _image_zip(path: Path) -> None:
+    folder = path.with_name("images")
+    for index, part in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        (folder / part).mkdir(parents=True)
+        Image.fromarray(_pixels()[::-1] // (index + 1)).save(folder / part / "0.png")
+        Image.fromarray(_pixels()).save(folder / part / "1.jpg")
+    shutil.move(shutil.make_archive(str(path.with_name("made")), "zip", folder), path)
+    shutil.rmtree(folder)
+
+
+def _weights(source: str, make: Callable[[Path, dict[str, np.ndarray]], Any], share: float = 1.0) -> Format:
+    arch = KERAS_V1 if source == "keras" else TORCH
+
+    def write(path: Path) -> None:
+        make(path, tensors_of(arch, source))
+
+    return Format(write, lambda path: load_weights(arch, source, path), share=share)
+
+
+def _config() -> bytes:
+    experiment = Experiment(
+        model=TORCH, augmentation=Augmentation(flip=True), schedule=Schedule(name="step", boundaries=("1ep", "20st"))
+    )
+    return json_bytes({"format": 1, "name": "tiny,seed=3", "experiment": experiment.to_dict()})
+
+
+def _info() -> bytes:
+    arch = create("lenet", num_classes=2)
+    info = {
+        "format": 1, "step": 9, "epoch": 1, "model": arch.to_dict(), "classes": ["a", "b"],
+        "preprocessing": PREPROCESSING.replace(height=28, width=28, mean=(0.5,), std=(0.5,)).to_dict(),
+        "data": {"name": "x", "content_hash": "0", "split_hash": "1"},
+    }  # fmt: skip
+    return json_bytes(info)
+
+
+FORMATS: dict[str, Format] = {
+    "idx": Format(_bytes(_idx), lambda path: read_idx(path, axes=3)),
+    "idx.gz": Format(_bytes(lambda: gzip.compress(_idx(), mtime=0)), lambda path: read_idx(path, 3), name="file.gz"),
+    "png": _picture("PNG"),
+    "png, 16 bits": _picture("PNG", "I;16"),
+    "png, palette": _picture("PNG", "P", transparency=3),
+    "jpeg": _picture("JPEG"),
+    "jpeg, CMYK": _picture("JPEG", "CMYK"),
+    "bmp": _picture("BMP"),
+    "gif": _picture("GIF", "P"),
+    "ppm": _picture("PPM"),
+    "tiff": _picture("TIFF"),
+    "tiff, LZW": _picture("TIFF", compression="tiff_lzw"),
+    "webp": _picture("WEBP"),
+    "image zip": Format(_image_zip, load_image_folder, most_megabytes=1500),
+    "pth": _weights("torchvision", write_torch, share=2),
+    "pth before 1.6": _weights("torchvision", lambda path, tensors: write_torch(path, tensors, zipped=False), share=2),
+    "safetensors": _weights("torchvision", lambda path, tensors: save_file(tensors, path), share=2),
+    "h5": _weights("keras", write_legacy_h5, share=2),
+    "weights.h5": _weights("keras", write_keras3_h5),
+    "keras": _weights("keras", lambda path, tensors: write_keras(path, tensors, named=False)),
+    "config.json": Format(_bytes(_config), read_config, name="config.json", share=2),
+    "metrics.jsonl": Format(
+        _bytes(lambda: b"".join(json.dumps(ROW | {"epoch": n}).encode() + b"\n" for n in range(1, 6))),
+        lambda path: RunFolder(path.parent).read_metrics(), name="metrics.jsonl",
+    ),
+    "results.json": Format(
+        _bytes(lambda: json_bytes(RESULTS)), lambda path: RunFolder(path.parent).read_results(), name="results.json",
+        share=0.5,
+    ),
+    "info.json": Format(
+        _bytes(_info), lambda path: describe(Checkpoint(path, 9, read_json(path))), name="info.json", share=2,
+    ),
+}  # fmt: skip
+
+
+def png_of(width: int, height: int) -> bytes:
+    """Return a PNG whose header claims a size."""
+    import zlib
+
+    file = io.BytesIO()
+    Image.fromarray(_pixels()).save(file, "PNG")
+    content = bytearray(file.getvalue())
+    chunk = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + content[24:29]
+    content[12:33] = chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    return bytes(content)

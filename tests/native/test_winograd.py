@@ -1,0 +1,92 @@
+"""3x3 kernels with enough to do for Winograd's filtering, against XLA's convolution in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnnjax.native import Window, convolution, convolution_with_epilogue
+from tests.native.test_native_convolution import CLOSE, error, exact, needs_library, random
+
+ENOUGH_TILES = 400
+"""Of 2x2 outputs; see `goes_by_winograd` in convolution.cc."""
+SAME = Window((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+
+
+@st.composite
+def cases(draw):
+    """Draw images, a kernel and a window that go by Winograd, forward and back."""
+    padding = tuple((draw(st.integers(0, 4)), draw(st.integers(0, 4))) for _ in range(2))
+    height, width = (draw(st.integers(max(1, 3 - sum(edge)), 15)) for edge in padding)
+    out = [size + sum(edge) - 2 for size, edge in zip((height, width), padding, strict=True)]
+    tiles = [min(-(-h // 2) * -(-w // 2) for h, w in (out, (height, width)))]
+    inputs, outputs = (draw(st.sampled_from([16, 32, 48, 64])) for _ in range(2))
+    batch = -(-ENOUGH_TILES // tiles[0]) + draw(st.integers(0, 3))
+    images = (batch, height, width, inputs)
+    return images, (3, 3, inputs, outputs), Window((1, 1), padding, (1, 1), 1), draw(st.integers(0, 2**31))
+
+
+@needs_library
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(cases())
+def test_it_and_its_gradients_are_xlas_in_float64(case):
+    images_shape, kernel_shape, window, seed = case
+    images, kernel = random(seed, images_shape, kernel_shape)
+    found, back = jax.vjp(lambda x, w: convolution(x, w, window), images, kernel)
+    (cotangent,) = random(seed + 1, found.shape)
+    for ours, theirs in zip((found, *back(cotangent)), exact(images, kernel, window, cotangent), strict=True):
+        assert ours.shape == theirs.shape
+        assert error(ours, theirs) < CLOSE
+
+
+@needs_library
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(cases(), st.tuples(st.booleans(), st.booleans(), st.booleans()), st.sampled_from(["identity", "relu"]))
+def test_with_an_epilogue_it_is_the_same_in_steps(case, parts, nonlinearity):
+    images_shape, kernel_shape, window, seed = case
+    images, kernel = random(seed, images_shape, kernel_shape)
+    plain = np.asarray(convolution(images, kernel, window), np.float64)
+    scale, offset, added = random(seed + 2, plain.shape[-1:], plain.shape[-1:], plain.shape)
+    given_parts = {name: part for name, part, there in zip(
+        ("scale", "offset", "added"), (scale, offset, added), parts, strict=True) if there}  # fmt: skip
+    found = convolution_with_epilogue(images, kernel, window, **given_parts, nonlinearity=nonlinearity)
+    expected = plain * given_parts.get("scale", 1.0) + given_parts.get("offset", 0.0) + given_parts.get("added", 0.0)
+    assert error(found, np.maximum(expected, 0) if nonlinearity == "relu" else expected) < CLOSE
+
+
+@needs_library
+def test_many_channels_and_a_large_mean_are_as_exact():
+    images, kernel = random(0, (30, 8, 8, 256), (3, 3, 256, 128))
+    images = np.abs(images) + 10
+    found, back = jax.vjp(lambda x, w: convolution(x, w, SAME), images, kernel)
+    (cotangent,) = random(1, found.shape)
+    for ours, theirs in zip((found, *back(cotangent)), exact(images, kernel, SAME, cotangent), strict=True):
+        assert error(ours, theirs) < CLOSE
+
+
+@needs_library
+def test_the_same_bits_each_time():
+    images, kernel, cotangent = random(0, (30, 9, 8, 32), (3, 3, 32, 48), (30, 9, 8, 48))
+
+    @jax.jit
+    def both(x, w, y):
+        found, back = jax.vjp(lambda x, w: convolution(x, w, SAME), x, w)
+        return found, *back(y)
+
+    first = both(images, kernel, cotangent)
+    for _ in range(20):
+        assert jax.tree.all(jax.tree.map(np.array_equal, both(images, kernel, cotangent), first))
+
+
+@needs_library
+def test_what_is_not_finite_is_not_hidden():
+    images, kernel = random(0, (8, 16, 16, 16), (3, 3, 16, 16))
+    images[3, 5, 5, 7] = np.nan
+    found = np.asarray(convolution(images, kernel, SAME))
+    relu = np.asarray(convolution_with_epilogue(images, kernel, SAME, nonlinearity="relu"))
+    for result in (found, relu):
+        assert np.isnan(result[3, 4:7, 4:7]).all()
+        assert np.isfinite(np.delete(result, 3, axis=0)).all()
+    images[3, 5, 5, 7] = np.inf
+    assert not jnp.isfinite(convolution(images, kernel, SAME)[3, 4:7, 4:7]).any()

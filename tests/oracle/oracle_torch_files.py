@@ -1,0 +1,56 @@
+"""What torch saves, read here without torch, is what torch reads: `make oracle`."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cnnjax.convert.weight_files import open_tensors
+
+ASSETS = os.environ.get("CNNJAX_TEST_ASSETS")
+BASE = torch.arange(24.0).reshape(4, 6)
+KINDS = {
+    "transposed": BASE.t(), "a part": BASE[1:, 2:4], "empty": torch.zeros(0, 3), "one number": torch.tensor(3.5),
+    "bfloat16": BASE.bfloat16(), "half": BASE.half(), "double": BASE.double(), "parameter": torch.nn.Parameter(BASE),
+    "int": torch.arange(5, dtype=torch.int32), "bool": torch.tensor([True, False]), "repeated": BASE[:1].expand(3, 6),
+}  # fmt: skip
+
+
+def agrees(path: Path, expected: dict[str, torch.Tensor]) -> bool:
+    """Assert that names, shapes, types and every bit are the same."""
+    with open_tensors(path, largest=2**20) as tensors:
+        assert list(tensors.shapes) == list(expected)
+        for name, tensor in expected.items():
+            assert tensors.shapes[name] == (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+            found, wanted = tensors.read(name), tensor.detach().float().numpy()
+            assert found.dtype == np.float32 and found.shape == wanted.shape
+            assert found.tobytes() == wanted.tobytes()
+    return True
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_tensors_of_every_kind(zipped, protocol, tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save(KINDS, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
+    assert agrees(path, KINDS)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_training_s_checkpoint(zipped, tmp_path):
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+    optimizer = torch.optim.AdamW([{"params": [parameter]} for parameter in net.parameters()])
+    net(torch.randn(2, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    held = {"epoch": 3, "best": 91.5, "arch": "x", "state_dict": net.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(held, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    assert agrees(tmp_path / "a.pth", net.state_dict())
+
+
+@pytest.mark.skipif(not ASSETS, reason="CNNJAX_TEST_ASSETS is not set: it names the folder with weights/ and data/")
+def test_a_published_file_of_2018():
+    path = Path(ASSETS) / "weights/cifar10_resnet20-12fca82f.th"
+    held = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
+    assert agrees(path, {name.removeprefix("module."): tensor for name, tensor in held.items()})
