@@ -2,6 +2,7 @@
 # make test     the environment, then the tests
 # make oracle   an environment of its own, then the converters against torchvision, timm and Keras (fetches torch)
 # make parity   the same for every size of network, written to docs/parity.md
+# make faults   break real trainings in every way docs/reliability.md speaks of; FAULTS_SIZE=ci does less of each
 # make native   the optional convolution for CPUs, which is several times faster (needs g++ and oneDNN's headers)
 # make check    the linter and the type checker
 # make lock     write requirements.lock anew from pyproject.toml (needs uv)
@@ -15,6 +16,7 @@ ORACLE_VENV ?= .venv-oracle
 PLATFORM ?= cpu
 EXPERIMENT ?= lenet_mini
 ARGS ?=
+FAULTS_SIZE ?= full
 
 ifeq ($(filter $(PLATFORM),cpu cuda cuda12 tpu),)
 $(error PLATFORM is $(PLATFORM); choose cpu, cuda, cuda12 or tpu)
@@ -30,7 +32,7 @@ JAX = $(shell sed -n 's/^jax==\([0-9.]*\).*/\1/p' requirements.lock)
 ON = $(if $(filter-out cpu,$(PLATFORM)),--platform $(PLATFORM:cuda12=cuda))
 BACKEND = $(if $(filter cuda,$(PLATFORM)),cuda13,$(PLATFORM))
 
-.PHONY: train test native oracle parity check lock env clean
+.PHONY: train test native oracle parity faults check lock env clean
 
 train: $(PLATFORM_STAMP)
 	$(VENV)/bin/python scripts/train.py $(EXPERIMENT) $(ON) $(ARGS)
@@ -46,6 +48,9 @@ oracle: $(ORACLE_STAMP)
 
 parity: $(ORACLE_STAMP)
 	$(ORACLE_VENV)/bin/python tests/oracle/parity.py --all --write
+
+faults: $(STAMP)
+	$(VENV)/bin/python -m tests.faults --size $(FAULTS_SIZE) $(if $(filter full,$(FAULTS_SIZE)),--write)
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -38,6 +38,14 @@ MOMENT = 0.3
 _NAME = re.compile(r"(step|within)-(\d{8,})")
 
 
+with contextlib.suppress(ImportError):
+    # For a line in its log orbax asks tensorstore (0.1) before and after each save how many bytes it wrote, and every
+    # answer stays in memory: some ten KB a save, for ever. Where orbax has no such function any more, nothing happens.
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
+    tensorstore_utils.get_tensorstore_raw_bytes = lambda direction=None: 0
+
+
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """A complete and undamaged checkpoint."""
@@ -158,15 +166,17 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Check every file of a checkpoint against its manifest; a damaged one is a UserError that names it."""
     if not _NAME.fullmatch(path.name):
         raise UserError(f"{path} is not a checkpoint: its name must be step-NNNNNNNN")
-    manifest = read_json(path / "manifest.json")
-    found = {str(p.relative_to(path)) for p in _files(path)} - {"manifest.json"}
+    try:
+        manifest = read_json(path / "manifest.json")
+    except UserError as error:
+        raise UserError(f"checkpoint {path} is damaged: {error}") from error
     try:
         as_written = isinstance(manifest, dict) and (path / "manifest.json").read_bytes() == json_bytes(manifest)
     except ValueError:  # NaN, or text that is no Unicode
         as_written = False
     if not as_written:
         raise UserError(f"checkpoint {path} is damaged: manifest.json is not as it was written")
-    if set(manifest) != found:
+    if set(manifest) != {str(p.relative_to(path)) for p in _files(path)} - {"manifest.json"}:
         raise UserError(f"checkpoint {path} is damaged: its files are not those of its manifest")
     for name, digest in manifest.items():
         if sha256(path / name) != digest:

@@ -20,7 +20,7 @@ from rich.console import Console
 from tests.faults import damage, disks, kills, month, others, signals
 from tests.faults.workshop import ROOT, Row, Workshop
 
-Task = Callable[[], Row]
+Task = Callable[[], Row | list[Row]]
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
@@ -64,21 +64,21 @@ def damages(shop: Workshop, full: bool, seed: int) -> list[Task]:
     def task(number: int, kind: str, file: Path) -> Row:
         problem = damage.damaged(shop, run, file, kind, f"{seed}-{number}")
         fault = f"a checkpoint's file {kind}" if full else "a checkpoint's file damaged"
-        return Row(fault, 1, problem is None, problems=() if problem is None else (problem,))
+        return Row(fault, 1, int(problem is None), problems=() if problem is None else (problem,))
 
     found: list[Task] = [lambda n=n, k=k, f=f: task(n, k, f) for n, (k, f) in enumerate(cases)]
     return [*found, lambda: damage.all_damaged(shop, run)]
 
 
 def merged(rows: list[Row]) -> list[Row]:
-    """Return the rows with those of one fault put together."""
+    """Return the rows with those of one fault put together, and the first of their notes."""
     by_fault: dict[str, list[Row]] = {}
     for row in rows:
         by_fault.setdefault(row.fault, []).append(row)
     return [
         Row(
             fault, sum(row.times for row in same), sum(row.survived for row in same),
-            "; ".join(dict.fromkeys(row.note for row in same if row.note)),
+            next((row.note for row in same if row.note), ""),
             tuple(problem for row in same for problem in row.problems),
         )
         for fault, same in by_fault.items()
@@ -105,12 +105,13 @@ def main() -> int:
         shop = Workshop(Path(folder))
         shop.reference()
         todo = [task for task in tasks(shop, chosen.size == "full", chosen.seed) if chosen.only in name_of(task)]
-        for done, row in enumerate(pool.map(lambda task: task(), todo), 1):
-            rows.append(row)
-            told = f"[{time.monotonic() - began:5.0f} s] {done}/{len(todo)} {row.fault}: {row.survived}/{row.times}"
-            console.print(f"{told} {row.note}", highlight=False, markup=False, soft_wrap=True)
-            for problem in row.problems:
-                console.print(f"LOST: {problem}", style="red", highlight=False, markup=False, soft_wrap=True)
+        for done, found in enumerate(pool.map(lambda task: task(), todo), 1):
+            for row in found if isinstance(found, list) else [found]:
+                rows.append(row)
+                told = f"[{time.monotonic() - began:5.0f} s] {done}/{len(todo)} {row.fault}: {row.survived}/{row.times}"
+                console.print(f"{told} {row.note}", highlight=False, markup=False, soft_wrap=True)
+                for problem in row.problems:
+                    console.print(f"LOST: {problem}", style="red", highlight=False, markup=False, soft_wrap=True)
     table = markdown(merged(rows), chosen.size, time.monotonic() - began)
     print(table)
     if chosen.write:

@@ -11,6 +11,9 @@ OPTIONS = ("--train.batch-size", 160, "--train.keep", 3)
 """Two steps an epoch, so that most of the time goes to what is done between epochs."""
 
 
+LONGEST = 3600
+
+
 class Look(NamedTuple):
     """What a process and its folder take."""
 
@@ -48,9 +51,9 @@ def month(shop: Workshop, epochs: int) -> Row:
         with running(shop.start(run, *OPTIONS, "--train.epochs", epochs)) as process:
             for share in (0.1, 0.4, 0.7, 0.95):
                 aim = int(epochs * share)
-                check(wait_for(process, lambda aim=aim: epochs_done(run) >= aim, 0.05), "the run ended")
+                check(wait_for(process, lambda aim=aim: epochs_done(run) >= aim, 0.05, LONGEST), "the run ended")
                 looks.append(look(process.pid, run))
-            ended = finish(process)
+            ended = finish(process, LONGEST)
         check(ended.code == 0, f"exit code {ended.code}: {ended.err}")
         first, last = looks[0], looks[-1]
         figures = (

@@ -21,7 +21,8 @@ from tests.faults.workshop import (
 )
 
 SENT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-LONG_EVALUATION = ("--train.eval-batch-size", 1)
+LONG_EVALUATION = ("--train.eval-batch-size", 1, "--data.validation", 0.8)
+"""320 batches to judge after 5 steps."""
 MOMENTS = ("step", "evaluation", "compilation", "save")
 
 
@@ -54,7 +55,8 @@ def attempted(
             if moment == "save":
                 reached = reached and wait_for(process, lambda: is_saving(run), pause=0.0002)
             else:
-                time.sleep(0.011 * attempt)
+                reached = reached and wait_for(process, lambda: not is_saving(run))
+                time.sleep(0.01 * (attempt + 1))
         process.send_signal(sent)
         began = time.monotonic()
         ended = finish(process)
@@ -78,7 +80,9 @@ def hit(moment: str, saved: list[int], run: Path) -> bool:
     if moment == "compilation":
         return saved in ([], [1])
     if moment == "evaluation":
-        return bool(saved) and saved[-1] % STEPS == 0
+        return bool(saved) and saved[-1] % 5 == 0
+    if moment == "step":
+        return bool(saved) and saved[-1] % STEPS != 0
     return bool(saved)
 
 

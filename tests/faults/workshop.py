@@ -182,20 +182,22 @@ def without_clock(figures: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in figures.items() if name not in CLOCK}
 
 
-def finish(process: "subprocess.Popen[str]") -> Ended:
+def finish(process: "subprocess.Popen[str]", limit: float = TIMEOUT) -> Ended:
     """Wait for a process, and end it where it hangs."""
     try:
-        out, err = process.communicate(timeout=TIMEOUT)
+        out, err = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        raise Lost(f"hung for {TIMEOUT} s") from None
+        raise Lost(f"hung for {limit} s") from None
     return Ended(process.returncode, out, err)
 
 
-def wait_for(process: "subprocess.Popen[str]", condition: Callable[[], bool], pause: float = 0.001) -> bool:
+def wait_for(
+    process: "subprocess.Popen[str]", condition: Callable[[], bool], pause: float = 0.001, limit: float = TIMEOUT
+) -> bool:
     """Wait until something is so; return False where the process ends before."""
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + limit
     while not condition():
         if process.poll() is not None:
             return False
