@@ -28,7 +28,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cnnjax import formats
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, shown
 from cnnjax.files import json_bytes, make_folder, read_json, sha256, sync_folder, sync_tree, write_json
 from cnnjax.formats import NewerFormat
 
@@ -183,7 +183,29 @@ def open_checkpoint(path: Path) -> Checkpoint:
             raise UserError(f"checkpoint {path} is damaged: {name} does not match its manifest")
     info = read_json(path / "info.json")
     formats.check(f"checkpoint {path}", info, FORMAT)
+    _check_info(path, info)
     return Checkpoint(path, _step(path), info)
+
+
+def _check_info(path: Path, info: dict[str, Any]) -> None:
+    """Raise UserError unless what is read of a whole checkpoint's info is as `save` writes it: a stranger may have."""
+    standing, tally, data = (info.get(name, {}) for name in ("early_stopping", "tally", "data"))
+    items = info.get("items")
+    sound = {
+        "items": isinstance(items, dict) and all(isinstance(item, dict) for item in items.values()),
+        "early_stopping": isinstance(standing, dict) and isinstance(standing.get("best_step", 0), int),
+        "tally": tally == {} or _are(tally, int | float, "loss", "correct", "images"),
+        "data": data == {} or _are(data, str, "content_hash"),
+        "epoch": isinstance(info.get("epoch", 0), int),
+        "seconds": isinstance(info.get("seconds", 0.0), int | float),
+    }
+    for name, is_sound in sound.items():
+        if not is_sound:
+            raise UserError(f"checkpoint {path} is not one of cnnjax: its {name} is {shown(info.get(name))}")
+
+
+def _are(held: Any, kind: Any, *names: str) -> bool:
+    return isinstance(held, dict) and all(isinstance(held.get(name), kind) for name in names)
 
 
 def list_paths(folder: Path) -> list[Path]:

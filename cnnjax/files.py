@@ -34,10 +34,17 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, json_bytes(value))
 
 
+def read_bytes(path: Path, most_mib: int = 16) -> bytes:
+    """Read a file that may be a stranger's; one of more than ``most_mib`` MiB is a UserError that names it."""
+    if (size := path.stat().st_size) > most_mib * 2**20:
+        raise UserError(f"{path} has {size / 2**20:.0f} MiB; no such file has more than {most_mib} MiB")
+    return path.read_bytes()
+
+
 def read_json(path: Path) -> Any:
-    """Read a JSON file; what is missing or malformed is a UserError that names the file."""
+    """Read a JSON file; what is missing, too large or malformed is a UserError that names the file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_bytes(path).decode("utf-8"))
     except FileNotFoundError:
         raise UserError(f"there is no file {path}; check the path") from None
     except (ValueError, RecursionError, OSError) as error:

@@ -1,10 +1,9 @@
 """The format version in every run folder and checkpoint: older ones are opened, a newer one is refused."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from cnnjax import __version__
-from cnnjax.errors import UserError, printable
+from cnnjax.errors import UserError, printable, shown
 
 
 class NewerFormat(UserError):
@@ -16,14 +15,16 @@ def written(version: int) -> dict[str, Any]:
     return {"format": version, "cnnjax": __version__}
 
 
-def check(what: str, data: Mapping[str, Any], known: int) -> None:
-    """Raise UserError unless ``data`` has a format from 1 to ``known``; of a newer one, say what can read it."""
+def check(what: str, data: Any, known: int) -> None:
+    """Raise UserError unless ``data`` is an object with a format from 1 to ``known``; of a newer one, say so."""
+    if not isinstance(data, dict):
+        raise UserError(f"{what} is described by {shown(data)}; it must be an object with a format")
     found = data.get("format")
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise UserError(f"{what} has format {found!r}; it must be 1 or more")
+        raise UserError(f"{what} has format {shown(found)}; it must be 1 or more")
     if found > known:
         writer = data.get("cnnjax")
         needed = f"cnnjax {printable(writer[:40])} or newer" if isinstance(writer, str) else "a newer cnnjax"
         raise NewerFormat(
-            f"{what} has format {found}, newer than {known}; it needs {needed}, and this is {__version__}"
+            f"{what} has format {shown(found)}, newer than {known}; it needs {needed}, and this is {__version__}"
         )

@@ -26,12 +26,14 @@ import jax
 
 from cnnjax import __version__, formats, models
 from cnnjax.config import Data, Experiment
-from cnnjax.errors import UserError
-from cnnjax.files import make_folder, read_json, write_bytes, write_json
+from cnnjax.errors import UserError, shown
+from cnnjax.files import make_folder, read_bytes, read_json, write_bytes, write_json
 from cnnjax.lock import HELD, locked
 
 FORMAT = 1
 LONGEST_NAME = 150
+MOST_METRICS_MIB = 1024
+"""Of a metrics.jsonl; a million epochs take less."""
 LOCK = ".lock"
 BEFORE_CONFIG = (LOCK, f"{LOCK}{HELD}", ".config.json.writing")
 """What a run that was killed in its first moment may have left."""
@@ -49,7 +51,7 @@ DECISIVE = ("backend", "device", "packages.jax", "packages.jaxlib")
 def experiment_from_dict(data: Any) -> Experiment:
     """Read what `Experiment.to_dict` wrote; as data, nothing in it is run."""
     if not isinstance(data, dict):
-        raise UserError(f"the experiment is {data!r}; it must be an object")
+        raise UserError(f"the experiment is {shown(data)}; it must be an object")
     return Experiment.from_dict({**data, "model": models.from_dict(data.get("model"))})
 
 
@@ -109,7 +111,7 @@ class RunFolder:
         if config.exists():
             _, recorded = read_config(config)
             if found := differences(recorded, experiment):
-                listed = "; ".join(f"{option} was {a!r} and is now {b!r}" for option, (a, b) in found.items())
+                listed = "; ".join(f"{option} was {shown(a)} and is now {shown(b)}" for option, (a, b) in found.items())
                 raise UserError(
                     f"{self.path} holds a run of another config: {listed}; choose another folder with --out"
                 )
@@ -196,10 +198,14 @@ def metrics_line(row: dict[str, Any]) -> bytes:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a metrics.jsonl, up to the first line that is not the next epoch's."""
     rows: list[dict[str, Any]] = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
+    try:
+        lines = read_bytes(path, MOST_METRICS_MIB).splitlines()
+    except FileNotFoundError:
+        return rows
+    for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             break
         if not isinstance(row, dict) or row.get("epoch") != len(rows) + 1 or not set(ROW) <= set(row):
             break

@@ -9,6 +9,7 @@ import pytest
 
 from cnnjax import checkpoint, formats
 from cnnjax.errors import UserError
+from cnnjax.files import sha256, write_json
 
 TREE = {"params": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}, "batch_stats": {}}
 
@@ -249,3 +250,27 @@ def test_a_leaf_of_another_shape_is_refused(tmp_path):
     wrong = {"params": {"kernel": jnp.ones((2, 4)), "bias": jnp.ones(3)}, "batch_stats": {}}
     with pytest.raises(UserError, match=r"\['kernel'\] is float32\[2, 3\] there, and float32\[2, 4\] is needed"):
         checkpoint.restore(saved, "variables", wrong)
+
+
+@pytest.mark.parametrize(
+    ("told", "info"),
+    [
+        ("is described by \\[\\]; it must be an object", []),
+        ("its items is None", {}),
+        ("its items is 3", {"items": 3}),
+        ("its items is {'variables': 3}", {"items": {"variables": 3}}),
+        ("its early_stopping is 3", {"items": {}, "early_stopping": 3}),
+        ("its early_stopping is {'best_step': 1.5}", {"items": {}, "early_stopping": {"best_step": 1.5}}),
+        ("its tally is {'loss': 'x'}", {"items": {}, "tally": {"loss": "x"}}),
+        ("its data is {'content_hash': 3}", {"items": {}, "data": {"content_hash": 3}}),
+        ("its epoch is None", {"items": {}, "epoch": None}),
+        ("its seconds is '1'", {"items": {}, "seconds": "1"}),
+    ],
+)
+def test_a_whole_checkpoint_of_a_strangers_making_is_refused(tmp_path, told, info):
+    path = tmp_path / "step-00000009"
+    path.mkdir()
+    write_json(path / "info.json", {"format": 1, **info} if isinstance(info, dict) else info)
+    write_json(path / "manifest.json", {"info.json": sha256(path / "info.json")})
+    with pytest.raises(UserError, match=told):
+        checkpoint.open_checkpoint(path)
