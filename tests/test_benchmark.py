@@ -155,7 +155,7 @@ def test_a_run_of_ours(tmp_path, monkeypatch, capsys):
     assert command.run("train", arguments) == 0
     assert re.search(r"cnnjax +[\d,.]+ +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+ +\d+ % +1\.00", capsys.readouterr().out)
     text = page.PAGE.read_text()
-    assert f"## Training, float32, {machine.processor()}\n" in text
+    assert f"## Training, batch 8, float32, {machine.processor()}\n" in text
     assert f"`python scripts/benchmark.py train {' '.join(arguments)}` on {machine.description()}; cnnjax 0" in text
     assert "| **lenet, 28x28x1, batch 8** |" in text
     assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {9}

@@ -107,10 +107,11 @@ def run(task: Task, arguments: list[str]) -> int:
 
 
 def heading(task: Task, work: Options, blocks: list[Block]) -> str:
-    """Return a section's heading: the task, the number format and the device."""
+    """Return a section's heading: the task, batches where they were given, the number format, the device."""
     facts = next((row.facts for block in blocks for row in block.rows if row.facts), None)
     device = facts.device if facts and facts.platform != "cpu" else machine.processor()
-    return f"{table.TITLES[task]}, {work.dtype}, {device}"
+    batch = f", batch {' '.join(map(str, work.batch))}" if work.batch else ""
+    return f"{table.TITLES[task]}{batch}, {work.dtype}, {device}"
 
 
 def section(task: Task, arguments: list[str], work: Options, blocks: list[Block]) -> list[str]:
