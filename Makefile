@@ -51,6 +51,7 @@ parity: $(ORACLE_STAMP)
 
 faults: $(STAMP)
 	$(VENV)/bin/python -m tests.faults --size $(FAULTS_SIZE) $(if $(filter full,$(FAULTS_SIZE)),--write)
+	$(VENV)/bin/python -m tests.hostile.fuzz --count $(if $(filter full,$(FAULTS_SIZE)),10000,500) --seed 0
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .

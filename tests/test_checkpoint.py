@@ -148,6 +148,23 @@ def test_a_save_that_fails_leaves_nothing_and_the_earlier_ones_as_they_were(tmp_
     assert checkpoint.open_checkpoint(tmp_path / "step-00000001").step == 1
 
 
+def test_a_folder_that_is_moved_in_mid_save_is_not_made_again(tmp_path, monkeypatch, capfd):
+    folder = tmp_path / "run" / "checkpoints"
+    save(folder, 1)
+    write = checkpoint._write
+
+    def moved(*arguments):
+        (tmp_path / "run").rename(tmp_path / "away")
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoint, "_write", moved)
+    info = {"early_stopping": {"best_step": 2}}
+    with pytest.raises(UserError, match=r"could not be saved \(its folder has vanished in the meantime\)"):
+        checkpoint.save(folder, 2, {"variables": TREE}, info, place=folder.stat())
+    assert not (tmp_path / "run").exists()
+    assert capfd.readouterr() == ("", "")
+
+
 def test_all_is_synced_before_the_name_is_given_and_the_name_before_it_returns(tmp_path, monkeypatch):
     events = []
     fsync, rename = os.fsync, Path.rename

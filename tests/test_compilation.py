@@ -115,3 +115,20 @@ def test_a_folder_that_cannot_be_used_is_one_line_of_notice(tmp_path, monkeypatc
     assert told.startswith("notice: compiled programs are not kept (")
     assert told.count("\n") == 1
     assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_programs_that_are_deterministic_on_a_gpu_are_asked_for_once_beside_other_flags(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/somewhere")
+    assert not compilation.are_deterministic()
+    for _ in range(2):
+        compilation.use_deterministic_programs()
+        assert compilation.are_deterministic()
+        assert compilation.os.environ["XLA_FLAGS"] == "--xla_dump_to=/somewhere --xla_gpu_deterministic_ops=true"
+
+
+def test_xla_knows_the_flag(tmp_path):
+    told = "import jax; print(jax.jit(lambda x: x + 1)(1))"
+    environment = {**os.environ, "XLA_FLAGS": compilation.DETERMINISTIC, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", told]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr  # of an unknown flag XLA ends the process

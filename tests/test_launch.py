@@ -1,9 +1,11 @@
 import json
 
+import jax
 import pytest
 from rich.console import Console
 
 from cnnjax import launch
+from cnnjax.compilation import DETERMINISTIC
 from cnnjax.launch import Run
 from cnnjax.progress import TerminalProgress
 
@@ -50,3 +52,11 @@ def test_continued_in_another_way_one_line_is_said_each_time_it_changes(start, t
 
 def test_before_anything_was_saved_nothing_is_said(start):
     assert "notice" not in start(stop="start") + start({"convolution": "another"}, stop="start")
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_on_an_accelerator_it_is_recorded_whether_programs_are_deterministic(experiment, monkeypatch, asked):
+    assert "deterministic" not in launch.lowering(10, experiment)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setenv("XLA_FLAGS", DETERMINISTIC if asked else "")
+    assert launch.lowering(10, experiment)["deterministic"] is asked
