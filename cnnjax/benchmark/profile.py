@@ -36,7 +36,7 @@ from cnnjax.report.pictures import save
 from cnnjax.train.evaluation import to_device
 from cnnjax.train.step import init_state, make_dispatch, make_train_step, step_key
 
-STEPS = 5
+STEPS = 3
 KERNEL_GRADIENT = "transpose(convolution)"
 FORWARD, GRADIENTS, REST = "convolution", "convolution's gradients", "other"
 PARTS = (FORWARD, GRADIENTS, "norm", "pooling", "dense", "optimizer", REST)
