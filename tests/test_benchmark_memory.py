@@ -25,7 +25,7 @@ def test_a_step_holds_its_state_and_batch_and_what_it_keeps_for_the_gradient():
 
 
 def test_computing_again_and_parts_take_less():
-    arch = create("resnet18", depths=(2, 2), width=8, input_size=28, channels=1, num_classes=10, stem="cifar")
+    arch = create("resnet18", depths=(4, 4), width=8, input_size=28, channels=1, num_classes=10, stem="cifar")
     everything = step_bytes(arch, Optimizer(), 64)
     assert step_bytes(arch, Optimizer(), 64, remat=("all",)) < 0.8 * everything
     assert step_bytes(arch, Optimizer(), 64, accumulate=2) < 0.8 * everything

@@ -4,7 +4,7 @@ import jax
 import pytest
 from rich.console import Console
 
-from cnnjax import launch
+from cnnjax import data, launch
 from cnnjax.compilation import DETERMINISTIC
 from cnnjax.launch import Run
 from cnnjax.progress import TerminalProgress
@@ -56,7 +56,8 @@ def test_before_anything_was_saved_nothing_is_said(start):
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_on_an_accelerator_it_is_recorded_whether_programs_are_deterministic(experiment, monkeypatch, asked):
-    assert "deterministic" not in launch.lowering(10, experiment)
+    dataset = data.load(experiment.data)
+    assert "deterministic" not in launch.lowering(experiment, dataset, 10)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setenv("XLA_FLAGS", DETERMINISTIC if asked else "")
-    assert launch.lowering(10, experiment)["deterministic"] is asked
+    assert launch.lowering(experiment, dataset, 10)["deterministic"] is asked

@@ -1,6 +1,7 @@
 """Build the native convolution: `make native`. Needed: g++ or clang++, and oneDNN with its headers.
 
-Debian, Ubuntu: apt install g++ libdnnl-dev; conda: conda install -c conda-forge onednn; Homebrew: brew install onednn.
+Debian, Ubuntu: apt install g++ libdnnl-dev; conda: conda install -c conda-forge gxx onednn; Homebrew: brew
+install gcc onednn, CXX=g++-15.
 CXX names the compiler, CPATH and LIBRARY_PATH where oneDNN lies if not in the usual places.
 """
 

@@ -238,18 +238,22 @@ const Plan& plan_for(const Geometry& g) {
 }
 
 // Whether winograd.cc computes it. It has to transform the kernel before the first product, and for the kernel's gradient
-// each thread has a sum of its own, so that there must be many tiles of 2x2 outputs.
+// each thread has a sum of its own, so that there must be many tiles of 2x2 outputs for each thread.
 bool goes_by_winograd(const Geometry& g) {
-  constexpr int64_t kFewTiles = 168, kFewTilesToSum = 400, kLanes = 16;
+  constexpr int64_t kFewTiles = 84, kFewTilesToSum = 200, kLanes = 16;
   const Dims ones = {1, 1}, none = {0, 0};
   const int64_t tiles = g.outputs[0] * ((g.outputs[1] + 1) / 2) * ((g.outputs[2] + 1) / 2);
   const bool fits = g.type == memory::data_type::f32 && g.kernel[0] == 3 && g.kernel[1] == 3 && g.strides == ones &&
                     g.dilation == none && g.groups == 1 && g.kernel[2] % kLanes == 0 && g.kernel[3] % kLanes == 0 &&
                     g.epilogue.nonlinearity <= kRelu;
-  return fits && tiles >= (g.kind == kKernelGradient ? kFewTilesToSum : kFewTiles) && winograd::ways();
+  const int64_t few = (g.kind == kKernelGradient ? kFewTilesToSum : kFewTiles) * omp_get_max_threads();
+  return fits && tiles >= few && winograd::ways();
 }
 
+int64_t winograd_calls = 0;  // so that a test can tell; only the worker writes it
+
 void by_winograd(const Geometry& g, void* images, void* kernel, void* outputs, const std::vector<void*>& others) {
+  ++winograd_calls;
   const auto floats = [](void* at) { return static_cast<float*>(at); };
   const Dims &x = g.images, &y = g.outputs;
   winograd::Shape shape = {x[0], x[1], x[2], x[3], y[1], y[2], y[3], g.before[0], g.before[1]};
@@ -391,6 +395,12 @@ extern "C" void cnnjax_set_threads(int count) {
 extern "C" int cnnjax_onednn_version() { return DNNL_VERSION_MAJOR * 100 + DNNL_VERSION_MINOR; }
 
 extern "C" bool cnnjax_has_winograd() { return winograd::ways() != nullptr; }
+
+extern "C" int64_t cnnjax_winograd_calls() {
+  int64_t calls = 0;
+  worker().run([&calls] { calls = winograd_calls; });
+  return calls;
+}
 
 // Whether this processor has a fast way for bfloat16: AVX-512 with its own instructions for it.
 extern "C" int cnnjax_has_bfloat16() {

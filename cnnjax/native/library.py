@@ -30,8 +30,11 @@ class Library:
         loaded.cnnjax_set_threads(self.threads)
         version = loaded.cnnjax_onednn_version()
         self.version = f"oneDNN {version // 100}.{version % 100}"
-        if loaded.cnnjax_has_winograd():
+        self.has_winograd = bool(loaded.cnnjax_has_winograd())
+        if self.has_winograd:
             self.version += " and Winograd"
+        loaded.cnnjax_winograd_calls.restype = ctypes.c_int64
+        self.winograd_calls = loaded.cnnjax_winograd_calls
         self.has_bfloat16 = bool(loaded.cnnjax_has_bfloat16())
 
 

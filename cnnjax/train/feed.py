@@ -35,6 +35,9 @@ class Portion(NamedTuple):
 class Feed(Protocol):
     """Gives an epoch's images in portions."""
 
+    in_flight: int
+    """Dispatches that may be queued on the device before the host waits for the oldest: each keeps its portion."""
+
     def epoch(self, order: np.ndarray, first: int, end: int) -> Iterator[Portion]:
         """Yield the portions of the steps ``first`` to ``end``; step k sees the images order[k * B : k * B + B]."""
 
@@ -44,6 +47,8 @@ class Feed(Protocol):
 
 class Resident:
     """All images stay on the device; only the order is sent."""
+
+    in_flight = 8
 
     def __init__(self, split: Split, steps: int):
         self.data, self.steps = to_device(split), steps
@@ -59,6 +64,8 @@ class Resident:
 
 class Streamed:
     """A thread gathers the images of the next steps on the host and sends them while the device trains."""
+
+    in_flight = AHEAD
 
     def __init__(self, split: Split, batch_size: int, steps: int):
         self.split, self.batch_size, self.steps = split, batch_size, steps

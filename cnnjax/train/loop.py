@@ -31,8 +31,6 @@ from cnnjax.train.step import (
     step_key,
 )
 
-IN_FLIGHT = 8
-"""Dispatches that may be queued on the device before the host waits for the oldest."""
 SECONDS_BETWEEN_LOOKS = 0.2
 """How often figures are fetched from the device for the progress bar; it changes no result."""
 
@@ -93,7 +91,7 @@ def fit(
         done = int(state.step) - len(rows) * steps_per_epoch  # more than none where a signal came within the epoch
         epoch = len(rows) + 1
         started = time.perf_counter() - seconds
-        watch = _Watch(epoch, schedule, progress)
+        watch = _Watch(epoch, schedule, progress, feed.in_flight)
         try:
             for data, picked, start, steps in feed.epoch(order, done, steps_per_epoch):
                 state, tally = dispatch(state, data, picked, key, steps=steps, start=start)
@@ -196,15 +194,16 @@ def _save_within(saver: Saver, position: Position, epoch: int, progress: Progres
 class _Watch:
     """Follows the device through an epoch without holding it up: shows progress, stops at a loss that is not finite."""
 
-    def __init__(self, epoch: int, schedule: ScheduleFn, progress: Progress):
+    def __init__(self, epoch: int, schedule: ScheduleFn, progress: Progress, most_in_flight: int):
         self.epoch, self.schedule, self.progress = epoch, schedule, progress
+        self.most_in_flight = most_in_flight
         self.in_flight: deque[tuple[int, Tally]] = deque()
         self.last_look = time.perf_counter()
 
     def add(self, step: int, tally: Tally) -> None:
         """Note a dispatch that reaches ``step`` of the epoch; wait only where too many are queued."""
         self.in_flight.append((step, tally))
-        if len(self.in_flight) > IN_FLIGHT:
+        if len(self.in_flight) > self.most_in_flight:
             jax.block_until_ready(self.in_flight[0])
         newest = None
         while self.in_flight and _is_ready(self.in_flight[0][1].loss):

@@ -3,14 +3,33 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cnnjax.native import Window, convolution, convolution_with_epilogue
-from tests.native.test_native_convolution import CLOSE, error, exact, needs_library, random
+from cnnjax.native import Window, convolution, convolution_with_epilogue, load
+from cnnjax.native.library import cores
+from tests.native.test_native_convolution import CLOSE, error, exact, random
 
-ENOUGH_TILES = 400
+ENOUGH_TILES = 200 * cores()
 """Of 2x2 outputs; see `goes_by_winograd` in convolution.cc."""
+needs_winograd = pytest.mark.skipif(
+    not getattr(load(), "has_winograd", False), reason="the native part is not built or off, or has no Winograd here"
+)
+
+
+@pytest.fixture
+def counted():
+    """Return a function that says how many convolutions have gone by Winograd since it was asked last."""
+    seen = [load().winograd_calls()]
+
+    def more() -> int:
+        seen.append(load().winograd_calls())
+        return seen[-1] - seen[-2]
+
+    return more
+
+
 SAME = Window((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
 
 
@@ -27,20 +46,25 @@ def cases(draw):
     return images, (3, 3, inputs, outputs), Window((1, 1), padding, (1, 1), 1), draw(st.integers(0, 2**31))
 
 
-@needs_library
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(cases())
-def test_it_and_its_gradients_are_xlas_in_float64(case):
+@needs_winograd
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases())
+def test_it_and_its_gradients_are_xlas_in_float64(counted, case):
     images_shape, kernel_shape, window, seed = case
     images, kernel = random(seed, images_shape, kernel_shape)
     found, back = jax.vjp(lambda x, w: convolution(x, w, window), images, kernel)
     (cotangent,) = random(seed + 1, found.shape)
-    for ours, theirs in zip((found, *back(cotangent)), exact(images, kernel, window, cotangent), strict=True):
+    jax.block_until_ready(found)
+    counted()
+    results = (convolution(images, kernel, window), *back(cotangent))
+    jax.block_until_ready(results)
+    assert counted() == 3
+    for ours, theirs in zip(results, exact(images, kernel, window, cotangent), strict=True):
         assert ours.shape == theirs.shape
         assert error(ours, theirs) < CLOSE
 
 
-@needs_library
+@needs_winograd
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(cases(), st.tuples(st.booleans(), st.booleans(), st.booleans()), st.sampled_from(["identity", "relu"]))
 def test_with_an_epilogue_it_is_the_same_in_steps(case, parts, nonlinearity):
@@ -55,7 +79,7 @@ def test_with_an_epilogue_it_is_the_same_in_steps(case, parts, nonlinearity):
     assert error(found, np.maximum(expected, 0) if nonlinearity == "relu" else expected) < CLOSE
 
 
-@needs_library
+@needs_winograd
 def test_many_channels_and_a_large_mean_are_as_exact():
     images, kernel = random(0, (30, 8, 8, 256), (3, 3, 256, 128))
     images = np.abs(images) + 10
@@ -65,7 +89,7 @@ def test_many_channels_and_a_large_mean_are_as_exact():
         assert error(ours, theirs) < CLOSE
 
 
-@needs_library
+@needs_winograd
 def test_the_same_bits_each_time():
     images, kernel, cotangent = random(0, (30, 9, 8, 32), (3, 3, 32, 48), (30, 9, 8, 48))
 
@@ -79,7 +103,7 @@ def test_the_same_bits_each_time():
         assert jax.tree.all(jax.tree.map(np.array_equal, both(images, kernel, cotangent), first))
 
 
-@needs_library
+@needs_winograd
 def test_what_is_not_finite_is_not_hidden():
     images, kernel = random(0, (8, 16, 16, 16), (3, 3, 16, 16))
     images[3, 5, 5, 7] = np.nan

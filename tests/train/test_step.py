@@ -247,7 +247,7 @@ def test_the_optimizer_counts_one_update_for_all_parts(experiment):
 
 def test_recomputed_stages_and_parts_take_less_memory(setup, experiment):
     _, _, train = setup
-    arch = create("resnet18", depths=(2, 2), width=8, num_classes=10, input_size=28, channels=1, stem="cifar")
+    arch = create("resnet18", depths=(4, 4), width=8, num_classes=10, input_size=28, channels=1, stem="cifar")
     optimizer = make_optimizer(Optimizer(name="sgd"), lambda step: 0.1)
     preprocessing = data.load(experiment.data).preprocessing
 
