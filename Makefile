@@ -38,7 +38,7 @@ train: $(PLATFORM_STAMP)
 	$(VENV)/bin/python scripts/train.py $(EXPERIMENT) $(ON) $(ARGS)
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -n 2
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 native: $(STAMP)
 	$(VENV)/bin/python -m cnnjax.native.build

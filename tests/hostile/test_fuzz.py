@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_damaged_files_of_every_format_are_read_or_refused():
-    command = [sys.executable, "-m", "tests.hostile.fuzz", "--count", "500", "--seed", "1", "--workers", "1"]
+    command = [sys.executable, "-m", "tests.hostile.fuzz", "--count", "120", "--seed", "1", "--workers", "1"]
     child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert child.returncode == 0, child.stdout[-3000:] + child.stderr[-2000:]
     assert set(FORMATS) <= {line[:16].strip() for line in child.stdout.splitlines()}

@@ -47,7 +47,7 @@ def cases(draw):
 
 
 @needs_winograd
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases())
 def test_it_and_its_gradients_are_xlas_in_float64(counted, case):
     images_shape, kernel_shape, window, seed = case
@@ -65,7 +65,7 @@ def test_it_and_its_gradients_are_xlas_in_float64(counted, case):
 
 
 @needs_winograd
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(cases(), st.tuples(st.booleans(), st.booleans(), st.booleans()), st.sampled_from(["identity", "relu"]))
 def test_with_an_epilogue_it_is_the_same_in_steps(case, parts, nonlinearity):
     images_shape, kernel_shape, window, seed = case
