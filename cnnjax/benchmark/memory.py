@@ -28,6 +28,7 @@ from cnnjax.functional import chosen_stages, stages
 from cnnjax.models import create, list_models
 from cnnjax.models.layers import Arch
 from cnnjax.optim import make_optimizer
+from cnnjax.train.feed import device_memory
 from cnnjax.train.step import compiler_options, init_state, make_train_step
 
 GIB = 2**30
@@ -156,8 +157,7 @@ def memory_limit(gib: float | None) -> int:
     """Return the bytes to fit into: those given, else those the device says it has, else the machine's."""
     if gib is not None:
         return int(gib * GIB)
-    told = jax.devices()[0].memory_stats() or {}
-    return int(told.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return int(device_memory() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def ways(work: Work, arch: Arch) -> list[Way]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from cnnjax.benchmark import machine
 from cnnjax.benchmark.work import Facts
 from cnnjax.cli import Platform
-from cnnjax.train.feed import Resident
+from cnnjax.train.evaluation import IN_FLIGHT
 
 PLATFORMS: dict[str, Platform] = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 PRODUCT_SIDE, PRODUCT_SECONDS = 2048, 0.5
@@ -38,7 +38,7 @@ def queued(call: Callable[[], Any], times: int) -> None:
     in_flight: deque[Any] = deque()
     for _ in range(times):
         in_flight.append(call())
-        if len(in_flight) > Resident.in_flight:
+        if len(in_flight) > IN_FLIGHT:
             jax.block_until_ready(in_flight.popleft())
     jax.block_until_ready(list(in_flight))
 

@@ -16,7 +16,7 @@ from cnnjax.functional import Variables, apply
 from cnnjax.models.layers import Arch
 
 IN_FLIGHT = 8
-"""Batches that may be queued on the device before the host waits for the oldest."""
+"""Calls that may be queued on the device before the host waits for the oldest, here and in training."""
 
 
 class DeviceSplit(NamedTuple):

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from cnnjax.data import Split
-from cnnjax.train.evaluation import DeviceSplit, to_device
+from cnnjax.train.evaluation import IN_FLIGHT, DeviceSplit, to_device
 from cnnjax.train.step import steps_per_dispatch
 
 RESIDENT_SHARE = 0.25
@@ -48,7 +48,7 @@ class Feed(Protocol):
 class Resident:
     """All images stay on the device; only the order is sent."""
 
-    in_flight = 8
+    in_flight = IN_FLIGHT
 
     def __init__(self, split: Split, steps: int):
         self.data, self.steps = to_device(split), steps
