@@ -316,15 +316,19 @@ Dims holes_of(Shape dilation) {  // oneDNN counts what lies between, not the ste
 }
 
 ffi::Error on_worker(const std::function<void()>& task) {
-  std::string problem;
+  ffi::Error problem = ffi::Error::Success();
   worker().run([&] {
     try {
       task();
     } catch (const std::exception& error) {
-      problem = error.what();
+      const auto* from_onednn = dynamic_cast<const dnnl::error*>(&error);
+      const bool short_of_memory = from_onednn ? from_onednn->status == dnnl_out_of_memory
+                                               : dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
+      problem = ffi::Error(short_of_memory ? ffi::ErrorCode::kResourceExhausted : ffi::ErrorCode::kInternal,
+                           std::string("oneDNN: ") + error.what());
     }
   });
-  return problem.empty() ? ffi::Error::Success() : ffi::Error::Internal("oneDNN: " + problem);
+  return problem;
 }
 
 // Operands and result stand in the order (images, kernel, outputs), less the one that is computed, which comes last.

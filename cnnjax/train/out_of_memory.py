@@ -83,8 +83,6 @@ def step_fits(experiment: Experiment, preprocessing: Preprocessing, train: Devic
         order = jax.device_put(epoch_order(experiment.seed, 0, count))
         state = init_state(arch, optimizer, experiment.seed)
         jax.block_until_ready(dispatch(state, train, order, step_key(experiment.seed), steps=1))
-    except ERRORS as error:
-        if not is_shortage(error):
-            raise
+    except ERRORS:  # of any kind: under a shortage XLA's own kernels may fail without saying that it is one
         return False
     return True

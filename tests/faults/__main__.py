@@ -50,8 +50,7 @@ def tasks(shop: Workshop, full: bool, seed: int) -> list[Task]:
     found += [lambda: others.second_process(shop)]
     found += [lambda n=n: others.two_at_once(shop, n) for n in range(5 if full else 1)]
     found += [lambda step=step: others.not_finite(shop, step) for step in ((1, 20, 21, 77, 200) if full else (33,))]
-    if full:  # how much a limit on a process leaves differs from machine to machine; XLA itself may end the process
-        found += [lambda: others.out_of_memory(shop)]
+    found += [lambda native=native: others.out_of_memory(shop, native) for native in ("01" if full else "1")]
     found += [lambda: others.synced(shop)]
     return found
 

@@ -94,18 +94,21 @@ def not_finite(shop: Workshop, step: int) -> Row:
     return tried("a NaN at a step", trial)
 
 
-def out_of_memory(shop: Workshop) -> Row:
-    """Train with a batch that the memory allowed to the process does not hold."""
+def out_of_memory(shop: Workshop, native: str) -> Row:
+    """Train with a batch that the memory allowed to the process does not hold.
+
+    What a step needs is far above the limit or far below it: near it, any allocation may fail, those of XLA and of the
+    system that end the process too.
+    """
 
     def trial() -> str:
-        run = shop.new_run("short-of-memory")
-        options = ("lenet_mini", "--train.batch-size", 9000, "--train.epochs", 1)
+        run = shop.new_run(f"short-of-memory-{native}")
+        options = ("lenet_mini", "--model", "resnet20_cifar", "--train.batch-size", 9000, "--train.epochs", 1)
         limited = Path(__file__).parent / "limited.py"
-        command = [sys.executable, str(limited), "700", str(ROOT / "scripts" / "train.py"), *map(str, options)]
+        command = [sys.executable, str(limited), "2800", str(ROOT / "scripts" / "train.py"), *map(str, options)]
         ended = subprocess.run(
             [*command, "--out", str(run)], cwd=shop.folder, capture_output=True, text=True,
-            # without the native part, whose threads end the process where the system refuses them their own memory
-            env=shop.environment(GLIBC_TUNABLES="glibc.malloc.hugetlb=0", CNNJAX_NATIVE="0"),
+            env=shop.environment(GLIBC_TUNABLES="glibc.malloc.hugetlb=0", CNNJAX_NATIVE=native),
         )  # fmt: skip
         found = re.search(r"batch_size 9000; (\d+) fits \(tried\)", ended.stderr)
         check(ended.returncode == 2 and found is not None, f"exit code {ended.returncode}: {ended.stderr}")

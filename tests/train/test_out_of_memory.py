@@ -21,16 +21,16 @@ def train(experiment, path, progress):
 
 @pytest.fixture
 def short(monkeypatch):
-    """Return a function that makes every dispatch of more than so many images run out of memory."""
+    """Return a function that makes dispatches of more than ``most`` images fail, with ``errors`` by batch size."""
 
-    def short(most, error=SHORTAGE):
+    def short(most, error=SHORTAGE, errors=None):
         def limited(make):
             def make_dispatch(step, batch_size, steps_per_epoch):
                 dispatch = make(step, batch_size, steps_per_epoch)
 
                 def call(*arguments, **options):
                     if batch_size > most:
-                        raise error
+                        raise (errors or {}).get(batch_size, error)
                     return dispatch(*arguments, **options)
 
                 return call
@@ -51,6 +51,13 @@ def test_the_sentence_names_the_batch_size_what_fits_and_what_helps(experiment, 
     for expected in ("train.batch_size 32; 8 fits (tried)", "--train.accumulate", "--train.remat"):
         assert expected in str(found.value)
     assert [notice.rpartition("; ")[2] for notice in progress.notices] == ["trying 16 ...", "trying 8 ..."]
+
+
+def test_a_trial_that_fails_in_another_way_does_not_fit_either(experiment, tmp_path, progress, short):
+    """XLA's kernels for CPUs may say INTERNAL where their own memory is what was short."""
+    short(8, errors={16: jax.errors.JaxRuntimeError("INTERNAL: a kernel failed")})
+    with pytest.raises(UserError, match=r"train.batch_size 32; 8 fits \(tried\)"):
+        train(experiment, tmp_path / "run", progress)
 
 
 def test_where_nothing_fits_it_says_so(experiment, tmp_path, progress, short):
