@@ -5,6 +5,7 @@ install gcc onednn, CXX=g++-15.
 CXX names the compiler, CPATH and LIBRARY_PATH where oneDNN lies if not in the usual places.
 """
 
+import itertools
 import os
 import platform
 import subprocess
@@ -16,8 +17,10 @@ import jax
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "libcnnjax.so"
+HANDLERS, KERNELS = ("convolution",), ("winograd",)
+"""What XLA calls, and the kernels of our own that it needs."""
 LEVELS = {"v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
-"""winograd.cc is compiled for each, by its namespace, and the library chooses when it is loaded."""
+"""Kernels are compiled for each, by its namespace, and the library chooses when it is loaded."""
 
 
 def build() -> None:
@@ -26,13 +29,16 @@ def build() -> None:
     compiler = [os.environ.get("CXX", "g++"), "-std=c++17", "-fPIC", "-fopenmp", f"-isystem{jax.ffi.include_dir()}"]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            objects = {name: Path(folder) / f"{name}.o" for name in ("convolution", *levels)}
-            _run([*compiler, "-O2", "-c", HERE / "convolution.cc", "-o", objects["convolution"]])
-            for name, options in levels.items():
-                named = f"-DWINOGRAD_LEVEL={name}"
-                _run([*compiler, "-O3", *options, named, "-c", HERE / "winograd.cc", "-o", objects[name]])
+            objects = []
+            for name in HANDLERS:
+                objects.append(Path(folder) / f"{name}.o")
+                _run([*compiler, "-O2", "-c", HERE / f"{name}.cc", "-o", objects[-1]])
+            for name, (level, options) in itertools.product(KERNELS, levels.items()):
+                objects.append(Path(folder) / f"{name}-{level}.o")
+                named = [f"-DCNNJAX_LEVEL={level}", *options]
+                _run([*compiler, "-O3", *named, "-c", HERE / f"{name}.cc", "-o", objects[-1]])
             aside = LIBRARY.with_suffix(".writing")
-            _run([*compiler, "-shared", *objects.values(), "-o", aside, "-ldnnl"])
+            _run([*compiler, "-shared", *objects, "-o", aside, "-ldnnl"])
             aside.rename(LIBRARY)
     except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"error: the native part was not built ({error}); {__doc__.partition('Needed: ')[2].strip()}")

@@ -1,23 +1,17 @@
 // 2-D convolution and its two gradients, as handlers of XLA's FFI for the CPU; convolution.py is the other side. Kernels of
 // 3x3 with stride 1 go by winograd.cc where they have enough to do, all others by oneDNN.
 //
-// Images [N, H, W, C] and kernels [H, W, C / groups, C'] stay as XLA has them; oneDNN is told their strides. One thread of
-// our own runs everything, so that there is one team of OpenMP threads and two callers at once take turns.
+// Images [N, H, W, C] and kernels [H, W, C / groups, C'] stay as XLA has them; oneDNN is told their strides.
 #include <omp.h>
 
-#include <condition_variable>
-#include <functional>
 #include <list>
 #include <map>
-#include <mutex>
-#include <string>
-#include <thread>
 #include <unordered_map>
 #include <vector>
 
 #include "oneapi/dnnl/dnnl.hpp"
 #include "winograd.h"
-#include "xla/ffi/api/ffi.h"
+#include "worker.h"
 
 namespace ffi = xla::ffi;
 using dnnl::memory;
@@ -25,41 +19,6 @@ using Dims = memory::dims;
 using Shape = ffi::Span<const int64_t>;
 
 namespace {
-
-// Runs one task at a time on a thread of its own. Never destroyed: a process may end while XLA still computes.
-class Worker {
- public:
-  Worker() : thread_([this] { loop(); }) { thread_.detach(); }
-
-  void run(const std::function<void()>& task) {
-    std::lock_guard<std::mutex> turn(turn_);
-    std::unique_lock<std::mutex> lock(mutex_);
-    task_ = &task;
-    changed_.notify_all();
-    changed_.wait(lock, [this] { return task_ == nullptr; });
-  }
-
- private:
-  void loop() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    for (;;) {
-      changed_.wait(lock, [this] { return task_ != nullptr; });
-      (*task_)();
-      task_ = nullptr;
-      changed_.notify_all();
-    }
-  }
-
-  std::mutex turn_, mutex_;
-  std::condition_variable changed_;
-  const std::function<void()>* task_ = nullptr;
-  std::thread thread_;
-};
-
-Worker& worker() {
-  static Worker* the_worker = new Worker;
-  return *the_worker;
-}
 
 // What follows is touched by the worker's thread alone.
 
@@ -315,30 +274,26 @@ Dims holes_of(Shape dilation) {  // oneDNN counts what lies between, not the ste
   return holes;
 }
 
-ffi::Error on_worker(const std::function<void()>& task) {
-  ffi::Error problem = ffi::Error::Success();
-  worker().run([&] {
+// Runs a task on the worker; what oneDNN says of memory is said in C++'s way.
+ffi::Error computed(const std::function<void()>& task) {
+  return on_worker([&] {
     try {
       task();
-    } catch (const std::exception& error) {
-      const auto* from_onednn = dynamic_cast<const dnnl::error*>(&error);
-      const bool short_of_memory = from_onednn ? from_onednn->status == dnnl_out_of_memory
-                                               : dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
-      problem = ffi::Error(short_of_memory ? ffi::ErrorCode::kResourceExhausted : ffi::ErrorCode::kInternal,
-                           std::string("oneDNN: ") + error.what());
+    } catch (const dnnl::error& error) {
+      if (error.status == dnnl_out_of_memory) throw std::bad_alloc();
+      throw;
     }
   });
-  return problem;
 }
 
 // Operands and result stand in the order (images, kernel, outputs), less the one that is computed, which comes last.
 ffi::Error convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuffer> result, int64_t kind, Shape strides,
                     Shape dilation, Shape before, Shape after, int64_t groups) {
-  return on_worker([&] {
-    const ffi::AnyBuffer& computed = *result;
-    const ffi::AnyBuffer& images = kind == kInputGradient ? computed : a;
-    const ffi::AnyBuffer& kernel = kind == kForward ? b : kind == kInputGradient ? a : computed;
-    const ffi::AnyBuffer& outputs = kind == kForward ? computed : b;
+  return computed([&] {
+    const ffi::AnyBuffer& found = *result;
+    const ffi::AnyBuffer& images = kind == kInputGradient ? found : a;
+    const ffi::AnyBuffer& kernel = kind == kForward ? b : kind == kInputGradient ? a : found;
+    const ffi::AnyBuffer& outputs = kind == kForward ? found : b;
     const Geometry g = {static_cast<Kind>(kind), type_of(images.element_type()), dims_of(images.dimensions()),
                         dims_of(kernel.dimensions()), dims_of(outputs.dimensions()), dims_of(strides),
                         holes_of(dilation), dims_of(before), dims_of(after), groups, {}};
@@ -351,7 +306,7 @@ ffi::Error convolve_with_epilogue(ffi::AnyBuffer images, ffi::AnyBuffer kernel, 
                                   ffi::Result<ffi::AnyBuffer> outputs, Shape strides, Shape dilation, Shape before,
                                   Shape after, int64_t groups, bool scaled, bool shifted, bool added,
                                   int64_t nonlinearity) {
-  return on_worker([&] {
+  return computed([&] {
     const Epilogue epilogue = {scaled, shifted, added, static_cast<Nonlinearity>(nonlinearity)};
     const Geometry g = {kForward, type_of(images.element_type()), dims_of(images.dimensions()),
                         dims_of(kernel.dimensions()), dims_of(outputs->dimensions()), dims_of(strides),

@@ -1,8 +1,10 @@
 // Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4: Y = A'[(G g G') * (B' d B)] A.
 //
-// A tile of 4x4 inputs gives 2x2 outputs. A block of tiles stays in a core's cache from its transform over 16 products
-// of matrices (tiles x channels, channels x outputs) to its outputs. Compiled once for each level of vector registers;
-// WINOGRAD_LEVEL is the name of its namespace.
+// A tile of 6x6 inputs gives 4x4 outputs. A block of tiles stays in a core's cache from its transform over 36 products
+// of matrices (tiles x channels, channels x outputs) to its outputs.
+//
+// The polynomials are evaluated at 0, -a, a, -b, b and infinity with a = 1 / b = sqrt(1/2). With the integers of the
+// paper, 1 and 2, rounding errors are four times larger.
 #include "winograd.h"
 
 #include <omp.h>
@@ -10,24 +12,18 @@
 #include <algorithm>
 #include <cstring>
 
+#include "vectors.h"
+
 namespace winograd {
-namespace WINOGRAD_LEVEL {
+namespace CNNJAX_LEVEL {
 
-#if defined(__AVX512F__)
-constexpr int kLanes = 16, kRegisters = 32;
-#elif defined(__AVX2__)
-constexpr int kLanes = 8, kRegisters = 16;
-#else
-constexpr int kLanes = 4, kRegisters = 32;
-#endif
-constexpr int kPlaces = 16;  // of the 4x4 tile: that many products
-constexpr int kStep = 84;    // tiles in a block: a multiple of the rows of every product below
+using namespace ::CNNJAX_LEVEL;
+
+constexpr int kIn = 6, kOut = 4;     // a tile's inputs and outputs on each side
+constexpr int kPlaces = kIn * kIn;   // that many products
+constexpr int kStep = 42;            // tiles in a block at most: a multiple of the rows of every product below
+constexpr float kA = 0.70710678118654752f, kB = 1.41421356237309505f;
 constexpr int kWide = 32, kNarrow = 16;  // columns of a product
-
-using Vector = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
-
-inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
-inline void store(float* to, Vector v) { *reinterpret_cast<Vector*>(to) = v; }
 
 // Floats from one row to the next: such that many rows do not fall on the same places of the cache.
 constexpr int64_t row_of(int64_t channels) { return channels % 64 ? channels : channels + 16; }
@@ -67,16 +63,16 @@ inline void product(const float* a, int64_t a_row, int64_t a_step, const float* 
 template <int kColumns>
 constexpr int rows() {
   constexpr int vectors = kColumns / kLanes;
-  return vectors == 1 ? 28 : vectors == 2 ? (kRegisters == 32 ? 14 : 6) : vectors == 4 && kRegisters == 32 ? 6 : 3;
+  return vectors == 1 ? 21 : vectors == 2 ? (kRegisters == 32 ? 14 : 6) : vectors == 4 && kRegisters == 32 ? 6 : 3;
 }
 
-// M[T][O] = V[T][C] U[C][O], U in panels of columns.
+// M[T][O] = V[T][C] U[C][O], U in panels of columns, T rounded up to whole products.
 template <int kColumns>
-void multiply(const float* v, const float* u, float* m, int64_t channels, int64_t outputs) {
+void multiply(const float* v, const float* u, float* m, int64_t tiles, int64_t channels, int64_t outputs) {
   constexpr int R = rows<kColumns>();
   static_assert(kStep % R == 0);
   for (int64_t o = 0; o < outputs; o += kColumns) {
-    for (int64_t t = 0; t < kStep; t += R) {
+    for (int64_t t = 0; t < tiles; t += R) {
       product<R, kColumns / kLanes, false>(v + t * row_of(channels), row_of(channels), 1, u + o * channels, kColumns,
                                            channels, m + t * row_of(outputs) + o, row_of(outputs));
     }
@@ -85,11 +81,11 @@ void multiply(const float* v, const float* u, float* m, int64_t channels, int64_
 
 // S[C][O] += V[T][C]' D[T][O]
 template <int kColumns>
-void accumulate(const float* v, const float* d, float* s, int64_t channels, int64_t outputs) {
+void accumulate(const float* v, const float* d, float* s, int64_t tiles, int64_t channels, int64_t outputs) {
   constexpr int R = kColumns / kLanes == 1 ? 16 : 8;
   for (int64_t c = 0; c < channels; c += R) {
     for (int64_t o = 0; o < outputs; o += kColumns) {
-      product<R, kColumns / kLanes, true>(v + c, 1, row_of(channels), d + o, row_of(outputs), kStep,
+      product<R, kColumns / kLanes, true>(v + c, 1, row_of(channels), d + o, row_of(outputs), tiles,
                                           s + c * outputs + o, outputs);
     }
   }
@@ -97,123 +93,163 @@ void accumulate(const float* v, const float* d, float* s, int64_t channels, int6
 
 bool is_wide(int64_t columns) { return kLanes == 16 && columns % kWide == 0; }
 
+// How a call is divided: into tiles, and these into blocks such that each thread has as many.
 struct Tiles {
-  int64_t across, image, all;
-  explicit Tiles(const Shape& s)
-      : across((s.out_width + 1) / 2), image(across * ((s.out_height + 1) / 2)), all(image * s.batch) {}
-  int64_t blocks() const { return (all + kStep - 1) / kStep; }
+  int64_t across, image, all, blocks, step;
+  Tiles(const Shape& s, int threads)
+      : across((s.out_width + kOut - 1) / kOut), image(across * ((s.out_height + kOut - 1) / kOut)), all(image * s.batch) {
+    const int64_t most = int64_t{kStep} * threads, rounds = (all + most - 1) / most;
+    step = (all + rounds * threads - 1) / (rounds * threads);
+    blocks = (all + step - 1) / step;
+  }
+  int64_t count(int64_t block) const { return std::min(step, all - block * step); }
 };
 
 // Where a tile's outputs begin: the image, the row and the column of its first.
 struct Place {
   int64_t image, row, column;
   Place(const Tiles& tiles, int64_t tile)
-      : image(tile / tiles.image), row(tile % tiles.image / tiles.across * 2), column(tile % tiles.across * 2) {}
+      : image(tile / tiles.image), row(tile % tiles.image / tiles.across * kOut), column(tile % tiles.across * kOut) {}
   void go_on(const Shape& s) {
-    column += 2;
+    column += kOut;
     if (column < s.out_width) return;
-    column = 0, row += 2;
+    column = 0, row += kOut;
     if (row < s.out_height) return;
     row = 0, image += 1;
   }
 };
 
-// V = B' d B of each tile of a block, [16][T][C].
-void transform_images(const Shape& s, const Tiles& tiles, int64_t first, const float* images, const float* zeros,
+// Each transform along one side.
+inline void transform_inputs(const Vector d[kIn], Vector t[kIn]) {  // B' d
+  const Vector even_a = d[4] - 2.0f * d[2], odd_a = kA * (d[3] - 2.0f * d[1]);
+  const Vector even_b = d[4] - 0.5f * d[2], odd_b = kB * (d[3] - 0.5f * d[1]);
+  t[0] = d[0] + (d[4] - 2.5f * d[2]);
+  t[1] = even_a + odd_a, t[2] = even_a - odd_a;
+  t[3] = even_b + odd_b, t[4] = even_b - odd_b;
+  t[5] = d[1] + (d[5] - 2.5f * d[3]);
+}
+
+inline void transform_products(const Vector m[kIn], Vector y[kOut]) {  // A' m
+  const Vector sum_a = m[1] + m[2], odd_a = kA * (m[1] - m[2]);
+  const Vector sum_b = m[3] + m[4], odd_b = kB * (m[3] - m[4]);
+  y[0] = m[0] + sum_a + sum_b;
+  y[1] = odd_a + odd_b;
+  y[2] = 0.5f * sum_a + 2.0f * sum_b;
+  y[3] = 0.5f * odd_a + 2.0f * odd_b + m[5];
+}
+
+inline void transform_cotangents(const Vector y[kOut], Vector d[kIn]) {  // A y
+  const Vector even_a = y[0] + 0.5f * y[2], odd_a = kA * (y[1] + 0.5f * y[3]);
+  const Vector even_b = y[0] + 2.0f * y[2], odd_b = kB * (y[1] + 2.0f * y[3]);
+  d[0] = y[0];
+  d[1] = even_a + odd_a, d[2] = even_a - odd_a;
+  d[3] = even_b + odd_b, d[4] = even_b - odd_b;
+  d[5] = y[3];
+}
+
+inline void transform_weights(const Vector g[3], Vector u[kIn]) {  // G g
+  const Vector even_a = (-2.0f / 3) * (g[0] + 0.5f * g[2]), odd_a = (-2.0f / 3 * kA) * g[1];
+  const Vector even_b = (1.0f / 6) * (g[0] + 2.0f * g[2]), odd_b = (1.0f / 6 * kB) * g[1];
+  u[0] = g[0];
+  u[1] = even_a + odd_a, u[2] = even_a - odd_a;
+  u[3] = even_b + odd_b, u[4] = even_b - odd_b;
+  u[5] = g[2];
+}
+
+inline void transform_sums(const Vector s[kIn], Vector g[3]) {  // G' s
+  const Vector sum_a = (-2.0f / 3) * (s[1] + s[2]), sum_b = (1.0f / 6) * (s[3] + s[4]);
+  g[0] = s[0] + sum_a + sum_b;
+  g[1] = (-2.0f / 3 * kA) * (s[1] - s[2]) + (1.0f / 6 * kB) * (s[3] - s[4]);
+  g[2] = 0.5f * sum_a + 2.0f * sum_b + s[5];
+}
+
+// The transform `along` of a square of vectors, along both of its sides.
+template <int kFrom, int kTo, void (*along)(const Vector*, Vector*), typename Load, typename Store>
+inline void transform_square(Load load_at, Store store_at) {
+  Vector half[kTo][kFrom];
+#pragma GCC unroll 6
+  for (int i = 0; i < kFrom; ++i) {
+    Vector line[kFrom], found[kTo];
+#pragma GCC unroll 6
+    for (int j = 0; j < kFrom; ++j) line[j] = load_at(i, j);
+    along(line, found);
+#pragma GCC unroll 6
+    for (int j = 0; j < kTo; ++j) half[j][i] = found[j];
+  }
+#pragma GCC unroll 6
+  for (int j = 0; j < kTo; ++j) {
+    Vector found[kTo];
+    along(half[j], found);
+#pragma GCC unroll 6
+    for (int i = 0; i < kTo; ++i) store_at(i, j, found[i]);
+  }
+}
+
+// V = B' d B of each tile of a block, [36][T][C].
+void transform_images(const Shape& s, const Tiles& tiles, int64_t block, const float* images, const float* zeros,
                       float* v) {
-  const int64_t plane = plane_of(s.channels), count = std::min<int64_t>(kStep, tiles.all - first);
-  Place place(tiles, first);
-  for (int64_t t = 0; t < count; ++t, v += row_of(s.channels), place.go_on(s)) {
-    const float* from[kPlaces];
+  const int64_t plane = plane_of(s.channels);
+  Place place(tiles, block * tiles.step);
+  for (int64_t t = 0; t < tiles.count(block); ++t, v += row_of(s.channels), place.go_on(s)) {
+    const float* from[kIn][kIn];
     const int64_t top = place.row - s.top, left = place.column - s.left;
     const float* corner = images + ((place.image * s.height + top) * s.width + left) * s.channels;
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < kIn; ++i) {
       const bool row_inside = top + i >= 0 && top + i < s.height;
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
+      for (int j = 0; j < kIn; ++j) {
         const bool inside = row_inside && left + j >= 0 && left + j < s.width;
-        from[4 * i + j] = inside ? corner + (i * s.width + j) * s.channels : zeros;
+        from[i][j] = inside ? corner + (i * s.width + j) * s.channels : zeros;
       }
     }
     for (int64_t c = 0; c < s.channels; c += kLanes) {
-      Vector half[4][4];
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        const Vector d0 = load(from[4 * i] + c), d1 = load(from[4 * i + 1] + c), d2 = load(from[4 * i + 2] + c),
-                     d3 = load(from[4 * i + 3] + c);
-        half[i][0] = d0 - d2, half[i][1] = d1 + d2, half[i][2] = d2 - d1, half[i][3] = d1 - d3;
-      }
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        store(v + c + (0 + j) * plane, half[0][j] - half[2][j]);
-        store(v + c + (4 + j) * plane, half[1][j] + half[2][j]);
-        store(v + c + (8 + j) * plane, half[2][j] - half[1][j]);
-        store(v + c + (12 + j) * plane, half[1][j] - half[3][j]);
-      }
+      transform_square<kIn, kIn, transform_inputs>(
+          [&](int i, int j) { return load(from[i][j] + c); },
+          [&](int i, int j, Vector found) { store(v + c + (kIn * i + j) * plane, found); });
     }
   }
 }
 
-// D = A y A' of each tile of a block, [16][T][O]; zeros where the block has no tile.
-void transform_outputs(const Shape& s, const Tiles& tiles, int64_t first, const float* outputs, const float* zeros,
+// D = A y A' of each tile of a block, [36][T][O].
+void transform_outputs(const Shape& s, const Tiles& tiles, int64_t block, const float* outputs, const float* zeros,
                        float* d) {
   const int64_t plane = plane_of(s.outputs);
-  Place place(tiles, first);
-  for (int64_t t = 0; t < kStep; ++t, d += row_of(s.outputs), place.go_on(s)) {
-    const float* from[4] = {zeros, zeros, zeros, zeros};
-    if (first + t < tiles.all) {
-      for (int i = 0; i < 4; ++i) {
-        const int64_t y = place.row + i / 2, x = place.column + i % 2;
-        if (y < s.out_height && x < s.out_width) {
-          from[i] = outputs + ((place.image * s.out_height + y) * s.out_width + x) * s.outputs;
-        }
+  Place place(tiles, block * tiles.step);
+  for (int64_t t = 0; t < tiles.count(block); ++t, d += row_of(s.outputs), place.go_on(s)) {
+    const float* from[kOut][kOut];
+    for (int i = 0; i < kOut; ++i) {
+      for (int j = 0; j < kOut; ++j) {
+        const int64_t y = place.row + i, x = place.column + j;
+        const bool inside = y < s.out_height && x < s.out_width;
+        from[i][j] = inside ? outputs + ((place.image * s.out_height + y) * s.out_width + x) * s.outputs : zeros;
       }
     }
     for (int64_t o = 0; o < s.outputs; o += kLanes) {
-      const Vector a = load(from[0] + o), b = load(from[1] + o), c = load(from[2] + o), e = load(from[3] + o);
-      const Vector rows[4][2] = {{a, b}, {a + c, b + e}, {a - c, b - e}, {-c, -e}};
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        store(d + o + (4 * i + 0) * plane, rows[i][0]);
-        store(d + o + (4 * i + 1) * plane, rows[i][0] + rows[i][1]);
-        store(d + o + (4 * i + 2) * plane, rows[i][0] - rows[i][1]);
-        store(d + o + (4 * i + 3) * plane, -rows[i][1]);
-      }
+      transform_square<kOut, kIn, transform_cotangents>(
+          [&](int i, int j) { return load(from[i][j] + o); },
+          [&](int i, int j, Vector found) { store(d + o + (kIn * i + j) * plane, found); });
     }
   }
 }
 
 // Y = A' M A of each tile of a block, and what else is done to it.
-void finish(const Shape& s, const Tiles& tiles, int64_t first, const float* m, const Finish& f, float* outputs) {
-  const int64_t plane = plane_of(s.outputs), count = std::min<int64_t>(kStep, tiles.all - first);
-  Place place(tiles, first);
-  for (int64_t t = 0; t < count; ++t, m += row_of(s.outputs), place.go_on(s)) {
+void finish(const Shape& s, const Tiles& tiles, int64_t block, const float* m, const Finish& f, float* outputs) {
+  const int64_t plane = plane_of(s.outputs);
+  Place place(tiles, block * tiles.step);
+  for (int64_t t = 0; t < tiles.count(block); ++t, m += row_of(s.outputs), place.go_on(s)) {
     const int64_t start = ((place.image * s.out_height + place.row) * s.out_width + place.column) * s.outputs;
-    const bool has_below = place.row + 1 < s.out_height, has_right = place.column + 1 < s.out_width;
+    const int64_t below = s.out_height - place.row, right = s.out_width - place.column;
     for (int64_t o = 0; o < s.outputs; o += kLanes) {
-      Vector rows[2][4];
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        const float* from = m + o + j * plane;
-        const Vector m1 = load(from + 4 * plane), m2 = load(from + 8 * plane);
-        rows[0][j] = load(from) + m1 + m2;
-        rows[1][j] = m1 - m2 - load(from + 12 * plane);
-      }
-#pragma GCC unroll 2
-      for (int i = 0; i < 2; ++i) {
-#pragma GCC unroll 2
-        for (int j = 0; j < 2; ++j) {
-          if ((i && !has_below) || (j && !has_right)) continue;
-          const int64_t to = start + (i * s.out_width + j) * s.outputs + o;
-          Vector y = j ? rows[i][1] - rows[i][2] - rows[i][3] : rows[i][0] + rows[i][1] + rows[i][2];
-          if (f.scale) y *= load(f.scale + o);
-          if (f.offset) y += load(f.offset + o);
-          if (f.added) y += load(f.added + to);
-          if (f.relu) y = y < 0.0f ? Vector{} : y;  // a NaN stays
-          store(outputs + to, y);
-        }
-      }
+      transform_square<kIn, kOut, transform_products>(
+          [&](int i, int j) { return load(m + o + (kIn * i + j) * plane); },
+          [&](int i, int j, Vector y) {
+            if (i >= below || j >= right) return;
+            const int64_t to = start + (i * s.out_width + j) * s.outputs + o;
+            if (f.scale) y *= load(f.scale + o);
+            if (f.offset) y += load(f.offset + o);
+            if (f.added) y += load(f.added + to);
+            if (f.relu) y = y < 0.0f ? Vector{} : y;  // a NaN stays
+            store(outputs + to, y);
+          });
     }
   }
 }
@@ -233,7 +269,7 @@ struct Kernels {
   }
 };
 
-// U = G g G', [16][O / columns][C][columns].
+// U = G g G', [36][O / columns][C][columns].
 void transform_kernel(const Shape& s, const float* kernel, bool flipped, float* u, int threads) {
   const int64_t plane = s.channels * s.outputs, columns = is_wide(s.outputs) ? kWide : kNarrow;
 #pragma omp parallel for collapse(2) num_threads(threads) schedule(static)
@@ -242,45 +278,28 @@ void transform_kernel(const Shape& s, const float* kernel, bool flipped, float* 
       const Kernels kernels(s, kernel, flipped, first, o);
       float* to = u + o / columns * columns * s.channels + first * columns + o % columns;
       for (int c = 0; c < kLanes; ++c, to += columns) {
-        Vector half[4][3];
-#pragma GCC unroll 3
-        for (int j = 0; j < 3; ++j) {
-          const Vector g0 = load(kernels.at[j][c]), g1 = load(kernels.at[3 + j][c]), g2 = load(kernels.at[6 + j][c]);
-          const Vector sum = 0.5f * (g0 + g2), middle = 0.5f * g1;
-          half[0][j] = g0, half[1][j] = sum + middle, half[2][j] = sum - middle, half[3][j] = g2;
-        }
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) {
-          const Vector sum = 0.5f * (half[i][0] + half[i][2]), middle = 0.5f * half[i][1];
-          store(to + (4 * i + 0) * plane, half[i][0]);
-          store(to + (4 * i + 1) * plane, sum + middle);
-          store(to + (4 * i + 2) * plane, sum - middle);
-          store(to + (4 * i + 3) * plane, half[i][2]);
-        }
+        transform_square<3, kIn, transform_weights>(
+            [&](int i, int j) { return load(kernels.at[3 * i + j][c]); },
+            [&](int i, int j, Vector found) { store(to + (kIn * i + j) * plane, found); });
       }
     }
   }
 }
 
-// g = G' S G of the sum over all threads' S, [16][C][O].
+// g = G' S G of the sum over all threads' S, [36][C][O].
 void transform_sums(const Shape& s, const float* sums, float* kernel, int threads) {
   const int64_t plane = s.channels * s.outputs;
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t at = 0; at < plane; at += kLanes) {
-    Vector sum[kPlaces] = {}, half[3][4];
-    for (int thread = 0; thread < threads; ++thread) {
-      for (int i = 0; i < kPlaces; ++i) sum[i] += load(sums + (thread * kPlaces + i) * plane + at);
-    }
-    for (int j = 0; j < 4; ++j) {
-      const Vector both = 0.5f * (sum[4 + j] + sum[8 + j]);
-      half[0][j] = sum[j] + both, half[1][j] = 0.5f * (sum[4 + j] - sum[8 + j]), half[2][j] = both + sum[12 + j];
-    }
-    for (int i = 0; i < 3; ++i) {
-      const Vector both = 0.5f * (half[i][1] + half[i][2]);
-      store(kernel + (3 * i + 0) * plane + at, half[i][0] + both);
-      store(kernel + (3 * i + 1) * plane + at, 0.5f * (half[i][1] - half[i][2]));
-      store(kernel + (3 * i + 2) * plane + at, both + half[i][3]);
-    }
+    transform_square<kIn, 3, transform_sums>(
+        [&](int i, int j) {
+          Vector sum = load(sums + (kIn * i + j) * plane + at);
+          for (int thread = 1; thread < threads; ++thread) {
+            sum += load(sums + (thread * kPlaces + kIn * i + j) * plane + at);
+          }
+          return sum;
+        },
+        [&](int i, int j, Vector found) { store(kernel + (3 * i + j) * plane + at, found); });
   }
 }
 
@@ -294,7 +313,7 @@ int64_t scratch_floats(const Shape& s, bool kernel_gradient, int threads) {
 
 void forward(const Shape& s, const float* images, const float* kernel, bool flipped, float* outputs, const Finish& f,
              float* scratch, int threads) {
-  const Tiles tiles(s);
+  const Tiles tiles(s, threads);
   float* zeros = scratch;
   float* u = zeros + widest(s);
   float* blocks = u + kPlaces * s.channels * s.outputs;
@@ -305,21 +324,22 @@ void forward(const Shape& s, const float* images, const float* kernel, bool flip
     float* v = blocks + omp_get_thread_num() * planes(s);
     float* m = v + kPlaces * plane_of(s.channels);
 #pragma omp for schedule(static)
-    for (int64_t block = 0; block < tiles.blocks(); ++block) {
-      transform_images(s, tiles, block * kStep, images, zeros, v);
+    for (int64_t block = 0; block < tiles.blocks; ++block) {
+      transform_images(s, tiles, block, images, zeros, v);
       for (int i = 0; i < kPlaces; ++i) {
         (is_wide(s.outputs) ? multiply<kWide> : multiply<kNarrow>)(v + i * plane_of(s.channels),
                                                                    u + i * s.channels * s.outputs,
-                                                                   m + i * plane_of(s.outputs), s.channels, s.outputs);
+                                                                   m + i * plane_of(s.outputs), tiles.count(block),
+                                                                   s.channels, s.outputs);
       }
-      finish(s, tiles, block * kStep, m, f, outputs);
+      finish(s, tiles, block, m, f, outputs);
     }
   }
 }
 
 void kernel_gradient(const Shape& s, const float* images, const float* outputs, float* kernel, float* scratch,
                      int threads) {
-  const Tiles tiles(s);
+  const Tiles tiles(s, threads);
   const int64_t plane = s.channels * s.outputs;
   float* zeros = scratch;
   float* sums = zeros + widest(s);
@@ -334,23 +354,21 @@ void kernel_gradient(const Shape& s, const float* images, const float* outputs, 
     float* d = v + kPlaces * plane_of(s.channels);
     float* mine = sums + omp_get_thread_num() * kPlaces * plane;
     std::memset(mine, 0, sizeof(float) * kPlaces * plane);
-    std::memset(v, 0, sizeof(float) * kPlaces * plane_of(s.channels));  // rows without a tile are multiplied by zeros
 #pragma omp for schedule(static)
-    for (int64_t block = 0; block < tiles.blocks(); ++block) {
-      transform_images(s, tiles, block * kStep, images, zeros, v);
-      transform_outputs(s, tiles, block * kStep, outputs, zeros, d);
+    for (int64_t block = 0; block < tiles.blocks; ++block) {
+      transform_images(s, tiles, block, images, zeros, v);
+      transform_outputs(s, tiles, block, outputs, zeros, d);
       for (int i = 0; i < kPlaces; ++i) {
         (is_wide(s.outputs) ? accumulate<kWide> : accumulate<kNarrow>)(v + i * plane_of(s.channels),
                                                                        d + i * plane_of(s.outputs), mine + i * plane,
-                                                                       s.channels, s.outputs);
+                                                                       tiles.count(block), s.channels, s.outputs);
       }
     }
   }
   transform_sums(s, sums, kernel, team);
 }
 
-extern const Ways kWays;
 const Ways kWays = {scratch_floats, forward, kernel_gradient};
 
-}  // namespace WINOGRAD_LEVEL
+}  // namespace CNNJAX_LEVEL
 }  // namespace winograd

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "levels.h"
+
 namespace winograd {
 
 // Images [N, H, W, C] and outputs [N, H', W', O], both float32 with C and O multiples of 16; stride and dilation are 1.
@@ -31,26 +33,9 @@ struct Ways {
                           int threads);
 };
 
-// For each level of vector registers that the library was built for; see build.py.
-#if defined(__x86_64__)
-namespace v3 { extern const Ways kWays; }
-namespace v4 { extern const Ways kWays; }
-#else
-namespace generic { extern const Ways kWays; }
-#endif
+CNNJAX_EACH_LEVEL(extern const Ways kWays)
 
 // The ways for this processor, or null where it has none.
-inline const Ways* ways() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return &v4::kWays;
-  }
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") ? &v3::kWays
-                                                                                                          : nullptr;
-#else
-  return &generic::kWays;
-#endif
-}
+inline const Ways* ways() { return CNNJAX_BEST_LEVEL(kWays); }
 
 }  // namespace winograd
