@@ -16,7 +16,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from cnnjax.errors import CnnjaxError, Interrupted, UserError, choose, printable
-from cnnjax.host_memory import use_huge_pages
+from cnnjax.host_memory import keep_memory
 from cnnjax.interrupt import leave_on_signals
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ def _one_sentence(box: str) -> str:
 def main(script: Callable[[list[str]], Any]) -> NoReturn:
     """Run a script on the command line; end with its exit code, and with a traceback only where --debug asks for it."""
     arguments = sys.argv[1:]
-    use_huge_pages()
+    keep_memory()
     leave_on_signals()
     debug = "--debug" in arguments
     try:

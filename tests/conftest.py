@@ -22,7 +22,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
 # Scripts, in this process or in one of their own, keep nothing in the user's cache folder.
 os.environ["CNNJAX_CACHE"] = "0"
-# A script run in this process would begin the process again to get huge pages; the tests' own processes have them.
+# A script run in this process would begin the process again with another allocator; the tests' own processes have it.
 os.environ["GLIBC_TUNABLES"] = host_memory.ASKED_FOR
 
 

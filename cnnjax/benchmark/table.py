@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cnnjax.benchmark.turns import Block, Row
 from cnnjax.benchmark.work import Task
-from cnnjax.host_memory import huge_pages
+from cnnjax.host_memory import memory_is_kept
 
 GIB, TERA = 2**30, 1e12
 HEADER = (
@@ -99,7 +99,7 @@ def legend(task: Task, blocks: Sequence[Block], turns: int) -> str:
         f"{peak / TERA:.3g} tera-operations a second ({source})." if peak else "",
         "ours / peer: our images/s by the peer's; above 1 ours is faster.",
         "xla is ours without the native part." if any(row.peer.name == "xla" for b in blocks for row in b.rows) else "",
-        f"{facts.threads} threads" + (", large arrays of every peer in huge pages." if huge_pages() else ".")
+        f"{facts.threads} threads" + ("; every peer keeps its memory, in huge pages." if memory_is_kept() else ".")
         if on_cpu
         else f"Device: {facts.device}.",
     ]  # fmt: skip

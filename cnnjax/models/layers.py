@@ -170,19 +170,30 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
 
     @jax.named_scope("norm")
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map [N, H, W, C] to the same shape; in training, move the running statistics."""
+    def __call__(
+        self, x: jax.Array, *, activation: Callable[..., jax.Array] = jax.nn.identity, added: jax.Array | None = None
+    ) -> jax.Array:
+        """Map [N, H, W, C] to activation(norm(x) + added); in training, move the running statistics."""
+        relu = activation is jax.nn.relu
+        if not self.use_running_average and norm_lowering(x.dtype) == "native":
+            scale, bias = self.scale.get_value(), self.bias.get_value()
+            y, mean, var = native.batch_norm(x, scale, bias, epsilon=self.epsilon, relu=relu, added=added)
+            self._move(mean, var, count=x.size // x.shape[-1])
+            return y if relu else activation(y)
         wide = x.astype(jnp.float32)
         if self.use_running_average:
             factor, offset = self.as_scale_and_offset()
         else:
             mean, var = moments(wide)
-            count = x.size // x.shape[-1]
-            running = var * (count / max(count - 1, 1)) if self.unbiased_variance else var
-            self.mean.set_value(self.momentum * self.mean.get_value() + (1 - self.momentum) * mean)
-            self.var.set_value(self.momentum * self.var.get_value() + (1 - self.momentum) * running)
+            self._move(mean, var, count=x.size // x.shape[-1])
             factor, offset = self._scale_and_offset(mean, var)
-        return (wide * factor[None, None, None] + offset[None, None, None]).astype(self.dtype)
+        y = (wide * factor[None, None, None] + offset[None, None, None]).astype(self.dtype)
+        return activation(y if added is None else y + added)
+
+    def _move(self, mean: jax.Array, var: jax.Array, count: int) -> None:
+        running = var * (count / max(count - 1, 1)) if self.unbiased_variance else var
+        self.mean.set_value(self.momentum * self.mean.get_value() + (1 - self.momentum) * mean)
+        self.var.set_value(self.momentum * self.var.get_value() + (1 - self.momentum) * running)
 
     def as_scale_and_offset(self) -> tuple[jax.Array, jax.Array]:
         """Return what the norm does in evaluation: x * scale [C] + offset [C]."""
@@ -191,6 +202,12 @@ class BatchNorm(nnx.Module):
     def _scale_and_offset(self, mean: jax.Array, var: jax.Array) -> tuple[jax.Array, jax.Array]:
         scale = self.scale.get_value() * jax.lax.rsqrt(var + self.epsilon)
         return scale, self.bias.get_value() - mean * scale
+
+
+def norm_lowering(dtype: Any) -> str:
+    """Return how a batch is normalised in training: "native", on a CPU in few passes through memory, or "xla"."""
+    library = native.load() if jax.default_backend() == "cpu" and dtype == jnp.float32 else None
+    return "native" if library is not None and library.has_kernels else "xla"
 
 
 @jax.custom_jvp
@@ -218,6 +235,8 @@ def convolve(
     if simple and (window := conv.window(x)) and way(x, conv.kernel.get_value(), window) == "native":
         return _convolve_at_once(conv, x, window, norm, activation, added)
     x = conv(x)
+    if isinstance(norm, BatchNorm):
+        return norm(x, activation=activation, added=added)
     x = x if norm is None else norm(x)
     return activation(x if added is None else x + added)
 

@@ -17,7 +17,7 @@ import jax
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "libcnnjax.so"
-HANDLERS, KERNELS = ("convolution",), ("winograd",)
+HANDLERS, KERNELS = ("convolution", "batch_norm_handlers"), ("winograd", "batch_norm")
 """What XLA calls, and the kernels of our own that it needs."""
 LEVELS = {"v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
 """Kernels are compiled for each, by its namespace, and the library chooses when it is loaded."""

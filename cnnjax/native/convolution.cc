@@ -353,7 +353,8 @@ extern "C" void cnnjax_set_threads(int count) {
 
 extern "C" int cnnjax_onednn_version() { return DNNL_VERSION_MAJOR * 100 + DNNL_VERSION_MINOR; }
 
-extern "C" bool cnnjax_has_winograd() { return winograd::ways() != nullptr; }
+// Whether this processor can run the kernels of our own.
+extern "C" bool cnnjax_has_kernels() { return levels::any(); }
 
 extern "C" int64_t cnnjax_winograd_calls() {
   int64_t calls = 0;

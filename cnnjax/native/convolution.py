@@ -16,7 +16,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from cnnjax.native.library import TARGET, load
+from cnnjax.native.library import load
 
 
 class Window(NamedTuple):
@@ -106,7 +106,7 @@ def _lower_on_cpu(
     if load() is None:
         return xla(context, a, b, window=window, hidden=hidden)
 
-    return jax.ffi.ffi_lowering(TARGET)(context, a, b, kind=np.int64(kind), **attributes(window))
+    return jax.ffi.ffi_lowering("cnnjax_convolution")(context, a, b, kind=np.int64(kind), **attributes(window))
 
 
 def attributes(window: Window) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from cnnjax.native.convolution import (
     simplified,
     xla_convolution,
 )
-from cnnjax.native.library import TARGET_WITH_EPILOGUE, load
+from cnnjax.native.library import load
 
 NONLINEARITIES: dict[str, Callable[[Any], jax.Array]] = {
     "identity": jax.nn.identity, "relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid, "tanh": jax.nn.tanh,
@@ -96,7 +96,7 @@ _elsewhere = mlir.lower_fun(_by_xla, multiple_results=False)
 def _lower_on_cpu(context: Any, *operands: Any, window: Window, epilogue: Epilogue) -> Any:
     if load() is None:
         return _elsewhere(context, *operands, window=window, epilogue=epilogue)
-    return jax.ffi.ffi_lowering(TARGET_WITH_EPILOGUE)(
+    return jax.ffi.ffi_lowering("cnnjax_convolution_with_epilogue")(
         context, *operands, **attributes(window), scaled=epilogue.scaled, shifted=epilogue.shifted,
         added=epilogue.added, nonlinearity=np.int64(list(NONLINEARITIES).index(epilogue.nonlinearity)),
     )  # fmt: skip

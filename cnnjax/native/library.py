@@ -10,28 +10,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LIBRARY = Path(__file__).parent / "libcnnjax.so"
-TARGET, TARGET_WITH_EPILOGUE = "cnnjax_convolution", "cnnjax_convolution_with_epilogue"
+HANDLERS = {
+    "cnnjax_convolution": "CnnjaxConvolution",
+    "cnnjax_convolution_with_epilogue": "CnnjaxConvolutionWithEpilogue",
+    "cnnjax_batch_norm": "CnnjaxBatchNorm",
+    "cnnjax_batch_norm_gradient": "CnnjaxBatchNormGradient",
+}
+"""What XLA calls them, and what the library does."""
 
 
 class Library:
-    """The loaded library; its convolutions are known to XLA by the two names above."""
+    """The loaded library, whose handlers are known to XLA."""
 
     def __init__(self, path: Path):
         import jax
 
         with _sleeping_threads():
             loaded = ctypes.CDLL(str(path))
-        for name, handler in (
-            (TARGET, loaded.CnnjaxConvolution),
-            (TARGET_WITH_EPILOGUE, loaded.CnnjaxConvolutionWithEpilogue),
-        ):
-            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
+        for target, symbol in HANDLERS.items():
+            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(loaded, symbol)), platform="cpu")
         self.threads = cores()
         loaded.cnnjax_set_threads(self.threads)
         version = loaded.cnnjax_onednn_version()
         self.version = f"oneDNN {version // 100}.{version % 100}"
-        self.has_winograd = bool(loaded.cnnjax_has_winograd())
-        if self.has_winograd:
+        self.has_kernels = bool(loaded.cnnjax_has_kernels())
+        if self.has_kernels:
             self.version += " and Winograd"
         loaded.cnnjax_winograd_calls.restype = ctypes.c_int64
         self.winograd_calls = loaded.cnnjax_winograd_calls

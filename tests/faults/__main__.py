@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from rich.console import Console
@@ -101,24 +101,31 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.relative_to(ROOT)}")
     chosen = parser.parse_args()
-    console, began, rows = Console(stderr=True), time.monotonic(), []
+    console, began = Console(stderr=True), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, ThreadPoolExecutor(2) as pool:
         shop = Workshop(Path(folder))
         shop.reference()
         todo = [task for task in tasks(shop, chosen.size == "full", chosen.seed) if chosen.only in name_of(task)]
-        for done, found in enumerate(pool.map(lambda task: task(), todo), 1):
-            for row in found if isinstance(found, list) else [found]:
-                rows.append(row)
+        futures = [pool.submit(rows_of, task) for task in todo]
+        for done, future in enumerate(as_completed(futures), 1):
+            for row in future.result():
                 told = f"[{time.monotonic() - began:5.0f} s] {done}/{len(todo)} {row.fault}: {row.survived}/{row.times}"
                 console.print(f"{told} {row.note}", highlight=False, markup=False, soft_wrap=True)
                 for problem in row.problems:
                     console.print(f"LOST: {problem}", style="red", highlight=False, markup=False, soft_wrap=True)
+        rows = [row for future in futures for row in future.result()]
     table = markdown(merged(rows), chosen.size, time.monotonic() - began)
     print(table)
     if chosen.write:
         before, _, rest = PAGE.read_text().partition(BEGIN)
         PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
     return int(any(row.lost for row in rows))
+
+
+def rows_of(task: Task) -> list[Row]:
+    """Do one task."""
+    found = task()
+    return found if isinstance(found, list) else [found]
 
 
 def name_of(task: Task) -> str:

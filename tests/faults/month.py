@@ -1,6 +1,7 @@
 """A month in small: thousands of epochs, through which memory, open files and the folder stay as they are."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,8 +10,6 @@ from tests.faults.workshop import Row, Workshop, check, epochs_done, finish, run
 
 OPTIONS = ("--train.batch-size", 160, "--train.keep", 3)
 """Two steps an epoch, so that most of the time goes to what is done between epochs."""
-
-
 LONGEST = 3600
 
 
@@ -57,12 +56,13 @@ def month(shop: Workshop, epochs: int) -> Row:
     def trial() -> str:
         run = shop.new_run("month")
         looks: list[Look] = []
-        with running(shop.start(run, *OPTIONS, "--train.epochs", epochs)) as process:
+        with running(shop.start(run, *OPTIONS, "--train.epochs", epochs)) as process, ThreadPoolExecutor(1) as pool:
+            end = pool.submit(finish, process, LONGEST)  # from the start: a pipe holds few lines that nobody reads
             for share in (0.1, 0.4, 0.7, 0.9):
                 aim = int(epochs * share)
                 check(wait_for(process, lambda aim=aim: epochs_done(run) >= aim, 0.05, LONGEST), "the run ended")
                 looks.append(look(process.pid, run))
-            ended = finish(process, LONGEST)
+            ended = end.result()
         check(ended.code == 0, f"exit code {ended.code}: {ended.err}")
         first, last = looks[0], looks[-1]
         figures = (

@@ -14,7 +14,8 @@ from tests.native.test_native_convolution import CLOSE, error, exact, random
 ENOUGH_TILES = 200 * cores()
 """Of 2x2 outputs; see `goes_by_winograd` in convolution.cc."""
 needs_winograd = pytest.mark.skipif(
-    not getattr(load(), "has_winograd", False), reason="the native part is not built or off, or has no Winograd here"
+    not getattr(load(), "has_kernels", False),
+    reason="the native part is not built or off, or no kernels for it here",
 )
 
 

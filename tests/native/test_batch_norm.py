@@ -1,0 +1,122 @@
+"""Batch normalisation in training by the native part, against its formula in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnnjax.models import layers
+from cnnjax.native import batch_norm, load
+from tests.native.test_native_convolution import CLOSE, error, random
+
+EPSILON = 1e-3
+pytestmark = pytest.mark.skipif(
+    not getattr(load(), "has_kernels", False), reason="the native part is not built or off, or no kernels for it here"
+)
+
+
+def by_formula(x, scale, offset, *added, relu):
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    y = (x - mean[None, None, None]) / jnp.sqrt(variance + EPSILON)[None, None, None]
+    y = y * scale[None, None, None] + offset[None, None, None] + (added[0] if added else 0.0)
+    return jnp.maximum(y, 0.0) if relu else y, mean, variance
+
+
+def ours(x, scale, offset, *added, relu):
+    return batch_norm(x, scale, offset, epsilon=EPSILON, relu=relu, added=added[0] if added else None)
+
+
+def operands(shape, added, seed=0, mean=3.0):
+    x, scale, offset, more = random(seed, shape, shape[-1:], shape[-1:], shape)
+    return (x + np.float32(mean), scale + 1, offset, *([more] if added else []))
+
+
+def in_float64(function, *arguments):
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), arguments)
+        return jax.tree.map(np.asarray, function(*wide))
+
+
+def value_and_cotangents(function, cotangent, *arguments):
+    y, back = jax.vjp(lambda *given: function(*given)[0], *arguments)
+    return y, *back(cotangent)
+
+
+shapes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 40), st.integers(1, 80)).filter(
+    lambda shape: shape[0] * shape[1] * shape[2] >= 8
+)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(shapes, st.booleans(), st.booleans(), st.integers(0, 2**31))
+def test_it_and_its_gradients_are_the_formulas_in_float64(shape, relu, added, seed):
+    given_operands = operands(shape, added, seed)
+    (cotangent,) = random(seed + 1, shape)
+    function, exact = functools.partial(ours, relu=relu), functools.partial(by_formula, relu=relu)
+    y = np.asarray(function(*given_operands)[0])
+    kept = np.abs(y) > 1e-4  # at the edge of ReLU a rounding decides
+    cotangent = np.where(kept, cotangent, 0).astype(np.float32)
+    found = value_and_cotangents(function, cotangent, *given_operands)
+    expected = in_float64(functools.partial(value_and_cotangents, exact), cotangent, *given_operands)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.shape == theirs.shape
+        assert np.abs(np.asarray(mine) - theirs).max() < 2e-5 * (1 + np.abs(theirs).max())
+    for mine, theirs in zip(function(*given_operands)[1:], in_float64(exact, *given_operands)[1:], strict=True):
+        assert error(mine, theirs) < CLOSE
+
+
+def test_many_rows_with_a_large_mean_are_as_exact():
+    x, *_ = operands((64, 40, 40, 16), False, mean=300.0)
+    _, mean, variance = ours(x, np.ones(16, np.float32), np.zeros(16, np.float32), relu=False)
+    assert error(mean, x.mean((0, 1, 2), dtype=np.float64)) < 1e-6
+    assert error(variance, x.var((0, 1, 2), dtype=np.float64)) < CLOSE
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("added", [False, True])
+def test_forward_mode_second_derivatives_and_vmap(relu, added):
+    given_operands = operands((2, 3, 4, 5), added)
+    mine = functools.partial(ours, relu=relu)
+    exact = functools.partial(by_formula, relu=relu)
+
+    def bent(function):  # of all three results
+        return lambda *of: sum(jnp.sum(jnp.sin(part)) for part in function(*of))
+
+    tangents = operands((2, 3, 4, 5), added, seed=1)
+    for found, expected in (
+        (jax.jvp(mine, given_operands, tangents)[1], jax.jvp(exact, given_operands, tangents)[1]),
+        (jax.hessian(bent(mine))(*given_operands), jax.hessian(bent(exact))(*given_operands)),
+        (jax.grad(bent(mine), 1)(*given_operands), jax.grad(bent(exact), 1)(*given_operands)),
+    ):
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=2e-4), found, expected)
+    members = [jnp.stack([x, 2 * x]) for x in given_operands]
+    for found, expected in zip(jax.vmap(mine)(*members), jax.vmap(exact)(*members), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_same_bits_each_time():
+    given_operands = operands((16, 9, 9, 48), True)
+    (cotangent,) = random(1, given_operands[0].shape)
+    both = jax.jit(functools.partial(value_and_cotangents, functools.partial(ours, relu=True)))
+    first = both(cotangent, *given_operands)
+    for _ in range(20):
+        assert jax.tree.all(jax.tree.map(np.array_equal, both(cotangent, *given_operands), first))
+
+
+def test_what_is_not_finite_is_not_hidden():
+    x, scale, offset = operands((2, 4, 4, 3), False)
+    x[0, 1, 2, 1] = np.nan
+    found = np.asarray(ours(x, scale, offset, relu=True)[0])
+    assert np.isnan(found[..., 1]).all()
+    assert np.isfinite(found[..., (0, 2)]).all()
+
+
+def test_a_layer_takes_it_in_training_alone_and_for_float32(monkeypatch):
+    assert layers.norm_lowering(jnp.float32) == "native"
+    assert layers.norm_lowering(jnp.bfloat16) == "xla"
+    monkeypatch.setattr(layers.native, "load", lambda: None)
+    assert layers.norm_lowering(jnp.float32) == "xla"
