@@ -119,7 +119,7 @@ def lowering(experiment: Experiment, dataset: Dataset, steps_per_epoch: int) -> 
         "steps_per_dispatch": steps,
         "images": "resident" if resident else "streamed",
         "convolution": convolution.lowering(jnp.dtype(experiment.model.dtype)),
-        "max_pool": pooling_lowering(),
+        "max_pool": pooling_lowering(jnp.dtype(experiment.model.dtype)),
     }
     if experiment.train.accumulate > 1:
         chosen["accumulation"] = "unrolled" if is_unrolled(backend) else "loop"

@@ -1,7 +1,11 @@
-"""The optional native part: convolution on a CPU by oneDNN, called through XLA's FFI. `make native` builds it."""
+"""The optional native part: convolution and max pooling on a CPU, called through XLA's FFI. `make native` builds it."""
 
 from cnnjax.native.convolution import Window, convolution, output_shape
 from cnnjax.native.epilogue import NONLINEARITIES, convolution_with_epilogue
 from cnnjax.native.library import load
+from cnnjax.native.pooling import LARGEST_POOL, max_pool
 
-__all__ = ["NONLINEARITIES", "Window", "convolution", "convolution_with_epilogue", "load", "output_shape"]
+__all__ = [
+    "LARGEST_POOL", "NONLINEARITIES", "Window", "convolution", "convolution_with_epilogue", "load", "max_pool",
+    "output_shape",
+]  # fmt: skip

@@ -11,21 +11,24 @@ from pathlib import Path
 
 LIBRARY = Path(__file__).parent / "libcnnjax.so"
 TARGET, TARGET_WITH_EPILOGUE = "cnnjax_convolution", "cnnjax_convolution_with_epilogue"
+MAX_POOL, MAX_POOL_TAKE, MAX_POOL_PUT = "cnnjax_max_pool", "cnnjax_max_pool_take", "cnnjax_max_pool_put"
+HANDLERS = {
+    TARGET: "CnnjaxConvolution", TARGET_WITH_EPILOGUE: "CnnjaxConvolutionWithEpilogue", MAX_POOL: "CnnjaxMaxPool",
+    MAX_POOL_TAKE: "CnnjaxMaxPoolTake", MAX_POOL_PUT: "CnnjaxMaxPoolPut",
+}  # fmt: skip
+"""What the library computes: XLA's name for it, and the library's."""
 
 
 class Library:
-    """The loaded library; its convolutions are known to XLA by the two names above."""
+    """The loaded library; its handlers are known to XLA by the names above."""
 
     def __init__(self, path: Path):
         import jax
 
         with _sleeping_threads():
             loaded = ctypes.CDLL(str(path))
-        for name, handler in (
-            (TARGET, loaded.CnnjaxConvolution),
-            (TARGET_WITH_EPILOGUE, loaded.CnnjaxConvolutionWithEpilogue),
-        ):
-            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
+        for name, handler in HANDLERS.items():
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(loaded, handler)), platform="cpu")
         self.threads = cores()
         loaded.cnnjax_set_threads(self.threads)
         version = loaded.cnnjax_onednn_version()
@@ -35,6 +38,7 @@ class Library:
             self.version += " and Winograd"
         loaded.cnnjax_winograd_calls.restype = ctypes.c_int64
         self.winograd_calls = loaded.cnnjax_winograd_calls
+        self.has_max_pool = bool(loaded.cnnjax_has_max_pool())
         self.has_bfloat16 = bool(loaded.cnnjax_has_bfloat16())
 
 

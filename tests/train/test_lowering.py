@@ -8,7 +8,9 @@ from cnnjax import create
 from cnnjax.config import Augmentation, Optimizer
 from cnnjax.data import Preprocessing
 from cnnjax.models import FAMILIES, convolution
-from cnnjax.native.library import TARGET
+from cnnjax.models.layers import pooling_lowering
+from cnnjax.models.resnet import ResNet
+from cnnjax.native.library import HANDLERS, MAX_POOL, TARGET
 from cnnjax.optim import make_optimizer
 from cnnjax.train.evaluation import DeviceSplit
 from cnnjax.train.step import init_state, make_dispatch, make_train_step, step_key
@@ -36,7 +38,7 @@ def export(arch, *platforms, steps, native=False):
     images = jax.ShapeDtypeStruct((2 * BATCH, *arch.image_shape), jnp.uint8)
     numbers = jax.ShapeDtypeStruct((2 * BATCH,), jnp.int32)
     state, key = jax.eval_shape(lambda: (init_state(arch, optimizer, 0), step_key(0)))
-    known = [jax.export.DisabledSafetyCheck.custom_call(TARGET)] if native else []
+    known = [jax.export.DisabledSafetyCheck.custom_call(name) for name in HANDLERS] if native else []
     exporting = jax.export.export(make_dispatch(train_step, BATCH, 2), platforms=platforms, disabled_checks=known)
     return exporting(state, DeviceSplit(images, numbers), numbers, key, steps=steps).mlir_module()
 
@@ -48,8 +50,10 @@ def test_a_donated_step_lowers_for_every_platform_and_natively_for_the_cpu_alone
     native = name != "mlp" and convolution.lowering(jnp.dtype(dtype)) != "xla-cpu"
     accelerators = export(arch, "cuda", "tpu", steps=2)  # each in the way that `steps_per_dispatch` takes there
     cpu = export(arch, "cpu", steps=1, native=native)
-    assert TARGET not in accelerators
+    assert not any(name in accelerators for name in HANDLERS)
     assert (TARGET in cpu) == native
+    pools = isinstance(arch, ResNet) and arch.stem == "imagenet"
+    assert (MAX_POOL in cpu) == (pools and pooling_lowering(jnp.dtype(dtype)) == "native")
     for module in (accelerators, cpu):
         assert "tf.aliasing_output" in module or "jax.buffer_donor" in module
 
