@@ -17,7 +17,7 @@ from cnnjax.errors import CnnjaxError, PartlyDone, UserError
 from cnnjax.functional import Variables
 from cnnjax.interrupt import deferred_signals
 from cnnjax.models import convolution
-from cnnjax.models.layers import pooling_lowering
+from cnnjax.models.layers import norm_lowering, pooling_lowering
 from cnnjax.progress import TerminalProgress
 from cnnjax.run_folder import RunFolder, environment
 from cnnjax.train import feed, out_of_memory
@@ -119,7 +119,8 @@ def lowering(experiment: Experiment, dataset: Dataset, steps_per_epoch: int) -> 
         "steps_per_dispatch": steps,
         "images": "resident" if resident else "streamed",
         "convolution": convolution.lowering(jnp.dtype(experiment.model.dtype)),
-        "max_pool": pooling_lowering(),
+        "norm": norm_lowering(jnp.dtype(experiment.model.dtype)),
+        "max_pool": pooling_lowering(jnp.dtype(experiment.model.dtype)),
     }
     if experiment.train.accumulate > 1:
         chosen["accumulation"] = "unrolled" if is_unrolled(backend) else "loop"

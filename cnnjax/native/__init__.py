@@ -4,5 +4,9 @@ from cnnjax.native.batch_norm import batch_norm
 from cnnjax.native.convolution import Window, convolution, output_shape
 from cnnjax.native.epilogue import NONLINEARITIES, convolution_with_epilogue
 from cnnjax.native.library import load
+from cnnjax.native.pooling import LARGEST_POOL, max_pool
 
-__all__ = ["NONLINEARITIES", "Window", "batch_norm", "convolution", "convolution_with_epilogue", "load", "output_shape"]
+__all__ = [
+    "LARGEST_POOL", "NONLINEARITIES", "Window", "batch_norm", "convolution", "convolution_with_epilogue", "load",
+    "max_pool", "output_shape",
+]  # fmt: skip

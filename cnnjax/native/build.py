@@ -1,4 +1,4 @@
-"""Build the native convolution: `make native`. Needed: g++ or clang++, and oneDNN with its headers.
+"""Build the native convolution and max pooling: `make native`. Needed: g++ or clang++, and oneDNN with its headers.
 
 Debian, Ubuntu: apt install g++ libdnnl-dev; conda: conda install -c conda-forge gxx onednn; Homebrew: brew
 install gcc onednn, CXX=g++-15.
@@ -17,8 +17,9 @@ import jax
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "libcnnjax.so"
-HANDLERS, KERNELS = ("convolution", "batch_norm_handlers"), ("winograd", "batch_norm")
-"""What XLA calls, and the kernels of our own that it needs."""
+HANDLERS = ("convolution", "batch_norm_handlers", "pooling_handlers")
+KERNELS = ("winograd", "batch_norm", "pooling")
+"""What XLA calls, and the kernels of our own that these need."""
 LEVELS = {"v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
 """Kernels are compiled for each, by its namespace, and the library chooses when it is loaded."""
 

@@ -15,6 +15,9 @@ HANDLERS = {
     "cnnjax_convolution_with_epilogue": "CnnjaxConvolutionWithEpilogue",
     "cnnjax_batch_norm": "CnnjaxBatchNorm",
     "cnnjax_batch_norm_gradient": "CnnjaxBatchNormGradient",
+    "cnnjax_max_pool": "CnnjaxMaxPool",
+    "cnnjax_max_pool_take": "CnnjaxMaxPoolTake",
+    "cnnjax_max_pool_put": "CnnjaxMaxPoolPut",
 }
 """What XLA calls them, and what the library does."""
 

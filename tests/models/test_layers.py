@@ -37,7 +37,7 @@ def test_pooling_by_slices_is_the_windowed_reduction(monkeypatch, size, stride, 
 
     found = {}
     for way in ("slices", "reduce_window"):
-        monkeypatch.setattr(layers, "pooling_lowering", lambda way=way: way)
+        monkeypatch.setattr(layers, "pooling_lowering", lambda dtype, way=way: way)
         result, back = jax.vjp(pooled, x)
         cotangent = jnp.asarray(np.random.default_rng(1).integers(1, 9, result.shape), jnp.float32)
         found[way] = (result, *back(cotangent))

@@ -8,6 +8,8 @@ from cnnjax import create
 from cnnjax.config import Augmentation, Optimizer
 from cnnjax.data import Preprocessing
 from cnnjax.models import FAMILIES, convolution
+from cnnjax.models.layers import pooling_lowering
+from cnnjax.models.resnet import ResNet
 from cnnjax.native.library import HANDLERS
 from cnnjax.optim import make_optimizer
 from cnnjax.train.evaluation import DeviceSplit
@@ -48,8 +50,10 @@ def test_a_donated_step_lowers_for_every_platform_and_natively_for_the_cpu_alone
     native = name != "mlp" and convolution.lowering(jnp.dtype(dtype)) != "xla-cpu"
     accelerators = export(arch, "cuda", "tpu", steps=2)  # each in the way that `steps_per_dispatch` takes there
     cpu = export(arch, "cpu", steps=1, native=native)
-    assert not any(target in accelerators for target in HANDLERS)
+    assert not any(name in accelerators for name in HANDLERS)
     assert ("cnnjax_convolution" in cpu) == native
+    pools = isinstance(arch, ResNet) and arch.stem == "imagenet"
+    assert ("cnnjax_max_pool" in cpu) == (pools and pooling_lowering(jnp.dtype(dtype)) == "native")
     for module in (accelerators, cpu):
         assert "tf.aliasing_output" in module or "jax.buffer_donor" in module
 

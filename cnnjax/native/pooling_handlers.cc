@@ -1,0 +1,69 @@
+// Max pooling as handlers of XLA's FFI for the CPU; pooling.py is the other side.
+#include "pooling.h"
+#include "worker.h"
+
+namespace ffi = xla::ffi;
+using Floats = ffi::Buffer<ffi::F32, 4>;
+using Places = ffi::Buffer<ffi::U8, 4>;
+
+namespace {
+
+pooling::Shape shape_of(const Floats& images, const Floats& outputs, int64_t size, int64_t stride, int64_t padding) {
+  const auto x = images.dimensions(), y = outputs.dimensions();
+  return {x[0], x[1], x[2], x[3], y[1], y[2], size, stride, padding};
+}
+
+// The places are written where XLA has room for them.
+ffi::Error largest(Floats images, ffi::Result<Floats> outputs, ffi::RemainingRets rest, int64_t size, int64_t stride,
+                   int64_t padding) {
+  return on_worker([&] {
+    uint8_t* places = rest.size() ? rest.get<Places>(0).value()->typed_data() : nullptr;
+    const auto shape = shape_of(images, *outputs, size, stride, padding);
+    pooling::ways()->largest(shape, images.typed_data(), outputs->typed_data(), places);
+  });
+}
+
+ffi::Error take(Floats images, Places places, ffi::Result<Floats> outputs, int64_t size, int64_t stride,
+                int64_t padding) {
+  return on_worker([&] {
+    const auto shape = shape_of(images, *outputs, size, stride, padding);
+    pooling::ways()->take(shape, images.typed_data(), places.typed_data(), outputs->typed_data());
+  });
+}
+
+ffi::Error put(Floats outputs, Places places, ffi::Result<Floats> images, int64_t size, int64_t stride,
+               int64_t padding) {
+  return on_worker([&] {
+    const auto shape = shape_of(*images, outputs, size, stride, padding);
+    pooling::ways()->put(shape, outputs.typed_data(), places.typed_data(), images->typed_data());
+  });
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxMaxPool, largest,
+                              ffi::Ffi::Bind()
+                                  .Arg<Floats>()
+                                  .Ret<Floats>()
+                                  .RemainingRets()
+                                  .Attr<int64_t>("size")
+                                  .Attr<int64_t>("stride")
+                                  .Attr<int64_t>("padding"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxMaxPoolTake, take,
+                              ffi::Ffi::Bind()
+                                  .Arg<Floats>()
+                                  .Arg<Places>()
+                                  .Ret<Floats>()
+                                  .Attr<int64_t>("size")
+                                  .Attr<int64_t>("stride")
+                                  .Attr<int64_t>("padding"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxMaxPoolPut, put,
+                              ffi::Ffi::Bind()
+                                  .Arg<Floats>()
+                                  .Arg<Places>()
+                                  .Ret<Floats>()
+                                  .Attr<int64_t>("size")
+                                  .Attr<int64_t>("stride")
+                                  .Attr<int64_t>("padding"));
