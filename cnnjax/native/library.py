@@ -12,6 +12,9 @@ from pathlib import Path
 LIBRARY = Path(__file__).parent / "libcnnjax.so"
 TARGET, TARGET_WITH_EPILOGUE = "cnnjax_convolution", "cnnjax_convolution_with_epilogue"
 
+OWN_WAYS = ("winograd", "narrow")
+"""By the names that convolution.cc counts, in its order."""
+
 
 class Library:
     """The loaded library; its convolutions are known to XLA by the two names above."""
@@ -30,12 +33,18 @@ class Library:
         loaded.cnnjax_set_threads(self.threads)
         version = loaded.cnnjax_onednn_version()
         self.version = f"oneDNN {version // 100}.{version % 100}"
-        self.has_winograd = bool(loaded.cnnjax_has_winograd())
-        if self.has_winograd:
+        self.has_own_ways = bool(loaded.cnnjax_has_own_ways())
+        if self.has_own_ways:
             self.version += " and Winograd"
-        loaded.cnnjax_winograd_calls.restype = ctypes.c_int64
-        self.winograd_calls = loaded.cnnjax_winograd_calls
+        self.is_wide = bool(loaded.cnnjax_is_wide())
+        """Whether vectors have 16 floats."""
+        loaded.cnnjax_own_calls.restype = ctypes.c_int64
+        self._own_calls = loaded.cnnjax_own_calls
         self.has_bfloat16 = bool(loaded.cnnjax_has_bfloat16())
+
+    def calls(self, own: str) -> int:
+        """Return how many convolutions have gone by one of `OWN_WAYS`."""
+        return int(self._own_calls(OWN_WAYS.index(own)))
 
 
 @functools.cache
