@@ -18,8 +18,10 @@ import jax
 HERE = Path(__file__).parent
 LIBRARY = HERE / "libcnnjax.so"
 HANDLERS = ("convolution", "batch_norm_handlers", "pooling_handlers")
-KERNELS = ("winograd", "batch_norm", "pooling")
+KERNELS = ("winograd", "narrow", "batch_norm", "pooling")
 """What XLA calls, and the kernels of our own that these need."""
+KERNEL_OPTIONS = ["-fvisibility=hidden", "-fno-predictive-commoning"]
+"""What a kernel calls may be inlined if it is hidden. What was loaded is not kept for later: the registers are full."""
 LEVELS = {"v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
 """Kernels are compiled for each, by its namespace, and the library chooses when it is loaded."""
 
@@ -37,7 +39,7 @@ def build() -> None:
             for name, (level, options) in itertools.product(KERNELS, levels.items()):
                 objects.append(Path(folder) / f"{name}-{level}.o")
                 named = [f"-DCNNJAX_LEVEL={level}", *options]
-                _run([*compiler, "-O3", *named, "-c", HERE / f"{name}.cc", "-o", objects[-1]])
+                _run([*compiler, "-O3", *KERNEL_OPTIONS, *named, "-c", HERE / f"{name}.cc", "-o", objects[-1]])
             aside = LIBRARY.with_suffix(".writing")
             _run([*compiler, "-shared", *objects, "-o", aside, "-ldnnl"])
             aside.rename(LIBRARY)

@@ -1,14 +1,16 @@
 // 2-D convolution and its two gradients, as handlers of XLA's FFI for the CPU; convolution.py is the other side. Kernels of
-// 3x3 with stride 1 go by winograd.cc where they have enough to do, all others by oneDNN.
+// 3x3 with stride 1 go by winograd.cc where they have enough to do, to few channels by narrow.cc, all others by oneDNN.
 //
 // Images [N, H, W, C] and kernels [H, W, C / groups, C'] stay as XLA has them; oneDNN is told their strides.
 #include <omp.h>
 
+#include <array>
 #include <list>
 #include <map>
 #include <unordered_map>
 #include <vector>
 
+#include "narrow.h"
 #include "oneapi/dnnl/dnnl.hpp"
 #include "winograd.h"
 #include "worker.h"
@@ -16,7 +18,7 @@
 namespace ffi = xla::ffi;
 using dnnl::memory;
 using Dims = memory::dims;
-using Shape = ffi::Span<const int64_t>;
+using Numbers = ffi::Span<const int64_t>;
 
 namespace {
 
@@ -49,7 +51,6 @@ enum Kind : int64_t { kForward, kInputGradient, kKernelGradient };
 
 // What is done to each output before it is stored, in this order: times a scale and plus an offset (by channel), plus
 // an array of its shape, then a nonlinearity.
-enum Nonlinearity : int64_t { kIdentity, kRelu, kSigmoid, kTanh };
 struct Epilogue {
   bool scaled = false, shifted = false, added = false;
   Nonlinearity nonlinearity = kIdentity;
@@ -68,6 +69,12 @@ struct Geometry {
   Dims images, kernel, outputs, strides, dilation, before, after;
   int64_t groups;
   Epilogue epilogue;
+
+  // Whether ways of our own could compute it.
+  bool is_plain() const {
+    const Dims ones = {1, 1}, none = {0, 0};
+    return type == memory::data_type::f32 && strides == ones && dilation == none && groups == 1;
+  }
 
   std::vector<int64_t> key() const {
     std::vector<int64_t> all = {kind, static_cast<int64_t>(type), groups, epilogue.scaled, epilogue.shifted,
@@ -200,25 +207,44 @@ const Plan& plan_for(const Geometry& g) {
 // each thread has a sum of its own, so that there must be many tiles of 2x2 outputs for each thread.
 bool goes_by_winograd(const Geometry& g) {
   constexpr int64_t kFewTiles = 84, kFewTilesToSum = 200, kLanes = 16;
-  const Dims ones = {1, 1}, none = {0, 0};
   const int64_t tiles = g.outputs[0] * ((g.outputs[1] + 1) / 2) * ((g.outputs[2] + 1) / 2);
-  const bool fits = g.type == memory::data_type::f32 && g.kernel[0] == 3 && g.kernel[1] == 3 && g.strides == ones &&
-                    g.dilation == none && g.groups == 1 && g.kernel[2] % kLanes == 0 && g.kernel[3] % kLanes == 0 &&
-                    g.epilogue.nonlinearity <= kRelu;
+  const bool fits = g.is_plain() && g.kernel[0] == 3 && g.kernel[1] == 3 && g.kernel[2] % kLanes == 0 &&
+                    g.kernel[3] % kLanes == 0 && g.epilogue.nonlinearity <= kRelu;
   const int64_t few = (g.kind == kKernelGradient ? kFewTilesToSum : kFewTiles) * omp_get_max_threads();
-  return fits && tiles >= few && winograd::ways();
+  return fits && tiles >= few;
 }
 
-int64_t winograd_calls = 0;  // so that a test can tell; only the worker writes it
+// Whether narrow.cc computes it: up to 8 outputs (those of the call: for a gradient by the images, its channels). oneDNN
+// pads them to 16 with AVX-512; with AVX2 it pads to 8, and its gradients are as fast. Rows must be long enough to fill
+// registers, and a kernel worth the new layout of the images.
+bool goes_by_narrow(const Geometry& g) {
+  constexpr int64_t kMostOutputs = 8, kShortRow = 8, kFewProducts = 5;
+  const bool back = g.kind == kInputGradient, fits = g.is_plain() && !g.epilogue.added;
+  const int64_t outputs = g.kernel[back ? 2 : 3], row = back ? g.images[2] : g.outputs[2];
+  const bool worth = g.kind == kKernelGradient ? g.kernel[1] * g.kernel[2] >= kFewProducts : g.kernel[1] > 1;
+  return fits && outputs <= kMostOutputs && row >= kShortRow && worth && (g.kind == kForward || levels::is_wide());
+}
 
-void by_winograd(const Geometry& g, void* images, void* kernel, void* outputs, const std::vector<void*>& others) {
-  ++winograd_calls;
+enum Own { kWinograd, kNarrow, kNone };
+
+Own own_way(const Geometry& g) {
+  if (!levels::any()) return kNone;
+  return goes_by_winograd(g) ? kWinograd : goes_by_narrow(g) ? kNarrow : kNone;
+}
+
+std::array<int64_t, kNone> own_calls = {};  // so that a test can tell; only the worker writes it
+
+void by_our_own(Own own, const Geometry& g, void* images, void* kernel, void* outputs, const std::vector<void*>& others) {
+  ++own_calls[own];
   const auto floats = [](void* at) { return static_cast<float*>(at); };
-  const Dims &x = g.images, &y = g.outputs;
-  winograd::Shape shape = {x[0], x[1], x[2], x[3], y[1], y[2], y[3], g.before[0], g.before[1]};
-  if (g.kind == kInputGradient) shape = {y[0], y[1], y[2], y[3], x[1], x[2], x[3], 2 - g.before[0], 2 - g.before[1]};
+  const Dims &x = g.images, &y = g.outputs, &k = g.kernel;
+  Shape shape = {x[0], x[1], x[2], x[3], y[1], y[2], y[3], k[0], k[1], g.before[0], g.before[1]};
+  if (g.kind == kInputGradient) {
+    const int64_t top = k[0] - 1 - g.before[0], left = k[1] - 1 - g.before[1];
+    shape = {y[0], y[1], y[2], y[3], x[1], x[2], x[3], k[0], k[1], top, left};
+  }
   const int threads = omp_get_max_threads();
-  const auto& ways = *winograd::ways();
+  const Ways& ways = *(own == kWinograd ? winograd::ways() : narrow::ways());
   float* room = floats(scratch(2, sizeof(float) * ways.scratch(shape, g.kind == kKernelGradient, threads)));
   if (g.kind == kKernelGradient) {
     ways.kernel_gradient(shape, floats(images), floats(outputs), floats(kernel), room, threads);
@@ -226,18 +252,18 @@ void by_winograd(const Geometry& g, void* images, void* kernel, void* outputs, c
   }
   if (g.kind == kInputGradient) std::swap(images, outputs);
   auto other = others.begin();
-  winograd::Finish finish;
+  Finish finish;
   if (g.epilogue.scaled) finish.scale = floats(*other++);
   if (g.epilogue.shifted) finish.offset = floats(*other++);
   if (g.epilogue.added) finish.added = floats(*other++);
-  finish.relu = g.epilogue.nonlinearity == kRelu;
+  finish.nonlinearity = g.epilogue.nonlinearity;
   ways.forward(shape, floats(images), floats(kernel), g.kind == kInputGradient, floats(outputs), finish, room, threads);
 }
 
 // `others`: the epilogue's scale, offset and added array, those that there are.
 void compute(const Geometry& g, void* images, void* kernel, void* outputs, const std::vector<void*>& others = {}) {
-  if (goes_by_winograd(g)) {
-    by_winograd(g, images, kernel, outputs, others);
+  if (const Own own = own_way(g); own != kNone) {
+    by_our_own(own, g, images, kernel, outputs, others);
     return;
   }
   const Plan& p = plan_for(g);
@@ -260,7 +286,7 @@ void compute(const Geometry& g, void* images, void* kernel, void* outputs, const
   stream().wait();
 }
 
-Dims dims_of(Shape shape) { return Dims(shape.begin(), shape.end()); }
+Dims dims_of(Numbers shape) { return Dims(shape.begin(), shape.end()); }
 
 memory::data_type type_of(ffi::DataType type) {
   if (type == ffi::DataType::F32) return memory::data_type::f32;
@@ -268,7 +294,7 @@ memory::data_type type_of(ffi::DataType type) {
   throw std::invalid_argument("only float32 and bfloat16 are supported");
 }
 
-Dims holes_of(Shape dilation) {  // oneDNN counts what lies between, not the step
+Dims holes_of(Numbers dilation) {  // oneDNN counts what lies between, not the step
   Dims holes = dims_of(dilation);
   for (auto& hole : holes) hole -= 1;
   return holes;
@@ -287,8 +313,8 @@ ffi::Error computed(const std::function<void()>& task) {
 }
 
 // Operands and result stand in the order (images, kernel, outputs), less the one that is computed, which comes last.
-ffi::Error convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuffer> result, int64_t kind, Shape strides,
-                    Shape dilation, Shape before, Shape after, int64_t groups) {
+ffi::Error convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuffer> result, int64_t kind, Numbers strides,
+                    Numbers dilation, Numbers before, Numbers after, int64_t groups) {
   return computed([&] {
     const ffi::AnyBuffer& found = *result;
     const ffi::AnyBuffer& images = kind == kInputGradient ? found : a;
@@ -303,8 +329,8 @@ ffi::Error convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuff
 
 // The forward convolution with an epilogue; the scale, the offset and the added array follow where there are such.
 ffi::Error convolve_with_epilogue(ffi::AnyBuffer images, ffi::AnyBuffer kernel, ffi::RemainingArgs others,
-                                  ffi::Result<ffi::AnyBuffer> outputs, Shape strides, Shape dilation, Shape before,
-                                  Shape after, int64_t groups, bool scaled, bool shifted, bool added,
+                                  ffi::Result<ffi::AnyBuffer> outputs, Numbers strides, Numbers dilation, Numbers before,
+                                  Numbers after, int64_t groups, bool scaled, bool shifted, bool added,
                                   int64_t nonlinearity) {
   return computed([&] {
     const Epilogue epilogue = {scaled, shifted, added, static_cast<Nonlinearity>(nonlinearity)};
@@ -325,10 +351,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxConvolution, convolve,
                                   .Arg<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<int64_t>("kind")
-                                  .Attr<Shape>("strides")
-                                  .Attr<Shape>("dilation")
-                                  .Attr<Shape>("before")
-                                  .Attr<Shape>("after")
+                                  .Attr<Numbers>("strides")
+                                  .Attr<Numbers>("dilation")
+                                  .Attr<Numbers>("before")
+                                  .Attr<Numbers>("after")
                                   .Attr<int64_t>("groups"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxConvolutionWithEpilogue, convolve_with_epilogue,
@@ -337,10 +363,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxConvolutionWithEpilogue, convolve_with_epilo
                                   .Arg<ffi::AnyBuffer>()
                                   .RemainingArgs()
                                   .Ret<ffi::AnyBuffer>()
-                                  .Attr<Shape>("strides")
-                                  .Attr<Shape>("dilation")
-                                  .Attr<Shape>("before")
-                                  .Attr<Shape>("after")
+                                  .Attr<Numbers>("strides")
+                                  .Attr<Numbers>("dilation")
+                                  .Attr<Numbers>("before")
+                                  .Attr<Numbers>("after")
                                   .Attr<int64_t>("groups")
                                   .Attr<bool>("scaled")
                                   .Attr<bool>("shifted")
@@ -356,9 +382,12 @@ extern "C" int cnnjax_onednn_version() { return DNNL_VERSION_MAJOR * 100 + DNNL_
 // Whether this processor can run the kernels of our own.
 extern "C" bool cnnjax_has_kernels() { return levels::any(); }
 
-extern "C" int64_t cnnjax_winograd_calls() {
+extern "C" bool cnnjax_is_wide() { return levels::is_wide(); }
+
+// How many convolutions have gone by one of our own ways.
+extern "C" int64_t cnnjax_own_calls(int own) {
   int64_t calls = 0;
-  worker().run([&calls] { calls = winograd_calls; });
+  worker().run([&calls, own] { calls = own_calls.at(own); });
   return calls;
 }
 

@@ -16,6 +16,7 @@ inline bool has_v3() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
 }
 inline bool any() { return has_v4() || has_v3(); }
+inline bool is_wide() { return has_v4(); }  // vectors of 16 floats
 }  // namespace levels
 
 // `name` of the best level, or null where the processor has none.
@@ -26,5 +27,6 @@ inline bool any() { return has_v4() || has_v3(); }
 #define CNNJAX_BEST_LEVEL(name) (&generic::name)
 namespace levels {
 inline bool any() { return true; }
+inline bool is_wide() { return false; }
 }  // namespace levels
 #endif

@@ -21,6 +21,9 @@ HANDLERS = {
 }
 """What XLA calls them, and what the library does."""
 
+OWN_WAYS = ("winograd", "narrow")
+"""By the names that convolution.cc counts, in its order."""
+
 
 class Library:
     """The loaded library, whose handlers are known to XLA."""
@@ -39,9 +42,15 @@ class Library:
         self.has_kernels = bool(loaded.cnnjax_has_kernels())
         if self.has_kernels:
             self.version += " and Winograd"
-        loaded.cnnjax_winograd_calls.restype = ctypes.c_int64
-        self.winograd_calls = loaded.cnnjax_winograd_calls
+        self.is_wide = bool(loaded.cnnjax_is_wide())
+        """Whether vectors have 16 floats."""
+        loaded.cnnjax_own_calls.restype = ctypes.c_int64
+        self._own_calls = loaded.cnnjax_own_calls
         self.has_bfloat16 = bool(loaded.cnnjax_has_bfloat16())
+
+    def calls(self, own: str) -> int:
+        """Return how many convolutions have gone by one of `OWN_WAYS`."""
+        return int(self._own_calls(OWN_WAYS.index(own)))
 
 
 @functools.cache

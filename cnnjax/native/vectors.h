@@ -13,9 +13,20 @@ constexpr int kLanes = 8, kRegisters = 16;
 constexpr int kLanes = 4, kRegisters = 32;
 #endif
 
-using Vector = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
+// Vectors of so many lanes.
+template <int kWidth>
+struct Of {
+  typedef float Vector __attribute__((vector_size(kWidth * sizeof(float)), aligned(4), may_alias));
+  static_assert(sizeof(Vector) == kWidth * sizeof(float));  // g++ 12 makes one float of the same by `using`
 
-inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
-inline void store(float* to, Vector v) { *reinterpret_cast<Vector*>(to) = v; }
+  static Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
+  static void store(float* to, Vector v) { *reinterpret_cast<Vector*>(to) = v; }
+};
+
+using Vector = Of<kLanes>::Vector;
+using Integers = uint32_t __attribute__((vector_size(kLanes * sizeof(uint32_t)), aligned(4), may_alias));
+
+inline Vector load(const float* from) { return Of<kLanes>::load(from); }
+inline void store(float* to, Vector v) { Of<kLanes>::store(to, v); }
 
 }  // namespace CNNJAX_LEVEL

@@ -10,13 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnjax.models import layers
-from cnnjax.native import batch_norm, load
+from cnnjax.native import batch_norm
 from tests.native.test_native_convolution import CLOSE, error, random
+from tests.native.test_winograd import needs_kernels
 
 EPSILON = 1e-3
-pytestmark = pytest.mark.skipif(
-    not getattr(load(), "has_kernels", False), reason="the native part is not built or off, or no kernels for it here"
-)
+pytestmark = needs_kernels
 
 
 def by_formula(x, scale, offset, *added, relu):

@@ -9,12 +9,10 @@ from hypothesis import strategies as st
 
 from cnnjax.models import layers
 from cnnjax.models.layers import pooling_lowering
-from cnnjax.native import LARGEST_POOL, load, max_pool
+from cnnjax.native import LARGEST_POOL, max_pool
 from cnnjax.native.pooling import Pooling, _largest_and_places, _put, _take, _xla_largest, _xla_put, _xla_take
+from tests.native.test_winograd import needs_kernels
 
-needs_library = pytest.mark.skipif(
-    not getattr(load(), "has_kernels", False), reason="the native part is not built or off, or has no pooling here"
-)
 USUAL = {"size": 3, "stride": 2, "padding": 1}
 
 
@@ -61,7 +59,7 @@ def cases(draw):
     return draw_images(rng, shape, special), window, rng
 
 
-@needs_library
+@needs_kernels
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(cases())
 def test_it_and_its_derivatives_are_those_of_a_loop_over_places(case):
@@ -78,7 +76,7 @@ def test_it_and_its_derivatives_are_those_of_a_loop_over_places(case):
     np.testing.assert_array_equal(_take.bind(tangent, places, window=window)[0], slope)
 
 
-@needs_library
+@needs_kernels
 @pytest.mark.parametrize(
     ("shape", "size", "stride", "padding", "special"),
     [
@@ -113,7 +111,7 @@ def test_other_platforms_and_slices_give_the_same(shape, size, stride, padding, 
             np.testing.assert_array_equal(found, expected)
 
 
-@needs_library
+@needs_kernels
 def test_second_derivatives_are_those_of_slices():
     images = np.random.default_rng(0).normal(size=(1, 4, 5, 2)).astype(np.float32)
 
@@ -127,7 +125,7 @@ def test_second_derivatives_are_those_of_slices():
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
-@needs_library
+@needs_kernels
 @pytest.mark.parametrize("axis", [0, 2])
 def test_members_of_vmap_are_one_batch(axis):
     members = np.random.default_rng(0).normal(size=(3, 2, 6, 7, 5)).astype(np.float32)
@@ -142,7 +140,7 @@ def test_members_of_vmap_are_one_batch(axis):
     np.testing.assert_array_equal(jax.vmap(back)(cotangents)[0], [back(cotangent)[0] for cotangent in cotangents])
 
 
-@needs_library
+@needs_kernels
 def test_the_same_bits_from_call_to_call():
     images = np.random.default_rng(0).normal(size=(8, 20, 20, 40)).astype(np.float32)
     run = jax.jit(jax.grad(lambda x: (max_pool(x, **USUAL) ** 3).sum()))
@@ -150,7 +148,7 @@ def test_the_same_bits_from_call_to_call():
     assert all(np.array_equal(run(images), first) for _ in range(10))
 
 
-@needs_library
+@needs_kernels
 def test_places_are_kept_for_a_derivative_alone():
     images = jnp.zeros((2, 8, 8, 16))
 
@@ -164,14 +162,14 @@ def test_places_are_kept_for_a_derivative_alone():
     assert "ui8" in training
 
 
-@needs_library
+@needs_kernels
 def test_on_other_platforms_there_is_nothing_native():
     step = jax.jit(jax.value_and_grad(lambda x: layers.max_pool(x, **USUAL).sum()))
     exported = jax.export.export(step, platforms=["cuda", "tpu"])(jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.float32))
     assert "custom_call" not in exported.mlir_module()
 
 
-@needs_library
+@needs_kernels
 def test_a_window_of_more_places_than_are_counted_and_bfloat16_go_by_slices():
     def text(dtype, size):
         pool = jax.jit(lambda x: layers.max_pool(x, size=size, stride=1, padding=0))

@@ -13,24 +13,29 @@ from tests.native.test_native_convolution import CLOSE, error, exact, random
 
 ENOUGH_TILES = 200 * cores()
 """Of 2x2 outputs; see `goes_by_winograd` in convolution.cc."""
-needs_winograd = pytest.mark.skipif(
+needs_kernels = pytest.mark.skipif(
     not getattr(load(), "has_kernels", False),
-    reason="the native part is not built or off, or no kernels for it here",
+    reason="the native part is not built or off, or it has no kernels for this processor",
 )
 
 
-@pytest.fixture
-def counted():
-    """Return a function that says how many convolutions have gone by Winograd since it was asked last."""
-    seen = [load().winograd_calls()]
+def counting(own: str):
+    """Return a fixture: a function that says how many convolutions have gone by this way since it was asked last."""
 
-    def more() -> int:
-        seen.append(load().winograd_calls())
-        return seen[-1] - seen[-2]
+    @pytest.fixture
+    def counted():
+        seen = [load().calls(own)]
 
-    return more
+        def more() -> int:
+            seen.append(load().calls(own))
+            return seen[-1] - seen[-2]
+
+        return more
+
+    return counted
 
 
+counted = counting("winograd")
 SAME = Window((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
 
 
@@ -47,7 +52,7 @@ def cases(draw):
     return images, (3, 3, inputs, outputs), Window((1, 1), padding, (1, 1), 1), draw(st.integers(0, 2**31))
 
 
-@needs_winograd
+@needs_kernels
 @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases())
 def test_it_and_its_gradients_are_xlas_in_float64(counted, case):
@@ -65,7 +70,7 @@ def test_it_and_its_gradients_are_xlas_in_float64(counted, case):
         assert error(ours, theirs) < CLOSE
 
 
-@needs_winograd
+@needs_kernels
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(cases(), st.tuples(st.booleans(), st.booleans(), st.booleans()), st.sampled_from(["identity", "relu"]))
 def test_with_an_epilogue_it_is_the_same_in_steps(case, parts, nonlinearity):
@@ -80,7 +85,7 @@ def test_with_an_epilogue_it_is_the_same_in_steps(case, parts, nonlinearity):
     assert error(found, np.maximum(expected, 0) if nonlinearity == "relu" else expected) < CLOSE
 
 
-@needs_winograd
+@needs_kernels
 def test_many_channels_and_a_large_mean_are_as_exact():
     images, kernel = random(0, (30, 8, 8, 256), (3, 3, 256, 128))
     images = np.abs(images) + 10
@@ -90,7 +95,7 @@ def test_many_channels_and_a_large_mean_are_as_exact():
         assert error(ours, theirs) < CLOSE
 
 
-@needs_winograd
+@needs_kernels
 def test_the_same_bits_each_time():
     images, kernel, cotangent = random(0, (30, 9, 8, 32), (3, 3, 32, 48), (30, 9, 8, 48))
 
@@ -104,7 +109,7 @@ def test_the_same_bits_each_time():
         assert jax.tree.all(jax.tree.map(np.array_equal, both(images, kernel, cotangent), first))
 
 
-@needs_winograd
+@needs_kernels
 def test_what_is_not_finite_is_not_hidden():
     images, kernel = random(0, (8, 16, 16, 16), (3, 3, 16, 16))
     images[3, 5, 5, 7] = np.nan

@@ -1,0 +1,32 @@
+// What a way of our own to compute convolutions is given and offers; stride and dilation are 1, and all is float32.
+#pragma once
+
+#include <cstdint>
+
+// Images [N, H, W, C], a kernel [h, w, C, O] and outputs [N, H', W', O].
+struct Shape {
+  int64_t batch, height, width, channels, out_height, out_width, outputs;
+  int64_t kernel_height, kernel_width, top, left;  // top, left: rows and columns of padding
+};
+
+enum Nonlinearity : int64_t { kIdentity, kRelu, kSigmoid, kTanh };
+
+// What is done to each output before it is stored, in this order; a null pointer stands for nothing.
+struct Finish {
+  const float* scale = nullptr;   // [O]
+  const float* offset = nullptr;  // [O]
+  const float* added = nullptr;   // the outputs' shape
+  Nonlinearity nonlinearity = kIdentity;
+};
+
+struct Ways {
+  // How many floats of scratch memory a call needs.
+  int64_t (*scratch)(const Shape&, bool kernel_gradient, int threads);
+  // Outputs of images and a kernel [h, w, C, O]; with `flipped`, of a kernel [h, w, O, C] turned by 180 degrees, which
+  // is the gradient by the images.
+  void (*forward)(const Shape&, const float* images, const float* kernel, bool flipped, float* outputs, const Finish&,
+                  float* scratch, int threads);
+  // The gradient [h, w, C, O] by the kernel.
+  void (*kernel_gradient)(const Shape&, const float* images, const float* outputs, float* kernel, float* scratch,
+                          int threads);
+};
