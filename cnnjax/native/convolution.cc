@@ -204,10 +204,10 @@ const Plan& plan_for(const Geometry& g) {
 }
 
 // Whether winograd.cc computes it. It has to transform the kernel before the first product, and for the kernel's gradient
-// each thread has a sum of its own, so that there must be many tiles of 2x2 outputs for each thread.
+// each thread has a sum of its own, so that there must be many tiles of 4x4 outputs for each thread.
 bool goes_by_winograd(const Geometry& g) {
-  constexpr int64_t kFewTiles = 84, kFewTilesToSum = 200, kLanes = 16;
-  const int64_t tiles = g.outputs[0] * ((g.outputs[1] + 1) / 2) * ((g.outputs[2] + 1) / 2);
+  constexpr int64_t kFewTiles = 21, kFewTilesToSum = 50, kLanes = 16;
+  const int64_t tiles = g.outputs[0] * ((g.outputs[1] + 3) / 4) * ((g.outputs[2] + 3) / 4);
   const bool fits = g.is_plain() && g.kernel[0] == 3 && g.kernel[1] == 3 && g.kernel[2] % kLanes == 0 &&
                     g.kernel[3] % kLanes == 0 && g.epilogue.nonlinearity <= kRelu;
   const int64_t few = (g.kind == kKernelGradient ? kFewTilesToSum : kFewTiles) * omp_get_max_threads();

@@ -119,8 +119,8 @@ struct Place {
   }
 };
 
-// Each transform along one side.
-inline void transform_inputs(const Vector d[kIn], Vector t[kIn]) {  // B' d
+// Each transform along one side of a tile.
+inline void inputs_along(const Vector d[kIn], Vector t[kIn]) {  // B' d
   const Vector even_a = d[4] - 2.0f * d[2], odd_a = kA * (d[3] - 2.0f * d[1]);
   const Vector even_b = d[4] - 0.5f * d[2], odd_b = kB * (d[3] - 0.5f * d[1]);
   t[0] = d[0] + (d[4] - 2.5f * d[2]);
@@ -129,7 +129,7 @@ inline void transform_inputs(const Vector d[kIn], Vector t[kIn]) {  // B' d
   t[5] = d[1] + (d[5] - 2.5f * d[3]);
 }
 
-inline void transform_products(const Vector m[kIn], Vector y[kOut]) {  // A' m
+inline void products_along(const Vector m[kIn], Vector y[kOut]) {  // A' m
   const Vector sum_a = m[1] + m[2], odd_a = kA * (m[1] - m[2]);
   const Vector sum_b = m[3] + m[4], odd_b = kB * (m[3] - m[4]);
   y[0] = m[0] + sum_a + sum_b;
@@ -138,7 +138,7 @@ inline void transform_products(const Vector m[kIn], Vector y[kOut]) {  // A' m
   y[3] = 0.5f * odd_a + 2.0f * odd_b + m[5];
 }
 
-inline void transform_cotangents(const Vector y[kOut], Vector d[kIn]) {  // A y
+inline void cotangents_along(const Vector y[kOut], Vector d[kIn]) {  // A y
   const Vector even_a = y[0] + 0.5f * y[2], odd_a = kA * (y[1] + 0.5f * y[3]);
   const Vector even_b = y[0] + 2.0f * y[2], odd_b = kB * (y[1] + 2.0f * y[3]);
   d[0] = y[0];
@@ -147,7 +147,7 @@ inline void transform_cotangents(const Vector y[kOut], Vector d[kIn]) {  // A y
   d[5] = y[3];
 }
 
-inline void transform_weights(const Vector g[3], Vector u[kIn]) {  // G g
+inline void weights_along(const Vector g[3], Vector u[kIn]) {  // G g
   const Vector even_a = (-2.0f / 3) * (g[0] + 0.5f * g[2]), odd_a = (-2.0f / 3 * kA) * g[1];
   const Vector even_b = (1.0f / 6) * (g[0] + 2.0f * g[2]), odd_b = (1.0f / 6 * kB) * g[1];
   u[0] = g[0];
@@ -156,7 +156,7 @@ inline void transform_weights(const Vector g[3], Vector u[kIn]) {  // G g
   u[5] = g[2];
 }
 
-inline void transform_sums(const Vector s[kIn], Vector g[3]) {  // G' s
+inline void sums_along(const Vector s[kIn], Vector g[3]) {  // G' s
   const Vector sum_a = (-2.0f / 3) * (s[1] + s[2]), sum_b = (1.0f / 6) * (s[3] + s[4]);
   g[0] = s[0] + sum_a + sum_b;
   g[1] = (-2.0f / 3 * kA) * (s[1] - s[2]) + (1.0f / 6 * kB) * (s[3] - s[4]);
@@ -202,7 +202,7 @@ void transform_images(const Shape& s, const Tiles& tiles, int64_t block, const f
       }
     }
     for (int64_t c = 0; c < s.channels; c += kLanes) {
-      transform_square<kIn, kIn, transform_inputs>(
+      transform_square<kIn, kIn, inputs_along>(
           [&](int i, int j) { return load(from[i][j] + c); },
           [&](int i, int j, Vector found) { store(v + c + (kIn * i + j) * plane, found); });
     }
@@ -224,7 +224,7 @@ void transform_outputs(const Shape& s, const Tiles& tiles, int64_t block, const 
       }
     }
     for (int64_t o = 0; o < s.outputs; o += kLanes) {
-      transform_square<kOut, kIn, transform_cotangents>(
+      transform_square<kOut, kIn, cotangents_along>(
           [&](int i, int j) { return load(from[i][j] + o); },
           [&](int i, int j, Vector found) { store(d + o + (kIn * i + j) * plane, found); });
     }
@@ -239,7 +239,7 @@ void finish(const Shape& s, const Tiles& tiles, int64_t block, const float* m, c
     const int64_t start = ((place.image * s.out_height + place.row) * s.out_width + place.column) * s.outputs;
     const int64_t below = s.out_height - place.row, right = s.out_width - place.column;
     for (int64_t o = 0; o < s.outputs; o += kLanes) {
-      transform_square<kIn, kOut, transform_products>(
+      transform_square<kIn, kOut, products_along>(
           [&](int i, int j) { return load(m + o + (kIn * i + j) * plane); },
           [&](int i, int j, Vector y) {
             if (i >= below || j >= right) return;
@@ -278,7 +278,7 @@ void transform_kernel(const Shape& s, const float* kernel, bool flipped, float* 
       const Kernels kernels(s, kernel, flipped, first, o);
       float* to = u + o / columns * columns * s.channels + first * columns + o % columns;
       for (int c = 0; c < kLanes; ++c, to += columns) {
-        transform_square<3, kIn, transform_weights>(
+        transform_square<3, kIn, weights_along>(
             [&](int i, int j) { return load(kernels.at[3 * i + j][c]); },
             [&](int i, int j, Vector found) { store(to + (kIn * i + j) * plane, found); });
       }
@@ -291,7 +291,7 @@ void transform_sums(const Shape& s, const float* sums, float* kernel, int thread
   const int64_t plane = s.channels * s.outputs;
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t at = 0; at < plane; at += kLanes) {
-    transform_square<kIn, 3, transform_sums>(
+    transform_square<kIn, 3, sums_along>(
         [&](int i, int j) {
           Vector sum = load(sums + (kIn * i + j) * plane + at);
           for (int thread = 1; thread < threads; ++thread) {

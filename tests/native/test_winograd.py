@@ -11,8 +11,8 @@ from cnnjax.native import Window, convolution, convolution_with_epilogue, load
 from cnnjax.native.library import cores
 from tests.native.test_native_convolution import CLOSE, error, exact, random
 
-ENOUGH_TILES = 200 * cores()
-"""Of 2x2 outputs; see `goes_by_winograd` in convolution.cc."""
+ENOUGH_TILES = 50 * cores()
+"""Of 4x4 outputs; see `goes_by_winograd` in convolution.cc."""
 needs_kernels = pytest.mark.skipif(
     not getattr(load(), "has_kernels", False),
     reason="the native part is not built or off, or it has no kernels for this processor",
@@ -45,7 +45,7 @@ def cases(draw):
     padding = tuple((draw(st.integers(0, 4)), draw(st.integers(0, 4))) for _ in range(2))
     height, width = (draw(st.integers(max(1, 3 - sum(edge)), 15)) for edge in padding)
     out = [size + sum(edge) - 2 for size, edge in zip((height, width), padding, strict=True)]
-    tiles = [min(-(-h // 2) * -(-w // 2) for h, w in (out, (height, width)))]
+    tiles = [min(-(-h // 4) * -(-w // 4) for h, w in (out, (height, width)))]
     inputs, outputs = (draw(st.sampled_from([16, 32, 48, 64])) for _ in range(2))
     batch = -(-ENOUGH_TILES // tiles[0]) + draw(st.integers(0, 3))
     images = (batch, height, width, inputs)
