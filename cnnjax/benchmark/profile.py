@@ -7,6 +7,7 @@ layer that its name tells; where several were fused into one, to the layer of th
 import collections
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -43,7 +44,7 @@ PARTS = (FORWARD, GRADIENTS, "norm", "pooling", "dense", "optimizer", REST)
 """What a step's time is divided into; other: activations, sums of residuals, the loss, the images."""
 COLORS = ("#1f6feb", "#79b8ff", "#d29922", "#3fb950", "#a371f7", "#f85149", "#8a8a8a")
 WAYS = ("before", "after")
-"""before: every convolution by XLA; after: by the rules of `cnnjax.models.convolution`."""
+"""before: all by XLA, convolutions by its own; after: with the native part, by the rules of `cnnjax.models`."""
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 HEADING, PICTURE = "Where the time goes", "images/performance.png"
 
@@ -154,7 +155,8 @@ def measured(model: str, way: str) -> Row:
         batch=default_batch("train", model, arch), platform="cpu",
     )  # fmt: skip
     command = [sys.executable, "-m", "cnnjax.benchmark.profile", json.dumps(job.to_dict()), way]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    native = {"CNNJAX_NATIVE": "0"} if way == "before" else {}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **native})
     if ended.returncode:
         told = ended.stderr.strip().splitlines() or [f"its process ended with {ended.returncode}"]
         raise UserError(f"{model} could not be profiled: {told[-1]}")
@@ -226,11 +228,12 @@ def record(arguments: list[str], rows: Sequence[Row], docs: Path = DOCS) -> None
         f"jax {jax.__version__}.",
         f"![Where the time of a training step goes]({PICTURE})",
         markdown(rows),
-        "before: every convolution by XLA's own; after: by the rules of `cnnjax/models/convolution.py`. All is the "
+        "before: without the native part, and every convolution by XLA's own; after: by the rules above. All is the "
         f"median of {STEPS} steps. It is divided as the profiler's times of all operations are; where several "
         "operations were fused into one, it counts for the layer of the last. XLA runs some of its own convolutions "
         "asynchronously, and the profiler then shows their launch alone: before, a convolution and its gradients are "
-        "to be read together, and take more than is shown. Other: activations, sums of residuals, the loss, images.",
+        "to be read together, and take more than is shown. After, a norm holds the residual and the ReLU that follow it. "
+        "Other: activations, sums of residuals, the loss, images.",
     ]
     page.write_section(HEADING, parts, docs / "performance.md")
 
