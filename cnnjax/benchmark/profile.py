@@ -232,7 +232,7 @@ def record(arguments: list[str], rows: Sequence[Row], docs: Path = DOCS) -> None
         f"median of {STEPS} steps. It is divided as the profiler's times of all operations are; where several "
         "operations were fused into one, it counts for the layer of the last. XLA runs some of its own convolutions "
         "asynchronously, and the profiler then shows their launch alone: before, a convolution and its gradients are "
-        "to be read together, and take more than is shown. After, a norm holds the residual and the ReLU that follow it. "
+        "to be read together, and take more than is shown. After, a norm holds the ReLU that follows it. "
         "Other: activations, sums of residuals, the loss, images.",
     ]
     page.write_section(HEADING, parts, docs / "performance.md")
