@@ -5,6 +5,7 @@ system, which hands it out again cleared: for a ResNet-50 in a quarter of a mill
 settings here it comes in pages of 2 MiB, once.
 """
 
+import contextlib
 import os
 import platform
 import sys
@@ -26,12 +27,13 @@ def keep_memory() -> None:
     without glibc.
     """
     chosen = os.environ.get(VARIABLE, "")
-    if PREFIX in chosen or not sys.orig_argv or not _glibc_has_it():
+    if PREFIX in chosen or not sys.orig_argv or not sys.executable or not _glibc_has_it():
         return
     os.environ[VARIABLE] = f"{chosen}:{ASKED_FOR}" if chosen else ASKED_FOR
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    with contextlib.suppress(OSError):  # then it goes on as it is
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def memory_is_kept() -> bool:

@@ -1,4 +1,4 @@
-"""Where a training step's time goes, by XLA's convolution alone and as it is now: `scripts/benchmark.py profile`.
+"""Where a training step's time goes, without the native part and as it is now: `scripts/benchmark.py profile`.
 
 Each network is traced in a process of its own by JAX's profiler. An operation of the compiled program belongs to the
 layer that its name tells; where several were fused into one, to the layer of the last.
@@ -41,7 +41,7 @@ STEPS = 3
 KERNEL_GRADIENT = "transpose(convolution)"
 FORWARD, GRADIENTS, REST = "convolution", "convolution's gradients", "other"
 PARTS = (FORWARD, GRADIENTS, "norm", "pooling", "dense", "optimizer", REST)
-"""What a step's time is divided into; other: activations, sums of residuals, the loss, the images."""
+"""What a step's time is divided into; other: activations that follow no norm, the loss, the images."""
 COLORS = ("#1f6feb", "#79b8ff", "#d29922", "#3fb950", "#a371f7", "#f85149", "#8a8a8a")
 WAYS = ("before", "after")
 """before: all by XLA, convolutions by its own; after: with the native part, by the rules of `cnnjax.models`."""
@@ -187,7 +187,7 @@ def picture(rows: Sequence[Row]) -> Figure:
         axes.text(end + 1, index, f"{row.milliseconds:.1f} ms", va="center")
     axes.set_yticks(range(len(rows)), [f"{row.model}, {row.way}" for row in rows])
     axes.invert_yaxis()
-    axes.set(xlabel="% of the step by XLA's convolution alone", xlim=(0, 120))
+    axes.set(xlabel="% of the step without the native part", xlim=(0, 120))
     axes.legend(ncols=len(PARTS), loc="upper center", bbox_to_anchor=(0.45, 1.0 + 0.9 / (1 + len(rows))), fontsize=8)
     return figure
 
@@ -198,7 +198,7 @@ def run(arguments: list[str]) -> None:
     def options(
         work: Annotated[Options, tyro.conf.arg(name="")], *, write: bool = False, debug: bool = False
     ) -> Any:  # fmt: skip
-        """Say where a training step's time goes on this CPU, by XLA's convolution alone and as it is now.
+        """Say where a training step's time goes on this CPU, without the native part and as it is now.
 
         Args:
             work: What is profiled.
@@ -232,8 +232,8 @@ def record(arguments: list[str], rows: Sequence[Row], docs: Path = DOCS) -> None
         f"median of {STEPS} steps. It is divided as the profiler's times of all operations are; where several "
         "operations were fused into one, it counts for the layer of the last. XLA runs some of its own convolutions "
         "asynchronously, and the profiler then shows their launch alone: before, a convolution and its gradients are "
-        "to be read together, and take more than is shown. After, a norm holds the ReLU that follows it. "
-        "Other: activations, sums of residuals, the loss, images.",
+        "to be read together, and take more than is shown. A norm holds the ReLU and the sum that follow it. "
+        "Other: other activations, the loss, images.",
     ]
     page.write_section(HEADING, parts, docs / "performance.md")
 

@@ -179,6 +179,7 @@ class BatchNorm(nnx.Module):
             scale, bias = self.scale.get_value(), self.bias.get_value()
             y, mean, var = native.batch_norm(x, scale, bias, epsilon=self.epsilon, relu=relu, added=added)
             self._move(mean, var, count=x.size // x.shape[-1])
+            y = y.astype(self.dtype)
             return y if relu else activation(y)
         wide = x.astype(jnp.float32)
         if self.use_running_average:
@@ -211,8 +212,7 @@ def norm_lowering(dtype: Any) -> str:
 
 def has_kernels(dtype: Any) -> bool:
     """Return whether the native part has kernels of its own for arrays of that type here."""
-    library = native.load() if jax.default_backend() == "cpu" and dtype == jnp.float32 else None
-    return library is not None and library.has_kernels
+    return jax.default_backend() == "cpu" and dtype == jnp.float32 and native.load_kernels() is not None
 
 
 @jax.custom_jvp

@@ -3,10 +3,10 @@
 from cnnjax.native.batch_norm import batch_norm
 from cnnjax.native.convolution import Window, convolution, output_shape
 from cnnjax.native.epilogue import NONLINEARITIES, convolution_with_epilogue
-from cnnjax.native.library import load
+from cnnjax.native.library import load, load_kernels
 from cnnjax.native.pooling import LARGEST_POOL, max_pool
 
 __all__ = [
     "LARGEST_POOL", "NONLINEARITIES", "Window", "batch_norm", "convolution", "convolution_with_epilogue", "load",
-    "max_pool", "output_shape",
+    "load_kernels", "max_pool", "output_shape",
 ]  # fmt: skip

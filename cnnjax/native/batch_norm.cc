@@ -8,8 +8,6 @@
 #include <cmath>
 #include <vector>
 
-#include "vectors.h"
-
 namespace batch_norm {
 namespace CNNJAX_LEVEL {
 
@@ -21,7 +19,7 @@ constexpr int64_t kSmall = 1 << 15;     // elements for which one thread is enou
 struct Rows {
   int64_t together = 1, width, count, in_block, blocks;
   explicit Rows(const Shape& s) {
-    while (together * s.channels < kWide && s.rows % (2 * together) == 0) together *= 2;
+    while (s.rows && s.channels && together * s.channels < kWide && s.rows % (2 * together) == 0) together *= 2;
     width = together * s.channels, count = s.rows / together;
     in_block = std::max<int64_t>(1, kBlock / width), blocks = (count + in_block - 1) / in_block;
   }
@@ -45,16 +43,16 @@ void moments(const Shape& s, const float* x, float* mean, float* variance, int t
   threads = team(s, threads);
   // For each thread: how many rows, their mean, and the sum of squared distances from it (Chan, Golub and LeVeque 1983).
   std::vector<double> counts(threads), means(threads * width), squares(threads * width);
+  std::vector<float> of_block(2 * threads * width);
 #pragma omp parallel num_threads(threads)
   {
     const int thread = omp_get_thread_num();
     double *m = &means[thread * width], *q = &squares[thread * width], seen = 0;
-    std::vector<float> sum(width), square(width);
-    float *block_sum = sum.data(), *block_square = square.data();
+    float *block_sum = &of_block[2 * thread * width], *block_square = block_sum + width;
 #pragma omp for schedule(static)
     for (int64_t block = 0; block < rows.blocks; ++block) {
       const int64_t first = rows.first(block), end = rows.end(block);
-      std::fill(sum.begin(), sum.end(), 0.0f), std::fill(square.begin(), square.end(), 0.0f);
+      std::fill(block_sum, block_sum + 2 * width, 0.0f);
       for (int64_t r = first; r < end; ++r) {
         const float* row = x + r * width;
 #pragma omp simd
@@ -141,14 +139,14 @@ void sums_of(const Shape& s, const Inputs& in, const float* cotangent, float* su
                            offsets = repeated(in.offset, s, rows);
   const float *mean = means.data(), *scale = scales.data(), *offset = offsets.data();
   std::vector<double> all_sums(threads * width), all_products(threads * width);
+  std::vector<float> of_block(2 * threads * width);
 #pragma omp parallel num_threads(threads)
   {
     double *total = &all_sums[omp_get_thread_num() * width], *total_product = &all_products[omp_get_thread_num() * width];
-    std::vector<float> one(width), other(width);
-    float *block_sum = one.data(), *block_product = other.data();
+    float *block_sum = &of_block[2 * omp_get_thread_num() * width], *block_product = block_sum + width;
 #pragma omp for schedule(static)
     for (int64_t block = 0; block < rows.blocks; ++block) {
-      std::fill(one.begin(), one.end(), 0.0f), std::fill(other.begin(), other.end(), 0.0f);
+      std::fill(block_sum, block_sum + 2 * width, 0.0f);
       for (int64_t r = rows.first(block); r < rows.end(block); ++r) {
         const float *row = in.x + r * width, *from = cotangent + r * width;
         const float* output = kMask == kGiven ? in.output + r * width : row;

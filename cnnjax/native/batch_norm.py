@@ -1,7 +1,8 @@
 """Batch normalisation in training with an added array and ReLU, in few passes through memory, on a CPU.
 
 As XLA's separate loops it reads and writes an array the size of the activations 13 times forward and back; here it is 8
-times. Derivatives of any order and direction are right; the first one, in reverse, is the fast one.
+times, or 11 with an added array. Derivatives of any order and direction are right; the first one, in reverse, is the
+fast one.
 """
 
 import functools
@@ -15,7 +16,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from cnnjax.native.library import load
+from cnnjax.native.library import check_shapes, load_kernels
 
 AXES = (0, 1, 2)
 
@@ -35,7 +36,11 @@ def batch_norm(
     """Return relu((x - mean) / sqrt(variance + epsilon) * scale + offset + added), the mean and the biased variance.
 
     All are float32: ``x`` and ``added`` [N, H, W, C], the others [C].
+
+    Raises:
+        ValueError: they do not fit each other.
     """
+    check_shapes(scale=(scale, x.shape[3:]), offset=(offset, x.shape[3:]), added=(added, x.shape))
     settings = Settings(epsilon, relu, added is not None)
     return tuple(_forward.bind(x, scale, offset, *([] if added is None else [added]), settings=settings))
 
@@ -107,7 +112,7 @@ def _primitive(name: str, in_steps: Callable[..., Any], native: Callable[..., An
 
 
 def _lower_on_cpu(anywhere: Any, native: Any, context: Any, *operands: Any, settings: Settings) -> Any:
-    if load() is None:
+    if load_kernels() is None:
         return anywhere(context, *operands, settings=settings)
     target, operands, context = native(context, operands, settings)
     return jax.ffi.ffi_lowering(target)(context, *operands, epsilon=np.float32(settings.epsilon), relu=settings.relu)
@@ -142,7 +147,9 @@ def _tangent_transpose(cotangents: Any, *operands: Any, settings: Settings) -> A
     (cotangent,), linear = cotangents, len(operands) - 6
     if isinstance(cotangent, ad.Zero):
         return [None] * len(operands)
-    found = _gradient.bind(cotangent, *operands[linear:], settings=settings)
+    passes_all = settings.added and not settings.relu  # then the added array's cotangent is the result's
+    asked_for = settings._replace(added=False) if passes_all else settings
+    found = _gradient.bind(cotangent, *operands[linear:], settings=asked_for) + [cotangent] * passes_all
     asked = [part if ad.is_undefined_primal(of) else None for part, of in zip(found, operands[:linear], strict=True)]
     return [*asked, *[None] * 6]
 

@@ -47,7 +47,7 @@ ffi::Error normalise(Array x, Array gamma, Array beta, ffi::RemainingArgs added,
   });
 }
 
-// With an added array before ReLU, the output follows the arguments, and the added array's gradient the results.
+// With an added array before ReLU, the output follows the arguments, and the cotangent that ReLU let through the results.
 ffi::Error gradient(Array cotangent, Array x, Array mean, Array variance, Array gamma, Array beta,
                     ffi::RemainingArgs output, Result dx, Result dgamma, Result dbeta, ffi::RemainingRets added,
                     float epsilon, bool relu) {

@@ -1,4 +1,4 @@
-"""Build the native convolution and max pooling: `make native`. Needed: g++ or clang++, and oneDNN with its headers.
+"""Build the native part: `make native`. Needed: g++ or clang++, and oneDNN with its headers.
 
 Debian, Ubuntu: apt install g++ libdnnl-dev; conda: conda install -c conda-forge gxx onednn; Homebrew: brew
 install gcc onednn, CXX=g++-15.
@@ -36,7 +36,8 @@ def build() -> None:
             for name in HANDLERS:
                 objects.append(Path(folder) / f"{name}.o")
                 _run([*compiler, "-O2", "-c", HERE / f"{name}.cc", "-o", objects[-1]])
-            for name, (level, options) in itertools.product(KERNELS, levels.items()):
+            # The lowest level first: of what several files hold, such as templates, the linker takes the first.
+            for (level, options), name in itertools.product(levels.items(), KERNELS):
                 objects.append(Path(folder) / f"{name}-{level}.o")
                 named = [f"-DCNNJAX_LEVEL={level}", *options]
                 _run([*compiler, "-O3", *KERNEL_OPTIONS, *named, "-c", HERE / f"{name}.cc", "-o", objects[-1]])

@@ -4,6 +4,7 @@
 // Images [N, H, W, C] and kernels [H, W, C / groups, C'] stay as XLA has them; oneDNN is told their strides.
 #include <omp.h>
 
+#include <algorithm>
 #include <array>
 #include <list>
 #include <map>
@@ -69,6 +70,11 @@ struct Geometry {
   Dims images, kernel, outputs, strides, dilation, before, after;
   int64_t groups;
   Epilogue epilogue;
+
+  bool is_empty() const {
+    const auto has_zero = [](const Dims& dims) { return std::count(dims.begin(), dims.end(), 0) > 0; };
+    return has_zero(images) || has_zero(kernel) || has_zero(outputs);
+  }
 
   // Whether ways of our own could compute it.
   bool is_plain() const {
@@ -206,10 +212,11 @@ const Plan& plan_for(const Geometry& g) {
 // Whether winograd.cc computes it. It has to transform the kernel before the first product, and for the kernel's gradient
 // each thread has a sum of its own, so that there must be many tiles of 4x4 outputs for each thread.
 bool goes_by_winograd(const Geometry& g) {
-  constexpr int64_t kFewTiles = 21, kFewTilesToSum = 50, kLanes = 16;
+  constexpr int64_t kFewTiles = 21, kFewTilesToSum = 50, kLanes = 16, kMostWeights = 1 << 20;  // 150 MB of sums
   const int64_t tiles = g.outputs[0] * ((g.outputs[1] + 3) / 4) * ((g.outputs[2] + 3) / 4);
   const bool fits = g.is_plain() && g.kernel[0] == 3 && g.kernel[1] == 3 && g.kernel[2] % kLanes == 0 &&
-                    g.kernel[3] % kLanes == 0 && g.epilogue.nonlinearity <= kRelu;
+                    g.kernel[3] % kLanes == 0 && g.kernel[2] * g.kernel[3] <= kMostWeights &&
+                    g.epilogue.nonlinearity <= kRelu;
   const int64_t few = (g.kind == kKernelGradient ? kFewTilesToSum : kFewTiles) * omp_get_max_threads();
   return fits && tiles >= few;
 }
@@ -228,7 +235,7 @@ bool goes_by_narrow(const Geometry& g) {
 enum Own { kWinograd, kNarrow, kNone };
 
 Own own_way(const Geometry& g) {
-  if (!levels::any()) return kNone;
+  if (!levels::any() || g.is_empty()) return kNone;
   return goes_by_winograd(g) ? kWinograd : goes_by_narrow(g) ? kNarrow : kNone;
 }
 
@@ -374,7 +381,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxConvolutionWithEpilogue, convolve_with_epilo
                                   .Attr<int64_t>("nonlinearity"));
 
 extern "C" void cnnjax_set_threads(int count) {
-  worker().run([count] { omp_set_num_threads(count); });
+  worker().run([count] {
+    omp_set_dynamic(0);  // a smaller team would sum in another order
+    omp_set_num_threads(count);
+  });
 }
 
 extern "C" int cnnjax_onednn_version() { return DNNL_VERSION_MAJOR * 100 + DNNL_VERSION_MINOR; }

@@ -1,7 +1,7 @@
 """Convolution as three products that are each other's transposes: images and kernel, and the two gradients.
 
-Each is a primitive of JAX: on a CPU it is oneDNN's (convolution.cc), elsewhere XLA's. All three are bilinear, and the
-transpose of one is another, so that derivatives of any order and in any mode exist. Under `vmap` the members are
+Each is a primitive of JAX: on a CPU it is the library's (convolution.cc), elsewhere XLA's. All three are bilinear, and
+the transpose of one is another, so that derivatives of any order and in any mode exist. Under `vmap` the members are
 computed one after the other: a CPU gains nothing from doing them at once.
 """
 
@@ -29,7 +29,11 @@ class Window(NamedTuple):
 
 
 def convolution(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    """Convolve [N, H, W, C] with [h, w, C / groups, C']; both float32, or both bfloat16."""
+    """Convolve [N, H, W, C] with [h, w, C / groups, C']; both float32, or both bfloat16.
+
+    Raises:
+        ValueError: they do not fit each other.
+    """
     images, window = simplified(images, kernel, window)
     return _forward.bind(images, kernel, window=window, hidden=())
 
@@ -39,6 +43,8 @@ def simplified(images: jax.Array, kernel: jax.Array, window: Window) -> tuple[ja
 
     For such kernels oneDNN 2.6 writes beyond its own memory (kernel gradient) or adds the wrong elements (epilogue).
     """
+    if images.shape[3] != kernel.shape[2] * window.groups or images.dtype != kernel.dtype:
+        raise ValueError(f"a kernel {kernel.shape} of {kernel.dtype} for images {images.shape} of {images.dtype}")
     if kernel.shape[:2] != (1, 1) or (window.strides == (1, 1) and not any(map(any, window.padding))):
         return images, window
     images = jnp.pad(images, ((0, 0), *window.padding, (0, 0)))[:, :: window.strides[0], :: window.strides[1]]

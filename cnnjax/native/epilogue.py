@@ -1,7 +1,8 @@
 """A convolution with what follows it, for evaluation: scale and offset by channel, an added array, a nonlinearity.
 
-On a CPU oneDNN applies them to each output before it is stored, so that the activations go through memory once instead
-of twice. It is not differentiated itself: where a derivative is asked for, the same is computed in separate steps.
+On a CPU the library applies them to each output before it is stored, so that the activations go through memory once
+instead of twice. It is not differentiated itself: where a derivative is asked for, the same is computed in separate
+steps.
 """
 
 import functools
@@ -23,7 +24,7 @@ from cnnjax.native.convolution import (
     simplified,
     xla_convolution,
 )
-from cnnjax.native.library import load
+from cnnjax.native.library import check_shapes, load
 
 NONLINEARITIES: dict[str, Callable[[Any], jax.Array]] = {
     "identity": jax.nn.identity, "relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid, "tanh": jax.nn.tanh,
@@ -53,6 +54,8 @@ def convolution_with_epilogue(
     ``scale`` and ``offset`` are float32 [C']; ``added`` has the shape and type of the result.
     """
     images, window = simplified(images, kernel, window)
+    outputs = output_shape(images, kernel, window)
+    check_shapes(scale=(scale, outputs[3:]), offset=(offset, outputs[3:]), added=(added, outputs))
     if added is not None and (window.groups > 1 or kernel.shape[3] % WIDTH):
         found = convolution_with_epilogue(images, kernel, window, scale=scale, offset=offset)
         return NONLINEARITIES[nonlinearity](found + added)

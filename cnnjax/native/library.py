@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 LIBRARY = Path(__file__).parent / "libcnnjax.so"
 HANDLERS = {
@@ -21,6 +22,8 @@ HANDLERS = {
 }
 """What XLA calls them, and what the library does."""
 
+KERNELS = 2
+"""The version of the kernels of our own: another one may give other bits."""
 OWN_WAYS = ("winograd", "narrow")
 """By the names that convolution.cc counts, in its order."""
 
@@ -40,10 +43,10 @@ class Library:
         version = loaded.cnnjax_onednn_version()
         self.version = f"oneDNN {version // 100}.{version % 100}"
         self.has_kernels = bool(loaded.cnnjax_has_kernels())
-        if self.has_kernels:
-            self.version += " and Winograd"
         self.is_wide = bool(loaded.cnnjax_is_wide())
         """Whether vectors have 16 floats."""
+        if self.has_kernels:
+            self.version += f" and own kernels {KERNELS}{' (AVX-512)' if self.is_wide else ''}"
         loaded.cnnjax_own_calls.restype = ctypes.c_int64
         self._own_calls = loaded.cnnjax_own_calls
         self.has_bfloat16 = bool(loaded.cnnjax_has_bfloat16())
@@ -62,8 +65,21 @@ def load() -> Library | None:
         return Library(LIBRARY)
     except (OSError, AttributeError, RuntimeError) as error:
         told = str(error).partition("\n")[0]
-        print(f"notice: the native convolution cannot be used ({told}); make native builds it anew", file=sys.stderr)
+        print(f"notice: the native part cannot be used ({told}); make native builds it anew", file=sys.stderr)
         return None
+
+
+def check_shapes(**parts: tuple[Any, tuple[int, ...]]) -> None:
+    """Check arrays, those that there are: the library reads what should be there without asking."""
+    for name, (array, shape) in parts.items():
+        if array is not None and array.shape != shape:
+            raise ValueError(f"{name} has the shape {array.shape} where {shape} is needed")
+
+
+def load_kernels() -> Library | None:
+    """Return the library where it has kernels of our own for this processor."""
+    library = load()
+    return library if library is not None and library.has_kernels else None
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from cnnjax.native.library import load
+from cnnjax.native.library import load_kernels
 
 LARGEST_POOL = 16
 """The side of the largest window whose places uint8 can count."""
@@ -43,6 +43,8 @@ def max_pool(x: jax.Array, *, size: int, stride: int, padding: int) -> jax.Array
 
     Of equal values the first in the window gets the gradient, of NaNs the last.
     """
+    if size > LARGEST_POOL:
+        raise ValueError(f"windows of {size} are larger than {LARGEST_POOL}")
     return _largest.bind(x, window=Pooling(size, stride, padding, *x.shape[1:3]))[0]
 
 
@@ -50,7 +52,7 @@ def _slices(x: jax.Array, window: Pooling, outside: float) -> Iterator[jax.Array
     """Yield, for each place in the window, what lies there: [N, H', W', C]."""
     edge = (window.padding, window.padding)
     padded = jnp.pad(x, ((0, 0), edge, edge, (0, 0)), constant_values=outside)
-    height, width = ((count - 1) * window.stride + 1 for count in window.outputs)
+    height, width = (max((count - 1) * window.stride + 1, 0) for count in window.outputs)
     for i in range(window.size):
         for j in range(window.size):
             yield padded[:, i : i + height : window.stride, j : j + width : window.stride]
@@ -96,7 +98,7 @@ def _primitive(
     elsewhere = mlir.lower_fun(lambda *arrays, window: xla(*arrays, window=window)[: len(results)])
 
     def lower_on_cpu(context: Any, *arrays: Any, window: Pooling) -> Any:
-        if load() is None:
+        if load_kernels() is None:
             return elsewhere(context, *arrays, window=window)
         numbers = {name: np.int64(getattr(window, name)) for name in ("size", "stride", "padding")}
         return jax.ffi.ffi_lowering(target)(context, *arrays, **numbers)
@@ -115,7 +117,7 @@ def _as_one_batch(primitive: Primitive, arrays: Any, axes: Any, *, window: Pooli
         for x, axis in zip(arrays, axes, strict=True)
     ]
     found = primitive.bind(*(x.reshape(math.prod(x.shape[:2]), *x.shape[2:]) for x in whole), window=window)
-    return [x.reshape(members, -1, *x.shape[1:]) for x in found], [0] * len(found)
+    return [x.reshape(members, x.shape[0] // max(members, 1), *x.shape[1:]) for x in found], [0] * len(found)
 
 
 _places = functools.partial(_outputs, dtype=jnp.uint8)
@@ -144,6 +146,8 @@ def _linear(primitive: Primitive, transpose: Primitive) -> None:
         return primitive.bind(*primals, window=window), primitive.bind(tangents[0], places, window=window)
 
     def transposed(cotangents: Any, _: Any, places: Any, *, window: Pooling) -> Any:
+        if isinstance(cotangents[0], ad.Zero):
+            return [None, None]
         return *transpose.bind(*cotangents, places, window=window), None
 
     ad.primitive_jvps[primitive] = jvp

@@ -1,7 +1,7 @@
 // Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4: Y = A'[(G g G') * (B' d B)] A.
 //
-// A tile of 6x6 inputs gives 4x4 outputs. A block of tiles stays in a core's cache from its transform over 36 products
-// of matrices (tiles x channels, channels x outputs) to its outputs.
+// A tile of 6x6 inputs gives 4x4 outputs. A block of tiles is small enough for a core's cache, with up to some
+// hundred channels, from its transform over 36 products of matrices (tiles x channels, channels x outputs) to its outputs.
 //
 // The polynomials are evaluated at 0, -a, a, -b, b and infinity with a = 1 / b = sqrt(1/2). With the integers of the
 // paper, 1 and 2, rounding errors are four times larger.

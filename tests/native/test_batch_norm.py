@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -114,8 +115,25 @@ def test_what_is_not_finite_is_not_hidden():
     assert np.isfinite(found[..., (0, 2)]).all()
 
 
-def test_a_layer_takes_it_in_training_alone_and_for_float32(monkeypatch):
+@pytest.mark.parametrize("wrong", [
+    {"scale": jnp.ones(1)}, {"offset": jnp.ones((1, 3))}, {"added": jnp.ones((2, 4, 1, 3))}, {"added": jnp.ones(3)},
+])  # fmt: skip
+def test_what_does_not_fit_is_refused(wrong):
+    fitting = {"scale": jnp.ones(3), "offset": jnp.ones(3), "added": None}
+    with pytest.raises(ValueError, match="is needed"):
+        batch_norm(jnp.ones((2, 4, 4, 3)), epsilon=EPSILON, **{**fitting, **wrong})
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_layer_takes_it_in_training_alone(trains):
+    norm = layers.BatchNorm(3, momentum=0.9, epsilon=EPSILON, unbiased_variance=True, dtype="float32", rngs=nnx.Rngs(0))
+    norm.use_running_average = not trains
+    text = jax.jit(lambda x: norm(x, activation=jax.nn.relu)).lower(jnp.ones((2, 4, 4, 3))).as_text()
+    assert ("cnnjax_batch_norm" in text) == trains
+
+
+def test_a_layer_takes_it_for_float32_alone(monkeypatch):
     assert layers.norm_lowering(jnp.float32) == "native"
     assert layers.norm_lowering(jnp.bfloat16) == "xla"
-    monkeypatch.setattr(layers.native, "load", lambda: None)
+    monkeypatch.setattr(layers.native, "load_kernels", lambda: None)
     assert layers.norm_lowering(jnp.float32) == "xla"

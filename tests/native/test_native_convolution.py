@@ -285,7 +285,7 @@ print(convolution.lowering(jnp.dtype("float32")))
         (tmp_path / "libcnnjax.so").write_bytes(content)
         done = self.run(tmp_path)
         assert done.stdout == "xla-cpu\n"
-        assert [line for line in done.stderr.splitlines() if "notice: the native convolution cannot be used" in line]
+        assert [line for line in done.stderr.splitlines() if "notice: the native part cannot be used" in line]
 
     def test_a_library_of_something_else_is_one_line_of_notice(self, tmp_path):
         (tmp_path / "libcnnjax.so").symlink_to(ctypes.util.find_library("c") or "libc.so.6")
@@ -305,3 +305,23 @@ def test_threads_follow_the_containers_share(tmp_path, text, most):
     bound = len(os.sched_getaffinity(0))
     assert cores(tmp_path / "cpu.max") == (bound if most is None else min(bound, most))
     assert cores(tmp_path / "missing") == bound
+
+
+@pytest.mark.parametrize(("images", "kernel"), [
+    (jnp.ones((1, 28, 28, 3)), jnp.ones((5, 5, 1, 6))),
+    (jnp.ones((1, 28, 28, 3)), jnp.ones((5, 5, 3, 6), jnp.bfloat16)),
+])  # fmt: skip
+def test_a_kernel_that_does_not_fit_is_refused(images, kernel):
+    window = Window((1, 1), ((2, 2), (2, 2)), (1, 1), 1)
+    for function in (convolution, convolution_with_epilogue):
+        with pytest.raises(ValueError, match="a kernel"):
+            function(images, kernel, window)
+    with pytest.raises(ValueError, match="is needed"):
+        convolution_with_epilogue(images, jnp.ones((5, 5, 3, 6)), window, offset=jnp.ones(5))
+
+
+def test_sizes_of_zero_are_no_trouble():
+    """The library's own ways divide by the number of channels and of rows."""
+    window = Window((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+    assert not jnp.any(convolution(jnp.ones((1, 12, 12, 0)), jnp.ones((3, 3, 0, 4)), window))
+    assert convolution(jnp.ones((0, 12, 12, 3)), jnp.ones((3, 3, 3, 4)), window).shape == (0, 10, 10, 4)

@@ -86,35 +86,40 @@ def test_with_an_epilogue_it_is_the_same_in_steps(case, parts, nonlinearity):
 
 
 @needs_kernels
-def test_many_channels_and_a_large_mean_are_as_exact():
-    images, kernel = random(0, (30, 8, 8, 256), (3, 3, 256, 128))
+def test_many_channels_and_a_large_mean_are_as_exact(counted):
+    images, kernel = random(0, (-(-ENOUGH_TILES // 4), 8, 8, 256), (3, 3, 256, 128))
     images = np.abs(images) + 10
     found, back = jax.vjp(lambda x, w: convolution(x, w, SAME), images, kernel)
     (cotangent,) = random(1, found.shape)
-    for ours, theirs in zip((found, *back(cotangent)), exact(images, kernel, SAME, cotangent), strict=True):
+    results = jax.block_until_ready((found, *back(cotangent)))
+    assert counted() == 3
+    for ours, theirs in zip(results, exact(images, kernel, SAME, cotangent), strict=True):
         assert error(ours, theirs) < CLOSE
 
 
 @needs_kernels
-def test_the_same_bits_each_time():
-    images, kernel, cotangent = random(0, (30, 9, 8, 32), (3, 3, 32, 48), (30, 9, 8, 48))
+def test_the_same_bits_each_time(counted):
+    batch = -(-ENOUGH_TILES // 6)
+    images, kernel, cotangent = random(0, (batch, 9, 8, 32), (3, 3, 32, 48), (batch, 9, 8, 48))
 
     @jax.jit
     def both(x, w, y):
         found, back = jax.vjp(lambda x, w: convolution(x, w, SAME), x, w)
         return found, *back(y)
 
-    first = both(images, kernel, cotangent)
+    first = jax.block_until_ready(both(images, kernel, cotangent))
+    assert counted() == 3
     for _ in range(20):
         assert jax.tree.all(jax.tree.map(np.array_equal, both(images, kernel, cotangent), first))
 
 
 @needs_kernels
-def test_what_is_not_finite_is_not_hidden():
-    images, kernel = random(0, (8, 16, 16, 16), (3, 3, 16, 16))
+def test_what_is_not_finite_is_not_hidden(counted):
+    images, kernel = random(0, (-(-ENOUGH_TILES // 16), 16, 16, 16), (3, 3, 16, 16))
     images[3, 5, 5, 7] = np.nan
     found = np.asarray(convolution(images, kernel, SAME))
     relu = np.asarray(convolution_with_epilogue(images, kernel, SAME, nonlinearity="relu"))
+    assert counted() == 2
     for result in (found, relu):
         assert np.isnan(result[3, 4:7, 4:7]).all()
         assert np.isfinite(np.delete(result, 3, axis=0)).all()

@@ -8,7 +8,7 @@ from cnnjax import create
 from cnnjax.config import Augmentation, Optimizer
 from cnnjax.data import Preprocessing
 from cnnjax.models import FAMILIES, convolution
-from cnnjax.models.layers import pooling_lowering
+from cnnjax.models.layers import norm_lowering, pooling_lowering
 from cnnjax.models.resnet import ResNet
 from cnnjax.native.library import HANDLERS
 from cnnjax.optim import make_optimizer
@@ -54,6 +54,8 @@ def test_a_donated_step_lowers_for_every_platform_and_natively_for_the_cpu_alone
     assert ("cnnjax_convolution" in cpu) == native
     pools = isinstance(arch, ResNet) and arch.stem == "imagenet"
     assert ("cnnjax_max_pool" in cpu) == (pools and pooling_lowering(jnp.dtype(dtype)) == "native")
+    norms = isinstance(arch, ResNet)
+    assert ("cnnjax_batch_norm" in cpu) == (norms and norm_lowering(jnp.dtype(dtype)) == "native")
     for module in (accelerators, cpu):
         assert "tf.aliasing_output" in module or "jax.buffer_donor" in module
 
