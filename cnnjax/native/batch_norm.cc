@@ -19,7 +19,7 @@ constexpr int64_t kSmall = 1 << 15;     // elements for which one thread is enou
 struct Rows {
   int64_t together = 1, width, count, in_block, blocks;
   explicit Rows(const Shape& s) {
-    while (s.rows && s.channels && together * s.channels < kWide && s.rows % (2 * together) == 0) together *= 2;
+    while (together * s.channels < kWide && s.rows % (2 * together) == 0) together *= 2;
     width = together * s.channels, count = s.rows / together;
     in_block = std::max<int64_t>(1, kBlock / width), blocks = (count + in_block - 1) / in_block;
   }

@@ -16,7 +16,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from cnnjax.native.library import check_shapes, load_kernels
+from cnnjax.native.library import check_shapes, has_empty, load_kernels
 
 AXES = (0, 1, 2)
 
@@ -112,7 +112,7 @@ def _primitive(name: str, in_steps: Callable[..., Any], native: Callable[..., An
 
 
 def _lower_on_cpu(anywhere: Any, native: Any, context: Any, *operands: Any, settings: Settings) -> Any:
-    if load_kernels() is None:
+    if load_kernels() is None or has_empty(context):
         return anywhere(context, *operands, settings=settings)
     target, operands, context = native(context, operands, settings)
     return jax.ffi.ffi_lowering(target)(context, *operands, epsilon=np.float32(settings.epsilon), relu=settings.relu)

@@ -15,7 +15,7 @@ namespace {
 
 batch_norm::Shape shape_of(const Array& x) {
   const int64_t channels = x.dimensions().back();
-  return {channels ? static_cast<int64_t>(x.element_count()) / channels : 0, channels};
+  return {static_cast<int64_t>(x.element_count()) / channels, channels};
 }
 
 // y = scale * x + offset

@@ -4,7 +4,6 @@
 // Images [N, H, W, C] and kernels [H, W, C / groups, C'] stay as XLA has them; oneDNN is told their strides.
 #include <omp.h>
 
-#include <algorithm>
 #include <array>
 #include <list>
 #include <map>
@@ -70,11 +69,6 @@ struct Geometry {
   Dims images, kernel, outputs, strides, dilation, before, after;
   int64_t groups;
   Epilogue epilogue;
-
-  bool is_empty() const {
-    const auto has_zero = [](const Dims& dims) { return std::count(dims.begin(), dims.end(), 0) > 0; };
-    return has_zero(images) || has_zero(kernel) || has_zero(outputs);
-  }
 
   // Whether ways of our own could compute it.
   bool is_plain() const {
@@ -235,7 +229,7 @@ bool goes_by_narrow(const Geometry& g) {
 enum Own { kWinograd, kNarrow, kNone };
 
 Own own_way(const Geometry& g) {
-  if (!levels::any() || g.is_empty()) return kNone;
+  if (!levels::any()) return kNone;
   return goes_by_winograd(g) ? kWinograd : goes_by_narrow(g) ? kNarrow : kNone;
 }
 

@@ -16,7 +16,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from cnnjax.native.library import load
+from cnnjax.native.library import has_empty, load
 
 
 class Window(NamedTuple):
@@ -109,9 +109,8 @@ def _product(name: str, kind: int, shape: Callable[..., tuple[int, ...]], xla: C
 def _lower_on_cpu(
     kind: int, xla: Callable[..., Any], context: Any, a: Any, b: Any, *, window: Window, hidden: tuple[int, ...]
 ) -> Any:
-    if load() is None:
+    if load() is None or has_empty(context):
         return xla(context, a, b, window=window, hidden=hidden)
-
     return jax.ffi.ffi_lowering("cnnjax_convolution")(context, a, b, kind=np.int64(kind), **attributes(window))
 
 

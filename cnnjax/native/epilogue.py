@@ -24,7 +24,7 @@ from cnnjax.native.convolution import (
     simplified,
     xla_convolution,
 )
-from cnnjax.native.library import check_shapes, load
+from cnnjax.native.library import check_shapes, has_empty, load
 
 NONLINEARITIES: dict[str, Callable[[Any], jax.Array]] = {
     "identity": jax.nn.identity, "relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid, "tanh": jax.nn.tanh,
@@ -97,7 +97,7 @@ _elsewhere = mlir.lower_fun(_by_xla, multiple_results=False)
 
 
 def _lower_on_cpu(context: Any, *operands: Any, window: Window, epilogue: Epilogue) -> Any:
-    if load() is None:
+    if load() is None or has_empty(context):
         return _elsewhere(context, *operands, window=window, epilogue=epilogue)
     return jax.ffi.ffi_lowering("cnnjax_convolution_with_epilogue")(
         context, *operands, **attributes(window), scaled=epilogue.scaled, shifted=epilogue.shifted,

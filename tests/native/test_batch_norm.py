@@ -128,7 +128,9 @@ def test_what_does_not_fit_is_refused(wrong):
 def test_a_layer_takes_it_in_training_alone(trains):
     norm = layers.BatchNorm(3, momentum=0.9, epsilon=EPSILON, unbiased_variance=True, dtype="float32", rngs=nnx.Rngs(0))
     norm.use_running_average = not trains
-    text = jax.jit(lambda x: norm(x, activation=jax.nn.relu)).lower(jnp.ones((2, 4, 4, 3))).as_text()
+    graph, state = nnx.split(norm)
+    compute = jax.jit(lambda state, x: nnx.merge(graph, state)(x, activation=jax.nn.relu))
+    text = compute.lower(state, jnp.ones((2, 4, 4, 3))).as_text()
     assert ("cnnjax_batch_norm" in text) == trains
 
 

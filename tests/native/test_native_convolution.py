@@ -321,7 +321,7 @@ def test_a_kernel_that_does_not_fit_is_refused(images, kernel):
 
 
 def test_sizes_of_zero_are_no_trouble():
-    """The library's own ways divide by the number of channels and of rows."""
+    """The library's own ways divide by the number of channels and of rows, and oneDNN refuses some."""
     window = Window((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
     assert not jnp.any(convolution(jnp.ones((1, 12, 12, 0)), jnp.ones((3, 3, 0, 4)), window))
     assert convolution(jnp.ones((0, 12, 12, 3)), jnp.ones((3, 3, 3, 4)), window).shape == (0, 10, 10, 4)
