@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 
-from cnnjax import host_memory
 from cnnjax.config import Data, EarlyStopping, Experiment, Optimizer, Train
 from cnnjax.data.idx import write_idx
 from cnnjax.data.sources import IDX_FILES
@@ -23,7 +22,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 # Scripts, in this process or in one of their own, keep nothing in the user's cache folder.
 os.environ["CNNJAX_CACHE"] = "0"
 # A script run in this process would begin the process again with another allocator; the tests' own processes have it.
-os.environ["GLIBC_TUNABLES"] = host_memory.ASKED_FOR
+os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
 
 
 def _relaxed(function):

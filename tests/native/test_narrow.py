@@ -13,7 +13,7 @@ from tests.native.test_winograd import counting, needs_kernels
 
 counted = counting("narrow")
 quick = settings(
-    max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -66,7 +66,7 @@ def random(seed, *shapes):
 
 
 @needs_library
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(cases())
 def test_it_and_its_gradients_are_xlas_in_float64(case):
     images_shape, kernel_shape, window, seed = case
@@ -80,7 +80,7 @@ def test_it_and_its_gradients_are_xlas_in_float64(case):
 
 
 @needs_library
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(cases(), st.tuples(st.booleans(), st.booleans(), st.booleans()), st.sampled_from(sorted(NONLINEARITIES)))
 def test_with_an_epilogue_it_is_the_same_in_steps(case, parts, nonlinearity):
     images_shape, kernel_shape, window, seed = case

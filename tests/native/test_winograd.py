@@ -53,7 +53,7 @@ def cases(draw):
 
 
 @needs_kernels
-@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases())
 def test_it_and_its_gradients_are_xlas_in_float64(counted, case):
     images_shape, kernel_shape, window, seed = case
