@@ -155,8 +155,13 @@ def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
             )
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like)
-    with ocp.StandardCheckpointer() as checkpointer:
-        restored = checkpointer.restore(checkpoint.path.resolve() / item, target)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            restored = checkpointer.restore(checkpoint.path.resolve() / item, target)
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:  # its files are those of its manifest, but somebody else's
+        raise UserError(f"checkpoint {checkpoint.path} cannot be read: {item}: {_reason(error)}") from error
     # orbax binds arrays to their device, and a jitted function with bound arrays is another program. Free ones are what
     # a fresh start has, so that a continued training runs the programs of one that was never stopped.
     return jax.tree.map(lambda leaf: jax.device_put(np.array(leaf)), restored)

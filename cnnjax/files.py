@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,11 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_bytes(path: Path, most_mib: int = 16) -> bytes:
     """Read a file that may be a stranger's; one of more than ``most_mib`` MiB is a UserError that names it."""
-    if (size := path.stat().st_size) > most_mib * 2**20:
-        raise UserError(f"{path} has {size / 2**20:.0f} MiB; no such file has more than {most_mib} MiB")
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path} is not a plain file; give one")
+    if found.st_size > most_mib * 2**20:
+        raise UserError(f"{path} has {found.st_size / 2**20:.0f} MiB; no such file has more than {most_mib} MiB")
     return path.read_bytes()
 
 

@@ -44,7 +44,7 @@ ROW = (
 """What each line of metrics.jsonl has, and more."""
 PLACES_NOT_CONTENT = ("data.dir",)
 """Options that say where something lies: they neither name a run nor make it another one."""
-DECISIVE = ("backend", "device", "packages.jax", "packages.jaxlib")
+DECISIVE = ("backend", "device", "cpus", "packages.jax", "packages.jaxlib")
 """What in an environment's entry decides the bits of a result, besides everything in its lowering."""
 
 
@@ -207,7 +207,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             break
-        if not isinstance(row, dict) or row.get("epoch") != len(rows) + 1 or not set(ROW) <= set(row):
+        if not isinstance(row, dict) or row.get("epoch") != len(rows) + 1:
+            break
+        if not all(isinstance(row.get(name), int | float) for name in ROW):
             break
         rows.append(row)
     return rows
@@ -216,13 +218,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def read_config(path: Path) -> tuple[str, Experiment]:
     """Return the name and the experiment in a config.json."""
     data = read_json(path)
+    if isinstance(data, dict) and isinstance(data.get("format"), int):
+        formats.check(str(path), data, FORMAT)
     if not isinstance(data, dict) or not isinstance(data.get("name"), str) or not isinstance(data.get("format"), int):
         raise UserError(f"{path} is not a run's config.json: it needs 'format', 'name' and 'experiment'")
-    if not (data["name"].isprintable() and 0 < len(data["name"]) <= LONGEST_NAME and "/" not in data["name"]):
-        raise UserError(
-            f"{path} names its run {data['name'][:80]!r}; a name has up to {LONGEST_NAME} printable characters"
-        )
-    formats.check(str(path), data, FORMAT)
+    name = data["name"]
+    if not (name.isprintable() and 0 < len(name) <= LONGEST_NAME and "/" not in name) or name in (".", ".."):
+        raise UserError(f"{path} names its run {name[:80]!r}; a name has up to {LONGEST_NAME} printable characters")
     return data["name"], experiment_from_dict(data.get("experiment"))
 
 

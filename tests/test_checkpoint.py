@@ -291,3 +291,20 @@ def test_a_whole_checkpoint_of_a_strangers_making_is_refused(tmp_path, told, inf
     write_json(path / "manifest.json", {"info.json": sha256(path / "info.json")})
     with pytest.raises(UserError, match=told):
         checkpoint.open_checkpoint(path)
+
+
+def test_arrays_of_a_strangers_making_are_one_sentence(tmp_path):
+    saved = save(tmp_path, 10)
+    (saved.path / "variables" / "_METADATA").write_text("[1, 2]")
+    with pytest.raises(UserError, match="checkpoint .*step-00000010 cannot be read: variables: "):
+        checkpoint.restore(saved, "variables", TREE)
+
+
+def test_a_changed_byte_behind_a_new_manifest_is_one_sentence(tmp_path):
+    saved = save(tmp_path, 10)
+    for file in (saved.path / "variables" / "d").iterdir():
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    with pytest.raises(UserError, match="step-00000010 cannot be read"):
+        checkpoint.restore(saved, "variables", TREE)

@@ -100,6 +100,8 @@ def test_a_folder_with_other_things_is_refused(tmp_path, experiment):
         ('{"format": -1, "name": "a", "experiment": {}}', "has format -1; it must be 1 or more"),
         ('{"format": 1, "name": "a\\u0000", "experiment": {}}', "printable characters"),
         ('{"format": 1, "name": "a/b", "experiment": {}}', "printable characters"),
+        ('{"format": 1, "name": "..", "experiment": {}}', "names its run '..'"),
+        ('{"format": 9, "cnnjax": "9.9"}', "it needs cnnjax 9.9 or newer"),
         (
             '{"format": 1, "name": "a", "experiment": {"model": {"family": "lenet"}, "optimizer": {"lr": 1'
             + "0" * 400
@@ -120,6 +122,12 @@ def test_a_damaged_config_is_one_sentence(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(UserError, match=message):
         read_config(path)
+
+
+def test_a_config_that_is_no_plain_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(UserError, match="is not a plain file"):
+        read_config(tmp_path / "config.json")
 
 
 def row(epoch):
@@ -186,6 +194,12 @@ def test_an_append_that_fails_leaves_no_part_of_a_line(tmp_path, monkeypatch):
     assert folder.read_metrics() == [row(1), row(2)]
     folder.write_metrics([row(1)])
     assert folder.read_metrics() == [row(1)]
+
+
+def test_another_number_of_cores_is_told(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.record_environment({"cpus": 2, "python": "3.11"})
+    assert folder.record_environment({"cpus": 1, "python": "3.12"}) == {"cpus": (2, 1)}
 
 
 def test_each_start_adds_its_environment(tmp_path):

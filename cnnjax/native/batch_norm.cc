@@ -43,38 +43,39 @@ void moments(const Shape& s, const float* x, float* mean, float* variance, int t
   threads = team(s, threads);
   // For each thread: how many rows, their mean, and the sum of squared distances from it (Chan, Golub and LeVeque 1983).
   std::vector<double> counts(threads), means(threads * width), squares(threads * width);
-  std::vector<float> of_block(2 * threads * width);
+  std::vector<float> of_block(3 * threads * width);
 #pragma omp parallel num_threads(threads)
   {
     const int thread = omp_get_thread_num();
     double *m = &means[thread * width], *q = &squares[thread * width], seen = 0;
-    float *block_sum = &of_block[2 * thread * width], *block_square = block_sum + width;
+    float *block_mean = &of_block[3 * thread * width], *rest = block_mean + width, *block_square = rest + width;
 #pragma omp for schedule(static)
     for (int64_t block = 0; block < rows.blocks; ++block) {
       const int64_t first = rows.first(block), end = rows.end(block);
-      std::fill(block_sum, block_sum + 2 * width, 0.0f);
+      std::fill(block_mean, block_mean + 3 * width, 0.0f);
       for (int64_t r = first; r < end; ++r) {
         const float* row = x + r * width;
 #pragma omp simd
-        for (int64_t c = 0; c < width; ++c) block_sum[c] += row[c];
+        for (int64_t c = 0; c < width; ++c) block_mean[c] += row[c];
       }
       const float share = 1.0f / static_cast<float>(end - first);
 #pragma omp simd
-      for (int64_t c = 0; c < width; ++c) block_sum[c] *= share;
+      for (int64_t c = 0; c < width; ++c) block_mean[c] *= share;
       for (int64_t r = first; r < end; ++r) {
         const float* row = x + r * width;
 #pragma omp simd
         for (int64_t c = 0; c < width; ++c) {
-          const float distance = row[c] - block_sum[c];
+          const float distance = row[c] - block_mean[c];
+          rest[c] += distance;  // what the mean was wrong by, times the rows
           block_square[c] += distance * distance;
         }
       }
       const double more = static_cast<double>(end - first), all = seen + more, part = more / all;
 #pragma omp simd
       for (int64_t c = 0; c < width; ++c) {
-        const double apart = block_sum[c] - m[c];
+        const double wrong = rest[c] * static_cast<double>(share), apart = block_mean[c] + wrong - m[c];
         m[c] += apart * part;
-        q[c] += block_square[c] + apart * apart * (seen * part);
+        q[c] += block_square[c] - rest[c] * wrong + apart * apart * (seen * part);
       }
       seen = all;
     }

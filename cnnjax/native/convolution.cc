@@ -5,6 +5,7 @@
 #include <omp.h>
 
 #include <array>
+#include <cstring>
 #include <list>
 #include <map>
 #include <unordered_map>
@@ -61,6 +62,7 @@ struct Plan {
   dnnl::primitive convolution, reorder;
   memory::desc images, kernel, packed, outputs, scratchpad;
   bool packs;  // oneDNN wants the kernel in a layout of its own
+  dnnl::primitive addition;  // of the array, and what follows, where that is a step of its own
 };
 
 struct Geometry {
@@ -152,6 +154,19 @@ typename Primitive::primitive_desc describe(const Geometry& g, const Plan& p, co
 #endif
 }
 
+// outputs = nonlinearity(outputs + array)
+dnnl::primitive make_addition(const Geometry& g, const memory::desc& outputs) {
+  dnnl::post_ops ops;
+  if (g.epilogue.nonlinearity != kIdentity) append_nonlinearity(ops, g.epilogue.nonlinearity);
+  dnnl::primitive_attr attributes;
+  attributes.set_post_ops(ops);
+#if DNNL_VERSION_MAJOR >= 3
+  return dnnl::binary({cpu(), dnnl::algorithm::binary_add, outputs, outputs, outputs, attributes});
+#else
+  return dnnl::binary({{dnnl::algorithm::binary_add, outputs, outputs, outputs}, attributes, cpu()});
+#endif
+}
+
 Plan make_plan(const Geometry& g) {
   Plan p;
   p.images = nhwc(g.images, g.type);
@@ -159,6 +174,13 @@ Plan make_plan(const Geometry& g) {
   p.kernel = hwio(g.kernel, g.groups, g.type);
   const memory::desc any = any_layout(p.kernel);
   const auto forward = describe<dnnl::convolution_forward>(g, p, any, dnnl::prop_kind::forward_training);
+  if (g.epilogue.added && std::strncmp(forward.impl_info_str(), "jit", 3) != 0) {
+    Geometry before = g;  // oneDNN 2.6's ways by products of matrices add the wrong elements
+    before.epilogue.added = false, before.epilogue.nonlinearity = kIdentity;
+    Plan apart = make_plan(before);
+    apart.addition = make_addition(g, p.outputs);
+    return apart;
+  }
   if (g.kind == kForward) {
     p.packed = forward.weights_desc();
     p.scratchpad = forward.scratchpad_desc();
@@ -277,13 +299,18 @@ void compute(const Geometry& g, void* images, void* kernel, void* outputs, const
                                                {d_kernel ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, packed},
                                                {forward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, y},
                                                {DNNL_ARG_SCRATCHPAD, pad}};
-  for (size_t i = 0; i < others.size(); ++i) {
+  const size_t fused = others.size() - (p.addition ? 1 : 0);
+  for (size_t i = 0; i < fused; ++i) {
     const bool whole = g.epilogue.added && i + 1 == others.size();
     const memory other(whole ? p.outputs : by_channel(g.outputs), cpu(), others[i]);
     arguments.insert({DNNL_ARG_ATTR_MULTIPLE_POST_OP(static_cast<int>(i)) | DNNL_ARG_SRC_1, other});
   }
   p.convolution.execute(stream(), arguments);
   if (p.packs && g.kind == kKernelGradient) p.reorder.execute(stream(), {{DNNL_ARG_FROM, packed}, {DNNL_ARG_TO, w}});
+  if (p.addition) {
+    const memory added(p.outputs, cpu(), others.back());
+    p.addition.execute(stream(), {{DNNL_ARG_SRC_0, y}, {DNNL_ARG_SRC_1, added}, {DNNL_ARG_DST, y}});
+  }
   stream().wait();
 }
 

@@ -10,16 +10,20 @@ from cnnjax.config import Experiment
 from cnnjax.data import Preprocessing, epoch_order
 from cnnjax.errors import UserError
 from cnnjax.optim import make_optimizer
-from cnnjax.train.evaluation import DeviceSplit
+from cnnjax.train.evaluation import IN_FLIGHT, DeviceSplit
 from cnnjax.train.step import init_state, make_dispatch, make_train_step, step_key
 
 ERRORS = (MemoryError, jax.errors.JaxRuntimeError)
 """What may say that memory is short; `is_shortage` knows whether it does."""
 
 
+SAID = ("RESOURCE_EXHAUSTED", "Out of memory")
+"""XLA says one or both; where a call that was queued fails, its first words are of the queue."""
+
+
 def is_shortage(error: BaseException) -> bool:
     """Return whether an error says that memory is short."""
-    return isinstance(error, MemoryError) or (isinstance(error, ERRORS) and "RESOURCE_EXHAUSTED" in str(error))
+    return isinstance(error, MemoryError) or (isinstance(error, ERRORS) and any(said in str(error) for said in SAID))
 
 
 @contextlib.contextmanager
@@ -71,7 +75,7 @@ def smaller(batch_size: int, accumulate: int) -> Iterator[int]:
 
 
 def step_fits(experiment: Experiment, preprocessing: Preprocessing, train: DeviceSplit, batch_size: int) -> bool:
-    """Run one step of a new training with that batch size; return whether memory sufficed."""
+    """Run some steps with that batch size, queued as in a training; return whether memory sufficed."""
     arch, config, count = experiment.model, experiment.train, len(train.labels)
     try:
         optimizer = make_optimizer(experiment.optimizer, lambda step: experiment.optimizer.lr)
@@ -82,7 +86,9 @@ def step_fits(experiment: Experiment, preprocessing: Preprocessing, train: Devic
         dispatch = make_dispatch(step, batch_size, count // batch_size)
         order = jax.device_put(epoch_order(experiment.seed, 0, count))
         state = init_state(arch, optimizer, experiment.seed)
-        jax.block_until_ready(dispatch(state, train, order, step_key(experiment.seed), steps=1))
+        for _ in range(IN_FLIGHT + 1):
+            state, tally = dispatch(state, train, order, step_key(experiment.seed), steps=1)
+        jax.block_until_ready((state, tally))
     except ERRORS:  # of any kind: under a shortage XLA's own kernels may fail without saying that it is one
         return False
     return True

@@ -163,6 +163,22 @@ def test_an_array_is_added_in_the_epilogue(positions, inputs, outputs, size, str
 
 
 @needs_library
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("size", "window"), [
+    (3, Window((1, 1), ((3, 0), (0, 0)), (1, 1), 1)), (2, Window((1, 1), ((2, 2), (2, 2)), (1, 1), 1)),
+    (5, Window((2, 2), ((2, 2), (2, 2)), (2, 2), 1)), (3, Window((2, 2), ((0, 1), (1, 0)), (2, 2), 1)),
+])  # fmt: skip
+def test_an_array_is_added_with_any_window(size, window, dtype):
+    """OneDNN 2.6 takes a product of matrices for such, and then adds the wrong elements."""
+    images, kernel = (jnp.asarray(x, dtype) for x in random(0, (1, 6, 6, 16), (size, size, 16, 32)))
+    plain = np.asarray(xla_convolution(images, kernel, window).astype(jnp.float32), np.float64)
+    (added,) = (jnp.asarray(x, dtype) for x in random(1, plain.shape))
+    found = convolution_with_epilogue(images, kernel, window, added=added, nonlinearity="relu").astype(jnp.float32)
+    close = CLOSE if dtype == jnp.float32 else 0.01
+    assert error(found, np.maximum(plain + np.asarray(added, np.float64), 0)) < close
+
+
+@needs_library
 def test_derivatives_with_an_epilogue_are_those_of_its_steps():
     images, kernel, scale, offset, added = random(3, (2, 6, 7, 3), (3, 3, 3, 4), (4,), (4,), (2, 6, 7, 4))
 

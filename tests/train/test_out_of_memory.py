@@ -10,6 +10,9 @@ from cnnjax.train import loop, out_of_memory
 from cnnjax.train.loop import fit
 from cnnjax.train.out_of_memory import smaller
 
+QUEUED = jax.errors.JaxRuntimeError(
+    "INTERNAL: Error dispatching computation: Error dispatching computation: Out of memory allocating 123 bytes."
+)
 SHORTAGE = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
 
 
@@ -43,7 +46,7 @@ def short(monkeypatch):
     return short
 
 
-@pytest.mark.parametrize("error", [SHORTAGE, MemoryError()])
+@pytest.mark.parametrize("error", [SHORTAGE, QUEUED, MemoryError()])
 def test_the_sentence_names_the_batch_size_what_fits_and_what_helps(experiment, tmp_path, progress, short, error):
     short(8, error)
     with pytest.raises(UserError) as found:
