@@ -218,9 +218,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def read_config(path: Path) -> tuple[str, Experiment]:
     """Return the name and the experiment in a config.json."""
     data = read_json(path)
-    if isinstance(data, dict) and isinstance(data.get("format"), int):
-        formats.check(str(path), data, FORMAT)
-    if not isinstance(data, dict) or not isinstance(data.get("name"), str) or not isinstance(data.get("format"), int):
+    has_format = isinstance(data, dict) and isinstance(data.get("format"), int)
+    if has_format:
+        formats.check(str(path), data, FORMAT)  # first: a newer one may have other fields
+    if not has_format or not isinstance(data.get("name"), str):
         raise UserError(f"{path} is not a run's config.json: it needs 'format', 'name' and 'experiment'")
     name = data["name"]
     if not (name.isprintable() and 0 < len(name) <= LONGEST_NAME and "/" not in name) or name in (".", ".."):

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
-from cnnjax.native.library import check_shapes, has_empty, load_kernels
+from cnnjax.native.library import check_shapes, load_kernels
+from cnnjax.native.lowering import make_primitive
 
 AXES = (0, 1, 2)
 
@@ -89,9 +90,6 @@ def _gradient_in_steps(
 
 def _primitive(name: str, in_steps: Callable[..., Any], native: Callable[..., Any] | None) -> Primitive:
     """Return a primitive that is computed in steps by XLA, and on a CPU by ``native``."""
-    made = Primitive(name)
-    made.multiple_results = True
-    made.def_impl(functools.partial(jax.jit, static_argnames="settings")(made.bind))
 
     def shapes(*operands: Any, settings: Settings) -> list[jax.core.ShapedArray]:
         found = jax.eval_shape(functools.partial(in_steps, settings=settings), *operands)
@@ -101,21 +99,21 @@ def _primitive(name: str, in_steps: Callable[..., Any], native: Callable[..., An
         every = jax.vmap(functools.partial(in_steps, settings=settings), in_axes=tuple(axes))(*operands)
         return every, [0] * len(every)
 
-    made.def_abstract_eval(shapes)
-    anywhere = mlir.lower_fun(in_steps, multiple_results=True)
-    mlir.register_lowering(made, anywhere)
-    if native is not None:
-        mlir.register_lowering(made, functools.partial(_lower_on_cpu, anywhere, native), platform="cpu")
+    made = make_primitive(name, shapes, in_steps, native, ["settings"], library=load_kernels, several=True)
     batching.primitive_batchers[made] = batched
     ad.primitive_jvps[made] = functools.partial(_jvp_in_steps, in_steps)
     return made
 
 
-def _lower_on_cpu(anywhere: Any, native: Any, context: Any, *operands: Any, settings: Settings) -> Any:
-    if load_kernels() is None or has_empty(context):
-        return anywhere(context, *operands, settings=settings)
-    target, operands, context = native(context, operands, settings)
+def _native(target: str, context: Any, *operands: Any, settings: Settings) -> Any:
     return jax.ffi.ffi_lowering(target)(context, *operands, epsilon=np.float32(settings.epsilon), relu=settings.relu)
+
+
+def _native_gradient(context: Any, *operands: Any, settings: Settings) -> Any:
+    """Leave the output away where ReLU's mask is found without it."""
+    needed = 7 if settings.relu and settings.added else 6
+    context = context.replace(avals_in=context.avals_in[:needed])
+    return _native("cnnjax_batch_norm_gradient", context, *operands[:needed], settings=settings)
 
 
 def _jvp_in_steps(in_steps: Any, primals: Any, tangents: Any, *, settings: Settings) -> Any:
@@ -123,13 +121,7 @@ def _jvp_in_steps(in_steps: Any, primals: Any, tangents: Any, *, settings: Setti
     return jax.jvp(functools.partial(in_steps, settings=settings), tuple(primals), tuple(tangents))
 
 
-def _native_gradient(context: Any, operands: Any, settings: Settings) -> Any:
-    """Leave the output away where ReLU's mask is found without it."""
-    needed = 7 if settings.relu and settings.added else 6
-    return "cnnjax_batch_norm_gradient", operands[:needed], context.replace(avals_in=context.avals_in[:needed])
-
-
-_forward = _primitive("batch_norm", _in_steps, lambda context, operands, _: ("cnnjax_batch_norm", operands, context))
+_forward = _primitive("batch_norm", _in_steps, functools.partial(_native, "cnnjax_batch_norm"))
 _tangent = _primitive("batch_norm_tangent", _tangent_in_steps, None)
 _gradient = _primitive("batch_norm_gradient", _gradient_in_steps, _native_gradient)
 

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
-from cnnjax.native.library import has_empty, load
+from cnnjax.native.lowering import make_primitive
 
 
 class Window(NamedTuple):
@@ -94,24 +94,16 @@ def _kernel_shape(images: Any, cotangent: Any, window: Window, hidden: tuple[int
 
 def _product(name: str, kind: int, shape: Callable[..., tuple[int, ...]], xla: Callable[..., Any]) -> Primitive:
     """Return a primitive ``(a, b, window, hidden)``; ``hidden`` is the height and width that a and b do not tell."""
-    product = Primitive(name)
-    product.def_impl(functools.partial(jax.jit, static_argnames=("window", "hidden"))(product.bind))
-    product.def_abstract_eval(
-        lambda a, b, *, window, hidden: jax.core.ShapedArray(shape(a, b, window, hidden), a.dtype)
-    )
-    anywhere = mlir.lower_fun(xla, multiple_results=False)
-    mlir.register_lowering(product, anywhere)
-    mlir.register_lowering(product, functools.partial(_lower_on_cpu, kind, anywhere), platform="cpu")
+
+    def shaped(a: Any, b: Any, *, window: Window, hidden: tuple[int, ...]) -> jax.core.ShapedArray:
+        return jax.core.ShapedArray(shape(a, b, window, hidden), a.dtype)
+
+    def native(context: Any, a: Any, b: Any, *, window: Window, hidden: tuple[int, ...]) -> Any:
+        return jax.ffi.ffi_lowering("cnnjax_convolution")(context, a, b, kind=np.int64(kind), **attributes(window))
+
+    product = make_primitive(name, shaped, xla, native, ["window", "hidden"])
     batching.primitive_batchers[product] = functools.partial(one_after_the_other, product)
     return product
-
-
-def _lower_on_cpu(
-    kind: int, xla: Callable[..., Any], context: Any, a: Any, b: Any, *, window: Window, hidden: tuple[int, ...]
-) -> Any:
-    if load() is None or has_empty(context):
-        return xla(context, a, b, window=window, hidden=hidden)
-    return jax.ffi.ffi_lowering("cnnjax_convolution")(context, a, b, kind=np.int64(kind), **attributes(window))
 
 
 def attributes(window: Window) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
+from jax.interpreters import batching
 
 from cnnjax.native.convolution import (
     Window,
@@ -24,7 +23,8 @@ from cnnjax.native.convolution import (
     simplified,
     xla_convolution,
 )
-from cnnjax.native.library import check_shapes, has_empty, load
+from cnnjax.native.library import check_shapes
+from cnnjax.native.lowering import make_primitive
 
 NONLINEARITIES: dict[str, Callable[[Any], jax.Array]] = {
     "identity": jax.nn.identity, "relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid, "tanh": jax.nn.tanh,
@@ -93,25 +93,16 @@ def _by_xla(*operands: jax.Array, window: Window, epilogue: Epilogue) -> jax.Arr
     return _in_steps(window, epilogue, xla_convolution, *operands)
 
 
-_elsewhere = mlir.lower_fun(_by_xla, multiple_results=False)
-
-
-def _lower_on_cpu(context: Any, *operands: Any, window: Window, epilogue: Epilogue) -> Any:
-    if load() is None or has_empty(context):
-        return _elsewhere(context, *operands, window=window, epilogue=epilogue)
+def _native(context: Any, *operands: Any, window: Window, epilogue: Epilogue) -> Any:
     return jax.ffi.ffi_lowering("cnnjax_convolution_with_epilogue")(
         context, *operands, **attributes(window), scaled=epilogue.scaled, shifted=epilogue.shifted,
         added=epilogue.added, nonlinearity=np.int64(list(NONLINEARITIES).index(epilogue.nonlinearity)),
     )  # fmt: skip
 
 
-_at_once = Primitive("convolution_with_epilogue")
-_at_once.def_impl(functools.partial(jax.jit, static_argnames=("window", "epilogue"))(_at_once.bind))
-_at_once.def_abstract_eval(
-    lambda images, kernel, *others, window, epilogue: jax.core.ShapedArray(
-        output_shape(images, kernel, window), images.dtype
-    )
-)
-mlir.register_lowering(_at_once, _elsewhere)
-mlir.register_lowering(_at_once, _lower_on_cpu, platform="cpu")
+def _shape(images: Any, kernel: Any, *others: Any, window: Window, epilogue: Epilogue) -> jax.core.ShapedArray:
+    return jax.core.ShapedArray(output_shape(images, kernel, window), images.dtype)
+
+
+_at_once = make_primitive("convolution_with_epilogue", _shape, _by_xla, _native, ["window", "epilogue"])
 batching.primitive_batchers[_at_once] = functools.partial(one_after_the_other, _at_once)

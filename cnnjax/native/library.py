@@ -76,11 +76,6 @@ def check_shapes(**parts: tuple[Any, tuple[int, ...]]) -> None:
             raise ValueError(f"{name} has the shape {array.shape} where {shape} is needed")
 
 
-def has_empty(context: Any) -> bool:
-    """Return whether an array of an operation that is lowered has no elements, which the library's ways do not know."""
-    return any(0 in array.shape for array in (*context.avals_in, *context.avals_out))
-
-
 def load_kernels() -> Library | None:
     """Return the library where it has kernels of our own for this processor."""
     library = load()

@@ -12,7 +12,7 @@ namespace CNNJAX_LEVEL {
 
 using namespace ::CNNJAX_LEVEL;
 
-using Integers = int32_t __attribute__((vector_size(kLanes * sizeof(int32_t))));
+using Numbers = int32_t __attribute__((vector_size(kLanes * sizeof(int32_t))));
 using Shorts = uint16_t __attribute__((vector_size(kLanes * sizeof(uint16_t))));
 using Bytes = uint8_t __attribute__((vector_size(kLanes), aligned(1), may_alias));
 
@@ -21,12 +21,12 @@ using Bytes = uint8_t __attribute__((vector_size(kLanes), aligned(1), may_alias)
 template <int kVectors>
 struct Many {
   using Values = Vector;
-  using Places = Integers;
+  using Places = Numbers;
   static constexpr int kCount = kVectors, kWidth = kLanes;
   static Values values(const float* from) { return load(from); }
   static Places places(const uint8_t* from) {
     const Bytes narrow = *reinterpret_cast<const Bytes*>(from);
-    return __builtin_convertvector(__builtin_convertvector(narrow, Shorts), Integers);
+    return __builtin_convertvector(__builtin_convertvector(narrow, Shorts), Numbers);
   }
   static void put_down(float* to, Values values) { store(to, values); }
   static void put_down(uint8_t* to, Places places) {

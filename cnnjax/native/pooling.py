@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
-from cnnjax.native.library import has_empty, load_kernels
+from cnnjax.native.library import load_kernels
+from cnnjax.native.lowering import make_primitive
 
 LARGEST_POOL = 16
 """The side of the largest window whose places uint8 can count."""
@@ -91,20 +92,16 @@ def _primitive(
     name: str, target: str, xla: Callable[..., list[jax.Array]], *results: Callable[..., jax.core.ShapedArray]
 ) -> Primitive:
     """Return a primitive ``(*arrays, window)`` with a list of results, whose shapes the first array tells."""
-    primitive = Primitive(name)
-    primitive.multiple_results = True
-    primitive.def_impl(functools.partial(jax.jit, static_argnames="window")(primitive.bind))
-    primitive.def_abstract_eval(lambda x, *places, window: [result(x, window) for result in results])
-    elsewhere = mlir.lower_fun(lambda *arrays, window: xla(*arrays, window=window)[: len(results)])
 
-    def lower_on_cpu(context: Any, *arrays: Any, window: Pooling) -> Any:
-        if load_kernels() is None or has_empty(context):
-            return elsewhere(context, *arrays, window=window)
+    def native(context: Any, *arrays: Any, window: Pooling) -> Any:
         numbers = {name: np.int64(getattr(window, name)) for name in ("size", "stride", "padding")}
         return jax.ffi.ffi_lowering(target)(context, *arrays, **numbers)
 
-    mlir.register_lowering(primitive, elsewhere)
-    mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
+    primitive = make_primitive(
+        name, lambda x, *places, window: [result(x, window) for result in results],
+        lambda *arrays, window: xla(*arrays, window=window)[: len(results)], native, ["window"], library=load_kernels,
+        several=True,
+    )  # fmt: skip
     batching.primitive_batchers[primitive] = functools.partial(_as_one_batch, primitive)
     return primitive
 

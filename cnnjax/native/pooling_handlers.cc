@@ -39,31 +39,22 @@ ffi::Error put(Floats outputs, Places places, ffi::Result<Floats> images, int64_
   });
 }
 
+// What all three are told.
+template <typename Binding>
+auto with_window(Binding binding) {
+  return std::move(binding)
+      .template Attr<int64_t>("size")
+      .template Attr<int64_t>("stride")
+      .template Attr<int64_t>("padding");
+}
+
+auto with_places() { return with_window(ffi::Ffi::Bind().Arg<Floats>().Arg<Places>().Ret<Floats>()); }
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxMaxPool, largest,
-                              ffi::Ffi::Bind()
-                                  .Arg<Floats>()
-                                  .Ret<Floats>()
-                                  .RemainingRets()
-                                  .Attr<int64_t>("size")
-                                  .Attr<int64_t>("stride")
-                                  .Attr<int64_t>("padding"));
+                              with_window(ffi::Ffi::Bind().Arg<Floats>().Ret<Floats>().RemainingRets()));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxMaxPoolTake, take,
-                              ffi::Ffi::Bind()
-                                  .Arg<Floats>()
-                                  .Arg<Places>()
-                                  .Ret<Floats>()
-                                  .Attr<int64_t>("size")
-                                  .Attr<int64_t>("stride")
-                                  .Attr<int64_t>("padding"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxMaxPoolTake, take, with_places());
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxMaxPoolPut, put,
-                              ffi::Ffi::Bind()
-                                  .Arg<Floats>()
-                                  .Arg<Places>()
-                                  .Ret<Floats>()
-                                  .Attr<int64_t>("size")
-                                  .Attr<int64_t>("stride")
-                                  .Attr<int64_t>("padding"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxMaxPoolPut, put, with_places());

@@ -12,7 +12,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "vectors.h"
+#include "nonlinearities.h"
 
 namespace winograd {
 namespace CNNJAX_LEVEL {
@@ -247,7 +247,7 @@ void finish(const Shape& s, const Tiles& tiles, int64_t block, const float* m, c
             if (f.scale) y *= load(f.scale + o);
             if (f.offset) y += load(f.offset + o);
             if (f.added) y += load(f.added + to);
-            if (f.nonlinearity == kRelu) y = y < 0.0f ? Vector{} : y;  // a NaN stays
+            if (f.nonlinearity == kRelu) y = relu(y);
             store(outputs + to, y);
           });
     }

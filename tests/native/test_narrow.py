@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cnnjax.native import NONLINEARITIES, Window, convolution, convolution_with_epilogue, load
 from cnnjax.native.convolution import xla_convolution
 from tests.native.test_native_convolution import CLOSE, error, exact, random
-from tests.native.test_winograd import counting, needs_kernels
+from tests.native.test_winograd import counting, is_xlas_in_float64, needs_kernels
 
 counted = counting("narrow")
 quick = settings(
@@ -37,18 +37,7 @@ def cases(draw, most_channels=8):
 @quick
 @given(cases())
 def test_it_and_its_gradients_are_xlas_in_float64(counted, case):
-    images_shape, kernel_shape, window, seed = case
-    images, kernel = random(seed, images_shape, kernel_shape)
-    found, back = jax.vjp(lambda x, w: convolution(x, w, window), images, kernel)
-    (cotangent,) = random(seed + 1, found.shape)
-    jax.block_until_ready(found)
-    counted()
-    results = (convolution(images, kernel, window), *back(cotangent))
-    jax.block_until_ready(results)
-    assert counted() == (3 if load().is_wide else 1)
-    for ours, theirs in zip(results, exact(images, kernel, window, cotangent), strict=True):
-        assert ours.shape == theirs.shape
-        assert error(ours, theirs) < CLOSE
+    is_xlas_in_float64(counted, case, calls=3 if load().is_wide else 1)
 
 
 @needs_kernels
