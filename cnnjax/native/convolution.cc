@@ -75,7 +75,7 @@ struct Geometry {
   // Whether ways of our own could compute it.
   bool is_plain() const {
     const Dims ones = {1, 1}, none = {0, 0};
-    return type == memory::data_type::f32 && strides == ones && dilation == none && groups == 1;
+    return type == memory::data_type::f32 && strides == ones && dilation == none;
   }
 
   std::vector<int64_t> key() const {
@@ -226,13 +226,14 @@ const Plan& plan_for(const Geometry& g) {
 }
 
 // Whether winograd.cc computes it. It has to transform the kernel before the first product, and for the kernel's gradient
-// each thread has a sum of its own, so that there must be many tiles of 4x4 outputs for each thread.
+// each thread has a sum of its own, so that there must be many tiles of 4x4 outputs for each thread. Of more than four
+// groups computed as one, too many of the products would be of zeros.
 bool goes_by_winograd(const Geometry& g) {
-  constexpr int64_t kFewTiles = 21, kFewTilesToSum = 50, kLanes = 16, kMostWeights = 1 << 20;  // 150 MB of sums
+  constexpr int64_t kFewTiles = 21, kFewTilesToSum = 50, kMostTogether = 4, kMostWeights = 1 << 20;  // 150 MB of sums
   const int64_t tiles = g.outputs[0] * ((g.outputs[1] + 3) / 4) * ((g.outputs[2] + 3) / 4);
-  const bool fits = g.is_plain() && g.kernel[0] == 3 && g.kernel[1] == 3 && g.kernel[2] % kLanes == 0 &&
-                    g.kernel[3] % kLanes == 0 && g.kernel[2] * g.kernel[3] <= kMostWeights &&
-                    g.epilogue.nonlinearity <= kRelu;
+  const int64_t together = winograd::groups_in_one(g.kernel[2], g.kernel[3] / g.groups, g.groups);
+  const bool fits = g.is_plain() && g.kernel[0] == 3 && g.kernel[1] == 3 && together > 0 && together <= kMostTogether &&
+                    together * g.kernel[2] * g.kernel[3] <= kMostWeights && g.epilogue.nonlinearity <= kRelu;
   const int64_t few = (g.kind == kKernelGradient ? kFewTilesToSum : kFewTiles) * omp_get_max_threads();
   return fits && tiles >= few;
 }
@@ -242,7 +243,7 @@ bool goes_by_winograd(const Geometry& g) {
 // registers, and a kernel worth the new layout of the images.
 bool goes_by_narrow(const Geometry& g) {
   constexpr int64_t kMostOutputs = 8, kShortRow = 8, kFewProducts = 5;
-  const bool back = g.kind == kInputGradient, fits = g.is_plain() && !g.epilogue.added;
+  const bool back = g.kind == kInputGradient, fits = g.is_plain() && g.groups == 1 && !g.epilogue.added;
   const int64_t outputs = g.kernel[back ? 2 : 3], row = back ? g.images[2] : g.outputs[2];
   const bool worth = g.kind == kKernelGradient ? g.kernel[1] * g.kernel[2] >= kFewProducts : g.kernel[1] > 1;
   return fits && outputs <= kMostOutputs && row >= kShortRow && worth && (g.kind == kForward || levels::is_wide());
@@ -261,10 +262,10 @@ void by_our_own(Own own, const Geometry& g, void* images, void* kernel, void* ou
   ++own_calls[own];
   const auto floats = [](void* at) { return static_cast<float*>(at); };
   const Dims &x = g.images, &y = g.outputs, &k = g.kernel;
-  Shape shape = {x[0], x[1], x[2], x[3], y[1], y[2], y[3], k[0], k[1], g.before[0], g.before[1]};
+  Shape shape = {x[0], x[1], x[2], x[3], y[1], y[2], y[3], k[0], k[1], g.before[0], g.before[1], g.groups};
   if (g.kind == kInputGradient) {
     const int64_t top = k[0] - 1 - g.before[0], left = k[1] - 1 - g.before[1];
-    shape = {y[0], y[1], y[2], y[3], x[1], x[2], x[3], k[0], k[1], top, left};
+    shape = {y[0], y[1], y[2], y[3], x[1], x[2], x[3], k[0], k[1], top, left, g.groups};
   }
   const int threads = omp_get_max_threads();
   const Ways& ways = *(own == kWinograd ? winograd::ways() : narrow::ways());

@@ -3,10 +3,11 @@
 
 #include <cstdint>
 
-// Images [N, H, W, C], a kernel [h, w, C, O] and outputs [N, H', W', O].
+// Images [N, H, W, C], a kernel [h, w, C / groups, O] and outputs [N, H', W', O].
 struct Shape {
   int64_t batch, height, width, channels, out_height, out_width, outputs;
   int64_t kernel_height, kernel_width, top, left;  // top, left: rows and columns of padding
+  int64_t groups;
 };
 
 enum Nonlinearity : int64_t { kIdentity, kRelu, kSigmoid, kTanh };
@@ -17,16 +18,22 @@ struct Finish {
   const float* offset = nullptr;  // [O]
   const float* added = nullptr;   // the outputs' shape
   Nonlinearity nonlinearity = kIdentity;
+
+  // The same from one output on.
+  Finish from(int64_t output) const {
+    const auto moved = [output](const float* array) { return array ? array + output : nullptr; };
+    return {moved(scale), moved(offset), moved(added), nonlinearity};
+  }
 };
 
 struct Ways {
   // How many floats of scratch memory a call needs.
   int64_t (*scratch)(const Shape&, bool kernel_gradient, int threads);
-  // Outputs of images and a kernel [h, w, C, O]; with `flipped`, of a kernel [h, w, O, C] turned by 180 degrees, which
-  // is the gradient by the images.
+  // Outputs of images and a kernel [h, w, C / groups, O]; with `flipped`, of a kernel [h, w, O / groups, C] turned by 180
+  // degrees, which is the gradient by the images.
   void (*forward)(const Shape&, const float* images, const float* kernel, bool flipped, float* outputs, const Finish&,
                   float* scratch, int threads);
-  // The gradient [h, w, C, O] by the kernel.
+  // The gradient [h, w, C / groups, O] by the kernel.
   void (*kernel_gradient)(const Shape&, const float* images, const float* outputs, float* kernel, float* scratch,
                           int threads);
 };

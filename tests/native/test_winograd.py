@@ -46,14 +46,17 @@ def cases(draw):
     height, width = (draw(st.integers(max(1, 3 - sum(edge)), 15)) for edge in padding)
     out = [size + sum(edge) - 2 for size, edge in zip((height, width), padding, strict=True)]
     tiles = [min(-(-h // 4) * -(-w // 4) for h, w in (out, (height, width)))]
-    inputs, outputs = (draw(st.sampled_from([16, 32, 48, 64])) for _ in range(2))
+    groups = draw(st.sampled_from([1, 1, 4, 8]))
+    widths = [16, 32, 48, 64, 80, 144] if groups == 1 else [4, 8, 12, 16, 20, 24]
+    inputs, outputs = (draw(st.sampled_from(widths)) for _ in range(2))
     batch = -(-ENOUGH_TILES // tiles[0]) + draw(st.integers(0, 3))
-    images = (batch, height, width, inputs)
-    return images, (3, 3, inputs, outputs), Window((1, 1), padding, (1, 1), 1), draw(st.integers(0, 2**31))
+    images = (batch, height, width, groups * inputs)
+    kernel = (3, 3, inputs, groups * outputs)
+    return images, kernel, Window((1, 1), padding, (1, 1), groups), draw(st.integers(0, 2**31))
 
 
 @needs_kernels
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=16, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases())
 def test_it_and_its_gradients_are_xlas_in_float64(counted, case):
     is_xlas_in_float64(counted, case, calls=3)
@@ -100,6 +103,21 @@ def test_many_channels_and_a_large_mean_are_as_exact(counted):
     assert counted() == 3
     for ours, theirs in zip(results, exact(images, kernel, SAME, cotangent), strict=True):
         assert error(ours, theirs) < CLOSE
+
+
+@needs_kernels
+@pytest.mark.parametrize("width", [4, 8, 16, 40, 72])
+def test_each_group_has_its_own_channels(counted, width):
+    window = SAME._replace(groups=4)
+    shape = (-(-ENOUGH_TILES // 4), 8, 8, 4 * width)
+    is_xlas_in_float64(counted, (shape, (3, 3, width, 4 * width), window, width), calls=3)
+
+
+@needs_kernels
+def test_depthwise_does_not_go_this_way(counted):
+    images, kernel = random(0, (-(-ENOUGH_TILES // 4), 8, 8, 32), (3, 3, 1, 32))
+    jax.block_until_ready(convolution(images, kernel, SAME._replace(groups=32)))
+    assert counted() == 0
 
 
 @needs_kernels
