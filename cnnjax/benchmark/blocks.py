@@ -13,6 +13,7 @@ one row on each side, where Keras's "same" pads below and right alone; the size 
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -112,23 +113,25 @@ class ResNeXtBlockModule(BlockModule):
 
 
 class Separable(nnx.Module):
-    """ReLU, a depthwise 3x3 convolution, a 1x1 convolution, a norm."""
+    """A depthwise 3x3 convolution, a 1x1 convolution, a norm. The ReLU before it belongs to what comes before it."""
 
     def __init__(self, arch: Arch, inputs: int, outputs: int, rngs: nnx.Rngs):
-        self.activation = activation(arch.activation)
         self.depthwise = make_conv(arch, inputs, inputs, 3, rngs, groups=inputs)
         self.pointwise = make_conv(arch, inputs, outputs, 1, rngs)
         self.norm = make_norm(arch, outputs, rngs)
 
-    def __call__(self, x: jax.Array, added: jax.Array | None = None) -> jax.Array:
-        y = convolve(self.depthwise, self.activation(x))
-        return convolve(self.pointwise, y, norm=self.norm, added=added)
+    def __call__(
+        self, x: jax.Array, *, activation: Callable[..., jax.Array] = jax.nn.identity, added: jax.Array | None = None
+    ) -> jax.Array:
+        y = convolve(self.depthwise, x)
+        return convolve(self.pointwise, y, norm=self.norm, activation=activation, added=added)
 
 
 class SeparableEntryModule(BlockModule):
     """The layers of `SeparableEntry`; stage: block [N, 37, 37, 256]."""
 
     def __init__(self, arch: SeparableEntry, rngs: nnx.Rngs):
+        self.activation = activation(arch.activation)
         outputs = 2 * arch.channels
         self.shortcut = make_conv(arch, arch.channels, outputs, 1, rngs, stride=2)
         self.shortcut_norm = make_norm(arch, outputs, rngs)
@@ -138,20 +141,23 @@ class SeparableEntryModule(BlockModule):
 
     def block(self, x: jax.Array) -> jax.Array:
         skip = convolve(self.shortcut, x, norm=self.shortcut_norm)
-        return max_pool(self.separable2(self.separable1(x)), size=3, stride=2, padding=1) + skip
+        y = self.separable1(self.activation(x), activation=self.activation)
+        return max_pool(self.separable2(y), size=3, stride=2, padding=1) + skip
 
 
 class SeparableMiddleModule(BlockModule):
     """The layers of `SeparableMiddle`; stage: block [N, 19, 19, 728]."""
 
     def __init__(self, arch: SeparableMiddle, rngs: nnx.Rngs):
+        self.activation = activation(arch.activation)
         self.separable1, self.separable2, self.separable3 = (
             Separable(arch, arch.channels, arch.channels, rngs) for _ in range(3)
         )
         self.head = Dense(arch.channels, arch.num_classes, dtype=arch.dtype, rngs=rngs)
 
     def block(self, x: jax.Array) -> jax.Array:
-        return self.separable3(self.separable2(self.separable1(x)), added=x)
+        y = self.separable1(self.activation(x), activation=self.activation)
+        return self.separable3(self.separable2(y, activation=self.activation), added=x)
 
 
 def make_conv(

@@ -14,9 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching
+from jax.interpreters import ad, batching, mlir
 
 from cnnjax.native.lowering import make_primitive
+
+FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT = range(3)
+"""What convolution.cc calls them."""
 
 
 class Window(NamedTuple):
@@ -92,13 +95,29 @@ def _kernel_shape(images: Any, cotangent: Any, window: Window, hidden: tuple[int
     return *hidden, images.shape[3] // window.groups, cotangent.shape[3]
 
 
+def _by_dot(images: jax.Array, cotangent: jax.Array, *, window: Window, hidden: tuple[int, ...]) -> jax.Array:
+    """Return the kernel gradient [1, 1, C, C'] of a 1x1 convolution as one product of matrices."""
+    positions = (0, 1, 2)
+    return lax.dot_general(images, cotangent, ((positions, positions), ((), ())))[None, None]
+
+
+def _goes_by_dot(images: Any, window: Window, hidden: tuple[int, ...]) -> bool:
+    """Say whether XLA computes it: of 1x1, oneDNN is slow where input channels do not fill its vectors."""
+    of_one = hidden == (1, 1) and window == Window((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+    return of_one and images.dtype == jnp.float32 and images.shape[3] % 16 != 0
+
+
 def _product(name: str, kind: int, shape: Callable[..., tuple[int, ...]], xla: Callable[..., Any]) -> Primitive:
     """Return a primitive ``(a, b, window, hidden)``; ``hidden`` is the height and width that a and b do not tell."""
 
     def shaped(a: Any, b: Any, *, window: Window, hidden: tuple[int, ...]) -> jax.core.ShapedArray:
         return jax.core.ShapedArray(shape(a, b, window, hidden), a.dtype)
 
+    by_dot = mlir.lower_fun(_by_dot, multiple_results=False)
+
     def native(context: Any, a: Any, b: Any, *, window: Window, hidden: tuple[int, ...]) -> Any:
+        if kind == KERNEL_GRADIENT and _goes_by_dot(context.avals_in[0], window, hidden):
+            return by_dot(context, a, b, window=window, hidden=hidden)
         return jax.ffi.ffi_lowering("cnnjax_convolution")(context, a, b, kind=np.int64(kind), **attributes(window))
 
     product = make_primitive(name, shaped, xla, native, ["window", "hidden"])
@@ -135,9 +154,9 @@ def one_after_the_other(product: Primitive, operands: Any, axes: Any, **options:
     return lax.map(one, batched), 0
 
 
-_forward = _product("convolution", 0, output_shape, _xla_forward)
-_input_gradient = _product("convolution_input_gradient", 1, _input_shape, _xla_input_gradient)
-_kernel_gradient = _product("convolution_kernel_gradient", 2, _kernel_shape, _xla_kernel_gradient)
+_forward = _product("convolution", FORWARD, output_shape, _xla_forward)
+_input_gradient = _product("convolution_input_gradient", INPUT_GRADIENT, _input_shape, _xla_input_gradient)
+_kernel_gradient = _product("convolution_kernel_gradient", KERNEL_GRADIENT, _kernel_shape, _xla_kernel_gradient)
 
 # Transposes: of which operand, given the cotangent of the result and the other operand.
 ad.defbilinear(
