@@ -1,4 +1,4 @@
-"""Checkpoints: orbax for the arrays, and around it what orbax does not give.
+"""Checkpoints: orbax writes the arrays, and around it what orbax does not give.
 
 A checkpoint is a folder ``step-00000141`` with one orbax folder per item (``variables``; ``training`` where it can be
 continued), ``info.json`` (what the network is and how far it has come), files that its writer adds, and
@@ -31,6 +31,7 @@ from cnnjax import formats
 from cnnjax.errors import UserError, shown
 from cnnjax.files import json_bytes, make_folder, read_json, sha256, sync_folder, sync_tree, write_json
 from cnnjax.formats import NewerFormat
+from cnnjax.stored_arrays import read_arrays
 
 FORMAT = 1
 MOMENT = 0.3
@@ -153,18 +154,17 @@ def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
                 f"{checkpoint.path / item} does not fit: {leaf} is {held.get(leaf, 'missing')} there, "
                 f"and {wanted.get(leaf, 'nothing of that name')} is needed"
             )
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    kinds = {
+        jax.tree_util.keystr(place, simple=True, separator="."): (tuple(leaf.shape), np.dtype(leaf.dtype))
+        for place, leaf in leaves
+    }
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            restored = checkpointer.restore(checkpoint.path.resolve() / item, target)
-    except (MemoryError, jax.errors.JaxRuntimeError):
-        raise
-    except Exception as error:  # its files are those of its manifest, but somebody else's
-        raise UserError(f"checkpoint {checkpoint.path} cannot be read: {item}: {_reason(error)}") from error
-    # orbax binds arrays to their device, and a jitted function with bound arrays is another program. Free ones are what
-    # a fresh start has, so that a continued training runs the programs of one that was never stopped.
-    return jax.tree.map(lambda leaf: jax.device_put(np.array(leaf)), restored)
+        found = read_arrays(checkpoint.path / item, kinds)
+    except (ValueError, OSError) as error:  # its files are those of its manifest, but somebody else's
+        raise UserError(f"checkpoint {checkpoint.path} cannot be read: {item}: {error}") from error
+    # Bound to no device, as a fresh start's are: with bound ones a jitted function is another program.
+    return jax.tree.unflatten(structure, [jax.device_put(found[name]) for name in kinds])
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
