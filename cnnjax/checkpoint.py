@@ -1,8 +1,8 @@
 """Checkpoints: orbax writes the arrays, and around it what orbax does not give.
 
 A checkpoint is a folder ``step-00000141`` with one orbax folder per item (``variables``; ``training`` where it can be
-continued), ``info.json`` (what the network is and how far it has come), files that its writer adds, and
-``manifest.json`` (the sha256 of every file). It is written under another name, synced and renamed, so that a folder
+continued), ``info.json`` (what the network is and how far it has come), ``format.json``, files that its writer adds,
+and ``manifest.json`` (the sha256 of every file). It is written under another name, synced and renamed, so that a folder
 with this name is complete; what was damaged afterwards is noticed by the manifest before anything is restored.
 
 ``within-00000146`` is the same in the middle of an epoch, where a signal ended the run: it is gone on from, and is
@@ -103,6 +103,7 @@ def _write(folder: Path, items: Mapping[str, Any], info: Mapping[str, Any], file
     for name, content in files.items():
         (folder / name).write_bytes(content)
     write_json(folder / "info.json", {**info, "items": {name: _shapes(tree) for name, tree in items.items()}})
+    formats.write_file(folder, FORMAT)
     write_json(folder / "manifest.json", {str(p.relative_to(folder)): sha256(p) for p in _files(folder)})
     sync_tree(folder)
 
@@ -172,7 +173,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not _NAME.fullmatch(path.name):
         raise UserError(f"{path} is not a checkpoint: its name must be step-NNNNNNNN")
     try:
+        if (path / formats.FILE).exists():  # the first checkpoints have none
+            formats.check_file(f"checkpoint {path}", path, FORMAT)
         manifest = read_json(path / "manifest.json")
+    except NewerFormat:
+        raise
     except UserError as error:
         raise UserError(f"checkpoint {path} is damaged: {error}") from error
     try:

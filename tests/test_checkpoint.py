@@ -245,6 +245,35 @@ def test_a_newer_format_is_refused_and_stays_where_it_is(tmp_path, monkeypatch):
     assert names(tmp_path) == ["step-00000001"]
 
 
+@pytest.fixture
+def of_another_form(tmp_path):
+    """A checkpoint of a format to come, of which only format.json is as it is today."""
+    path = tmp_path / "step-00000002"
+    path.mkdir()
+    formats.write_file(path, checkpoint.FORMAT + 1)
+    (path / "manifest.json").write_text("[]")
+    return path
+
+
+def test_a_newer_format_with_another_manifest_is_refused_and_not_damaged(tmp_path, of_another_form):
+    save(tmp_path, 1)
+    for find in (checkpoint.best, checkpoint.newest_good):
+        with pytest.raises(formats.NewerFormat, match="step-00000002 has format 2, newer than 1; it needs cnnjax "):
+            find(tmp_path)
+    assert of_another_form.is_dir()
+
+
+def test_a_changed_bit_is_damage_and_no_newer_format(tmp_path, of_another_form):
+    content = (of_another_form / formats.FILE).read_bytes()
+    for bit in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        (of_another_form / formats.FILE).write_bytes(changed)
+        with pytest.raises(UserError, match="step-00000002 is damaged: .*format.json ") as found:
+            checkpoint.open_checkpoint(of_another_form)
+        assert not isinstance(found.value, formats.NewerFormat)
+
+
 def test_a_save_over_the_same_step_replaces_it(tmp_path):
     save(tmp_path, 1)
     save(tmp_path, 1, best_step=9)
