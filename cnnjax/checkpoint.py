@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +59,20 @@ class Checkpoint:
 def save(
     folder: Path, step: int, items: Mapping[str, Any], info: Mapping[str, Any],
     files: Mapping[str, bytes] | None = None, *, within_epoch: bool = False, place: os.stat_result | None = None,
+    require_lock: Callable[[], None] = lambda: None,
 ) -> Checkpoint:  # fmt: skip
     """Write ``folder/step-NNNNNNNN`` with pytrees of arrays as ``items``; return when it is complete and on disk.
 
-    With ``place``, what ``folder.stat()`` was, the folder must still be there, and be the same.
+    With ``place``, what ``folder.stat()`` was, the folder must still be there, and be the same. ``require_lock`` is
+    called before anything is written, and before that gets its name.
 
     Raises:
+        LostLock: by ``require_lock``; what is there stays as it is.
         UserError: it could not be written; nothing of it is left, and the earlier ones are as they were.
     """
     path = folder / f"{'within' if within_epoch else 'step'}-{step:08d}"
     aside = folder / f".{path.name}.writing"
+    require_lock()
     try:
         if place is None:
             make_folder(folder)
@@ -77,14 +81,17 @@ def save(
         aside.mkdir()
         with _silent_orbax():
             _write(aside, items, {**formats.written(FORMAT), "step": step, **info}, files or {})
-        if place is not None and not os.path.samestat(place, folder.stat()):  # moved away, and made again by orbax
+        if not _is_there(folder, place):  # moved away, and made again by orbax
             raise FileNotFoundError(errno.ENOENT, "its folder has vanished in the meantime")
+        require_lock()
         if path.exists():  # the same step, saved by a run that was killed before it noted so
             shutil.rmtree(path)
         aside.rename(path)
         sync_folder(folder)
         return Checkpoint(path, step, read_json(path / "info.json"))
     except Exception as error:  # orbax and what it is built on say in many ways that a disk is full
+        if _is_there(folder, place):
+            require_lock()  # without it, what lies aside may be another process's
         shutil.rmtree(aside, ignore_errors=True)
         with contextlib.suppress(OSError):  # where the run's folder had gone, orbax made these two again, empty
             folder.rmdir()
@@ -93,6 +100,13 @@ def save(
             f"checkpoint {path} could not be saved ({_reason(error)}); those saved before are as they were: see to "
             "the disk, then the same command goes on from them"
         ) from error
+
+
+def _is_there(folder: Path, place: os.stat_result | None) -> bool:
+    try:
+        return place is None or os.path.samestat(place, folder.stat())
+    except OSError:
+        return False
 
 
 def _write(folder: Path, items: Mapping[str, Any], info: Mapping[str, Any], files: Mapping[str, bytes]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from cnnjax import checkpoint, formats
 from cnnjax.errors import UserError
 from cnnjax.files import sha256, write_json
+from cnnjax.lock import LostLock, locked
 
 TREE = {"params": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}, "batch_stats": {}}
 
@@ -163,6 +164,25 @@ def test_a_folder_that_is_moved_in_mid_save_is_not_made_again(tmp_path, monkeypa
         checkpoint.save(folder, 2, {"variables": TREE}, info, place=folder.stat())
     assert not (tmp_path / "run").exists()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_lock_that_is_lost_in_mid_save_leaves_what_another_process_writes(tmp_path, monkeypatch, fails):
+    write, lock = checkpoint._write, tmp_path / ".lock"
+    aside = tmp_path / "checkpoints" / ".step-00000001.writing"
+
+    def lose(*arguments):
+        write(*arguments)
+        lock.unlink()
+        (aside / "theirs").touch()
+        if fails:
+            raise FileNotFoundError
+
+    monkeypatch.setattr(checkpoint, "_write", lose)
+    with locked(lock) as require_lock, pytest.raises(LostLock):
+        checkpoint.save(tmp_path / "checkpoints", 1, {"variables": TREE}, {}, require_lock=require_lock)
+    assert (aside / "theirs").exists()
+    assert names(tmp_path / "checkpoints") == []
 
 
 def test_all_is_synced_before_the_name_is_given_and_the_name_before_it_returns(tmp_path, monkeypatch):

@@ -48,6 +48,7 @@ def tasks(shop: Workshop, full: bool, seed: int) -> list[Task]:
     found += [lambda: disks.vanished(shop)]
     found += [lambda name=name: disks.blocked(shop, name) for name in ("metrics.jsonl", "curves.png")]
     found += [lambda: others.second_process(shop)]
+    found += [lambda: others.lost_lock(shop)]
     found += [lambda n=n: others.two_at_once(shop, n) for n in range(5 if full else 1)]
     found += [lambda step=step: others.not_finite(shop, step) for step in ((1, 20, 21, 77, 200) if full else (33,))]
     found += [lambda native=native: others.out_of_memory(shop, native) for native in ("01" if full else "1")]

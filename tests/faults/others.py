@@ -54,6 +54,27 @@ def second_process(shop: Workshop) -> Row:
     return tried("a second process in the folder", trial)
 
 
+def lost_lock(shop: Workshop) -> Row:
+    """Delete the lock under a first process, and let a second one in."""
+
+    def trial() -> str:
+        run = shop.new_run("lost-lock")
+        with running(shop.start(run)) as first:
+            wait_for(first, lambda: epochs_done(run) >= 2)
+            first.send_signal(signal.SIGSTOP)
+            (run / ".lock").unlink()
+            with running(shop.start(run)) as second:
+                wait_for(second, lambda: (run / ".lock").exists())
+                first.send_signal(signal.SIGCONT)
+                finish(first).one_sentence(2, "was moved, deleted or replaced while this process held it")
+                ended = finish(second)
+        check(ended.code == 0, f"the second process was disturbed: exit code {ended.code}: {ended.err}")
+        shop.check_same(run)
+        return "the first one ends, the second one goes on"
+
+    return tried("the lock deleted under a process, and a second one", trial)
+
+
 def two_at_once(shop: Workshop, number: int) -> Row:
     """Start two processes in one new folder at the same moment."""
 
