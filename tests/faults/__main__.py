@@ -47,6 +47,7 @@ def tasks(shop: Workshop, full: bool, seed: int) -> list[Task]:
     found += [lambda limit=limit: disks.file_size_limit(shop, limit) for limit in ((9000, 20000) if full else (9000,))]
     found += [lambda: disks.vanished(shop)]
     found += [lambda name=name: disks.blocked(shop, name) for name in ("metrics.jsonl", "curves.png")]
+    found += [lambda: disks.full_output(shop), lambda: disks.left_pipe(shop)]
     found += [lambda: others.second_process(shop)]
     found += [lambda: others.lost_lock(shop)]
     found += [lambda n=n: others.two_at_once(shop, n) for n in range(5 if full else 1)]
