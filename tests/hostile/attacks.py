@@ -261,7 +261,10 @@ ATTACKS: dict[str, Attack] = {
     "eps: a program in PostScript": Attack(
         lambda path: Image.new("RGB", (9, 9)).save(path, "EPS"), picture, r"as an image \(it is none\)"
     ),
-    "image: a pipe": Attack(lambda path: os.mkfifo(path), picture, "it is no plain file"),
+    "image: a pipe": Attack(lambda path: os.mkfifo(path), picture, "is not a plain file"),
+    "weights: a pipe": Attack(lambda path: os.mkfifo(path), from_torch, "is not a plain file"),
+    "weights: a device": Attack(lambda path: path.symlink_to("/dev/zero"), from_torch, "is not a plain file"),
+    "idx: a pipe": Attack(lambda path: os.mkfifo(path), images, "is not a plain file"),
     "image: 65 MiB": Attack(lambda path: path.write_bytes(bytes(65 * 2**20)), picture, "are the most"),
     "config: 100,000 lists in lists": Attack(text("[" * 100_000), read_config, "cannot be read as JSON"),
     "config: a model of lists in lists": Attack(config("[" * 900 + "]" * 900), read_config, "model is \\["),
