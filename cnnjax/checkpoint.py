@@ -1,8 +1,8 @@
-"""Checkpoints: orbax for the arrays, and around it what orbax does not give.
+"""Checkpoints: orbax writes the arrays, and around it what orbax does not give.
 
 A checkpoint is a folder ``step-00000141`` with one orbax folder per item (``variables``; ``training`` where it can be
-continued), ``info.json`` (what the network is and how far it has come), files that its writer adds, and
-``manifest.json`` (the sha256 of every file). It is written under another name, synced and renamed, so that a folder
+continued), ``info.json`` (what the network is and how far it has come), ``format.json``, files that its writer adds,
+and ``manifest.json`` (the sha256 of every file). It is written under another name, synced and renamed, so that a folder
 with this name is complete; what was damaged afterwards is noticed by the manifest before anything is restored.
 
 ``within-00000146`` is the same in the middle of an epoch, where a signal ended the run: it is gone on from, and is
@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from cnnjax import formats
 from cnnjax.errors import UserError, shown
 from cnnjax.files import json_bytes, make_folder, read_json, sha256, sync_folder, sync_tree, write_json
 from cnnjax.formats import NewerFormat
+from cnnjax.stored_arrays import read_arrays
 
 FORMAT = 1
 MOMENT = 0.3
@@ -58,16 +59,20 @@ class Checkpoint:
 def save(
     folder: Path, step: int, items: Mapping[str, Any], info: Mapping[str, Any],
     files: Mapping[str, bytes] | None = None, *, within_epoch: bool = False, place: os.stat_result | None = None,
+    require_lock: Callable[[], None] = lambda: None,
 ) -> Checkpoint:  # fmt: skip
     """Write ``folder/step-NNNNNNNN`` with pytrees of arrays as ``items``; return when it is complete and on disk.
 
-    With ``place``, what ``folder.stat()`` was, the folder must still be there, and be the same.
+    With ``place``, what ``folder.stat()`` was, the folder must still be there, and be the same. ``require_lock`` is
+    called before anything is written, and before that gets its name.
 
     Raises:
+        LostLock: by ``require_lock``; what is there stays as it is.
         UserError: it could not be written; nothing of it is left, and the earlier ones are as they were.
     """
     path = folder / f"{'within' if within_epoch else 'step'}-{step:08d}"
     aside = folder / f".{path.name}.writing"
+    require_lock()
     try:
         if place is None:
             make_folder(folder)
@@ -76,14 +81,17 @@ def save(
         aside.mkdir()
         with _silent_orbax():
             _write(aside, items, {**formats.written(FORMAT), "step": step, **info}, files or {})
-        if place is not None and not os.path.samestat(place, folder.stat()):  # moved away, and made again by orbax
+        if not _is_there(folder, place):  # moved away, and made again by orbax
             raise FileNotFoundError(errno.ENOENT, "its folder has vanished in the meantime")
+        require_lock()
         if path.exists():  # the same step, saved by a run that was killed before it noted so
             shutil.rmtree(path)
         aside.rename(path)
         sync_folder(folder)
         return Checkpoint(path, step, read_json(path / "info.json"))
     except Exception as error:  # orbax and what it is built on say in many ways that a disk is full
+        if _is_there(folder, place):
+            require_lock()  # without it, what lies aside may be another process's
         shutil.rmtree(aside, ignore_errors=True)
         with contextlib.suppress(OSError):  # where the run's folder had gone, orbax made these two again, empty
             folder.rmdir()
@@ -94,6 +102,13 @@ def save(
         ) from error
 
 
+def _is_there(folder: Path, place: os.stat_result | None) -> bool:
+    try:
+        return place is None or os.path.samestat(place, folder.stat())
+    except OSError:
+        return False
+
+
 def _write(folder: Path, items: Mapping[str, Any], info: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
     # Not orbax's asynchronous one: where a folder cannot be made, that one's threads wait ten minutes for each other.
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
@@ -102,6 +117,7 @@ def _write(folder: Path, items: Mapping[str, Any], info: Mapping[str, Any], file
     for name, content in files.items():
         (folder / name).write_bytes(content)
     write_json(folder / "info.json", {**info, "items": {name: _shapes(tree) for name, tree in items.items()}})
+    formats.write_file(folder, FORMAT)
     write_json(folder / "manifest.json", {str(p.relative_to(folder)): sha256(p) for p in _files(folder)})
     sync_tree(folder)
 
@@ -153,18 +169,17 @@ def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
                 f"{checkpoint.path / item} does not fit: {leaf} is {held.get(leaf, 'missing')} there, "
                 f"and {wanted.get(leaf, 'nothing of that name')} is needed"
             )
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    kinds = {
+        jax.tree_util.keystr(place, simple=True, separator="."): (tuple(leaf.shape), np.dtype(leaf.dtype))
+        for place, leaf in leaves
+    }
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            restored = checkpointer.restore(checkpoint.path.resolve() / item, target)
-    except (MemoryError, jax.errors.JaxRuntimeError):
-        raise
-    except Exception as error:  # its files are those of its manifest, but somebody else's
-        raise UserError(f"checkpoint {checkpoint.path} cannot be read: {item}: {_reason(error)}") from error
-    # orbax binds arrays to their device, and a jitted function with bound arrays is another program. Free ones are what
-    # a fresh start has, so that a continued training runs the programs of one that was never stopped.
-    return jax.tree.map(lambda leaf: jax.device_put(np.array(leaf)), restored)
+        found = read_arrays(checkpoint.path / item, kinds)
+    except (ValueError, OSError) as error:  # its files are those of its manifest, but somebody else's
+        raise UserError(f"checkpoint {checkpoint.path} cannot be read: {item}: {error}") from error
+    # Bound to no device, as a fresh start's are: with bound ones a jitted function is another program.
+    return jax.tree.unflatten(structure, [jax.device_put(found[name]) for name in kinds])
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -172,7 +187,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not _NAME.fullmatch(path.name):
         raise UserError(f"{path} is not a checkpoint: its name must be step-NNNNNNNN")
     try:
+        if (path / formats.FILE).exists():  # the first checkpoints have none
+            formats.check_file(f"checkpoint {path}", path, FORMAT)
         manifest = read_json(path / "manifest.json")
+    except NewerFormat:
+        raise
     except UserError as error:
         raise UserError(f"checkpoint {path} is damaged: {error}") from error
     try:

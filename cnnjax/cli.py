@@ -18,6 +18,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from cnnjax.errors import CnnjaxError, Interrupted, UserError, choose, printable
 from cnnjax.host_memory import keep_memory
 from cnnjax.interrupt import leave_on_signals
+from cnnjax.output import flush_or_discard
 
 T = TypeVar("T")
 Platform = Literal["auto", "cpu", "cuda", "tpu"]
@@ -85,7 +86,7 @@ def main(script: Callable[[list[str]], Any]) -> NoReturn:
     leave_on_signals()
     debug = "--debug" in arguments
     try:
-        script(arguments)
+        _run(script, arguments)
     except CnnjaxError as error:
         _explain(error, str(error), debug)
         _leave(error.exit_code)
@@ -93,27 +94,38 @@ def main(script: Callable[[list[str]], Any]) -> NoReturn:
         _explain(error, "interrupted", debug)
         _leave(Interrupted.exit_code)
     except BrokenPipeError:  # the reader of our output, such as head, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave(0)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         _explain(error, f"{place}{error.strerror or error}; check the path, its permissions and the space left", debug)
         _leave(UserError.exit_code)
-    sys.exit(0)
+    _leave(0)
+
+
+def _run(script: Callable[[list[str]], Any], arguments: list[str]) -> None:
+    """Run a script and write out what it has printed, so that what fails there is told as all else is."""
+    try:
+        script(arguments)
+    except SystemExit as stop:  # after --help
+        if stop.code:
+            raise
+    sys.stdout.flush()
 
 
 def _leave(code: int) -> NoReturn:
     """End the process; after an interrupt at once, since a compilation in another thread may crash on the way out."""
-    if code != Interrupted.exit_code:
-        sys.exit(code)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    flush_or_discard(sys.stdout)
+    flush_or_discard(sys.stderr)
+    if code == Interrupted.exit_code:
+        os._exit(code)
+    sys.exit(code)
 
 
 def _explain(error: BaseException, sentence: str, debug: bool) -> None:
-    if debug:
-        traceback.print_exception(error)
-    print("error:", printable(" ".join(sentence.splitlines())), file=sys.stderr)
+    with contextlib.suppress(OSError):  # the exit code tells it, too
+        if debug:
+            traceback.print_exception(error)
+        print("error:", printable(" ".join(sentence.splitlines())), file=sys.stderr)
 
 
 def use_platform(platform: Platform) -> None:

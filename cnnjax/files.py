@@ -1,6 +1,7 @@
 """Files that are whole or not there: written aside, synced, renamed."""
 
 import hashlib
+import io
 import json
 import os
 import stat
@@ -35,14 +36,22 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, json_bytes(value))
 
 
+def open_plain(path: Path) -> io.BufferedReader:
+    """Open a file that may be a stranger's; what is no plain file, such as a pipe or a device, is a UserError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that nobody writes to is not waited for
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path} is not a plain file; give one")
+    return io.BufferedReader(io.FileIO(descriptor))
+
+
 def read_bytes(path: Path, most_mib: int = 16) -> bytes:
     """Read a file that may be a stranger's; one of more than ``most_mib`` MiB is a UserError that names it."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise UserError(f"{path} is not a plain file; give one")
-    if found.st_size > most_mib * 2**20:
-        raise UserError(f"{path} has {found.st_size / 2**20:.0f} MiB; no such file has more than {most_mib} MiB")
-    return path.read_bytes()
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_mib * 2**20:
+            raise UserError(f"{path} has {size / 2**20:.0f} MiB; no such file has more than {most_mib} MiB")
+        return file.read()
 
 
 def read_json(path: Path) -> Any:

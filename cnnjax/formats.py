@@ -1,9 +1,18 @@
-"""The format version in every run folder and checkpoint: older ones are opened, a newer one is refused."""
+"""The format version in every run folder and checkpoint: older ones are opened, a newer one is refused.
 
+A checkpoint says its format in a file of its own, with a sum of its own, which keeps this form in every format to come:
+so it is read before anything else of the checkpoint, and a bit that has changed is not taken for a newer format.
+"""
+
+import hashlib
+from pathlib import Path
 from typing import Any
 
 from cnnjax import __version__
 from cnnjax.errors import UserError, printable, shown
+from cnnjax.files import read_json, write_json
+
+FILE = "format.json"
 
 
 class NewerFormat(UserError):
@@ -28,3 +37,22 @@ def check(what: str, data: Any, known: int) -> None:
         raise NewerFormat(
             f"{what} has format {shown(found)}, newer than {known}; it needs {needed}, and this is {__version__}"
         )
+
+
+def write_file(folder: Path, version: int) -> None:
+    """Write a folder's `FILE`."""
+    said = written(version)
+    write_json(folder / FILE, {**said, "sha256": _sum(**said)})
+
+
+def check_file(what: str, folder: Path, known: int) -> None:
+    """Raise UserError unless a folder's `FILE` is whole and of a format up to ``known``; of a newer one, say so."""
+    data = read_json(folder / FILE)
+    whole = isinstance(data, dict) and isinstance(data.get("format"), int) and isinstance(data.get("cnnjax"), str)
+    if not whole or data.get("sha256") != _sum(data["format"], data["cnnjax"]):
+        raise UserError(f"{FILE} is not as it was written")
+    check(what, data, known)
+
+
+def _sum(format: int, cnnjax: str) -> str:
+    return hashlib.sha256(f"{format} {cnnjax}".encode(errors="replace")).hexdigest()

@@ -100,6 +100,7 @@ def _train(
     variables = trained.load(this.folder).variables
     results = _judge(this.experiment, dataset, outcome, variables)
     problems = [outcome.problem] if outcome.problem else []
+    folder.require_lock()
     try:
         report.write(this.name, this.experiment, dataset, variables, folder, results, outcome.rows)
     except CnnjaxError:

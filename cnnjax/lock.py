@@ -7,10 +7,11 @@ that only one process can make takes their place; left by a process that is gone
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cnnjax.errors import UserError
@@ -20,32 +21,52 @@ HELD = ".held"
 """What is added to the lock file's name where its existence is the lock."""
 
 
+class LostLock(UserError):
+    """The lock's file is no longer the one that this process holds: what lies there may be another process's."""
+
+
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``, which stays.
+def locked(path: Path) -> Iterator[Callable[[], None]]:
+    """Hold the lock file ``path``, which stays; yield what raises LostLock once the file was deleted or replaced.
 
     Raises:
         UserError: another process holds it; the sentence names its pid and host.
     """
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _refused(path) from None
-        except OSError as error:
-            if error.errno not in NO_LOCKS_HERE:
-                raise
-            with _held_by_existence(path.with_name(path.name + HELD)):
-                yield
-            return
+    try:
+        descriptor = _take(path)
+    except BlockingIOError:
+        raise _refused(path) from None
+    if descriptor is None:
+        with _held_by_existence(path.with_name(path.name + HELD)) as require:
+            yield require
+        return
+    try:
         with contextlib.suppress(OSError):  # the name is a courtesy: a full disk is told of where it matters
-            os.ftruncate(file.fileno(), 0)
-            os.write(file.fileno(), _own_name())
-        yield
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, _own_name())
+        yield functools.partial(_require, path, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _take(path: Path) -> int | None:
+    """Return the open and locked file; None where the file system knows no locks."""
+    while True:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(path, descriptor):  # or it was deleted between the two calls, and locks nothing
+                return descriptor
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in NO_LOCKS_HERE:
+                return None
+            raise
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
-def _held_by_existence(path: Path) -> Iterator[None]:
+def _held_by_existence(path: Path) -> Iterator[Callable[[], None]]:
     if _is_stale(holder := _holder(path)):
         _take_away(path, holder)
     try:
@@ -53,11 +74,27 @@ def _held_by_existence(path: Path) -> Iterator[None]:
     except FileExistsError:
         raise _refused(path, f", or delete {path} if that process is gone") from None
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_own_name())
-        yield
+        os.write(descriptor, _own_name())
+        yield functools.partial(_require, path, descriptor)
     finally:
-        path.unlink(missing_ok=True)
+        if _is_at(path, descriptor):
+            path.unlink()
+        os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _require(path: Path, descriptor: int) -> None:
+    if not _is_at(path, descriptor):
+        raise LostLock(
+            f"{path} was moved, deleted or replaced while this process held it, and another one may train there now; "
+            "this one wrote no more: where no other does, the same command goes on"
+        )
 
 
 def _take_away(path: Path, holder: str) -> None:

@@ -17,7 +17,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,8 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self.require_lock: Callable[[], None] = _nothing
+        """Raises LostLock where the folder was locked here, and may be another process's by now."""
 
     @property
     def finished(self) -> bool:
@@ -102,8 +104,11 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Make the folder where it is missing, and keep every other process out while this one writes to it."""
         make_folder(self.path)
-        with locked(self.path / LOCK):
-            yield
+        with locked(self.path / LOCK) as self.require_lock:
+            try:
+                yield
+            finally:
+                self.require_lock = _nothing
 
     def check(self, experiment: Experiment) -> None:
         """Refuse a folder that holds something else than a run of this experiment; nothing is written."""
@@ -149,6 +154,7 @@ class RunFolder:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one epoch's line; where that fails, no part of it stays."""
+        self.require_lock()
         with (self.path / "metrics.jsonl").open("ab", buffering=0) as file:
             before = file.tell()
             try:
@@ -163,6 +169,7 @@ class RunFolder:
 
     def write_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write all lines anew."""
+        self.require_lock()
         write_bytes(self.path / "metrics.jsonl", b"".join(map(metrics_line, rows)))
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -180,6 +187,7 @@ class RunFolder:
         return rows
 
     def write_results(self, results: dict[str, Any]) -> None:
+        self.require_lock()
         write_json(self.path / "results.json", results)
 
     def read_results(self) -> dict[str, Any]:
@@ -188,6 +196,10 @@ class RunFolder:
         if not isinstance(results, dict) or not {"epochs", "best_epoch", "train", "validation", "test"} <= set(results):
             raise UserError(f"{path} is damaged; delete it, and the same command writes it anew")
         return results
+
+
+def _nothing() -> None:
+    """Require nothing."""
 
 
 def metrics_line(row: dict[str, Any]) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 from cnnjax.errors import UserError, printable
+from cnnjax.files import open_plain
 
 LARGEST_DIRECTORY = 16 * 2**20
 """Of the list of members at a zip's end: some 170,000 files. Python takes up to 250 MB to hold such a list."""
@@ -53,7 +54,7 @@ def open_zip(path: Path) -> Iterator[Zip]:
             archive, there twice, encrypted, or compressed so that it would unpack without a bound.
     """
     try:
-        file = _BoundedFile(io.FileIO(path))
+        file = _BoundedFile(open_plain(path).detach())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check the path") from error
     with file:

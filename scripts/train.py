@@ -28,6 +28,7 @@ def train(arguments: list[str]) -> None:
 
     from cnnjax import launch
     from cnnjax.config import Experiment
+    from cnnjax.output import lasting_output
     from cnnjax.run_folder import run_name
     from cnnjax.train.profiling import read_steps
 
@@ -66,7 +67,8 @@ def train(arguments: list[str]) -> None:
     cli.start_jax(platform, deterministic)
     full_name = run_name(f"{name},model={model}" if model else name, chosen, experiment)
     this = launch.Run(full_name, experiment, out or Path("runs") / full_name)
-    launch.run(this, Console(), resume, profiled, again=cli.again(without=("--resume", "--profile")))
+    with lasting_output() as output:
+        launch.run(this, Console(file=output), resume, profiled, again=cli.again(without=("--resume", "--profile")))
 
 
 if __name__ == "__main__":

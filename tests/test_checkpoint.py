@@ -10,6 +10,7 @@ import pytest
 from cnnjax import checkpoint, formats
 from cnnjax.errors import UserError
 from cnnjax.files import sha256, write_json
+from cnnjax.lock import LostLock, locked
 
 TREE = {"params": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}, "batch_stats": {}}
 
@@ -165,6 +166,25 @@ def test_a_folder_that_is_moved_in_mid_save_is_not_made_again(tmp_path, monkeypa
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_lock_that_is_lost_in_mid_save_leaves_what_another_process_writes(tmp_path, monkeypatch, fails):
+    write, lock = checkpoint._write, tmp_path / ".lock"
+    aside = tmp_path / "checkpoints" / ".step-00000001.writing"
+
+    def lose(*arguments):
+        write(*arguments)
+        lock.unlink()
+        (aside / "theirs").touch()
+        if fails:
+            raise FileNotFoundError
+
+    monkeypatch.setattr(checkpoint, "_write", lose)
+    with locked(lock) as require_lock, pytest.raises(LostLock):
+        checkpoint.save(tmp_path / "checkpoints", 1, {"variables": TREE}, {}, require_lock=require_lock)
+    assert (aside / "theirs").exists()
+    assert names(tmp_path / "checkpoints") == []
+
+
 def test_all_is_synced_before_the_name_is_given_and_the_name_before_it_returns(tmp_path, monkeypatch):
     events = []
     fsync, rename = os.fsync, Path.rename
@@ -245,6 +265,35 @@ def test_a_newer_format_is_refused_and_stays_where_it_is(tmp_path, monkeypatch):
     assert names(tmp_path) == ["step-00000001"]
 
 
+@pytest.fixture
+def of_another_form(tmp_path):
+    """A checkpoint of a format to come, of which only format.json is as it is today."""
+    path = tmp_path / "step-00000002"
+    path.mkdir()
+    formats.write_file(path, checkpoint.FORMAT + 1)
+    (path / "manifest.json").write_text("[]")
+    return path
+
+
+def test_a_newer_format_with_another_manifest_is_refused_and_not_damaged(tmp_path, of_another_form):
+    save(tmp_path, 1)
+    for find in (checkpoint.best, checkpoint.newest_good):
+        with pytest.raises(formats.NewerFormat, match="step-00000002 has format 2, newer than 1; it needs cnnjax "):
+            find(tmp_path)
+    assert of_another_form.is_dir()
+
+
+def test_a_changed_bit_is_damage_and_no_newer_format(tmp_path, of_another_form):
+    content = (of_another_form / formats.FILE).read_bytes()
+    for bit in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        (of_another_form / formats.FILE).write_bytes(changed)
+        with pytest.raises(UserError, match="step-00000002 is damaged: .*format.json ") as found:
+            checkpoint.open_checkpoint(of_another_form)
+        assert not isinstance(found.value, formats.NewerFormat)
+
+
 def test_a_save_over_the_same_step_replaces_it(tmp_path):
     save(tmp_path, 1)
     save(tmp_path, 1, best_step=9)
@@ -295,7 +344,7 @@ def test_a_whole_checkpoint_of_a_strangers_making_is_refused(tmp_path, told, inf
 
 def test_arrays_of_a_strangers_making_are_one_sentence(tmp_path):
     saved = save(tmp_path, 10)
-    (saved.path / "variables" / "_METADATA").write_text("[1, 2]")
+    (saved.path / "variables" / "manifest.ocdbt").write_text("[1, 2]")
     with pytest.raises(UserError, match="checkpoint .*step-00000010 cannot be read: variables: "):
         checkpoint.restore(saved, "variables", TREE)
 

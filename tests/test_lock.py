@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import fcntl
 import multiprocessing
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 from cnnjax.errors import UserError
-from cnnjax.lock import locked
+from cnnjax.lock import LostLock, locked
 
 HOST = socket.gethostname()
 HOLDER = """
@@ -47,6 +48,47 @@ def test_an_error_lets_go_of_it(path):
         raise ZeroDivisionError
     with locked(path):
         pass
+
+
+def held_file(path):
+    """Return the file whose place is the lock: with flock it is ``path`` itself."""
+    return next(file for file in (path.with_name(".lock.held"), path) if file.exists())
+
+
+def test_one_that_was_deleted_is_lost(path):
+    with locked(path) as require:
+        require()
+        held_file(path).unlink()
+        with pytest.raises(LostLock, match=r"\.lock.* was moved, deleted or replaced"):
+            require()
+
+
+def test_whoever_deletes_it_lets_a_second_one_in_and_the_first_disturbs_it_no_more(path):
+    with contextlib.ExitStack() as first:
+        require = first.enter_context(locked(path))
+        held_file(path).unlink()
+        with locked(path) as require_second:
+            with pytest.raises(LostLock):
+                require()
+            first.close()
+            require_second()
+
+
+def test_one_that_is_deleted_while_it_is_taken_is_taken_again(tmp_path, monkeypatch):
+    path, deleted = tmp_path / ".lock", []
+    flock = fcntl.flock
+
+    def late(descriptor, operation):
+        if not deleted:
+            deleted.append(path.unlink())
+        return flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locked(path) as require:
+        require()
+        with pytest.raises(UserError, match="another process"), locked(path):
+            pass
+    assert deleted
 
 
 def ended_pid():

@@ -6,6 +6,7 @@ import pytest
 
 from cnnjax import create
 from cnnjax.errors import UserError
+from cnnjax.lock import LostLock
 from cnnjax.run_folder import ROW, RunFolder, differences, environment, flatten, read_config, run_name
 
 
@@ -177,6 +178,22 @@ def test_a_run_of_a_version_without_some_options_goes_on_as_it_was(tmp_path, exp
     folder.start("a", experiment)
     assert read_config(tmp_path / "config.json") == ("a", experiment)
     assert json.loads((tmp_path / "config.json").read_text()) == config
+
+
+def test_without_its_lock_it_writes_no_metrics_and_no_results(tmp_path):
+    folder = RunFolder(tmp_path)
+    with folder.locked():
+        folder.append_metrics(row(1))
+        (tmp_path / ".lock").unlink()
+        for write in (
+            lambda: folder.append_metrics(row(2)),
+            lambda: folder.write_metrics([]),
+            lambda: folder.write_results({}),
+        ):
+            with pytest.raises(LostLock, match="was moved, deleted or replaced"):
+                write()
+    assert folder.read_metrics() == [row(1)]
+    assert not (tmp_path / "results.json").exists()
 
 
 def test_an_append_that_fails_leaves_no_part_of_a_line(tmp_path, monkeypatch):

@@ -266,6 +266,45 @@ def test_debug_shows_where_an_error_came_from(workplace):
     assert done.stderr.splitlines()[-1].startswith("error: optimizer.lr is 0.0")
 
 
+@pytest.fixture(params=["a full disk", "a pipe that nobody reads"])
+def failing_output(request):
+    """What writing to fails, and what the system says then."""
+    if request.param == "a full disk":
+        output, said = os.open("/dev/full", os.O_WRONLY), "No space left on device"
+    else:
+        (reader, output), said = os.pipe(), "Broken pipe"
+        os.close(reader)
+    yield output, said
+    os.close(output)
+
+
+def call_with_output(output, *arguments, cwd):
+    return subprocess.run(
+        command(*arguments), cwd=cwd, stdout=output, stderr=subprocess.PIPE, text=True, timeout=240,
+        env={**os.environ, **KEPT, "PYTHONUNBUFFERED": ""},  # as for users: what fails may fail only at the end
+    )  # fmt: skip
+
+
+def test_a_training_whose_output_fails_goes_on_to_its_end(workplace, failing_output, tmp_path):
+    output, said = failing_output
+    done = call_with_output(output, "train.py", workplace / "runs" / "done", "--out", tmp_path / "run", cwd=workplace)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: the training is done, and some of what it said could not be written ({said}")
+    assert done.stderr.count("\n") == 1
+    assert figures(tmp_path / "run") == figures(workplace / "runs" / "done")
+    assert RunFolder(tmp_path / "run").finished
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train.py", "--help"], ["train.py", "lenet_mini", "--help"], ["data.py", "list"]]
+)
+def test_a_short_script_whose_output_fails_ends_without_a_traceback(arguments, failing_output, tmp_path):
+    output, said = failing_output
+    done = call_with_output(output, *arguments, cwd=tmp_path)
+    told = "" if said == "Broken pipe" else f"error: {said}; check the path, its permissions and the space left\n"
+    assert (done.returncode, done.stderr) == (2 if told else 0, told)
+
+
 def test_a_divergence_has_exit_code_3_with_step_and_learning_rate(workplace, digits):
     done = call(
         "train.py", "mlp_fashion", "--data.source", "mnist", "--data.dir", digits, "--optimizer.name", "sgd",

@@ -17,6 +17,7 @@ import numpy as np
 from cnnjax.convert.tensors import GET_AGAIN, Shape, Tensors
 from cnnjax.convert.torch_pickle import Described, Storage, Tensor, read_pickle
 from cnnjax.errors import UserError, printable
+from cnnjax.files import open_plain
 from cnnjax.zips import open_zip
 
 WRAPPERS = ("state_dict", "model")
@@ -53,7 +54,7 @@ def open_torch_zip(path: Path, largest: int) -> Iterator[Tensors]:
 @contextlib.contextmanager
 def open_old_torch(path: Path, largest: int) -> Iterator[Tensors]:
     """Open a state dict as torch saved it before 1.6: pickles, then each storage's values after their number."""
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         start = io.BytesIO(file.read(LARGEST_PICKLE))
         parts = [_read_pickle(path, start) for _ in range(5)]
         (magic, protocol, machine, _, keys), kinds = [part.value for part in parts], parts[3].storages

@@ -13,6 +13,7 @@ from cnnjax.convert.safetensors_file import open_safetensors
 from cnnjax.convert.tensors import GET_AGAIN, Tensors
 from cnnjax.convert.torch_file import open_old_torch, open_torch_zip
 from cnnjax.errors import UserError
+from cnnjax.files import open_plain
 from cnnjax.zips import open_zip
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -66,7 +67,7 @@ def _refusing(path: Path) -> Iterator[None]:
 
 def _opener(path: Path) -> Opener:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             start = file.read(16)
             size = os.fstat(file.fileno()).st_size
     except OSError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cnnjax.errors import UserError
+from cnnjax.files import open_plain
 
 UNSIGNED_BYTES = 8
 MOST_BYTES = 2**30
@@ -26,7 +27,7 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
     """
     header_size = 4 + 4 * axes
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with open_plain(path) as stored, gzip.GzipFile(fileobj=stored) if path.suffix == ".gz" else stored as file:
             header = file.read(header_size)
             if len(header) < header_size or header[:2] != b"\0\0":
                 raise UserError(f"{path} is not an IDX file: its first bytes are {header[:4].hex() or 'missing'}")

@@ -1,12 +1,14 @@
 """One picture from a stranger's file, decoded by Pillow within bounds."""
 
 import io
-import stat
+import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cnnjax.files import open_plain
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 """What is decoded, whatever a file is called; others, such as EPS, have Pillow start other programs."""
@@ -47,12 +49,10 @@ def decode_picture(content: bytes, size: tuple[int, int] | None = None) -> tuple
 
 
 def read_picture_file(path: Path) -> bytes:
-    """Return a file's content; what is no plain file, such as a pipe, or too large, is not read."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise NoPictureError("it is no plain file")
-    check_file_size(found.st_size)
-    return path.read_bytes()
+    """Return a file's content; what is too large is not read."""
+    with open_plain(path) as file:
+        check_file_size(os.fstat(file.fileno()).st_size)
+        return file.read()
 
 
 def check_file_size(size: int) -> None:

@@ -26,6 +26,10 @@ def is_shortage(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, ERRORS) and any(said in str(error) for said in SAID))
 
 
+SPARE = 4
+"""A batch is said to fit where one larger by a part in so many did: a run needs a little more than a few steps."""
+
+
 @contextlib.contextmanager
 def explained(doing: str, advice: str) -> Iterator[None]:
     """Turn a shortage into a UserError ``out of memory DOING; ADVICE``."""
@@ -57,7 +61,8 @@ def in_training(
     fits = 0
     for batch_size in smaller(config.batch_size, config.accumulate):
         notice(f"out of memory at train.batch_size {config.batch_size}; trying {batch_size} ...")
-        if step_fits(experiment, preprocessing, train, batch_size):
+        spare = batch_size // SPARE // config.accumulate * config.accumulate
+        if step_fits(experiment, preprocessing, train, batch_size + spare):
             fits = batch_size
             break
     return UserError(

@@ -40,7 +40,7 @@ class Saver:
         """Save a position: after an epoch, or within one with the sums over its steps so far.
 
         Raises:
-            UserError: it could not be saved, or the run's folder is no longer there.
+            UserError: it could not be saved, or the run's folder is no longer there, or no longer this process's.
         """
         state = position.state
         info: dict[str, Any] = {
@@ -60,8 +60,9 @@ class Saver:
         items = {"variables": state.variables._asdict(), "training": _training_item(state)}
         files = {METRICS: b"".join(map(metrics_line, position.rows))}
         checkpoint.save(
-            self.folder.checkpoints, int(state.step), items, info, files, within_epoch=within_epoch, place=self.place
-        )
+            self.folder.checkpoints, int(state.step), items, info, files, within_epoch=within_epoch, place=self.place,
+            require_lock=self.folder.require_lock,
+        )  # fmt: skip
 
     def resume(self, fresh: TrainState) -> tuple[Position, list[str]]:
         """Return the newest good checkpoint's position, or that of ``fresh``, and what is to be said of it."""

@@ -245,4 +245,4 @@ class TestDamage:
             (tmp_path / name).write_bytes(data)
             assert "is no file of weights" in refused(TORCH, "torchvision", tmp_path / name)
         assert "cannot be read" in refused(TORCH, "torchvision", tmp_path / "missing")
-        assert "cannot be read" in refused(TORCH, "torchvision", tmp_path)
+        assert "is not a plain file" in refused(TORCH, "torchvision", tmp_path)

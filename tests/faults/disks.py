@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cnnjax import checkpoint
-from tests.faults.workshop import Row, Workshop, check, epochs_done, finish, running, wait_for
+from tests.faults.workshop import TIMEOUT, Ended, Row, Workshop, check, epochs_done, finish, running, wait_for
 
 
 def mounts_allowed(folder: Path) -> bool:
@@ -79,6 +79,41 @@ def file_size_limit(shop: Workshop, limit: int) -> Row:
         return f"{kept} kept at {limit} bytes"
 
     return tried("a limit on a file's size, met in mid-save", trial)
+
+
+def full_output(shop: Workshop) -> Row:
+    """Train with a standard output that cannot be written: the training ends, with exit code 1."""
+
+    def trial() -> str:
+        run = shop.new_run("full-output")
+        with Path("/dev/full").open("w") as full:
+            process = subprocess.Popen(
+                shop.command(run), cwd=shop.folder, env=shop.environment(), text=True, stdout=full,
+                stderr=subprocess.PIPE,
+            )  # fmt: skip
+        with running(process):
+            finish(process).one_sentence(1, "could not be written (No space left on device)")
+        shop.check_same(run)
+        return "exit code 1; nothing else is missing"
+
+    return tried("a full disk under the terminal's output", trial)
+
+
+def left_pipe(shop: Workshop) -> Row:
+    """Train for a reader that goes after the first line, as `head -1` does."""
+
+    def trial() -> str:
+        run = shop.new_run("left-pipe")
+        with running(shop.start(run)) as process:
+            assert process.stdout and process.stderr
+            check(process.stdout.readline().startswith("epoch "), "the first line is another")
+            process.stdout.close()
+            told = process.stderr.read()
+            Ended(process.wait(TIMEOUT), "", told).one_sentence(1, "could not be written (Broken pipe)")
+        shop.check_same(run)
+        return "exit code 1; nothing else is missing"
+
+    return tried("a reader of the terminal's output that goes", trial)
 
 
 def read_only(shop: Workshop) -> Row:

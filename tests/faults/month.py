@@ -21,7 +21,9 @@ class Look(NamedTuple):
     files: int
     checkpoints: int
     folder: int
-    """Bytes, without the metrics: their lines in metrics.jsonl and in each checkpoint are the run's record."""
+    """Bytes without the metrics, whose lines in metrics.jsonl and in each checkpoint are the run's record."""
+    metrics: int
+    """Bytes of them."""
 
 
 def look(pid: int, run: Path) -> Look:
@@ -41,10 +43,12 @@ def one_look(pid: int, run: Path) -> Look:
             memory = int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) * 1024
             files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
             found = [path for path in run.rglob("*") if path.is_file()]
-            sizes = sum(path.stat().st_size for path in found if path.name != "metrics.jsonl")
+            sizes = [0, 0]
+            for path in found:
+                sizes[path.name == "metrics.jsonl"] += path.stat().st_size
             if not any(".writing" in str(path) for path in found):
                 names = len(list((run / "checkpoints").iterdir()))
-                return Look(epochs_done(run), memory, files, names, sizes)
+                return Look(epochs_done(run), memory, files, names, *sizes)
         except FileNotFoundError:
             pass
         time.sleep(0.01)
@@ -69,7 +73,8 @@ def month(shop: Workshop, epochs: int) -> Row:
             f"from epoch {first.epochs:,} to {last.epochs:,}: memory {first.memory / 2**20:.0f} -> "
             f"{last.memory / 2**20:.0f} MB, open files {first.files} -> {last.files}, checkpoints "
             f"{first.checkpoints} -> {last.checkpoints}, "
-            f"folder {first.folder / 1024:.0f} -> {last.folder / 1024:.0f} KB"
+            f"folder {first.folder / 1024:.0f} -> {last.folder / 1024:.0f} KB, and the metrics in it "
+            f"{first.metrics / 1024:.0f} -> {last.metrics / 1024:.0f} KB"
         )
         check(last.memory < 1.1 * first.memory + 8 * 2**20, f"memory grew: {figures}")
         check(last.files <= first.files + 2, f"open files grew: {figures}")

@@ -20,13 +20,16 @@ from typing import Any
 
 import h5py
 import numpy as np
+import tensorstore
 from PIL import Image
 
+from cnnjax import checkpoint
 from cnnjax.convert import load_weights
 from cnnjax.data import Preprocessing, read_image
 from cnnjax.data.idx import read_idx
 from cnnjax.data.image_folder import load_image_folder
 from cnnjax.errors import UserError
+from cnnjax.files import sha256, write_json
 from cnnjax.run_folder import read_config
 from cnnjax.zips import LARGEST_DIRECTORY
 from tests.convert.published import KERAS_V1, TORCH, tensors_of, write_keras, write_torch
@@ -151,6 +154,39 @@ def deep_h5(path: Path) -> None:
             group = group.create_group("g")
 
 
+KERNEL = {"kernel": np.arange(6, dtype=np.float32)}
+CHECKPOINT = "step-00000001"
+
+
+def read_checkpoint(path: Path) -> Any:
+    return checkpoint.restore(checkpoint.open_checkpoint(path), "variables", KERNEL)
+
+
+def checkpoint_with(**changes: Callable[[bytes], bytes]) -> Callable[[Path], Any]:
+    """Return what writes a checkpoint whose array has other values under some keys, and a manifest that fits it."""
+
+    def make(path: Path) -> None:
+        checkpoint.save(path.parent, 1, {"variables": KERNEL}, {})
+        store = tensorstore.KvStore.open(f"file://{path.resolve()}/variables/|ocdbt:").result()
+        for key, change in changes.items():
+            store.write(f"kernel/{key}", change(store.read(f"kernel/{key}").result().value)).result()
+        files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != "manifest.json")
+        write_json(path / "manifest.json", {str(file.relative_to(path)): sha256(file) for file in files})
+
+    return make
+
+
+def claimed(**fields: Any) -> Callable[[bytes], bytes]:
+    """Return what changes an array's description."""
+    return lambda old: json.dumps({**json.loads(old), **fields}).encode()
+
+
+def zstd_of_zeros(blocks: int) -> bytes:
+    """Return so many times 128 KiB of zeros, in 4 bytes each."""
+    one = (2**17 << 3 | 1 << 1).to_bytes(3, "little") + b"\0"
+    return bytes.fromhex("28b52ffd0068") + one * blocks + (1).to_bytes(3, "little")
+
+
 def text(content: str) -> Callable[[Path], Any]:
     return lambda path: path.write_text(content)
 
@@ -225,7 +261,10 @@ ATTACKS: dict[str, Attack] = {
     "eps: a program in PostScript": Attack(
         lambda path: Image.new("RGB", (9, 9)).save(path, "EPS"), picture, r"as an image \(it is none\)"
     ),
-    "image: a pipe": Attack(lambda path: os.mkfifo(path), picture, "it is no plain file"),
+    "image: a pipe": Attack(lambda path: os.mkfifo(path), picture, "is not a plain file"),
+    "weights: a pipe": Attack(lambda path: os.mkfifo(path), from_torch, "is not a plain file"),
+    "weights: a device": Attack(lambda path: path.symlink_to("/dev/zero"), from_torch, "is not a plain file"),
+    "idx: a pipe": Attack(lambda path: os.mkfifo(path), images, "is not a plain file"),
     "image: 65 MiB": Attack(lambda path: path.write_bytes(bytes(65 * 2**20)), picture, "are the most"),
     "config: 100,000 lists in lists": Attack(text("[" * 100_000), read_config, "cannot be read as JSON"),
     "config: a model of lists in lists": Attack(config("[" * 900 + "]" * 900), read_config, "model is \\["),
@@ -238,12 +277,21 @@ ATTACKS: dict[str, Attack] = {
     "config: a family of 10 MB": Attack(
         config('{"family": "%s"}' % ("x" * 10**7)), read_config, "unknown model family"
     ),
+    "checkpoint: an honest one": Attack(checkpoint_with(), read_checkpoint, "read", name=CHECKPOINT),
+    "checkpoint: a chunk of 4 GiB in 128 KiB": Attack(
+        checkpoint_with(**{".zarray": claimed(chunks=[2**30]), "0": lambda old: zstd_of_zeros(2**15)}), read_checkpoint,
+        r"kernel is float32\[6\] in chunks of \[1073741824\]; it must be float32\[6\] in", name=CHECKPOINT,
+    ),
+    "checkpoint: a chunk that holds more than it claims": Attack(
+        checkpoint_with(**{"0": lambda old: zstd_of_zeros(2**15)}), read_checkpoint, "cannot be read: variables: ",
+        name=CHECKPOINT,
+    ),
     "config: 100 MB": Attack(config('{"family": "%s"}' % ("x" * 10**8)), read_config, "MiB"),
 }  # fmt: skip
 
 
 def measure(attack: Attack, folder: Path) -> tuple[str, int, float]:
-    """Make the file, read it, and return what was said, the growth of memory in MB, and the time in seconds."""
+    """Make the file and read it; return what was said, the growth of memory in MB, and the time in seconds."""
     path = folder / attack.name
     attack.make(path)
     before, memory, start = sorted(folder.rglob("*")), reset_peak(), time.perf_counter()
@@ -270,6 +318,8 @@ def main() -> None:
         from_keras(write_keras(Path("a.keras"), tensors_of(KERAS_V1, "keras")))
         Image.fromarray(np.zeros((9, 9), np.uint8)).save("a.png")
         picture(Path("a.png"))
+        checkpoint_with()(Path(CHECKPOINT))
+        read_checkpoint(Path(CHECKPOINT))
         for number, (name, attack) in enumerate(ATTACKS.items()):
             folder = Path(place) / str(number)
             folder.mkdir()

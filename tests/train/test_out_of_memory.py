@@ -48,7 +48,7 @@ def short(monkeypatch):
 
 @pytest.mark.parametrize("error", [SHORTAGE, QUEUED, MemoryError()])
 def test_the_sentence_names_the_batch_size_what_fits_and_what_helps(experiment, tmp_path, progress, short, error):
-    short(8, error)
+    short(10, error)
     with pytest.raises(UserError) as found:
         train(experiment, tmp_path / "run", progress)
     for expected in ("train.batch_size 32; 8 fits (tried)", "--train.accumulate", "--train.remat"):
@@ -56,9 +56,15 @@ def test_the_sentence_names_the_batch_size_what_fits_and_what_helps(experiment, 
     assert [notice.rpartition("; ")[2] for notice in progress.notices] == ["trying 16 ...", "trying 8 ..."]
 
 
+def test_what_just_fits_is_not_advised(experiment, tmp_path, progress, short):
+    short(19)  # 16 images, and not the quarter more that a whole run may need
+    with pytest.raises(UserError, match=r"train.batch_size 32; 8 fits \(tried\)"):
+        train(experiment, tmp_path / "run", progress)
+
+
 def test_a_trial_that_fails_in_another_way_does_not_fit_either(experiment, tmp_path, progress, short):
     """XLA's kernels for CPUs may say INTERNAL where their own memory is what was short."""
-    short(8, errors={16: jax.errors.JaxRuntimeError("INTERNAL: a kernel failed")})
+    short(10, errors={20: jax.errors.JaxRuntimeError("INTERNAL: a kernel failed")})
     with pytest.raises(UserError, match=r"train.batch_size 32; 8 fits \(tried\)"):
         train(experiment, tmp_path / "run", progress)
 
