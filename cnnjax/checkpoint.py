@@ -1,4 +1,4 @@
-"""Checkpoints: orbax writes the arrays, and around it what orbax does not give.
+"""Checkpoints: orbax for the arrays, and around it what orbax does not give.
 
 A checkpoint is a folder ``step-00000141`` with one orbax folder per item (``variables``; ``training`` where it can be
 continued), ``info.json`` (what the network is and how far it has come), ``format.json``, files that its writer adds,
@@ -31,7 +31,6 @@ from cnnjax import formats
 from cnnjax.errors import UserError, shown
 from cnnjax.files import json_bytes, make_folder, read_json, sha256, sync_folder, sync_tree, write_json
 from cnnjax.formats import NewerFormat
-from cnnjax.stored_arrays import read_arrays
 
 FORMAT = 1
 MOMENT = 0.3
@@ -169,17 +168,42 @@ def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
                 f"{checkpoint.path / item} does not fit: {leaf} is {held.get(leaf, 'missing')} there, "
                 f"and {wanted.get(leaf, 'nothing of that name')} is needed"
             )
-    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-    kinds = {
-        jax.tree_util.keystr(place, simple=True, separator="."): (tuple(leaf.shape), np.dtype(leaf.dtype))
-        for place, leaf in leaves
-    }
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like)
     try:
-        found = read_arrays(checkpoint.path / item, kinds)
-    except (ValueError, OSError) as error:  # its files are those of its manifest, but somebody else's
-        raise UserError(f"checkpoint {checkpoint.path} cannot be read: {item}: {error}") from error
-    # Bound to no device, as a fresh start's are: with bound ones a jitted function is another program.
-    return jax.tree.unflatten(structure, [jax.device_put(found[name]) for name in kinds])
+        with ocp.StandardCheckpointer() as checkpointer:
+            _require_same(checkpointer.metadata(checkpoint.path.resolve() / item).item_metadata, target)
+            restored = checkpointer.restore(checkpoint.path.resolve() / item, target)
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:  # its files are those of its manifest, but somebody else's
+        raise UserError(f"checkpoint {checkpoint.path} cannot be read: {item}: {_reason(error)}") from error
+    # orbax binds arrays to their device, and a jitted function with bound arrays is another program. Free ones are what
+    # a fresh start has, so that a continued training runs the programs of one that was never stopped.
+    return jax.tree.map(lambda leaf: jax.device_put(np.array(leaf)), restored)
+
+
+def _require_same(stored: Any, target: Any) -> None:
+    """Raise ValueError where orbax's own description of an array is another, or its chunks are larger than the array.
+
+    For a chunk, as much memory is taken as it is said to need, before anything of it is read.
+    """
+    found = _by_name(stored.tree)
+    for name, wanted in _by_name(target).items():
+        leaf = found[name]
+        chunk = leaf.storage.chunk_shape
+        fits = all(part <= max(1, whole) for part, whole in zip(chunk, wanted.shape, strict=True))
+        if (tuple(leaf.shape), leaf.dtype) != (wanted.shape, wanted.dtype) or not fits:
+            raise ValueError(
+                f"{name} is {leaf.dtype}{list(leaf.shape)} in chunks of {list(chunk)}; it must be "
+                f"{wanted.dtype}{list(wanted.shape)} in chunks that are no larger"
+            )
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    """Return each leaf by the path to it, which is the same where orbax has made lists of tuples."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -344,7 +344,7 @@ def test_a_whole_checkpoint_of_a_strangers_making_is_refused(tmp_path, told, inf
 
 def test_arrays_of_a_strangers_making_are_one_sentence(tmp_path):
     saved = save(tmp_path, 10)
-    (saved.path / "variables" / "manifest.ocdbt").write_text("[1, 2]")
+    (saved.path / "variables" / "_METADATA").write_text("[1, 2]")
     with pytest.raises(UserError, match="checkpoint .*step-00000010 cannot be read: variables: "):
         checkpoint.restore(saved, "variables", TREE)
 
