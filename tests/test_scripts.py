@@ -65,6 +65,14 @@ def workplace(digits, tmp_path_factory):
     return folder
 
 
+def test_the_usage_and_the_experiments_need_no_jax():
+    script = SCRIPTS / "train.py"
+    code = f"import runpy, sys; runpy.run_path({str(script)!r})['train'](['--help']); print('jax' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "lenet_mini" in ended.stdout
+    assert ended.stdout.endswith("\nFalse\n")
+
+
 def test_a_training_prints_its_epochs_its_table_and_its_folder(digits, tmp_path):
     done = call(
         "train.py", "lenet_mini", "--data.source", "mnist", "--data.dir", digits, "--train.epochs", 1,
