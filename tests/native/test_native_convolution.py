@@ -48,7 +48,11 @@ def cases(draw):
 
 
 def exact(images, kernel, window, cotangent):
-    """Return XLA's convolution and its two gradients, computed in float64."""
+    """Return XLA's convolution and its two gradients, in float64; groups one by one, which is faster."""
+    if window.groups > 1:
+        parts = zip(*(np.split(a, window.groups, axis=-1) for a in (images, kernel, cotangent)), strict=True)
+        found = [exact(x, w, window._replace(groups=1), y) for x, w, y in parts]
+        return tuple(np.concatenate(each, axis=-1) for each in zip(*found, strict=True))
     with jax.enable_x64(True):
         wide = [np.asarray(a, np.float64) for a in (images, kernel, cotangent)]
         result, back = jax.vjp(lambda x, w: xla_convolution(x, w, window), *map(jnp.asarray, wide[:2]))
