@@ -18,7 +18,7 @@ import jax
 HERE = Path(__file__).parent
 LIBRARY = HERE / "libcnnjax.so"
 HANDLERS = ("convolution", "batch_norm_handlers", "pooling_handlers")
-KERNELS = ("winograd", "narrow", "batch_norm", "pooling")
+KERNELS = ("winograd", "narrow", "pointwise", "batch_norm", "pooling")
 """What XLA calls, and the kernels of our own that these need."""
 KERNEL_OPTIONS = ["-fvisibility=hidden", "-fno-predictive-commoning"]
 """What a kernel calls may be inlined if it is hidden. What was loaded is not kept for later: the registers are full."""

@@ -13,6 +13,7 @@
 
 #include "narrow.h"
 #include "oneapi/dnnl/dnnl.hpp"
+#include "pointwise.h"
 #include "winograd.h"
 #include "worker.h"
 
@@ -76,6 +77,11 @@ struct Geometry {
   bool is_plain() const {
     const Dims ones = {1, 1}, none = {0, 0};
     return type == memory::data_type::f32 && strides == ones && dilation == none;
+  }
+
+  // Whether its nonlinearity is a step of our own: oneDNN's sigmoid and tanh are slow.
+  bool is_finished_apart() const {
+    return type == memory::data_type::f32 && epilogue.nonlinearity > kRelu && pointwise::apply();
   }
 
   std::vector<int64_t> key() const {
@@ -288,6 +294,14 @@ void by_our_own(Own own, const Geometry& g, void* images, void* kernel, void* ou
 void compute(const Geometry& g, void* images, void* kernel, void* outputs, const std::vector<void*>& others = {}) {
   if (const Own own = own_way(g); own != kNone) {
     by_our_own(own, g, images, kernel, outputs, others);
+    return;
+  }
+  if (g.is_finished_apart()) {
+    Geometry before = g;
+    before.epilogue.nonlinearity = kIdentity;
+    compute(before, images, kernel, outputs, others);
+    const int64_t count = g.outputs[0] * g.outputs[1] * g.outputs[2] * g.outputs[3];
+    pointwise::apply()(g.epilogue.nonlinearity, static_cast<float*>(outputs), count, omp_get_max_threads());
     return;
   }
   const Plan& p = plan_for(g);

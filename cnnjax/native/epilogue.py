@@ -1,8 +1,8 @@
-"""A convolution with what follows it, for evaluation: scale and offset by channel, an added array, a nonlinearity.
+"""A convolution with what follows it: scale and offset by channel, an added array, a nonlinearity.
 
 On a CPU the library applies them to each output before it is stored, so that the activations go through memory once
-instead of twice. It is not differentiated itself: where a derivative is asked for, the same is computed in separate
-steps.
+instead of twice. The slope of each nonlinearity is known from its result, so that nothing else is kept for a derivative.
+With a scale, whose derivative needs the convolution by itself, the same is differentiated in separate steps.
 """
 
 import functools
@@ -30,7 +30,13 @@ NONLINEARITIES: dict[str, Callable[[Any], jax.Array]] = {
     "identity": jax.nn.identity, "relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid, "tanh": jax.nn.tanh,
 }  # fmt: skip
 """By the names that convolution.cc counts, in its order."""
-
+CHANGES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "identity": lambda result, change: change,
+    "relu": lambda result, change: jnp.where(result > 0, change, jnp.zeros_like(change)),
+    "sigmoid": lambda result, change: change * (result * (1 - result)),
+    "tanh": lambda result, change: (change + change * result) * (1 - result),
+}
+"""How a nonlinearity's result changes with its input."""
 
 WIDTH = 16
 """Output channels of which a multiple is needed to add an array: with others oneDNN 2.6 may add the wrong elements."""
@@ -86,7 +92,12 @@ def _differentiable(window: Window, epilogue: Epilogue, *operands: jax.Array) ->
 
 @_differentiable.defjvp
 def _jvp(window: Window, epilogue: Epilogue, primals: Any, tangents: Any) -> Any:
-    return jax.jvp(functools.partial(_in_steps, window, epilogue, convolution), primals, tangents)
+    if epilogue.scaled:
+        return jax.jvp(functools.partial(_in_steps, window, epilogue, convolution), primals, tangents)
+    result = _differentiable(window, epilogue, *primals)
+    linear = epilogue._replace(nonlinearity="identity")
+    _, change = jax.jvp(functools.partial(_in_steps, window, linear, convolution), primals, tangents)
+    return result, CHANGES[epilogue.nonlinearity](result, change)
 
 
 def _by_xla(*operands: jax.Array, window: Window, epilogue: Epilogue) -> jax.Array:

@@ -145,27 +145,6 @@ struct Parts {
   explicit Parts(int64_t length) : count(divided_up(length, kMost)), size(divided_up(length, count)) {}
 };
 
-Vector applied(Vector x, Nonlinearity which) {
-  return which == kRelu ? relu(x) : which == kSigmoid ? sigmoid(x) : which == kTanh ? tanh(x) : x;
-}
-
-// Applies it to `count` outputs; `from` may be read beyond its end.
-template <Nonlinearity kWhich>
-void finish(const float* from, float* to, int64_t count) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(to + i, applied(load(from + i), kWhich));
-  float end[kLanes];
-  store(end, applied(load(from + i), kWhich));
-  std::copy_n(end, count - i, to + i);
-}
-
-auto finish_of(Nonlinearity which) {
-  return which == kRelu      ? finish<kRelu>
-         : which == kSigmoid ? finish<kSigmoid>
-         : which == kTanh    ? finish<kTanh>
-                             : finish<kIdentity>;
-}
-
 // What lies in the scratch memory, in floats.
 struct Room {
   int64_t lanes, kernel, inputs, outputs;  // rows of the kernel's gradient are counted in parts
@@ -238,7 +217,7 @@ void forward(const Shape& s, const float* images, const float* kernel, bool flip
   by_lane(f.scale, 1.0f, s.outputs, room.lanes, scale);
   by_lane(f.offset, 0.0f, s.outputs, room.lanes, offset);
   pack_kernel(s, kernel, flipped, packed);
-  const auto finish = finish_of(f.nonlinearity);
+  const auto apply = apply_of(f.nonlinearity);
 #pragma omp parallel num_threads(threads)
   {
     float* inputs = strip_room + omp_get_thread_num() * (room.inputs + room.outputs);
@@ -251,7 +230,7 @@ void forward(const Shape& s, const float* images, const float* kernel, bool flip
         for (int64_t c = 0; c < s.channels; ++c) to[c * line_of(s)] = pixel ? pixel[c] : 0.0f;
       });
       convolve_strip(s, strip, inputs, packed, scale, offset, found);
-      finish(found, outputs + strip.place(s), strip.count(s));
+      apply(found, outputs + strip.place(s), strip.count(s));
     }
   }
 }

@@ -1,7 +1,10 @@
 // Nonlinearities of vectors; a NaN stays one.
 #pragma once
 
+#include <algorithm>
+
 #include "vectors.h"
+#include "ways.h"
 
 namespace CNNJAX_LEVEL {
 
@@ -33,6 +36,29 @@ inline Vector tanh(Vector x) {  // beyond 10 it is 1, rounded
   const Vector within = x > 10.0f ? Vector{} + 10.0f : x < -10.0f ? Vector{} - 10.0f : x;
   const Vector e = exp_less_one(2.0f * within);
   return e / (e + 2.0f);
+}
+
+template <Nonlinearity kWhich>
+inline Vector applied(Vector x) {
+  return kWhich == kRelu ? relu(x) : kWhich == kSigmoid ? sigmoid(x) : kWhich == kTanh ? tanh(x) : x;
+}
+
+// Applies it to `count` values; both arrays may be the same.
+template <Nonlinearity kWhich>
+void apply(const float* from, float* to, int64_t count) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(to + i, applied<kWhich>(load(from + i)));
+  float end[kLanes] = {};
+  std::copy_n(from + i, count - i, end);
+  store(end, applied<kWhich>(load(end)));
+  std::copy_n(end, count - i, to + i);
+}
+
+inline auto apply_of(Nonlinearity which) {
+  return which == kRelu      ? apply<kRelu>
+         : which == kSigmoid ? apply<kSigmoid>
+         : which == kTanh    ? apply<kTanh>
+                             : apply<kIdentity>;
 }
 
 }  // namespace CNNJAX_LEVEL

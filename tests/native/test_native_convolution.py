@@ -203,6 +203,34 @@ def test_derivatives_with_an_epilogue_are_those_of_its_steps():
 
 
 @needs_library
+@pytest.mark.parametrize("name", sorted(NONLINEARITIES))
+@pytest.mark.parametrize("outputs", [4, 16])
+def test_derivatives_from_the_result_are_those_of_its_steps(name, outputs):
+    """Without a scale the slope is taken from the result; the largest are where a nonlinearity saturates."""
+    images, kernel, offset, added = random(4, (2, 9, 9, 3), (3, 3, 3, outputs), (outputs,), (2, 9, 9, outputs))
+    nonlinearity = NONLINEARITIES[name]
+
+    def at_once(x, w, b, y):
+        return convolution_with_epilogue(x, w, PLAIN, offset=b, added=y, nonlinearity=name)
+
+    def in_steps(x, w, b, y):
+        return nonlinearity(convolution(x, w, PLAIN) + b[None, None, None] + y)
+
+    operands = (images, kernel, offset, added)
+    tangents = tuple(0.5 * operand[::-1] for operand in operands)
+    for ours, theirs in zip(*(jax.jvp(way, operands, tangents) for way in (at_once, in_steps)), strict=True):
+        assert error(ours, np.asarray(theirs, np.float64)) < CLOSE
+
+    def of_gradient(way):
+        def gradient(w):
+            return jax.grad(lambda x: (way(x, w, offset, added) ** 2).sum())(images)
+
+        return jax.grad(lambda w: (gradient(w) ** 2).sum())(kernel)
+
+    assert error(of_gradient(at_once), np.asarray(of_gradient(in_steps), np.float64)) < CLOSE
+
+
+@needs_library
 def test_the_same_bits_from_call_to_call():
     images, kernel = random(0, (16, 20, 20, 16), (3, 3, 16, 32))
     run = jax.jit(jax.grad(lambda x, w: (convolution(x, w, PLAIN) ** 2).sum(), (0, 1)))
