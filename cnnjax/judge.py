@@ -7,6 +7,7 @@ from rich.table import Table
 from cnnjax.classification import Report, classification_report
 from cnnjax.data import Dataset
 from cnnjax.errors import UserError
+from cnnjax.progress import say
 from cnnjax.trained import Trained
 
 
@@ -36,8 +37,7 @@ def judge(network: Trained, dataset: Dataset, part: str) -> Report:
 def print_report(network: Trained, dataset: Dataset, part: str, console: Console) -> None:
     """Print the table of the whole part and the table of its classes."""
     report = judge(network, dataset, part)
-    told = f"{dataset.name}, {part}: {report.images:,} images; parameters of {network.checkpoint}"
-    console.print(told, highlight=False, soft_wrap=True)
+    say(console, f"{dataset.name}, {part}: {report.images:,} images; parameters of {network.checkpoint}")
     whole = Table()
     figures = {
         "loss": f"{report.loss:.4f}",

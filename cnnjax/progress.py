@@ -5,6 +5,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from cnnjax.errors import printable
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: what a path or a file's text holds is no markup, and nothing that a terminal obeys."""
+    console.print(Text(printable(text)), soft_wrap=True)
 
 
 class TerminalProgress:
@@ -46,18 +54,17 @@ class TerminalProgress:
     def epoch(self, row: dict[str, Any]) -> None:
         """Leave a line on a finished epoch; it is called once the epoch's checkpoint is complete and on disk."""
         self.bar.update(self.task, completed=row["epoch"] * self.steps_per_epoch)
-        self.console.print(
+        say(
+            self.console,
             f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  "
             f"train loss {row['train_loss']:.4f} top-1 {100 * row['train_top1']:.2f} %  "
             f"validation loss {row['validation_loss']:.4f} top-1 {100 * row['validation_top1']:.2f} %  "
             f"{row['images_per_second']:,.0f} images/s  saved",
-            highlight=False,
-            soft_wrap=True,
         )
 
     def notice(self, text: str) -> None:
         """Say something in passing."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        say(self.console, text)
 
     def close(self) -> None:
         """Take the bar away."""

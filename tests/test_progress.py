@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from cnnjax.progress import TerminalProgress
+from cnnjax.progress import TerminalProgress, say
 
 ROW = {
     "epoch": 10, "train_loss": 0.5, "train_top1": 0.81, "validation_loss": 0.6, "validation_top1": 0.79,
@@ -35,3 +35,11 @@ def test_elsewhere_there_is_a_line_an_epoch():
     assert shown(terminal=False) == (
         "epoch 10/30  train loss 0.5000 top-1 81.00 %  validation loss 0.6000 top-1 79.00 %  12,346 images/s  saved\n"
     )
+
+
+@pytest.mark.parametrize("path", ["a/q[/z]", "runs/[red]x", ":smile:", "a" * 200])
+def test_what_looks_like_markup_is_printed_as_it_is(path):
+    console = Console(file=io.StringIO(), width=80, force_terminal=False)
+    TerminalProgress(console).notice(f"continuing from {path}")
+    say(console, f"{path}\x1b[2J")
+    assert console.file.getvalue() == f"continuing from {path}\n{path}?[2J\n"
