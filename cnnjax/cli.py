@@ -18,7 +18,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from cnnjax.errors import CnnjaxError, Interrupted, UserError, choose, printable
 from cnnjax.host_memory import keep_memory
 from cnnjax.interrupt import leave_on_signals
-from cnnjax.output import flush_or_discard
+from cnnjax.output import flush_or_discard, hold_closed
 
 T = TypeVar("T")
 Platform = Literal["auto", "cpu", "cuda", "tpu"]
@@ -82,6 +82,7 @@ def _one_sentence(box: str) -> str:
 def main(script: Callable[[list[str]], Any]) -> NoReturn:
     """Run a script on the command line; end with its exit code, and with a traceback only where --debug asks for it."""
     arguments = sys.argv[1:]
+    hold_closed()
     keep_memory()
     leave_on_signals()
     debug = "--debug" in arguments
@@ -230,11 +231,11 @@ def take_option(arguments: list[str], option: str) -> tuple[list[str], str | Non
 
 
 def again(without: Sequence[str] = ()) -> str:
-    """Return this process's command as a shell takes it, without some options and their values."""
+    """Return this process's command as a shell takes it in any folder, without some options and their values."""
     arguments = sys.argv[1:]
     for option in without:
         arguments, _ = take_option(arguments, option)
-    return shlex.join([sys.executable, sys.argv[0], *arguments])
+    return f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join([sys.executable, sys.argv[0], *arguments])}"
 
 
 def replace_model(experiment: Any, name: str | None) -> Any:

@@ -26,6 +26,20 @@ def lasting_output() -> Iterator[IO[str]]:
         )
 
 
+def hold_closed() -> None:
+    """Keep the numbers of standard streams that are closed (``>&-``), so that no file of ours gets one.
+
+    Writing to a closed standard output fails as on a full disk; what goes to a closed standard error is lost.
+    """
+    for number, way in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, way), True)  # the system gives the lowest number that is free
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
 def flush_or_discard(stream: IO[str]) -> None:
     """Write out what a stream holds; where that fails, it and all that follows is lost, and nothing complains."""
     try:

@@ -303,6 +303,34 @@ def test_a_training_whose_output_fails_goes_on_to_its_end(workplace, failing_out
     assert RunFolder(tmp_path / "run").finished
 
 
+def call_without(stream, *arguments, cwd, **environment):
+    """Call a script whose standard output (1) or error (2) is closed."""
+    started = ["sh", "-c", f'exec "$@" {stream}>&-', "sh", *command(*arguments)]
+    return subprocess.run(
+        started, cwd=cwd, capture_output=True, text=True, timeout=240, env={**os.environ, **KEPT, **environment}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("begun_again", [True, False])
+def test_a_training_without_standard_output_goes_on_and_no_file_takes_its_place(
+    begun_again, workplace, digits, tmp_path
+):  # fmt: skip
+    environment = {"GLIBC_TUNABLES": ""} if begun_again else {}
+    done = call_without(
+        1, "train.py", "lenet_mini", "--data.source", "mnist", "--data.dir", digits, "--train.epochs", 2,
+        "--out", "run", cwd=tmp_path, **environment,
+    )  # fmt: skip
+    said = "error: the training is done, and some of what it said could not be written (Bad file descriptor)"
+    assert (done.returncode, done.stdout, done.stderr[: len(said)]) == (1, "", said)
+    assert figures(tmp_path / "run") == figures(workplace / "runs" / "done")
+    assert RunFolder(tmp_path / "run").finished
+
+
+def test_without_standard_error_the_exit_code_tells_it(tmp_path):
+    done = call_without(2, "train.py", "lenet_mini", "--train.epochs", 0, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
 @pytest.mark.parametrize(
     "arguments", [["train.py", "--help"], ["train.py", "lenet_mini", "--help"], ["data.py", "list"]]
 )
@@ -405,7 +433,7 @@ def test_an_interrupt_leaves_one_sentence_and_exit_code_1(tmp_path, sent):
         process.kill()
     assert process.returncode == 1
     assert told.startswith("error: interrupted; what goes on from here is: ")
-    assert shlex.split(told.partition("here is: ")[2]) == started
+    assert shlex.split(told.partition("here is: ")[2]) == ["cd", str(tmp_path), "&&", *started]
     saved = int(re.search(r"^saved step (\d+), within epoch", said, re.MULTILINE)[1])
     assert checkpoint.newest_step(tmp_path / "the run" / "checkpoints") == saved
 

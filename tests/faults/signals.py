@@ -67,9 +67,10 @@ def attempted(
     saved = [int(step) for step in re.findall(r"^saved step (\d+)", ended.out, re.MULTILINE)]
     if not hit(moment, saved, run):
         return None
-    command = shlex.split(ended.err.partition("here is: ")[2])
-    check(command == shop.command(run, *options), f"the command that goes on is {command}")
-    again = subprocess.run(command, cwd=shop.folder, env=shop.environment(), capture_output=True, text=True)
+    printed = ended.err.partition("here is: ")[2].strip()
+    expected = ["cd", str(shop.folder), "&&", *shop.command(run, *options)]
+    check(shlex.split(printed) == expected, f"the command that goes on is {printed}")
+    again = subprocess.run(printed, shell=True, cwd="/", env=shop.environment(), capture_output=True, text=True)
     check(again.returncode == 0, f"the printed command: exit code {again.returncode}: {again.stderr}")
     shop.check_same(run, *options)
     return f"left after {took:.1f} s"
