@@ -28,11 +28,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cnnjax import formats
+from cnnjax.config import MOST_SECONDS, MOST_STEPS
 from cnnjax.errors import UserError, shown
+from cnnjax.fields import is_number
 from cnnjax.files import json_bytes, make_folder, read_json, sha256, sync_folder, sync_tree, write_json
 from cnnjax.formats import NewerFormat
 
 FORMAT = 1
+LARGEST_INT32, LARGEST_FLOAT32 = int(np.iinfo(np.int32).max), float(np.finfo(np.float32).max)
 MOMENT = 0.3
 """Seconds without a complaint after which a save that failed is taken to have ended."""
 _NAME = re.compile(r"(step|within)-(\d{8,})")
@@ -218,42 +221,47 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise
     except UserError as error:
         raise UserError(f"checkpoint {path} is damaged: {error}") from error
-    try:
-        as_written = isinstance(manifest, dict) and (path / "manifest.json").read_bytes() == json_bytes(manifest)
-    except ValueError:  # NaN, or text that is no Unicode
-        as_written = False
-    if not as_written:
+    if not isinstance(manifest, dict) or (path / "manifest.json").read_bytes() != json_bytes(manifest):
         raise UserError(f"checkpoint {path} is damaged: manifest.json is not as it was written")
     if set(manifest) != {str(p.relative_to(path)) for p in _files(path)} - {"manifest.json"}:
         raise UserError(f"checkpoint {path} is damaged: its files are not those of its manifest")
     for name, digest in manifest.items():
         if sha256(path / name) != digest:
             raise UserError(f"checkpoint {path} is damaged: {name} does not match its manifest")
+    return Checkpoint(path, _step(path), _read_info(path))
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    """Return a checkpoint's info; UserError unless what is read of it is as `save` writes it: a stranger may have."""
     info = read_json(path / "info.json")
     formats.check(f"checkpoint {path}", info, FORMAT)
-    _check_info(path, info)
-    return Checkpoint(path, _step(path), info)
-
-
-def _check_info(path: Path, info: dict[str, Any]) -> None:
-    """Raise UserError unless what is read of a whole checkpoint's info is as `save` writes it: a stranger may have."""
     standing, tally, data = (info.get(name, {}) for name in ("early_stopping", "tally", "data"))
     items = info.get("items")
     sound = {
         "items": isinstance(items, dict) and all(isinstance(item, dict) for item in items.values()),
-        "early_stopping": isinstance(standing, dict) and isinstance(standing.get("best_step", 0), int),
-        "tally": tally == {} or _are(tally, int | float, "loss", "correct", "images"),
-        "data": data == {} or _are(data, str, "content_hash"),
-        "epoch": isinstance(info.get("epoch", 0), int),
-        "seconds": isinstance(info.get("seconds", 0.0), int | float),
+        "step": info.get("step", _step(path)) == _step(path) <= MOST_STEPS,
+        "epoch": _is_count(info.get("epoch", 0)),
+        "early_stopping": isinstance(standing, dict)
+        and _is_count(standing.get("best_step", 0))
+        and _is_count(standing.get("stale_epochs", 0)),
+        "tally": tally == {}
+        or (
+            isinstance(tally, dict)
+            and is_number(tally.get("loss"), -LARGEST_FLOAT32, LARGEST_FLOAT32)
+            and _is_count(tally.get("images"))
+            and _is_count(tally.get("correct"), tally["images"])
+        ),
+        "data": data == {} or (isinstance(data, dict) and isinstance(data.get("content_hash"), str)),
+        "seconds": is_number(info.get("seconds", 0.0), 0, MOST_SECONDS),
     }
     for name, is_sound in sound.items():
         if not is_sound:
             raise UserError(f"checkpoint {path} is not one of cnnjax: its {name} is {shown(info.get(name))}")
+    return info
 
 
-def _are(held: Any, kind: Any, *names: str) -> bool:
-    return isinstance(held, dict) and all(isinstance(held.get(name), kind) for name in names)
+def _is_count(value: Any, most: int = LARGEST_INT32) -> bool:
+    return is_number(value, 0, most, int)
 
 
 def list_paths(folder: Path) -> list[Path]:
@@ -331,15 +339,16 @@ def _open_best(path: Path) -> Checkpoint:
 
 
 def prune(folder: Path, keep: int, best_step: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints and the best, and what lies within epochs or a kill has left.
+    """Delete all but the newest ``keep`` checkpoints and the best, and what lies within earlier epochs or a kill left.
 
     What each of the newest ones calls the best stays too: it is the best again if the others turn out to be damaged.
     """
     whole = [path for path in list_paths(folder) if path.name.startswith("step")]
     needed = {best_step, *map(_best_said, whole[-keep:])}
     kept = [*whole[-keep:], *(path for path in whole if _step(path) in needed)]
+    newest = _step(whole[-1]) if whole else 0
     for path in list_paths(folder):
-        if path not in kept:
+        if path not in kept and _step(path) <= newest:
             # Renamed first: a folder under its own name is always whole.
             path.rename(path.with_name(f".{path.name}.writing"))
     for leftover in folder.glob(".*.writing"):
@@ -348,7 +357,7 @@ def prune(folder: Path, keep: int, best_step: int) -> None:
 
 def _best_said(path: Path) -> int:
     try:
-        return _best_step(read_json(path / "info.json"), _step(path))
+        return _best_step(_read_info(path), _step(path))
     except UserError:  # damaged: noticed when it is opened
         return _step(path)
 

@@ -14,6 +14,8 @@ from cnnjax.fields import Fields
 ModelT = TypeVar("ModelT")
 MOST_STEPS = 2**31 - 1
 """Steps are counted in 32 bits."""
+MOST_SECONDS = 1e9
+"""Thirty years."""
 
 
 def in_steps(duration: str, steps_per_epoch: int, name: str = "duration") -> int:

@@ -67,6 +67,11 @@ def check_type(name: str, value: Any, hint: Any) -> None:
     raise UserError(f"{name} is {shown(value)}; it must be {describe(hint)}")
 
 
+def is_number(value: Any, least: float, most: float, kind: type = float) -> bool:
+    """Return whether a value from a file is a number of the kind, not NaN, and within the bounds."""
+    return _fits(value, kind) and least <= value <= most
+
+
 def describe(hint: Any) -> str:
     """Return a type as a user reads it: ``a whole number``, ``one of 'avg', 'max'``."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

@@ -10,6 +10,10 @@ from typing import Any
 
 from cnnjax.errors import UserError
 
+DEEPEST_JSON, LARGEST_JSON = 50, 1e300
+"""How many lists and objects may lie within each other in a JSON file, and the largest number: shares and sums of such
+are floats."""
+
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one, never a part."""
@@ -57,11 +61,30 @@ def read_bytes(path: Path, most_mib: int = 16) -> bytes:
 def read_json(path: Path) -> Any:
     """Read a JSON file; what is missing, too large or malformed is a UserError that names the file."""
     try:
-        return json.loads(read_bytes(path).decode("utf-8"))
+        return parse_json(read_bytes(path))
     except FileNotFoundError:
         raise UserError(f"there is no file {path}; check the path") from None
     except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def parse_json(data: bytes) -> Any:
+    """Read JSON of which all can be written again and every number be computed with; else ValueError."""
+    value = json.loads(data.decode("utf-8"))
+    _require_sound(value, DEEPEST_JSON)
+    return value
+
+
+def _require_sound(value: Any, deeper: int) -> None:
+    if isinstance(value, dict | list):
+        if not deeper:
+            raise ValueError(f"more than {DEEPEST_JSON} lists and objects lie within each other")
+        for part in [*value, *value.values()] if isinstance(value, dict) else value:
+            _require_sound(part, deeper - 1)
+    elif isinstance(value, str):
+        value.encode()  # half of a pair of surrogates is no text
+    elif isinstance(value, int | float) and not abs(value) <= LARGEST_JSON:
+        raise ValueError(f"a number is NaN, or larger than {LARGEST_JSON}")
 
 
 def make_folder(folder: Path) -> None:

@@ -13,20 +13,19 @@ from cnnjax import checkpoint, data, report, trained
 from cnnjax.compilation import are_deterministic
 from cnnjax.config import Experiment
 from cnnjax.data import Dataset
-from cnnjax.errors import CnnjaxError, PartlyDone, UserError
+from cnnjax.errors import CnnjaxError, PartlyDone, UserError, shown
 from cnnjax.functional import Variables
 from cnnjax.interrupt import deferred_signals
 from cnnjax.models import convolution
 from cnnjax.models.layers import norm_lowering, pooling_lowering
-from cnnjax.progress import TerminalProgress
-from cnnjax.run_folder import RunFolder, environment
+from cnnjax.progress import TerminalProgress, say
+from cnnjax.run_folder import PARTS, RunFolder, environment
 from cnnjax.train import feed, out_of_memory
 from cnnjax.train.evaluation import evaluate, to_device
 from cnnjax.train.loop import Outcome, fit, plan
 from cnnjax.train.profiling import Profile, check_steps
+from cnnjax.train.saving import tidy
 from cnnjax.train.step import is_unrolled
-
-PARTS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,7 @@ def run(
     print_results(this.name, results, console)
     if problems:
         raise PartlyDone(f"{this.folder} is trained to its end, but {'; and '.join(problems)}; to try again: {again}")
-    console.print(f"results: {this.folder}/   open {this.folder}/report.html", highlight=False, soft_wrap=True)
+    say(console, f"results: {this.folder}/   open {this.folder}/report.html")
     return results
 
 
@@ -79,13 +78,13 @@ def _run_in(
     if folder.finished:
         results = folder.read_results()
         checkpoint.best(folder.checkpoints)
-        told = f"{this.folder} is finished already; another --seed or --out makes another run"
-        console.print(told, highlight=False, soft_wrap=True)
-        return results, []
+        problem = tidy(folder, this.experiment.train.keep, results["epochs"], lambda text: say(console, text))
+        say(console, f"{this.folder} is finished already; another --seed or --out makes another run")
+        return results, [problem] if problem else []
     computed = environment(lowering(this.experiment, dataset, steps_per_epoch))
     changed = folder.record_environment(computed | {"data": dataset.record()})
     if changed and checkpoint.newest_step(folder.checkpoints):
-        console.print(_other_bits(changed), highlight=False, soft_wrap=True)
+        say(console, _other_bits(changed))
     return _train(this, dataset, folder, console, profiled)
 
 
@@ -95,8 +94,8 @@ def _train(
     profile = None if profiled is None else Profile(profiled, this.folder / "profile")
     outcome = _fit(this, dataset, folder, console, profile)
     if profile:
-        console.print(profile.told(), highlight=False, soft_wrap=True)
-    console.print("judging the best parameters, drawing the report ...", highlight=False)
+        say(console, profile.told())
+    say(console, "judging the best parameters, drawing the report ...")
     variables = trained.load(this.folder).variables
     results = _judge(this.experiment, dataset, outcome, variables)
     problems = [outcome.problem] if outcome.problem else []
@@ -132,15 +131,20 @@ def lowering(experiment: Experiment, dataset: Dataset, steps_per_epoch: int) -> 
 
 def _other_bits(changed: dict[str, tuple[Any, Any]]) -> str:
     now = ", ".join(f"{name} {new}" for name, (_, new) in changed.items())
-    before = ", ".join(f"{name} {old}" for name, (old, _) in changed.items())
+    before = ", ".join(f"{name} {_from_file(old)}" for name, (old, _) in changed.items())
     return f"notice: continuing with {now}, and before it was {before}: the result will not be the same bit for bit"
+
+
+def _from_file(value: Any) -> str:
+    return value[:200] if isinstance(value, str) else shown(value)
 
 
 def print_results(name: str, results: dict[str, Any], console: Console) -> None:
     """Print the table at the end of a run."""
     early = ", stopped early" if results["stopped_early"] else ""
-    console.print(f"\n{name}", highlight=False, soft_wrap=True)
-    console.print(f"best epoch: {results['best_epoch']} of {results['epochs']}{early}", highlight=False)
+    console.print()
+    say(console, name)
+    say(console, f"best epoch: {results['best_epoch']} of {results['epochs']}{early}")
     table = Table()
     for column in ("", "loss", "top-1", "images"):
         table.add_column(column, justify="right" if column else "left")
@@ -148,8 +152,7 @@ def print_results(name: str, results: dict[str, Any], console: Console) -> None:
         figures = results[part]
         table.add_row(part, f"{figures['loss']:.4f}", f"{100 * figures['top1']:.2f} %", f"{figures['images']:,}")
     console.print(table)
-    speed = f"{results['seconds']:.1f} s of training, {results['images_per_second']:,.0f} images/s"
-    console.print(speed, highlight=False)
+    say(console, f"{results['seconds']:.1f} s of training, {results['images_per_second']:,.0f} images/s")
 
 
 def _fit(this: Run, dataset: Dataset, folder: RunFolder, console: Console, profile: Profile | None) -> Outcome:
@@ -164,15 +167,11 @@ def _fit(this: Run, dataset: Dataset, folder: RunFolder, console: Console, profi
 
 def _judge(experiment: Experiment, dataset: Dataset, outcome: Outcome, variables: Variables) -> dict[str, Any]:
     """Return the figures of the best parameters on all three parts, and how long it took over all starts."""
-    rows = outcome.rows
-    seconds = sum(row["seconds"] for row in rows)
-    images = rows[-1]["step"] * experiment.train.batch_size
     results: dict[str, Any] = {
         "epochs": outcome.epochs,
         "stopped_early": outcome.stopped_early,
         "best_epoch": outcome.best_epoch,
-        "seconds": round(seconds, 3),
-        "images_per_second": round(images / seconds, 1),
+        **speed(outcome.rows, experiment.train.batch_size),
     }
     for part in PARTS:
         split = dataset.part(part)
@@ -181,3 +180,12 @@ def _judge(experiment: Experiment, dataset: Dataset, outcome: Outcome, variables
             found = evaluate(experiment.model, dataset.preprocessing, variables, to_device(split), batch_size)
         results[part] = {**found, "images": len(split.labels)}
     return results
+
+
+def speed(rows: list[dict[str, Any]], batch_size: int) -> dict[str, float]:
+    """Return the seconds of all epochs, and the images in one of these."""
+    seconds = sum(row["seconds"] for row in rows)
+    return {
+        "seconds": round(seconds, 3),
+        "images_per_second": round(rows[-1]["step"] * batch_size / max(seconds, 0.001), 1),
+    }

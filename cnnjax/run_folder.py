@@ -25,9 +25,9 @@ from typing import Any
 import jax
 
 from cnnjax import __version__, formats, models
-from cnnjax.config import Data, Experiment
+from cnnjax.config import MOST_SECONDS, MOST_STEPS, Data, Experiment
 from cnnjax.errors import UserError, shown
-from cnnjax.files import make_folder, read_bytes, read_json, write_bytes, write_json
+from cnnjax.files import make_folder, parse_json, read_bytes, read_json, write_bytes, write_json
 from cnnjax.lock import HELD, locked
 
 FORMAT = 1
@@ -42,6 +42,9 @@ ROW = (
     "images_per_second",
 )  # fmt: skip
 """What each line of metrics.jsonl has, and more."""
+RESULTS, FIGURES = ("epochs", "best_epoch", "stopped_early", "seconds", "images_per_second"), ("loss", "top1", "images")
+"""What results.json has, and what it has of each part."""
+PARTS = ("train", "validation", "test")
 PLACES_NOT_CONTENT = ("data.dir",)
 """Options that say where something lies: they neither name a run nor make it another one."""
 DECISIVE = ("backend", "device", "cpus", "packages.jax", "packages.jaxlib")
@@ -172,19 +175,17 @@ class RunFolder:
         self.require_lock()
         write_bytes(self.path / "metrics.jsonl", b"".join(map(metrics_line, rows)))
 
+    def has_metrics(self, rows: Sequence[dict[str, Any]]) -> bool:
+        """Return whether metrics.jsonl holds these rows and nothing else."""
+        try:
+            held = read_bytes(self.path / "metrics.jsonl", MOST_METRICS_MIB)
+        except (OSError, UserError):
+            return False
+        return held == b"".join(map(metrics_line, rows))
+
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the epochs' rows, up to the first line that is not the next epoch's: a kill may have cut it short."""
         return read_rows(self.path / "metrics.jsonl")
-
-    def saved_metrics(self, epochs: int) -> list[dict[str, Any]]:
-        """Return the rows of the first ``epochs``, of which a checkpoint says that they were saved."""
-        rows = self.read_metrics()[:epochs]
-        if len(rows) < epochs:
-            raise UserError(
-                f"{self.path / 'metrics.jsonl'} is damaged after epoch {len(rows)}, and {epochs} epochs were saved; "
-                "bring it back from a copy, or train anew with another --out"
-            )
-        return rows
 
     def write_results(self, results: dict[str, Any]) -> None:
         self.require_lock()
@@ -193,7 +194,8 @@ class RunFolder:
     def read_results(self) -> dict[str, Any]:
         path = self.path / "results.json"
         results = read_json(path)
-        if not isinstance(results, dict) or not {"epochs", "best_epoch", "train", "validation", "test"} <= set(results):
+        sound = isinstance(results, dict) and _has_numbers(results, RESULTS)
+        if not sound or not all(_has_numbers(results.get(part), FIGURES) for part in PARTS):
             raise UserError(f"{path} is damaged; delete it, and the same command writes it anew")
         return results
 
@@ -216,15 +218,30 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return rows
     for line in lines:
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except (ValueError, RecursionError):
             break
-        if not isinstance(row, dict) or row.get("epoch") != len(rows) + 1:
+        if not _has_numbers(row, ROW) or row["epoch"] != len(rows) + 1:
             break
-        if not all(isinstance(row.get(name), int | float) for name in ROW):
+        if not (0 <= row["step"] <= MOST_STEPS and 0 <= row["seconds"] <= MOST_SECONDS):
             break
         rows.append(row)
     return rows
+
+
+def saved_rows(path: Path, epochs: int) -> list[dict[str, Any]]:
+    """Return the rows of the first ``epochs`` in a metrics.jsonl, of which a checkpoint says that they were saved."""
+    rows = read_rows(path)[:epochs]
+    if len(rows) < epochs:
+        raise UserError(
+            f"{path} is damaged after epoch {len(rows)}, and {epochs} epochs were saved; "
+            "bring it back from a copy, or train anew with another --out"
+        )
+    return rows
+
+
+def _has_numbers(data: Any, names: Sequence[str]) -> bool:
+    return isinstance(data, dict) and all(isinstance(data.get(name), int | float) for name in names)
 
 
 def read_config(path: Path) -> tuple[str, Experiment]:

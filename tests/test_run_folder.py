@@ -7,7 +7,7 @@ import pytest
 from cnnjax import create
 from cnnjax.errors import UserError
 from cnnjax.lock import LostLock
-from cnnjax.run_folder import ROW, RunFolder, differences, environment, flatten, read_config, run_name
+from cnnjax.run_folder import ROW, RunFolder, differences, environment, flatten, read_config, run_name, saved_rows
 
 
 def changed(experiment):
@@ -107,7 +107,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path, experiment):
             '{"format": 1, "name": "a", "experiment": {"model": {"family": "lenet"}, "optimizer": {"lr": 1'
             + "0" * 400
             + "}}}",
-            "optimizer.lr is 1000",
+            "a number is NaN, or larger than 1e\\+300",
         ),
         ('{"format": 9, "name": "a", "experiment": {}}', "has format 9, newer than 1"),
         ('{"format": 1, "name": "a", "experiment": {}}', "model is None; it must be an object with a 'family'"),
@@ -143,20 +143,21 @@ def test_rows_after_a_damaged_line_do_not_count_and_are_not_trained_over(tmp_pat
         file.write(damage)
     assert folder.read_metrics() == [row(1)]
     with pytest.raises(UserError, match=r"metrics.jsonl is damaged after epoch 1, and 2 epochs were saved"):
-        folder.saved_metrics(2)
-    assert folder.saved_metrics(1) == [row(1)]
+        saved_rows(folder.path / "metrics.jsonl", 2)
+    assert saved_rows(folder.path / "metrics.jsonl", 1) == [row(1)]
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "3", "{"])
+@pytest.mark.parametrize("content", ["{}", "[]", "3", "{", '{"epochs": 1, "train": 3}'])
 def test_damaged_results_are_one_sentence(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(UserError, match="results.json"):
         RunFolder(tmp_path).read_results()
 
 
-def test_a_damaged_environment_is_one_sentence(tmp_path):
-    (tmp_path / "environment.json").write_text("5")
-    with pytest.raises(UserError, match="environment.json is damaged"):
+@pytest.mark.parametrize("content", ["5", '[{"a": NaN}]', '[{"a": 1e999}]', '[{"a": "\\ud800"}]', '["\\ud800"]'])
+def test_a_damaged_environment_is_one_sentence(tmp_path, content):
+    (tmp_path / "environment.json").write_text(content)
+    with pytest.raises(UserError, match="environment.json (is damaged|cannot be read as JSON)"):
         RunFolder(tmp_path).record_environment({})
 
 

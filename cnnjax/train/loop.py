@@ -123,7 +123,6 @@ def fit(
         standing = early_stopping.update(experiment.early_stopping, standing, step, found)
         log.add(rows)
         saver.save(Position(state, standing, rows, seconds))
-        checkpoint.prune(folder.checkpoints, config.keep, standing.best_step)
         progress.epoch(row)
 
     stopped_early = len(rows) < config.epochs

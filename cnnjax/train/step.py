@@ -110,9 +110,10 @@ def make_train_step(
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(found.params, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-        first_bad = (state.tally.bad_step < 0) & ~jnp.isfinite(found.loss)
+        loss = state.tally.loss + found.loss * len(labels)
+        first_bad = (state.tally.bad_step < 0) & ~jnp.isfinite(loss)
         tally = Tally(
-            loss=state.tally.loss + found.loss * len(labels),
+            loss=loss,
             correct=state.tally.correct + found.correct,
             images=state.tally.images + len(labels),
             bad_step=jnp.where(first_bad, state.step + 1, state.tally.bad_step),

@@ -11,17 +11,22 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from rich.console import Console
 from safetensors.numpy import save_file
 
-from cnnjax.checkpoint import Checkpoint
-from cnnjax.config import Augmentation, Experiment, Schedule
+from cnnjax import launch
+from cnnjax.checkpoint import Checkpoint, open_checkpoint
+from cnnjax.config import Augmentation, EarlyStopping, Experiment, Schedule
 from cnnjax.convert import load_weights
-from cnnjax.data import Preprocessing, read_image
+from cnnjax.data import Dataset, Preprocessing, read_image
+from cnnjax.data.dataset import Split
 from cnnjax.data.idx import read_idx
 from cnnjax.data.image_folder import load_image_folder
-from cnnjax.files import json_bytes, read_json
+from cnnjax.files import json_bytes, read_json, sha256
 from cnnjax.models import create
-from cnnjax.run_folder import RunFolder, read_config
+from cnnjax.run_folder import RunFolder, metrics_line, read_config
+from cnnjax.train import early_stopping
+from cnnjax.train.saving import read_past
 from cnnjax.trained import describe
 from tests.convert.published import (
     KERAS_V1,
@@ -38,7 +43,14 @@ ROW = {
     "epoch": 1, "step": 9, "lr": 0.1, "train_loss": 1.5, "train_top1": 0.5, "validation_loss": 1.5,
     "validation_top1": 0.5, "seconds": 1.0, "images_per_second": 9.0,
 }  # fmt: skip
-RESULTS = {"epochs": 1, "best_epoch": 1, "train": {"loss": 1.5}, "validation": {"loss": 1.5}, "test": {"loss": 1.5}}
+FIGURES = {"loss": 1.5, "top1": 0.5, "top5": 0.9, "images": 40}
+RESULTS = {
+    "epochs": 1, "stopped_early": False, "best_epoch": 1, "seconds": 1.0, "images_per_second": 9.0,
+    "train": FIGURES, "validation": FIGURES, "test": FIGURES,
+}  # fmt: skip
+SPLIT, BATCH_SIZE = Split(np.zeros((40, 28, 28, 1), np.uint8), np.zeros(40, np.int32)), 4
+WITHIN = "within-00000023"
+"""Two epochs of ten steps, and three steps of the next."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +126,42 @@ def _info() -> bytes:
     return json_bytes(info)
 
 
+def _within(path: Path) -> None:
+    """Write what a checkpoint within an epoch has beside its arrays."""
+    path.parent.mkdir()
+    standing = early_stopping.Standing(best_step=10, best_score=1.5, reference_score=1.5, stale_epochs=1)
+    info = json.loads(_info()) | {
+        "step": 23, "epoch": 2, "early_stopping": standing.to_dict(), "items": {"variables": {}},
+        "tally": {"loss": 9.5, "correct": 7, "images": 12}, "seconds": 0.5,
+    }  # fmt: skip
+    path.with_name("info.json").write_bytes(json_bytes(info))
+    rows = [ROW | {"epoch": n, "step": 10 * n} for n in (1, 2)]
+    path.with_name("metrics.jsonl").write_bytes(b"".join(map(metrics_line, rows)))
+    path.with_name("manifest.json").touch()
+
+
+def go_on(path: Path) -> None:
+    """Read a checkpoint, behind a manifest that fits, as a run that goes on does; write what comes of it."""
+    folder = path.parent
+    sums = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != "manifest.json"}
+    (folder / "manifest.json").write_bytes(json_bytes(sums))
+    dataset = Dataset("x", SPLIT, SPLIT, SPLIT, ("a", "b"), PREPROCESSING, split_hash="1", content_hash="0")
+    past = read_past(open_checkpoint(folder), RunFolder(folder.parent), dataset, BATCH_SIZE)
+    standing = early_stopping.update(EarlyStopping(), past.standing, 30, {"loss": 1.0, "top1": 0.5})
+    json_bytes([standing.to_dict(), past.seconds, launch.speed(past.rows, BATCH_SIZE)])
+    b"".join(map(metrics_line, past.rows))
+    assert np.isfinite(past.tally.loss) and past.tally.images == 12
+
+
+def _record(path: Path) -> None:
+    entry = {"backend": "cpu", "cpus": 2, "packages": {"jax": "1"}, "lowering": {"norm": "xla"}}
+    launch._other_bits(RunFolder(path.parent).record_environment(entry))
+
+
+def _print_results(path: Path) -> None:
+    launch.print_results("x", RunFolder(path.parent).read_results(), Console(file=io.StringIO()))
+
+
 FORMATS: dict[str, Format] = {
     "idx": Format(_bytes(_idx), lambda path: read_idx(path, axes=3)),
     "idx.gz": Format(_bytes(lambda: gzip.compress(_idx(), mtime=0)), lambda path: read_idx(path, 3), name="file.gz"),
@@ -141,9 +189,14 @@ FORMATS: dict[str, Format] = {
         lambda path: RunFolder(path.parent).read_metrics(), name="metrics.jsonl",
     ),
     "results.json": Format(
-        _bytes(lambda: json_bytes(RESULTS)), lambda path: RunFolder(path.parent).read_results(), name="results.json",
-        share=0.5,
+        _bytes(lambda: json_bytes(RESULTS)), _print_results, name="results.json",
     ),
+    "environment.json": Format(
+        _bytes(lambda: json_bytes([{"backend": "gpu", "packages": {"jax": "0"}, "lowering": {"norm": "own"}}] * 2)),
+        _record, name="environment.json", share=2,
+    ),
+    "resumed info": Format(_within, go_on, name=f"{WITHIN}/info.json", share=3),
+    "resumed metrics": Format(_within, go_on, name=f"{WITHIN}/metrics.jsonl", share=2),
     "info.json": Format(
         _bytes(_info), lambda path: describe(Checkpoint(path, 9, read_json(path))), name="info.json", share=2,
     ),

@@ -106,6 +106,20 @@ def test_a_row_whose_checkpoint_was_not_saved_is_run_again(experiment, tmp_path,
     assert folder.read_metrics() == rows
 
 
+def test_a_kill_before_the_last_prune_leaves_nothing_once_it_was_started_again(
+    experiment, tmp_path, progress, monkeypatch
+):  # fmt: skip
+    experiment = experiment.replace(train=experiment.train.replace(epochs=2, keep=1))
+    _, whole = train(experiment, tmp_path / "whole", progress)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "prune", lambda *arguments: None)
+        _, folder = train(experiment, tmp_path / "run", progress)
+    (folder.checkpoints / ".step-00000009.writing").mkdir()
+    train(experiment, tmp_path / "run", progress)
+    found, expected = ([path.name for path in sorted(f.checkpoints.iterdir())] for f in (folder, whole))
+    assert found == expected
+
+
 def test_early_stopping_stops_and_the_best_parameters_stay(experiment, tmp_path, progress):
     # With this rate the network soon gets worse, so the best epoch is not the last one.
     experiment = experiment.replace(

@@ -42,6 +42,32 @@ def test_what_was_missing_is_written_when_it_can_be(experiment, blocked, progres
     assert blocked.read_metrics() == outcome.rows
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-20]),
+        lambda path: path.with_name("other").write_bytes(path.read_bytes()) and path.with_name("other").replace(path),
+    ],
+)
+def test_what_happens_to_it_while_it_trains_is_made_good_at_the_next_epoch(experiment, tmp_path, progress, damage):
+    folder = RunFolder(tmp_path / "run")
+    folder.start("run", experiment)
+    path = folder.path / "metrics.jsonl"
+
+    class Damaging(type(progress)):
+        def epoch(self, row):
+            if row["epoch"] == 2:
+                damage(path)
+                self.inode = path.stat().st_ino if path.exists() else None
+
+    progress = Damaging()
+    outcome = train(experiment, folder, progress)
+    assert outcome.problem is None
+    assert folder.has_metrics(outcome.rows)
+    assert path.stat().st_ino != progress.inode
+
+
 @pytest.mark.parametrize("damage", ["lost", "cut", "another line"])
 def test_a_damaged_file_is_made_anew_from_the_newest_checkpoint(experiment, tmp_path, progress, damage):
     folder = RunFolder(tmp_path / "run")
