@@ -267,12 +267,12 @@ ATTACKS: dict[str, Attack] = {
     "idx: a pipe": Attack(lambda path: os.mkfifo(path), images, "is not a plain file"),
     "image: 65 MiB": Attack(lambda path: path.write_bytes(bytes(65 * 2**20)), picture, "are the most"),
     "config: 100,000 lists in lists": Attack(text("[" * 100_000), read_config, "cannot be read as JSON"),
-    "config: a model of lists in lists": Attack(config("[" * 900 + "]" * 900), read_config, "model is \\["),
+    "config: a model of lists in lists": Attack(config("[" * 900 + "]" * 900), read_config, "more than 50 lists"),
     "config: a number of 100,000 digits": Attack(config("1" * 100_000), read_config, "cannot be read as JSON"),
-    "config: a number of 4,000 digits": Attack(config("1" * 4000), read_config, "model is 1111"),
+    "config: a number of 4,000 digits": Attack(config("1" * 4000), read_config, "a number is NaN, or larger"),
     "config: a seed that is no number": Attack(
         text('{"format": 1, "name": "a", "experiment": {"model": {"family": "lenet"}, "seed": NaN}}'), read_config,
-        "seed is nan; it must be a whole number",
+        "a number is NaN, or larger",
     ),
     "config: a family of 10 MB": Attack(
         config('{"family": "%s"}' % ("x" * 10**7)), read_config, "unknown model family"
