@@ -12,7 +12,7 @@ from cnnjax.benchmark.command import Options
 from cnnjax.benchmark.protocol import Ended
 from cnnjax.benchmark.turns import Block, Row
 from cnnjax.benchmark.work import OTHERS, OURS, XLA, Facts, Job, Lap, Peer
-from cnnjax.errors import UserError
+from cnnjax.errors import PartlyDone, UserError
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
 THERE, MISSING = Peer("there", "no.module", "jax"), Peer("missing", "no.module", "no_such_package")
@@ -167,6 +167,59 @@ def test_the_exit_code_is_1_only_where_a_peer_failed(problem, code, monkeypatch,
     monkeypatch.setattr(turns, "measure", lambda *_, **__: block(*rows))
     assert command.run("infer", ["--models", "lenet"]) == code
     assert f"there: {problem}; as said" in capsys.readouterr().out
+
+
+@pytest.fixture
+def record(tmp_path, monkeypatch):
+    """A record with a section of two networks, for a device of its own."""
+    monkeypatch.setattr(page, "PAGE", tmp_path / "benchmarks.md")
+    monkeypatch.setattr(command, "device", lambda platform: "a device")
+    blocks = [block(Row(OURS, FACTS, (1.0,)), batch=256), block(Row(OURS, FACTS, (1.0,)), model="mlp", batch=256)]
+    page.write_section("Inference, float32, a device", [table.markdown(blocks)])
+    return page.PAGE
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([Row(THERE, problem="failed")], "since there failed; mend that, or name fewer peers with --against"),
+        (
+            [Row(MISSING, problem="not installed"), Row(THERE, problem="failed")],
+            r"since missing is not installed \(pip install -e .\[bench\] brings it\) and there failed; ",
+        ),
+    ],
+)
+def test_a_table_that_lacks_a_peer_is_shown_and_not_written(rows, told, record, monkeypatch, capsys):
+    old = record.read_text()
+    monkeypatch.setattr(turns, "measure", lambda job, *_, **__: Block(job, (Row(OURS, FACTS, (1.0,)), *rows), 1))
+    with pytest.raises(PartlyDone, match=told) as error:
+        command.run("infer", ["--models", "lenet", "mlp", "--write"])
+    assert error.value.exit_code == 1
+    assert f"there: {rows[-1].problem}" in capsys.readouterr().out
+    assert record.read_text() == old
+
+
+def test_a_section_that_holds_more_networks_is_refused_before_anything_is_measured(record, monkeypatch):
+    monkeypatch.setattr(turns, "measure", lambda *_, **__: pytest.fail("it was measured"))
+    with pytest.raises(UserError, match="holds more than this run would write: mlp, 28x28x1, batch 256; name") as error:
+        command.run("infer", ["--models", "lenet", "--write"])
+    assert error.value.exit_code == 2
+    with pytest.raises(
+        UserError, match="write: lenet, 28x28x1, batch 256; mlp, .*; name them too, or delete the section"
+    ):
+        command.run("infer", ["--models", "lenet", "mlp", "--input-size", "32", "--write"])
+
+
+def test_a_section_of_the_same_networks_or_fewer_is_replaced(record, monkeypatch):
+    rows = Row(OURS, FACTS, (1.0,)), Row(THERE, problem="left out", sentence="no such network")
+    monkeypatch.setattr(turns, "measure", lambda job, *_, **__: Block(job, rows, 1))
+    assert command.run("infer", ["--models", "lenet", "mlp", "resnet20_cifar", "--write"]) == 0
+    text = record.read_text()
+    assert text.count("\n## ") == 1
+    assert table.block_titles(text) == [
+        "lenet, 28x28x1, batch 256", "mlp, 28x28x1, batch 256", "resnet20_cifar, 32x32x3, batch 128"
+    ]  # fmt: skip
+    assert "| there | left out |" in text
 
 
 def test_each_network_has_its_batch():
