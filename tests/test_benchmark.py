@@ -151,7 +151,9 @@ def test_the_table_fits_a_terminal_and_the_legend_says_what_its_figures_are():
 def test_a_run_of_ours(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(page, "PAGE", tmp_path / "docs" / "benchmarks.md")
     monkeypatch.setattr(turns, "TURN_SECONDS", 0.1)
-    arguments = ["--models", "lenet", "--batch", "8", "--against", "--turns", "1", "--platform", "cpu", "--write"]
+    arguments = [
+        "--models", "lenet", "--batch", "8", "--against", "none", "--turns", "1", "--platform", "cpu", "--write"
+    ]  # fmt: skip
     assert command.run("train", arguments) == 0
     assert re.search(r"cnnjax +[\d,.]+ +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+ +\d+ % +1\.00", capsys.readouterr().out)
     text = page.PAGE.read_text()
@@ -222,6 +224,19 @@ def test_a_section_of_the_same_networks_or_fewer_is_replaced(record, monkeypatch
     assert "| there | left out |" in text
 
 
+@pytest.mark.parametrize(
+    ("against", "peers"),
+    [([], ["xla", "torch", "keras"]), (["--against", "keras"], ["keras"]), (["--against", "none"], [])],
+)
+def test_the_peers_are_those_that_are_named(against, peers, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        turns, "measure", lambda job, peers, *_, **__: asked.extend(peers) or block(Row(OURS, FACTS, (1.0,)))
+    )
+    command.run("infer", ["--models", "lenet", *against])
+    assert [peer.name for peer in asked] == peers
+
+
 def test_each_network_has_its_batch():
     models = ("lenet", "resnet20_cifar", "resnext_block", "resnet50")
     jobs = Options(models=models).jobs("train")
@@ -250,6 +265,10 @@ def test_the_images_are_the_same_for_each_peer_and_not_too_many():
         (["--models", "resnext_blok"], "unknown model 'resnext_blok'; did you mean 'resnext_block'"),
         (["--models", "lenet", "--batch", "8", "0"], "--batch is (8, 0); it must be one or more numbers, each 1 or"),
         (["--models", "lenet", "--against", "torhc"], "unknown peer 'torhc'; did you mean 'torch'"),
+        (
+            ["--models", "lenet", "--against", "none", "torch"],
+            "--against is ('none', 'torch'); it must be names of peers",
+        ),
         (["--models", "lenet", "--turns", "0"], "--turns is 0; it must be 1 or more"),
         (["--models", "lenet", "--input-size", "0"], "model.input_size is 0"),
         (["--models"], "--models is ()"),

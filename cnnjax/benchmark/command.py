@@ -48,7 +48,9 @@ class Options(Fields):
         super().__post_init__()
         require(bool(self.models), "--models", self.models, "one or more names")
         for name in self.against:
-            choose("peer", name, [peer.name for peer in OTHERS])
+            choose("peer", name, [*(peer.name for peer in OTHERS), "none"])
+        alone = "none" not in self.against or len(self.against) == 1
+        require(alone, "--against", self.against, "names of peers, or none alone")
         require(all(batch >= 1 for batch in self.batch), "--batch", self.batch, "one or more numbers, each 1 or more")
         require(self.turns >= 1, "--turns", self.turns, "1 or more")
         size = {} if self.input_size is None else {"input_size": self.input_size}
