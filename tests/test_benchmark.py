@@ -263,7 +263,8 @@ def test_the_images_are_the_same_for_each_peer_and_not_too_many():
     [
         (["--models", "lenett"], "unknown model 'lenett'; did you mean 'lenet'"),
         (["--models", "resnext_blok"], "unknown model 'resnext_blok'; did you mean 'resnext_block'"),
-        (["--models", "lenet", "--batch", "8", "0"], "--batch is (8, 0); it must be one or more numbers, each 1 or"),
+        (["--models", "lenet", "--batch", "8", "0"], "--batch is (8, 0); it must be one or more numbers, each from 1"),
+        (["--models", "lenet", "--batch", "999999999999"], "--batch is (999999999999,); it must be one or more"),
         (["--models", "lenet", "--against", "torhc"], "unknown peer 'torhc'; did you mean 'torch'"),
         (
             ["--models", "lenet", "--against", "none", "torch"],

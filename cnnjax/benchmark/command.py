@@ -14,7 +14,7 @@ from cnnjax import cli
 from cnnjax.benchmark import machine, on_jax, page, table, turns
 from cnnjax.benchmark.blocks import BLOCKS, network
 from cnnjax.benchmark.turns import Block
-from cnnjax.benchmark.work import OTHERS, Job, Peer, Task
+from cnnjax.benchmark.work import LARGEST_BATCH, OTHERS, Job, Peer, Task
 from cnnjax.errors import PartlyDone, UserError, choose, require
 from cnnjax.fields import Fields
 from cnnjax.models.layers import Arch
@@ -51,7 +51,8 @@ class Options(Fields):
             choose("peer", name, [*(peer.name for peer in OTHERS), "none"])
         alone = "none" not in self.against or len(self.against) == 1
         require(alone, "--against", self.against, "names of peers, or none alone")
-        require(all(batch >= 1 for batch in self.batch), "--batch", self.batch, "one or more numbers, each 1 or more")
+        allowed = all(1 <= batch <= LARGEST_BATCH for batch in self.batch)
+        require(allowed, "--batch", self.batch, f"one or more numbers, each from 1 to {LARGEST_BATCH:,}")
         require(self.turns >= 1, "--turns", self.turns, "1 or more")
         size = {} if self.input_size is None else {"input_size": self.input_size}
         for name in self.models:
