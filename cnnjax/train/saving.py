@@ -87,9 +87,11 @@ class Saver:
         return Position(state, standing, rows, found.info.get("seconds", 0.0)), notices
 
     def _rows(self, found: Checkpoint) -> list[dict[str, Any]]:
+        most = self.experiment.train.epochs
         if (found.path / METRICS).exists():
-            return read_rows(found.path / METRICS)
-        return self.folder.saved_metrics(found.info["epoch"])  # saved by a version that kept no rows in checkpoints
+            return read_rows(found.path / METRICS, most)
+        # Saved by a version that kept no rows in checkpoints.
+        return self.folder.saved_metrics(min(most, found.info["epoch"]))
 
 
 def _training_item(state: TrainState) -> dict[str, Any]:
