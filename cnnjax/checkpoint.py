@@ -31,13 +31,31 @@ from cnnjax import formats
 from cnnjax.config import MOST_SECONDS, MOST_STEPS
 from cnnjax.errors import UserError, shown
 from cnnjax.fields import is_number
-from cnnjax.files import json_bytes, make_folder, read_json, sha256, sync_folder, sync_tree, write_json
+from cnnjax.files import (
+    json_bytes,
+    make_folder,
+    plain_files,
+    read_bytes,
+    read_json,
+    remove,
+    sha256,
+    sync_folder,
+    sync_tree,
+    write_json,
+)
 from cnnjax.formats import NewerFormat
 
 FORMAT = 1
 LARGEST_INT32, LARGEST_FLOAT32 = int(np.iinfo(np.int32).max), float(np.finfo(np.float32).max)
 MOMENT = 0.3
 """Seconds without a complaint after which a save that failed is taken to have ended."""
+LARGEST_DESCRIPTION_MIB = 16
+"""Of each file of orbax's but the arrays themselves; orbax reads it whole."""
+_DAMAGE = (
+    errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO), errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
+    errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG,
+)  # fmt: skip
+"""Why a file cannot be read that will not be read later either; of all else, such as too many open files, it may."""
 _NAME = re.compile(r"(step|within)-(\d{8,})")
 
 
@@ -47,6 +65,10 @@ with contextlib.suppress(ImportError):
     from orbax.checkpoint._src.serialization import tensorstore_utils
 
     tensorstore_utils.get_tensorstore_raw_bytes = lambda direction=None: 0
+
+
+class OutOfReach(UserError):
+    """What cannot be read now, and may be whole."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,16 +100,14 @@ def save(
     try:
         if place is None:
             make_folder(folder)
-        if aside.exists():
-            shutil.rmtree(aside)
+        remove(aside)
         aside.mkdir()
         with _silent_orbax():
             _write(aside, items, {**formats.written(FORMAT), "step": step, **info}, files or {})
         if not _is_there(folder, place):  # moved away, and made again by orbax
             raise FileNotFoundError(errno.ENOENT, "its folder has vanished in the meantime")
         require_lock()
-        if path.exists():  # the same step, saved by a run that was killed before it noted so
-            shutil.rmtree(path)
+        remove(path)  # the same step, saved by a run that was killed before it noted so
         aside.rename(path)
         sync_folder(folder)
         return Checkpoint(path, step, read_json(path / "info.json"))
@@ -120,7 +140,7 @@ def _write(folder: Path, items: Mapping[str, Any], info: Mapping[str, Any], file
         (folder / name).write_bytes(content)
     write_json(folder / "info.json", {**info, "items": {name: _shapes(tree) for name, tree in items.items()}})
     formats.write_file(folder, FORMAT)
-    write_json(folder / "manifest.json", {str(p.relative_to(folder)): sha256(p) for p in _files(folder)})
+    write_json(folder / "manifest.json", {str(p.relative_to(folder)): sha256(p) for p in plain_files(folder)})
     sync_tree(folder)
 
 
@@ -210,30 +230,62 @@ def _by_name(tree: Any) -> dict[str, Any]:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Check every file of a checkpoint against its manifest; a damaged one is a UserError that names it."""
+    """Check every file of a checkpoint against its manifest.
+
+    Raises:
+        NewerFormat: only a newer cnnjax can read it.
+        OutOfReach: it cannot be read now, which says nothing against it.
+        UserError: it is damaged; the sentence names it.
+    """
     if not _NAME.fullmatch(path.name):
         raise UserError(f"{path} is not a checkpoint: its name must be step-NNNNNNNN")
     try:
-        if (path / formats.FILE).exists():  # the first checkpoints have none
-            formats.check_file(f"checkpoint {path}", path, FORMAT)
-        manifest = read_json(path / "manifest.json")
+        info = _whole_info(path)
     except NewerFormat:
         raise
-    except UserError as error:
+    except (UserError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, OSError) and cause.errno not in _DAMAGE:
+            raise OutOfReach(
+                f"checkpoint {path} cannot be read now ({_reason(cause)}); it stays as it is, and the same command "
+                "tries it again"
+            ) from error
         raise UserError(f"checkpoint {path} is damaged: {error}") from error
-    if not isinstance(manifest, dict) or (path / "manifest.json").read_bytes() != json_bytes(manifest):
-        raise UserError(f"checkpoint {path} is damaged: manifest.json is not as it was written")
-    if set(manifest) != {str(p.relative_to(path)) for p in _files(path)} - {"manifest.json"}:
-        raise UserError(f"checkpoint {path} is damaged: its files are not those of its manifest")
+    return Checkpoint(path, _step(path), _checked(path, info))
+
+
+def _whole_info(path: Path) -> Any:
+    """Return a checkpoint's info once each of its files was found to be as it was written."""
+    if (path / formats.FILE).exists():  # the first checkpoints have none
+        formats.check_file(f"checkpoint {path}", path, FORMAT)
+    files = {str(file.relative_to(path)): file for file in plain_files(path)}
+    for name, file in files.items():
+        size = file.stat().st_size
+        if _is_description(name) and size > LARGEST_DESCRIPTION_MIB * 2**20:
+            raise UserError(f"{name} has {size / 2**20:.0f} MiB; it may have {LARGEST_DESCRIPTION_MIB}")
+    manifest = read_json(path / "manifest.json")
+    if not isinstance(manifest, dict) or read_bytes(path / "manifest.json") != json_bytes(manifest):
+        raise UserError("manifest.json is not as it was written")
+    if manifest.keys() != files.keys() - {"manifest.json"}:
+        raise UserError("its files are not those of its manifest")
     for name, digest in manifest.items():
-        if sha256(path / name) != digest:
-            raise UserError(f"checkpoint {path} is damaged: {name} does not match its manifest")
-    return Checkpoint(path, _step(path), _read_info(path))
+        try:
+            matches = sha256(files[name]) == digest
+        except OSError as error:
+            raise UserError(f"{name} cannot be read: {_reason(error)}") from error
+        if not matches:
+            raise UserError(f"{name} does not match its manifest")
+    return read_json(path / "info.json")
 
 
-def _read_info(path: Path) -> dict[str, Any]:
+def _is_description(name: str) -> bool:
+    """Return whether a file is one of orbax's that describe an item; its arrays lie in folders ``d``."""
+    folders = name.split("/")[:-1]
+    return bool(folders) and folders[-1] != "d"
+
+
+def _checked(path: Path, info: Any) -> dict[str, Any]:
     """Return a checkpoint's info; UserError unless what is read of it is as `save` writes it: a stranger may have."""
-    info = read_json(path / "info.json")
     formats.check(f"checkpoint {path}", info, FORMAT)
     standing, tally, data = (info.get(name, {}) for name in ("early_stopping", "tally", "data"))
     items = info.get("items")
@@ -282,13 +334,13 @@ def newest_good(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     A damaged checkpoint is renamed ``damaged-step-...``, so that it is neither used nor lost.
 
     Raises:
-        UserError: there are checkpoints, and all of them are damaged.
+        UserError: there are checkpoints, and all of them are damaged; OutOfReach; NewerFormat.
     """
     notices: list[str] = []
     for path in reversed(list_paths(folder)):
         try:
             return open_checkpoint(path), notices
-        except NewerFormat:
+        except (NewerFormat, OutOfReach):
             raise
         except UserError as error:
             kept = _free_name(folder / f"damaged-{path.name}")
@@ -314,7 +366,7 @@ def best(folder: Path) -> Checkpoint:
     for path in reversed(list_paths(folder)):
         try:
             newest = open_checkpoint(path)
-        except NewerFormat:
+        except (NewerFormat, OutOfReach):
             raise
         except UserError as error:
             problem = error
@@ -334,6 +386,8 @@ def _open_best(path: Path) -> Checkpoint:
         raise UserError(f"the best checkpoint, {path}, is missing; {advice}")
     try:
         return open_checkpoint(path)
+    except OutOfReach:
+        raise
     except UserError as error:
         raise UserError(f"{error}; it is the best one: {advice}") from error
 
@@ -352,12 +406,13 @@ def prune(folder: Path, keep: int, best_step: int) -> None:
             # Renamed first: a folder under its own name is always whole.
             path.rename(path.with_name(f".{path.name}.writing"))
     for leftover in folder.glob(".*.writing"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove(leftover)
 
 
 def _best_said(path: Path) -> int:
     try:
-        return _best_step(_read_info(path), _step(path))
+        return _best_step(_checked(path, read_json(path / "info.json")), _step(path))
     except UserError:  # damaged: noticed when it is opened
         return _step(path)
 
@@ -377,10 +432,6 @@ def _shapes(tree: Any) -> dict[str, str]:
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
 def _free_name(path: Path) -> Path:
     names = [path, *(path.with_name(f"{path.name}-{n}") for n in range(2, 1000))]
-    return next(name for name in names if not name.exists())
+    return next(name for name in names if not os.path.lexists(name))

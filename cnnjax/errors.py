@@ -30,7 +30,7 @@ class Interrupted(CnnjaxError):
 
 
 class PartlyDone(CnnjaxError):
-    """The training is done and something beside it is not; the same command tries that again."""
+    """The work is done and something beside it is not; the same command tries that again."""
 
     exit_code = 1
 

@@ -1,9 +1,11 @@
-"""Files that are whole or not there: written aside, synced, renamed."""
+"""Files that are whole or not there: written aside, synced, renamed. None is written through a link."""
 
+import errno
 import hashlib
 import io
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ are floats."""
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one, never a part."""
     aside = path.with_name(f".{path.name}.writing")
+    aside.unlink(missing_ok=True)  # a kill's, or a stranger's link
     try:
-        with aside.open("wb") as file:
+        with aside.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -42,11 +45,26 @@ def write_json(path: Path, value: Any) -> None:
 
 def open_plain(path: Path) -> io.BufferedReader:
     """Open a file that may be a stranger's; what is no plain file, such as a pipe or a device, is a UserError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that nobody writes to is not waited for
+    return open(path, "rb", opener=lambda path, flags: _open_plain(path, flags, "give one"))
+
+
+def open_own(path: str | Path, flags: int) -> int:
+    """Open a file of ours to write to it in place, as an ``opener`` does; a link or a pipe there is a UserError."""
+    return _open_plain(path, flags | os.O_NOFOLLOW, "move it away, and the same command goes on")
+
+
+def _open_plain(path: str | Path, flags: int, advice: str) -> int:
+    refused = UserError(f"{path} is not a plain file; {advice}")
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)  # a pipe without another end is not waited for
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link that is not to be followed; a pipe or a socket
+            raise refused from None
+        raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise UserError(f"{path} is not a plain file; give one")
-    return io.BufferedReader(io.FileIO(descriptor))
+        raise refused
+    return descriptor
 
 
 def read_bytes(path: Path, most_mib: int = 16) -> bytes:
@@ -115,7 +133,32 @@ def sync_tree(folder: Path) -> None:
     sync_folder(folder)
 
 
+def plain_files(folder: Path) -> list[Path]:
+    """Return every file below ``folder``; a link, a pipe or a device there is a UserError, and is not opened."""
+    if folder.is_symlink():
+        raise UserError(f"{folder} is a link")
+    files, folders = [], [folder]
+    for place in folders:
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                elif entry.is_file(follow_symlinks=False):
+                    files.append(Path(entry.path))
+                else:
+                    raise UserError(f"{entry.path} is neither a plain file nor a folder")
+    return sorted(files)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a whole folder; nothing is deleted through a link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def sha256(path: Path) -> str:
     """Return a file's sha256 in hexadecimal."""
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -78,7 +78,7 @@ def _run_in(
     if folder.finished:
         results = folder.read_results()
         checkpoint.best(folder.checkpoints)
-        problem = tidy(folder, this.experiment.train.keep, results["epochs"], lambda text: say(console, text))
+        problem = tidy(folder, this.experiment.train, results["epochs"], lambda text: say(console, text))
         say(console, f"{this.folder} is finished already; another --seed or --out makes another run")
         return results, [problem] if problem else []
     computed = environment(lowering(this.experiment, dataset, steps_per_epoch))

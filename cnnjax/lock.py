@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cnnjax.errors import UserError
+from cnnjax.files import open_own, open_plain
 
 NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 HELD = ".held"
@@ -52,7 +53,7 @@ def locked(path: Path) -> Iterator[Callable[[], None]]:
 def _take(path: Path) -> int | None:
     """Return the open and locked file; None where the file system knows no locks."""
     while True:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        descriptor = open_own(path, os.O_WRONLY | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(path, descriptor):  # or it was deleted between the two calls, and locks nothing
@@ -127,8 +128,9 @@ def _own_name() -> bytes:
 
 def _holder(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")[:200].strip()
-    except OSError:
+        with open_plain(path) as file:
+            text = file.read(200).decode(errors="replace").strip()
+    except (OSError, UserError):
         return ""
     return text if re.fullmatch(r"pid \d{1,9} on host \S*", text) else ""
 

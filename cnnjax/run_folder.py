@@ -12,7 +12,9 @@ profile/           what JAX's profiler saw, where `--profile` asked for it
 
 import contextlib
 import errno
+import functools
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -27,13 +29,13 @@ import jax
 from cnnjax import __version__, formats, models
 from cnnjax.config import MOST_SECONDS, MOST_STEPS, Data, Experiment
 from cnnjax.errors import UserError, shown
-from cnnjax.files import make_folder, parse_json, read_bytes, read_json, write_bytes, write_json
+from cnnjax.files import make_folder, open_own, open_plain, parse_json, read_json, write_bytes, write_json
 from cnnjax.lock import HELD, locked
 
 FORMAT = 1
 LONGEST_NAME = 150
-MOST_METRICS_MIB = 1024
-"""Of a metrics.jsonl; a million epochs take less."""
+LONGEST_ROW = 4096
+"""Bytes of a line of metrics.jsonl; ours have some 230."""
 LOCK = ".lock"
 BEFORE_CONFIG = (LOCK, f"{LOCK}{HELD}", ".config.json.writing")
 """What a run that was killed in its first moment may have left."""
@@ -115,6 +117,11 @@ class RunFolder:
 
     def check(self, experiment: Experiment) -> None:
         """Refuse a folder that holds something else than a run of this experiment; nothing is written."""
+        if self.checkpoints.is_symlink():
+            raise UserError(
+                f"{self.checkpoints} is a link, and a run deletes what it no longer needs there; put the folder itself "
+                "in its place, or make the whole run's folder a link"
+            )
         config = self.path / "config.json"
         if config.exists():
             _, recorded = read_config(config)
@@ -158,7 +165,7 @@ class RunFolder:
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one epoch's line; where that fails, no part of it stays."""
         self.require_lock()
-        with (self.path / "metrics.jsonl").open("ab", buffering=0) as file:
+        with open(self.path / "metrics.jsonl", "ab", buffering=0, opener=open_own) as file:
             before = file.tell()
             try:
                 file.write(line := metrics_line(row))
@@ -177,11 +184,12 @@ class RunFolder:
 
     def has_metrics(self, rows: Sequence[dict[str, Any]]) -> bool:
         """Return whether metrics.jsonl holds these rows and nothing else."""
+        wanted = b"".join(map(metrics_line, rows))
         try:
-            held = read_bytes(self.path / "metrics.jsonl", MOST_METRICS_MIB)
+            with open_plain(self.path / "metrics.jsonl") as file:
+                return file.read(len(wanted) + 1) == wanted
         except (OSError, UserError):
             return False
-        return held == b"".join(map(metrics_line, rows))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the epochs' rows, up to the first line that is not the next epoch's: a kill may have cut it short."""
@@ -209,14 +217,18 @@ def metrics_line(row: dict[str, Any]) -> bytes:
     return json.dumps(row, allow_nan=False).encode() + b"\n"
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl, up to the first line that is not the next epoch's."""
-    rows: list[dict[str, Any]] = []
+def read_rows(path: Path, most: int = 10**6) -> list[dict[str, Any]]:
+    """Return at most so many rows of a metrics.jsonl, up to the first line that is not the next epoch's."""
     try:
-        lines = read_bytes(path, MOST_METRICS_MIB).splitlines()
+        with open_plain(path) as file:
+            return _rows(iter(functools.partial(file.readline, LONGEST_ROW), b""), most)
     except FileNotFoundError:
-        return rows
-    for line in lines:
+        return []
+
+
+def _rows(lines: Iterator[bytes], most: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for line in itertools.islice(lines, most):
         try:
             row = parse_json(line)
         except (ValueError, RecursionError):
@@ -231,7 +243,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def saved_rows(path: Path, epochs: int) -> list[dict[str, Any]]:
     """Return the rows of the first ``epochs`` in a metrics.jsonl, of which a checkpoint says that they were saved."""
-    rows = read_rows(path)[:epochs]
+    rows = read_rows(path, epochs)
     if len(rows) < epochs:
         raise UserError(
             f"{path} is damaged after epoch {len(rows)}, and {epochs} epochs were saved; "

@@ -8,7 +8,7 @@ usage: python scripts/benchmark.py train --models NAME ... [OPTIONS]     a train
 `python scripts/benchmark.py train --help` shows the options, so do the others; --write puts the table into
 docs/benchmarks.md (profile: into docs/performance.md). `python scripts/summary.py` lists the networks. The peers come
 with `pip install -e .[bench]`; the table says which are not installed.
-Exit codes: 0 done, 1 a peer failed, 2 bad input.
+Exit codes: 0 done, 1 a peer failed or --write wrote nothing, 2 bad input.
 """
 
 import sys

@@ -12,7 +12,7 @@ from cnnjax.benchmark.command import Options
 from cnnjax.benchmark.protocol import Ended
 from cnnjax.benchmark.turns import Block, Row
 from cnnjax.benchmark.work import OTHERS, OURS, XLA, Facts, Job, Lap, Peer
-from cnnjax.errors import UserError
+from cnnjax.errors import PartlyDone, UserError
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
 THERE, MISSING = Peer("there", "no.module", "jax"), Peer("missing", "no.module", "no_such_package")
@@ -151,7 +151,9 @@ def test_the_table_fits_a_terminal_and_the_legend_says_what_its_figures_are():
 def test_a_run_of_ours(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(page, "PAGE", tmp_path / "docs" / "benchmarks.md")
     monkeypatch.setattr(turns, "TURN_SECONDS", 0.1)
-    arguments = ["--models", "lenet", "--batch", "8", "--against", "--turns", "1", "--platform", "cpu", "--write"]
+    arguments = [
+        "--models", "lenet", "--batch", "8", "--against", "none", "--turns", "1", "--platform", "cpu", "--write"
+    ]  # fmt: skip
     assert command.run("train", arguments) == 0
     assert re.search(r"cnnjax +[\d,.]+ +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+ +\d+ % +1\.00", capsys.readouterr().out)
     text = page.PAGE.read_text()
@@ -167,6 +169,72 @@ def test_the_exit_code_is_1_only_where_a_peer_failed(problem, code, monkeypatch,
     monkeypatch.setattr(turns, "measure", lambda *_, **__: block(*rows))
     assert command.run("infer", ["--models", "lenet"]) == code
     assert f"there: {problem}; as said" in capsys.readouterr().out
+
+
+@pytest.fixture
+def record(tmp_path, monkeypatch):
+    """A record with a section of two networks, for a device of its own."""
+    monkeypatch.setattr(page, "PAGE", tmp_path / "benchmarks.md")
+    monkeypatch.setattr(command, "device", lambda platform: "a device")
+    blocks = [block(Row(OURS, FACTS, (1.0,)), batch=256), block(Row(OURS, FACTS, (1.0,)), model="mlp", batch=256)]
+    page.write_section("Inference, float32, a device", [table.markdown(blocks)])
+    return page.PAGE
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([Row(THERE, problem="failed")], "since there failed; mend that, or name fewer peers with --against"),
+        (
+            [Row(MISSING, problem="not installed"), Row(THERE, problem="failed")],
+            r"since missing is not installed \(pip install -e .\[bench\] brings it\) and there failed; ",
+        ),
+    ],
+)
+def test_a_table_that_lacks_a_peer_is_shown_and_not_written(rows, told, record, monkeypatch, capsys):
+    old = record.read_text()
+    monkeypatch.setattr(turns, "measure", lambda job, *_, **__: Block(job, (Row(OURS, FACTS, (1.0,)), *rows), 1))
+    with pytest.raises(PartlyDone, match=told) as error:
+        command.run("infer", ["--models", "lenet", "mlp", "--write"])
+    assert error.value.exit_code == 1
+    assert f"there: {rows[-1].problem}" in capsys.readouterr().out
+    assert record.read_text() == old
+
+
+def test_a_section_that_holds_more_networks_is_refused_before_anything_is_measured(record, monkeypatch):
+    monkeypatch.setattr(turns, "measure", lambda *_, **__: pytest.fail("it was measured"))
+    with pytest.raises(UserError, match="holds more than this run would write: mlp, 28x28x1, batch 256; name") as error:
+        command.run("infer", ["--models", "lenet", "--write"])
+    assert error.value.exit_code == 2
+    with pytest.raises(
+        UserError, match="write: lenet, 28x28x1, batch 256; mlp, .*; name them too, or delete the section"
+    ):
+        command.run("infer", ["--models", "lenet", "mlp", "--input-size", "32", "--write"])
+
+
+def test_a_section_of_the_same_networks_or_fewer_is_replaced(record, monkeypatch):
+    rows = Row(OURS, FACTS, (1.0,)), Row(THERE, problem="left out", sentence="no such network")
+    monkeypatch.setattr(turns, "measure", lambda job, *_, **__: Block(job, rows, 1))
+    assert command.run("infer", ["--models", "lenet", "mlp", "resnet20_cifar", "--write"]) == 0
+    text = record.read_text()
+    assert text.count("\n## ") == 1
+    assert table.block_titles(text) == [
+        "lenet, 28x28x1, batch 256", "mlp, 28x28x1, batch 256", "resnet20_cifar, 32x32x3, batch 128"
+    ]  # fmt: skip
+    assert "| there | left out |" in text
+
+
+@pytest.mark.parametrize(
+    ("against", "peers"),
+    [([], ["xla", "torch", "keras"]), (["--against", "keras"], ["keras"]), (["--against", "none"], [])],
+)
+def test_the_peers_are_those_that_are_named(against, peers, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        turns, "measure", lambda job, peers, *_, **__: asked.extend(peers) or block(Row(OURS, FACTS, (1.0,)))
+    )
+    command.run("infer", ["--models", "lenet", *against])
+    assert [peer.name for peer in asked] == peers
 
 
 def test_each_network_has_its_batch():
@@ -195,8 +263,13 @@ def test_the_images_are_the_same_for_each_peer_and_not_too_many():
     [
         (["--models", "lenett"], "unknown model 'lenett'; did you mean 'lenet'"),
         (["--models", "resnext_blok"], "unknown model 'resnext_blok'; did you mean 'resnext_block'"),
-        (["--models", "lenet", "--batch", "8", "0"], "--batch is (8, 0); it must be one or more numbers, each 1 or"),
+        (["--models", "lenet", "--batch", "8", "0"], "--batch is (8, 0); it must be one or more numbers, each from 1"),
+        (["--models", "lenet", "--batch", "999999999999"], "--batch is (999999999999,); it must be one or more"),
         (["--models", "lenet", "--against", "torhc"], "unknown peer 'torhc'; did you mean 'torch'"),
+        (
+            ["--models", "lenet", "--against", "none", "torch"],
+            "--against is ('none', 'torch'); it must be names of peers",
+        ),
         (["--models", "lenet", "--turns", "0"], "--turns is 0; it must be 1 or more"),
         (["--models", "lenet", "--input-size", "0"], "model.input_size is 0"),
         (["--models"], "--models is ()"),

@@ -21,4 +21,6 @@ def test_the_record_is_written_with_its_folder(tmp_path, monkeypatch):
     write_section("One", ["a", "", "b"])
     write_section("Two", ["c"])
     assert page.PAGE.read_text() == f"{HEAD}\n## One\n\na\n\nb\n\n## Two\n\nc\n"
+    assert page.read_section("One") == "One\n\na\n\nb\n\n"
+    assert page.read_section("Three") == ""
     assert [path.name for path in page.PAGE.parent.iterdir()] == ["benchmarks.md"]

@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import checkpoint, formats
+from cnnjax import checkpoint, files, formats
 from cnnjax.errors import UserError
 from cnnjax.files import sha256, write_json
 from cnnjax.lock import LostLock, locked
@@ -97,6 +98,75 @@ def test_pruning_keeps_what_a_kept_one_calls_the_best(tmp_path):
     (save(tmp_path, 3).path / "info.json").unlink()
     assert checkpoint.newest_good(tmp_path)[0].step == 2
     assert checkpoint.best(tmp_path).step == 1
+
+
+def test_a_pruning_that_fails_in_the_middle_leaves_no_half_checkpoint_under_its_name(tmp_path, monkeypatch):
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+
+    def fail(path, **options):
+        every_file(path)[0].unlink()
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", fail)
+        checkpoint.prune(tmp_path, keep=1, best_step=3)
+    assert [checkpoint.open_checkpoint(path).step for path in checkpoint.list_paths(tmp_path)] == [3]
+    checkpoint.prune(tmp_path, keep=1, best_step=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+
+
+def failing(monkeypatch, number, names):
+    """Let the files of these names in the newest checkpoint fail when they are read."""
+    plain = files.open_plain
+
+    def open_plain(path):
+        if "step-00000002" in str(path) and path.name in names:
+            raise OSError(number, os.strerror(number), str(path))
+        return plain(path)
+
+    monkeypatch.setattr(files, "open_plain", open_plain)
+
+
+FILES = ("manifest.json", "info.json", "format.json", "_METADATA")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_checkpoint_on_a_bad_sector_is_damaged(tmp_path, monkeypatch, name):
+    for step in (1, 2):
+        save(tmp_path, step)
+    failing(monkeypatch, errno.EIO, [name])
+    assert checkpoint.best(tmp_path).step == 1
+    found, (notice,) = checkpoint.newest_good(tmp_path)
+    assert found.step == 1
+    assert re.search(f"step-00000002 is damaged: .*{name}.*Input/output error.*kept as damaged-step-00000002", notice)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOMEM, errno.EMFILE, errno.ESTALE])
+def test_a_checkpoint_that_cannot_be_read_at_the_moment_stays_as_it_is(tmp_path, monkeypatch, name, number):
+    for step in (1, 2):
+        save(tmp_path, step)
+    failing(monkeypatch, number, [name])
+    for find in (checkpoint.best, checkpoint.newest_good):
+        with pytest.raises(checkpoint.OutOfReach, match=f"step-00000002 cannot be read now .{os.strerror(number)}"):
+            find(tmp_path)
+    monkeypatch.undo()
+    assert checkpoint.newest_good(tmp_path)[0].step == 2
+
+
+def test_a_folder_of_a_checkpoint_that_cannot_be_listed_at_the_moment_is_no_damage(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    scandir = os.scandir
+
+    def refuse(path):
+        if "variables" in str(path):
+            raise OSError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(checkpoint.OutOfReach, match="Permission denied"):
+        checkpoint.newest_good(tmp_path)
 
 
 def within(folder, step, best_step):

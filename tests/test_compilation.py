@@ -81,6 +81,19 @@ def test_what_was_used_longest_ago_is_forgotten_first(tmp_path):
     assert (tmp_path / "notes.txt").exists()
 
 
+def test_the_bound_holds_where_programs_are_kept(tmp_path):
+    folder = tmp_path / "compiled"
+    make_private(folder)
+    for age, name in enumerate(("new", "old")):
+        path = folder / f"{name}{compilation.SUFFIX}"
+        path.touch()
+        os.truncate(path, compilation.BOUND // 2 + 1)  # it takes no room on the disk
+        os.utime(path, (1000 - age, 1000 - age))
+    command = [sys.executable, "-c", "from cnnjax.compilation import keep_programs; keep_programs()"]
+    subprocess.run(command, env={**os.environ, "CNNJAX_CACHE": str(tmp_path)}, check=True, timeout=120)
+    assert [path.name for path in folder.iterdir()] == [f"new{compilation.SUFFIX}"]
+
+
 def test_where_programs_are_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)

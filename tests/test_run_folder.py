@@ -7,7 +7,19 @@ import pytest
 from cnnjax import create
 from cnnjax.errors import UserError
 from cnnjax.lock import LostLock
-from cnnjax.run_folder import ROW, RunFolder, differences, environment, flatten, read_config, run_name, saved_rows
+from cnnjax.run_folder import (
+    LONGEST_ROW,
+    ROW,
+    RunFolder,
+    differences,
+    environment,
+    flatten,
+    metrics_line,
+    read_config,
+    read_rows,
+    run_name,
+    saved_rows,
+)
 
 
 def changed(experiment):
@@ -145,6 +157,14 @@ def test_rows_after_a_damaged_line_do_not_count_and_are_not_trained_over(tmp_pat
     with pytest.raises(UserError, match=r"metrics.jsonl is damaged after epoch 1, and 2 epochs were saved"):
         saved_rows(folder.path / "metrics.jsonl", 2)
     assert saved_rows(folder.path / "metrics.jsonl", 1) == [row(1)]
+
+
+def test_no_more_rows_are_read_than_are_asked_for_and_no_line_of_any_length(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"".join(metrics_line(row(epoch)) for epoch in range(1, 5)))
+    assert read_rows(path, 3) == [row(1), row(2), row(3)]
+    path.write_bytes(metrics_line(row(1)) + metrics_line({**row(2), "more": "x" * LONGEST_ROW}) + metrics_line(row(3)))
+    assert read_rows(path) == [row(1)]
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "3", "{", '{"epochs": 1, "train": 3}'])

@@ -1,18 +1,21 @@
 """`scripts/benchmark.py train` and `infer`: the options, what follows from them for each peer, and the answer."""
 
 import dataclasses
+import multiprocessing
 import shlex
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
 from cnnjax import cli
-from cnnjax.benchmark import machine, page, table, turns
+from cnnjax.benchmark import machine, on_jax, page, table, turns
 from cnnjax.benchmark.blocks import BLOCKS, network
 from cnnjax.benchmark.turns import Block
-from cnnjax.benchmark.work import OTHERS, Job, Peer, Task
-from cnnjax.errors import choose, require
+from cnnjax.benchmark.work import LARGEST_BATCH, OTHERS, Job, Peer, Task
+from cnnjax.errors import PartlyDone, UserError, choose, require
 from cnnjax.fields import Fields
 from cnnjax.models.layers import Arch
 
@@ -45,8 +48,11 @@ class Options(Fields):
         super().__post_init__()
         require(bool(self.models), "--models", self.models, "one or more names")
         for name in self.against:
-            choose("peer", name, [peer.name for peer in OTHERS])
-        require(all(batch >= 1 for batch in self.batch), "--batch", self.batch, "one or more numbers, each 1 or more")
+            choose("peer", name, [*(peer.name for peer in OTHERS), "none"])
+        alone = "none" not in self.against or len(self.against) == 1
+        require(alone, "--against", self.against, "names of peers, or none alone")
+        allowed = all(1 <= batch <= LARGEST_BATCH for batch in self.batch)
+        require(allowed, "--batch", self.batch, f"one or more numbers, each from 1 to {LARGEST_BATCH:,}")
         require(self.turns >= 1, "--turns", self.turns, "1 or more")
         size = {} if self.input_size is None else {"input_size": self.input_size}
         for name in self.models:
@@ -81,7 +87,12 @@ def default_batch(task: Task, name: str, arch: Arch) -> int:
 
 
 def run(task: Task, arguments: list[str]) -> int:
-    """Read the command line, measure, print; return the exit code: 1 where a peer failed, otherwise 0."""
+    """Read the command line, measure, print; return the exit code: 1 where a peer failed, otherwise 0.
+
+    Raises:
+        UserError: bad input; or --write would lose figures of networks that are not asked for.
+        PartlyDone: nothing was written, since a peer has no figures.
+    """
 
     def options(
         work: Annotated[Options, tyro.conf.arg(name="")], *, write: bool = False, debug: bool = False
@@ -90,26 +101,58 @@ def run(task: Task, arguments: list[str]) -> int:
 
         Args:
             work: What is measured.
-            write: Write the table to docs/benchmarks.md, in the place of the section with the same heading.
+            write: Write the table to docs/benchmarks.md, in the place of the section with the same heading, of which
+                no network may be missing; nothing is written where a peer is not installed or failed.
             debug: Show what the peers' processes say, and the traceback of an error.
         """
         return work, write, debug
 
     work, write, debug = cli.parse(options, arguments, f"scripts/benchmark.py {task}")
-    blocks = []
+    jobs, blocks = work.jobs(task), []
+    if write:
+        title = heading(task, work, device(work.platform))
+        check_record(title, jobs)
     with Console(stderr=True).status("") as status:
-        for job in work.jobs(task):
+        for job in jobs:
             blocks.append(turns.measure(job, work.peers(), work.turns, debug=debug, told=status.update))
     table.show(task, blocks, work.turns, Console())
     if write:
-        page.write_section(heading(task, work, blocks), section(task, arguments, work, blocks))
+        check_rows(blocks)
+        page.write_section(title, section(task, arguments, work, blocks))
     return 1 if any(row.problem == "failed" for block in blocks for row in block.rows) else 0
 
 
-def heading(task: Task, work: Options, blocks: list[Block]) -> str:
+def device(platform: cli.Platform) -> str:
+    """Return the device's name, found in a process of its own, so that the peers have the device to themselves."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(on_jax.device, platform).result()
+
+
+def check_record(heading: str, jobs: Sequence[Job]) -> None:
+    """Refuse to replace a section of the record that holds more networks than these."""
+    asked = [table.block_title(job) for job in jobs]
+    more = [title for title in table.block_titles(page.read_section(heading)) if title not in asked]
+    if more:
+        raise UserError(
+            f"the section {heading!r} of docs/benchmarks.md holds more than this run would write: {'; '.join(more)}; "
+            "name them too, or delete the section first"
+        )
+
+
+def check_rows(blocks: Sequence[Block]) -> None:
+    """Refuse to write a table in which a peer has no figures, unless the peer itself left the network out."""
+    rows = [row for block in blocks for row in block.rows]
+    gone = [f"{row.peer.name} is not installed ({turns.INSTALL})" for row in rows if row.problem == "not installed"]
+    gone += [f"{row.peer.name} failed" for row in rows if row.problem == "failed"]
+    if gone:
+        raise PartlyDone(
+            f"the table was not written to docs/benchmarks.md, since {' and '.join(dict.fromkeys(gone))}; "
+            "mend that, or name fewer peers with --against"
+        )
+
+
+def heading(task: Task, work: Options, device: str) -> str:
     """Return a section's heading: the task, batches where they were given, the number format, the device."""
-    facts = next((row.facts for block in blocks for row in block.rows if row.facts), None)
-    device = facts.device if facts and facts.platform != "cpu" else machine.processor()
     batch = f", batch {' '.join(map(str, work.batch))}" if work.batch else ""
     return f"{table.TITLES[task]}{batch}, {work.dtype}, {device}"
 

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from cnnjax import cli
 from cnnjax.benchmark import machine, page
+from cnnjax.benchmark.work import LARGEST_BATCH
 from cnnjax.config import Optimizer
 from cnnjax.data import Preprocessing
 from cnnjax.errors import UserError, choose, require
@@ -32,7 +33,6 @@ from cnnjax.train.feed import device_memory
 from cnnjax.train.step import compiler_options, init_state, make_train_step
 
 GIB = 2**30
-LARGEST_BATCH = 2**20
 MULTIPLE = 8
 """Of which the largest batch is a multiple."""
 PARTS = 4
@@ -74,7 +74,8 @@ class Work(Fields):
         require(bool(self.dtype), "--dtype", self.dtype, "float32, bfloat16 or both")
         for dtype in self.dtype:
             choose("dtype", dtype, ("float32", "bfloat16"))
-        require(bool(self.batch) and min(self.batch) >= 1, "--batch", self.batch, "one or more numbers, each 1 or more")
+        allowed = bool(self.batch) and min(self.batch) >= 1 and max(self.batch) <= LARGEST_BATCH
+        require(allowed, "--batch", self.batch, f"one or more numbers, each from 1 to {LARGEST_BATCH:,}")
         require(self.accumulate >= 1, "--accumulate", self.accumulate, "1 or more")
         for batch in self.batch:
             require(batch % self.accumulate == 0, "--accumulate", self.accumulate, f"a divisor of --batch, {batch}")

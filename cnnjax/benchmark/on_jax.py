@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cnnjax import cli
 from cnnjax.benchmark import machine
 from cnnjax.benchmark.work import Facts
 from cnnjax.cli import Platform
@@ -17,6 +18,12 @@ from cnnjax.train.evaluation import IN_FLIGHT
 
 PLATFORMS: dict[str, Platform] = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 PRODUCT_SIDE, PRODUCT_SECONDS = 2048, 0.5
+
+
+def device(platform: Platform) -> str:
+    """Return the accelerator's name, on a CPU the processor's; this process then holds the device."""
+    cli.use_platform(platform)
+    return machine.processor() if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
 
 
 def facts(*, how: str, packages: tuple[str, ...], parameters: int, first_step_seconds: float) -> Facts:

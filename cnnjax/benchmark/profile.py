@@ -234,8 +234,8 @@ def record(arguments: list[str], rows: Sequence[Row], docs: Path = DOCS) -> None
         f"median of {FEWEST_STEPS} to {MOST_STEPS} steps, of a second or more. It is divided as the profiler's times "
         "of all operations are; where several were fused into one, it counts for the layer of the last. XLA runs some "
         "of its own convolutions asynchronously, and the profiler then shows their launch alone: before, a convolution "
-        "and its gradients are to be read together, and take more than is shown. A norm holds the ReLU and the sum "
-        "that follow it. Other: other activations, the loss, images.",
+        "and its gradients are to be read together, and take more than is shown. What follows a convolution "
+        "or a norm at once, such as ReLU, counts with it. Other: other activations, the loss, images.",
     ]
     page.write_section(HEADING, parts, docs / "performance.md")
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cnnjax.benchmark.turns import Block, Row
-from cnnjax.benchmark.work import Task
+from cnnjax.benchmark.work import Job, Task
 from cnnjax.host_memory import memory_is_kept
 
 GIB, TERA = 2**30, 1e12
@@ -22,10 +22,10 @@ PASSES: dict[Task, int] = {"train": 3, "infer": 1}
 """How often training and inference go through the multiply-adds: forward, and backward twice as many."""
 
 
-def block_title(block: Block) -> str:
+def block_title(job: Job) -> str:
     """Return what stands above a block's rows."""
-    height, width, channels = block.job.image_shape
-    return f"{block.job.model}, {height}x{width}x{channels}, batch {block.job.batch}"
+    height, width, channels = job.image_shape
+    return f"{job.model}, {height}x{width}x{channels}, batch {job.batch}"
 
 
 def peak_rate(blocks: Sequence[Block]) -> tuple[float, str]:
@@ -62,7 +62,7 @@ def notes(blocks: Sequence[Block]) -> list[str]:
     for block in blocks:
         for row in block.rows:
             told = f"{row.problem}; {row.sentence}" if row.problem or not row.facts else row.facts.how
-            lines.append(f"{block_title(block)}, {row.peer.name}: {told}")
+            lines.append(f"{block_title(block.job)}, {row.peer.name}: {told}")
     return lines
 
 
@@ -110,7 +110,7 @@ def show(task: Task, blocks: Sequence[Block], turns: int, console: Console) -> N
     """Print a table for each block, with the notes and the legend below them."""
     peak, _ = peak_rate(blocks)
     for block in blocks:
-        title = f"{TITLES[task]}: {block_title(block)}, {block.job.dtype}"
+        title = f"{TITLES[task]}: {block_title(block.job)}, {block.job.dtype}"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), show_edge=False)
         lines = cells(block, peak)
         for name in HEADER:  # broken between words, so that the table fits a terminal of 80 columns
@@ -130,6 +130,11 @@ def markdown(blocks: Sequence[Block]) -> str:
     empty = [""] * (len(HEADER) - 1)
     lines: list[tuple[str, ...]] = [HEADER, ("---", *["---:"] * len(empty))]
     lines += itertools.chain.from_iterable(
-        [(f"**{block_title(block)}**", *empty), *cells(block, peak)] for block in blocks
+        [(f"**{block_title(block.job)}**", *empty), *cells(block, peak)] for block in blocks
     )  # fmt: skip
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def block_titles(text: str) -> list[str]:
+    """Return the titles of the blocks in what `markdown` wrote."""
+    return re.findall(r"^\| \*\*(.+?)\*\* \|", text, re.MULTILINE)

@@ -11,6 +11,8 @@ from cnnjax.fields import Fields
 Task = Literal["train", "infer"]
 LEARNING_RATE = 1e-3
 """Small, so that no network diverges on random labels."""
+LARGEST_BATCH = 2**20
+"""Images in a step."""
 IMAGE_BYTES, MOST_BATCHES = 2**27, 256
 """How large the training images may be together, and how many batches they are at most."""
 

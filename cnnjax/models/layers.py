@@ -5,6 +5,7 @@ What each layer does is named in the compiled program (`jax.named_scope`), so th
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -319,7 +320,7 @@ class Flatten(nnx.Module):
                 f"{height * width * channels} and got {'x'.join(map(str, x.shape[1:]))} = "
                 f"{x.shape[1] * x.shape[2] * x.shape[3]}; input sizes that fit: {self.fits}"
             )
-        return x.reshape(x.shape[0], -1)
+        return x.reshape(x.shape[0], math.prod(self.shape))
 
 
 def as_map(x: jax.Array) -> jax.Array:

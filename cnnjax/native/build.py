@@ -15,10 +15,10 @@ from pathlib import Path
 
 import jax
 
-HERE = Path(__file__).parent
-LIBRARY = HERE / "libcnnjax.so"
+from cnnjax.native.library import HERE, LIBRARY, seal
+
 HANDLERS = ("convolution", "batch_norm_handlers", "pooling_handlers")
-KERNELS = ("winograd", "narrow", "pointwise", "batch_norm", "pooling")
+KERNELS = ("winograd", "narrow", "few", "pointwise", "batch_norm", "pooling")
 """What XLA calls, and the kernels of our own that these need."""
 KERNEL_OPTIONS = ["-fvisibility=hidden", "-fno-predictive-commoning"]
 """What a kernel calls may be inlined if it is hidden. What was loaded is not kept for later: the registers are full."""
@@ -43,6 +43,8 @@ def build() -> None:
                 _run([*compiler, "-O3", *KERNEL_OPTIONS, *named, "-c", HERE / f"{name}.cc", "-o", objects[-1]])
             aside = LIBRARY.with_suffix(".writing")
             _run([*compiler, "-shared", *objects, "-o", aside, "-ldnnl"])
+            with aside.open("ab") as file:
+                file.write(seal())
             aside.rename(LIBRARY)
     except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"error: the native part was not built ({error}); {__doc__.partition('Needed: ')[2].strip()}")

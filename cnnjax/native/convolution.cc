@@ -1,9 +1,11 @@
 // 2-D convolution and its two gradients, as handlers of XLA's FFI for the CPU; convolution.py is the other side. Kernels of
-// 3x3 with stride 1 go by winograd.cc where they have enough to do, to few channels by narrow.cc, all others by oneDNN.
+// 3x3 with stride 1 go by winograd.cc where they have enough to do, to few channels by narrow.cc, large kernels at few
+// positions by few.cc, all others by oneDNN.
 //
 // Images [N, H, W, C] and kernels [H, W, C / groups, C'] stay as XLA has them; oneDNN is told their strides.
 #include <omp.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <list>
@@ -11,6 +13,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "few.h"
 #include "narrow.h"
 #include "oneapi/dnnl/dnnl.hpp"
 #include "pointwise.h"
@@ -74,10 +77,8 @@ struct Geometry {
   Epilogue epilogue;
 
   // Whether ways of our own could compute it.
-  bool is_plain() const {
-    const Dims ones = {1, 1}, none = {0, 0};
-    return type == memory::data_type::f32 && strides == ones && dilation == none;
-  }
+  bool is_plain() const { return is_dense() && strides == Dims{1, 1}; }
+  bool is_dense() const { return type == memory::data_type::f32 && dilation == Dims{0, 0}; }
 
   // Whether its nonlinearity is a step of our own: oneDNN's sigmoid and tanh are slow.
   bool is_finished_apart() const {
@@ -255,11 +256,21 @@ bool goes_by_narrow(const Geometry& g) {
   return fits && outputs <= kMostOutputs && row >= kShortRow && worth && (g.kind == kForward || levels::is_wide());
 }
 
-enum Own { kWinograd, kNarrow, kNone };
+// Whether few.cc computes it: with a large kernel, which comes from memory, and for few positions, of which the products
+// hardly take longer than that. oneDNN would write it in another layout first.
+bool goes_by_few(const Geometry& g) {
+  constexpr int64_t kMostPositions = 256, kFewWeights = 1 << 18;
+  const int64_t positions = g.outputs[0] * g.outputs[1] * g.outputs[2];
+  const int64_t weights = g.kernel[0] * g.kernel[1] * g.kernel[2] * g.kernel[3];
+  return g.kind == kForward && g.is_dense() && g.groups == 1 && g.kernel[3] % few::kOutputs == 0 &&
+         positions > 0 && positions <= kMostPositions && weights >= kFewWeights;
+}
+
+enum Own { kWinograd, kNarrow, kFew, kNone };
 
 Own own_way(const Geometry& g) {
   if (!levels::any()) return kNone;
-  return goes_by_winograd(g) ? kWinograd : goes_by_narrow(g) ? kNarrow : kNone;
+  return goes_by_winograd(g) ? kWinograd : goes_by_narrow(g) ? kNarrow : goes_by_few(g) ? kFew : kNone;
 }
 
 std::array<int64_t, kNone> own_calls = {};  // so that a test can tell; only the worker writes it
@@ -268,13 +279,14 @@ void by_our_own(Own own, const Geometry& g, void* images, void* kernel, void* ou
   ++own_calls[own];
   const auto floats = [](void* at) { return static_cast<float*>(at); };
   const Dims &x = g.images, &y = g.outputs, &k = g.kernel;
-  Shape shape = {x[0], x[1], x[2], x[3], y[1], y[2], y[3], k[0], k[1], g.before[0], g.before[1], g.groups};
+  Shape shape = {x[0], x[1], x[2], x[3], y[1], y[2], y[3], k[0], k[1], g.before[0], g.before[1], g.groups, g.strides[0],
+                 g.strides[1]};
   if (g.kind == kInputGradient) {
     const int64_t top = k[0] - 1 - g.before[0], left = k[1] - 1 - g.before[1];
     shape = {y[0], y[1], y[2], y[3], x[1], x[2], x[3], k[0], k[1], top, left, g.groups};
   }
   const int threads = omp_get_max_threads();
-  const Ways& ways = *(own == kWinograd ? winograd::ways() : narrow::ways());
+  const Ways& ways = *(own == kWinograd ? winograd::ways() : own == kNarrow ? narrow::ways() : few::ways());
   float* room = floats(scratch(2, sizeof(float) * ways.scratch(shape, g.kind == kKernelGradient, threads)));
   if (g.kind == kKernelGradient) {
     ways.kernel_gradient(shape, floats(images), floats(outputs), floats(kernel), room, threads);
@@ -416,11 +428,14 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxConvolutionWithEpilogue, convolve_with_epilo
                                   .Attr<bool>("added")
                                   .Attr<int64_t>("nonlinearity"));
 
-extern "C" void cnnjax_set_threads(int count) {
-  worker().run([count] {
+// Sets how many threads there are, and says how many it could.
+extern "C" int cnnjax_set_threads(int count) {
+  worker().run([&count] {
     omp_set_dynamic(0);  // a smaller team would sum in another order
+    count = std::min(count, omp_get_thread_limit());
     omp_set_num_threads(count);
   });
+  return count;
 }
 
 extern "C" int cnnjax_onednn_version() { return DNNL_VERSION_MAJOR * 100 + DNNL_VERSION_MINOR; }

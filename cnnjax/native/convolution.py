@@ -79,7 +79,7 @@ def _xla_kernel_gradient(images: jax.Array, cotangent: jax.Array, *, window: Win
 def output_shape(images: Any, kernel: Any, window: Window, _: tuple[int, ...] = ()) -> tuple[int, ...]:
     spread = ((k - 1) * d + 1 for k, d in zip(kernel.shape[:2], window.dilation, strict=True))
     height, width = (
-        (size + before + after - extent) // stride + 1
+        max(0, (size + before + after - extent) // stride + 1)
         for size, (before, after), extent, stride in zip(
             images.shape[1:3], window.padding, spread, window.strides, strict=True
         )

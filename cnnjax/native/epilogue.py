@@ -1,8 +1,8 @@
 """A convolution with what follows it: scale and offset by channel, an added array, a nonlinearity.
 
 On a CPU the library applies them to each output before it is stored, so that the activations go through memory once
-instead of twice. The slope of each nonlinearity is known from its result, so that nothing else is kept for a derivative.
-With a scale, whose derivative needs the convolution by itself, the same is differentiated in separate steps.
+instead of twice. The slope of a nonlinearity is known from its result, so that nothing else is kept for a derivative;
+with a scale, whose derivative needs the convolution by itself, the same is differentiated in separate steps.
 """
 
 import functools

@@ -3,14 +3,19 @@
 import contextlib
 import ctypes
 import functools
+import hashlib
 import math
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-LIBRARY = Path(__file__).parent / "libcnnjax.so"
+from cnnjax.errors import choose
+
+HERE = Path(__file__).parent
+LIBRARY = HERE / "libcnnjax.so"
 HANDLERS = {
     "cnnjax_convolution": "CnnjaxConvolution",
     "cnnjax_convolution_with_epilogue": "CnnjaxConvolutionWithEpilogue",
@@ -24,7 +29,7 @@ HANDLERS = {
 
 KERNELS = 4
 """The version of the kernels of our own: another one may give other bits."""
-OWN_WAYS = ("winograd", "narrow")
+OWN_WAYS = ("winograd", "narrow", "few")
 """By the names that convolution.cc counts, in its order."""
 
 
@@ -38,8 +43,7 @@ class Library:
             loaded = ctypes.CDLL(str(path))
         for target, symbol in HANDLERS.items():
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(loaded, symbol)), platform="cpu")
-        self.threads = cores()
-        loaded.cnnjax_set_threads(self.threads)
+        self.threads = loaded.cnnjax_set_threads(cores())
         version = loaded.cnnjax_onednn_version()
         self.version = f"oneDNN {version // 100}.{version % 100}"
         self.has_kernels = bool(loaded.cnnjax_has_kernels())
@@ -47,6 +51,8 @@ class Library:
         """Whether vectors have 16 floats."""
         if self.has_kernels:
             self.version += f" and own kernels {KERNELS}{' (AVX-512)' if self.is_wide else ''}"
+        self.version += f", {self.threads} thread{'s' if self.threads > 1 else ''}"
+        """With all that decides the bits of a result."""
         loaded.cnnjax_own_calls.restype = ctypes.c_int64
         self._own_calls = loaded.cnnjax_own_calls
         self.has_bfloat16 = bool(loaded.cnnjax_has_bfloat16())
@@ -56,17 +62,51 @@ class Library:
         return int(self._own_calls(OWN_WAYS.index(own)))
 
 
-@functools.cache
 def load() -> Library | None:
-    """Return the library, or None where it is not built, turned off by ``CNNJAX_NATIVE=0``, or broken (said once)."""
-    if os.environ.get("CNNJAX_NATIVE", "1") == "0" or not LIBRARY.exists():
+    """Return the library, or None where it is turned off by ``CNNJAX_NATIVE=0``, missing or broken (said once).
+
+    Raises:
+        UserError: CNNJAX_NATIVE is neither 0 nor 1.
+    """
+    with _loading:
+        return _load()
+
+
+_loading = threading.Lock()
+
+
+@functools.cache
+def _load() -> Library | None:
+    if choose("CNNJAX_NATIVE", os.environ.get("CNNJAX_NATIVE") or "1", ("0", "1")) == "0":
         return None
     try:
-        return Library(LIBRARY)
+        if not LIBRARY.exists():
+            told = "is not built, and XLA's convolutions are several times slower"
+        elif not _is_whole_and_of_these_sources(LIBRARY):
+            told = "was built from other sources, or is damaged"
+        else:
+            return Library(LIBRARY)
     except (OSError, AttributeError, RuntimeError) as error:
-        told = str(error).partition("\n")[0]
-        print(f"notice: the native part cannot be used ({told}); make native builds it anew", file=sys.stderr)
-        return None
+        told = f"cannot be used ({str(error).partition(chr(10))[0]})"
+    print(f"notice: the native part {told}; make native builds it, CNNJAX_NATIVE=0 goes without it", file=sys.stderr)
+    return None
+
+
+def seal() -> bytes:
+    """Return what stands at the end of a library that was built from the sources here."""
+    digest = hashlib.sha256()
+    for path in sorted([*HERE.glob("*.cc"), *HERE.glob("*.h"), HERE / "build.py"]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return b"cnnjax " + digest.hexdigest().encode()
+
+
+def _is_whole_and_of_these_sources(library: Path) -> bool:
+    """Say whether it can be loaded: half a library ends the process, and an older one gives other bits unnoticed."""
+    expected = seal()
+    with library.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - len(expected)))
+        return file.read() == expected
 
 
 def check_shapes(**parts: tuple[Any, tuple[int, ...]]) -> None:

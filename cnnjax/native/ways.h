@@ -1,4 +1,4 @@
-// What a way of our own to compute convolutions is given and offers; stride and dilation are 1, and all is float32.
+// What a way of our own to compute convolutions is given and offers; the dilation is 1, and all is float32.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@ struct Shape {
   int64_t batch, height, width, channels, out_height, out_width, outputs;
   int64_t kernel_height, kernel_width, top, left;  // top, left: rows and columns of padding
   int64_t groups;
+  int64_t down = 1, right = 1;  // strides
 };
 
 enum Nonlinearity : int64_t { kIdentity, kRelu, kSigmoid, kTanh };

@@ -1,5 +1,6 @@
 """The pictures, as matplotlib figures. Nothing here needs a display."""
 
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cnnjax.classification import class_figures, classification_report
 from cnnjax.data import Split
+from cnnjax.files import write_bytes
 
 COLORS = {"train": "#8a8a8a", "validation": "#1f6feb"}
 METRICS = {"loss": "loss", "top1": "top-1"}
@@ -24,7 +26,9 @@ BARE: dict[str, Any] = {"xticks": [], "yticks": []}
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, the same bytes each time."""
-    FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": None})
+    drawn = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(drawn, metadata={"Software": None})
+    write_bytes(path, drawn.getvalue())
 
 
 def curves(rows: list[dict[str, Any]], best_epoch: int, metric: str, label_smoothing: float) -> Figure:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from cnnjax.errors import UserError
+from cnnjax.files import plain_files
 from cnnjax.train.step import Dispatch
 
 
@@ -33,6 +34,8 @@ class Profile:
 
     def __init__(self, steps: range, folder: Path):
         self.steps, self.folder = steps, folder
+        if folder.exists():
+            plain_files(folder)  # the profiler writes through a link
         self.done = 0
         self.tracing = self.written = False
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cnnjax import checkpoint
 from cnnjax.checkpoint import Checkpoint
-from cnnjax.config import Experiment
+from cnnjax.config import Experiment, Train
 from cnnjax.data import Dataset
 from cnnjax.errors import UserError
 from cnnjax.run_folder import RunFolder, metrics_line, saved_rows
@@ -83,7 +83,7 @@ class Saver:
         found, notices = checkpoint.newest_good(self.folder.checkpoints)
         if found is None:
             return Position(fresh, Standing(), [], 0.0), notices
-        past = read_past(found, self.folder, self.dataset, self.experiment.train.batch_size)
+        past = read_past(found, self.folder, self.dataset, self.experiment.train)
         if past.standing.best_step:
             checkpoint.best(self.folder.checkpoints)  # a run that could not end with its best is told so now
         training = checkpoint.restore(found, "training", _training_item(fresh))
@@ -100,7 +100,7 @@ class Saver:
         checkpoint.prune(self.folder.checkpoints, self.experiment.train.keep, standing.best_step)
 
 
-def read_past(found: Checkpoint, folder: RunFolder, dataset: Dataset, batch_size: int) -> Past:
+def read_past(found: Checkpoint, folder: RunFolder, dataset: Dataset, train: Train) -> Past:
     """Read what a checkpoint says of its training, as data that a stranger may have written.
 
     Raises:
@@ -115,11 +115,11 @@ def read_past(found: Checkpoint, folder: RunFolder, dataset: Dataset, batch_size
             f"the files of {dataset.name} are not those this run began with (sha256 {given[:12]}, was "
             f"{held[:12]}); give the same files with --data.dir, or another --out"
         )
-    steps_per_epoch = len(dataset.train.labels) // batch_size
+    steps_per_epoch = len(dataset.train.labels) // train.batch_size
     tally = info.get("tally") or {"loss": 0.0, "correct": 0, "images": 0}
     within, images = found.step - info["epoch"] * steps_per_epoch, tally["images"]
     standing = Standing.from_dict(info["early_stopping"], f"{found.path}: early_stopping")
-    fits = 0 <= within <= steps_per_epoch and within * batch_size == images
+    fits = 0 <= within <= steps_per_epoch and within * train.batch_size == images and info["epoch"] <= train.epochs
     if not fits or bool(standing.best_step) != bool(info["epoch"]):
         raise UserError(
             f"checkpoint {found.path} is not one of cnnjax: after {info['epoch']} epochs of {steps_per_epoch} steps "
@@ -133,16 +133,16 @@ def read_past(found: Checkpoint, folder: RunFolder, dataset: Dataset, batch_size
     return Past(standing, rows, sums, info.get("seconds", 0.0))
 
 
-def tidy(folder: RunFolder, keep: int, epochs: int, notice: Callable[[str], None]) -> str | None:
+def tidy(folder: RunFolder, train: Train, epochs: int, notice: Callable[[str], None]) -> str | None:
     """Do for a finished run what a kill or a hand may have undone; return why metrics.jsonl could not be written."""
     try:
         found = checkpoint.open_checkpoint(checkpoint.list_paths(folder.checkpoints)[-1])
     except UserError:  # its best parameters are there, and more is not promised
         return None
-    if found.info.get("epoch") != epochs:
+    if found.info.get("epoch") != epochs or epochs > train.epochs:
         return None
     with contextlib.suppress(OSError):
-        checkpoint.prune(folder.checkpoints, keep, found.info.get("early_stopping", {}).get("best_step", 0))
+        checkpoint.prune(folder.checkpoints, train.keep, found.info.get("early_stopping", {}).get("best_step", 0))
     if not (found.path / METRICS).exists():
         return None
     rows = saved_rows(found.path / METRICS, epochs)

@@ -3,12 +3,16 @@
 python -m tests.hostile.attacks            prints a line of JSON for each: name, outcome, megabytes, seconds
 """
 
+import contextlib
 import dataclasses
 import gzip
 import io
 import json
 import os
 import pickle
+import shutil
+import signal
+import socket
 import sys
 import tempfile
 import time
@@ -30,12 +34,13 @@ from cnnjax.data.idx import read_idx
 from cnnjax.data.image_folder import load_image_folder
 from cnnjax.errors import UserError
 from cnnjax.files import sha256, write_json
-from cnnjax.run_folder import read_config
+from cnnjax.run_folder import ROW, read_config, read_rows
 from cnnjax.zips import LARGEST_DIRECTORY
 from tests.convert.published import KERAS_V1, TORCH, tensors_of, write_keras, write_torch
 from tests.hostile.fuzz import peak, reset_peak
 
 MARKER = Path("ran")
+MOST_SECONDS = 30
 PREPROCESSING = Preprocessing(height=9, width=7, mean=(0.5,), std=(0.5,))
 
 
@@ -170,10 +175,61 @@ def checkpoint_with(**changes: Callable[[bytes], bytes]) -> Callable[[Path], Any
         store = tensorstore.KvStore.open(f"file://{path.resolve()}/variables/|ocdbt:").result()
         for key, change in changes.items():
             store.write(f"kernel/{key}", change(store.read(f"kernel/{key}").result().value)).result()
-        files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != "manifest.json")
-        write_json(path / "manifest.json", {str(file.relative_to(path)): sha256(file) for file in files})
+        claim(path)
 
     return make
+
+
+def claim(path: Path) -> None:
+    """Write a checkpoint's manifest anew, for all the plain files that it has."""
+    files = sorted(
+        file for file in path.rglob("*") if file.is_file() and not file.is_symlink() and file.name != "manifest.json"
+    )
+    write_json(path / "manifest.json", {str(file.relative_to(path)): sha256(file) for file in files})
+
+
+def checkpoint_where(name: str, replace: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    """Return what writes a checkpoint with something else in a file's place, of which its manifest does not speak."""
+
+    def make(path: Path) -> None:
+        checkpoint_with()(path)
+        (path / name).parent.mkdir(exist_ok=True)
+        if (path / name).exists():  # of NumPy's arrays orbax writes no _sharding and no array_metadatas
+            (path / name).rename(path.parent / "moved")
+        replace(path / name)
+        claim(path)
+
+    return make
+
+
+def linked(path: Path) -> None:
+    """Put a link in the place of what was moved from there."""
+    checkpoint_folder = next(folder for folder in path.parents if folder.name == CHECKPOINT)
+    path.symlink_to(checkpoint_folder.parent / "moved")
+
+
+def bound_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(path.parent):
+        made.bind(path.name)
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(2**30)
+
+
+def linked_checkpoint(path: Path) -> None:
+    checkpoint_with()(path)
+    path.rename(path.parent / "moved")
+    path.symlink_to("moved")
+
+
+def rows(path: Path) -> Any:
+    return read_rows(path, 10)
+
+
+def honest_row(epoch: int) -> bytes:
+    return json.dumps({**dict.fromkeys(ROW, 0.5), "epoch": epoch}).encode() + b"\n"
 
 
 def claimed(**fields: Any) -> Callable[[bytes], bytes]:
@@ -286,6 +342,40 @@ ATTACKS: dict[str, Attack] = {
         checkpoint_with(**{"0": lambda old: zstd_of_zeros(2**15)}), read_checkpoint, "cannot be read: variables: ",
         name=CHECKPOINT,
     ),
+    **{
+        f"checkpoint: {what} for {name}": Attack(
+            checkpoint_where(f"variables/{name}", replace), read_checkpoint,
+            f"is damaged: .*{name} is neither a plain file nor a folder", name=CHECKPOINT,
+        )
+        for name in ("_METADATA", "manifest.ocdbt", "_sharding", "array_metadatas/process_0", "d")
+        for what, replace in (("a pipe", os.mkfifo), ("a link", linked), ("a socket", bound_socket))
+    },
+    "checkpoint: a pipe for info.json": Attack(
+        checkpoint_where("info.json", os.mkfifo), read_checkpoint, "is damaged: .*info.json is neither", name=CHECKPOINT
+    ),
+    "checkpoint: a pipe for format.json": Attack(
+        checkpoint_where("format.json", os.mkfifo), read_checkpoint, "format.json is not a plain file", name=CHECKPOINT
+    ),
+    "checkpoint: a link to a device": Attack(
+        checkpoint_where("variables/_METADATA", lambda path: path.symlink_to("/dev/zero")), read_checkpoint,
+        "_METADATA is neither a plain file nor a folder", name=CHECKPOINT,
+    ),
+    "checkpoint: a link itself": Attack(
+        linked_checkpoint, read_checkpoint, "is damaged: .* is a link", name=CHECKPOINT
+    ),
+    **{
+        f"checkpoint: a gigabyte of {name}": Attack(
+            checkpoint_where(f"variables/{name}", sparse), read_checkpoint, f"{name} has 1024 MiB; it may have 16",
+            name=CHECKPOINT,
+        )
+        for name in ("_METADATA", "manifest.ocdbt", "array_metadatas/process_0")
+    },
+    "metrics: 96 MiB of short lines": Attack(lambda path: path.write_bytes(b"11\n" * 2**25), rows, "read", 20),
+    "metrics: a line of a gigabyte": Attack(sparse, rows, "read", 20),
+    "metrics: 100 MB of honest lines": Attack(
+        lambda path: path.write_bytes(b"".join(map(honest_row, range(1, 500_000)))), rows, "read", 20
+    ),
+    "metrics: a pipe": Attack(os.mkfifo, rows, "is not a plain file"),
     "config: 100 MB": Attack(config('{"family": "%s"}' % ("x" * 10**8)), read_config, "MiB"),
 }  # fmt: skip
 
@@ -295,6 +385,7 @@ def measure(attack: Attack, folder: Path) -> tuple[str, int, float]:
     path = folder / attack.name
     attack.make(path)
     before, memory, start = sorted(folder.rglob("*")), reset_peak(), time.perf_counter()
+    signal.alarm(MOST_SECONDS)
     try:
         attack.read(path)
         told = "read"
@@ -302,6 +393,7 @@ def measure(attack: Attack, folder: Path) -> tuple[str, int, float]:
         told = str(error)[:10_000]
     except BaseException as error:
         told = f"FOUND {type(error).__name__}: {error}"
+    signal.alarm(0)
     seconds = time.perf_counter() - start
     if MARKER.exists():
         told = f"FOUND that it ran code; {told}"
@@ -310,8 +402,13 @@ def measure(attack: Attack, folder: Path) -> tuple[str, int, float]:
     return told, (peak() - memory) // 1024, seconds
 
 
+def too_late(*_: Any) -> None:
+    raise TimeoutError(f"it took more than {MOST_SECONDS} seconds")
+
+
 def main() -> None:
     """Measure all attacks; what every reader needs is loaded before."""
+    signal.signal(signal.SIGALRM, too_late)
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
         from_torch(write_torch(Path("a"), tensors_of(TORCH, "torchvision")))
@@ -324,6 +421,7 @@ def main() -> None:
             folder = Path(place) / str(number)
             folder.mkdir()
             print(json.dumps([name, *measure(attack, folder)]), flush=True)
+            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

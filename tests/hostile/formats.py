@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from cnnjax import launch
 from cnnjax.checkpoint import Checkpoint, open_checkpoint
-from cnnjax.config import Augmentation, EarlyStopping, Experiment, Schedule
+from cnnjax.config import Augmentation, EarlyStopping, Experiment, Schedule, Train
 from cnnjax.convert import load_weights
 from cnnjax.data import Dataset, Preprocessing, read_image
 from cnnjax.data.dataset import Split
@@ -146,7 +146,7 @@ def go_on(path: Path) -> None:
     sums = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != "manifest.json"}
     (folder / "manifest.json").write_bytes(json_bytes(sums))
     dataset = Dataset("x", SPLIT, SPLIT, SPLIT, ("a", "b"), PREPROCESSING, split_hash="1", content_hash="0")
-    past = read_past(open_checkpoint(folder), RunFolder(folder.parent), dataset, BATCH_SIZE)
+    past = read_past(open_checkpoint(folder), RunFolder(folder.parent), dataset, Train(epochs=5, batch_size=BATCH_SIZE))
     standing = early_stopping.update(EarlyStopping(), past.standing, 30, {"loss": 1.0, "top1": 0.5})
     json_bytes([standing.to_dict(), past.seconds, launch.speed(past.rows, BATCH_SIZE)])
     b"".join(map(metrics_line, past.rows))

@@ -27,6 +27,8 @@ def shapes(images, kernel):
         ((8, 2, 2, 64), (3, 3, 64, 64), Window((1, 1), SAME, (1, 1), 1), "patches", "patches"),
         ((8, 28, 28, 64), (3, 3, 2, 64), Window((1, 1), SAME, (1, 1), 32), "patches", "native"),
         ((8, 28, 28, 64), (3, 3, 1, 64), Window((1, 1), SAME, (1, 1), 64), "shifts", "native"),
+        ((8, 2, 2, 64), (5, 5, 64, 64), Window((1, 1), SAME, (1, 1), 1), "xla", "xla"),
+        ((8, 2, 2, 64), (5, 5, 1, 64), Window((1, 1), NONE, (1, 1), 64), "xla", "xla"),
     ],
 )
 def test_the_rule(monkeypatch, images, kernel, window, plain, native):

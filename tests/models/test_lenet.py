@@ -24,7 +24,7 @@ def test_sizes_that_flatten_to_400_are_accepted(size):
     assert logits_shape(create("lenet"), size) == (2, 10)
 
 
-@pytest.mark.parametrize(("size", "side", "length"), [(32, 6, 576), (27, 4, 256), (20, 3, 144)])
+@pytest.mark.parametrize(("size", "side", "length"), [(32, 6, 576), (27, 4, 256), (20, 3, 144), (4, 0, 0), (1, 0, 0)])
 def test_another_size_is_refused_with_both_lengths_and_the_sizes_that_fit(size, side, length):
     with pytest.raises(UserError) as error:
         logits_shape(create("lenet"), size)
@@ -32,6 +32,11 @@ def test_another_size_is_refused_with_both_lengths_and_the_sizes_that_fit(size, 
         "the dense layer was built for a flattened length of 5x5x16 = 400 and got "
         f"{side}x{side}x16 = {length}; input sizes that fit: 28 to 31"
     )
+
+
+def test_a_batch_of_none_has_no_logits():
+    arch = create("lenet")
+    assert apply(arch, init(arch, KEY), jnp.zeros((0, 28, 28, 1)))[0].logits.shape == (0, 10)
 
 
 @pytest.mark.parametrize(("built_for", "fits"), [(32, range(32, 36)), (12, range(12, 16)), (64, range(64, 68))])

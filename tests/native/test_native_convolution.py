@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cnnjax import create, init
 from cnnjax.models import convolution as rules
-from cnnjax.native import NONLINEARITIES, Window, convolution, convolution_with_epilogue, load
+from cnnjax.native import NONLINEARITIES, Window, convolution, convolution_with_epilogue, library, load
 from cnnjax.native.convolution import xla_convolution
 from cnnjax.native.library import cores
 
@@ -261,26 +261,40 @@ def test_two_threads_at_once_get_what_each_gets_alone():
 @needs_library
 @pytest.mark.slow
 def test_a_thousand_shapes_take_no_memory_that_stays():
-    """In a process of its own: XLA's programs are dropped, so that what is left is the library's."""
+    """In a process of its own: XLA's programs are dropped, so that what is left is the library's plans."""
     code = """
 import gc, resource, sys
 import jax, numpy as np
-from cnnjax.native import Window, convolution
-def peak():
+from cnnjax.native import Window, convolution, load
+from cnnjax.native.library import OWN_WAYS
+def resident():
     gc.collect()
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 sizes = []
 for n in range(1000):
     window = Window((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
     x = np.zeros((1, 5 + n % 40, 5 + n // 40, 3), np.float32)
-    convolution(x, np.zeros((3, 3, 3, 8), np.float32), window).block_until_ready()
+    convolution(x, np.zeros((2, 2, 3, 9), np.float32), window).block_until_ready()
     if n % 100 == 99:
         jax.clear_caches()
-        sizes.append(peak())
-print(sizes[-1] - sizes[3])
+        sizes.append(resident())
+print(sizes[-1] - sizes[3], sum(load().calls(own) for own in OWN_WAYS))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 64 * 2**20
+    grown, not_by_onednn = map(int, done.stdout.split())
+    assert grown < 64 * 2**20
+    assert not_by_onednn == 0
+
+
+@needs_library
+@pytest.mark.parametrize(("channels", "by_dot"), [(728, True), (64, False)])
+def test_which_kernel_gradient_of_one_position_is_a_product(channels, by_dot):
+    images, kernel = jnp.ones((4, 9, 9, channels)), jnp.ones((1, 1, channels, 64))
+    window = Window((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+    gradient = jax.jit(jax.grad(lambda w: convolution(images, w, window).sum()))
+    text = gradient.lower(kernel).as_text()
+    assert ("dot_general" in text) == by_dot
+    assert ("cnnjax_convolution" in text) != by_dot
 
 
 @needs_library
@@ -323,21 +337,37 @@ print(convolution.lowering(jnp.dtype("float32")))
             check=True,
         )
 
-    def test_without_a_library_nothing_is_said(self, tmp_path):
-        done = self.run(tmp_path)
-        assert done.stdout == "xla-cpu\n"
-        assert "notice" not in done.stderr
+    def test_a_missing_library_is_one_line_of_notice(self, tmp_path):
+        self.is_one_line_of_notice(tmp_path, "is not built")
 
-    @pytest.mark.parametrize("content", [b"", b"no library", b"\x7fELF" + bytes(100)])
+    @pytest.mark.parametrize("content", [b"", b"no library", b"\x7fELF" + bytes(100), b"\x7fELF" + library.seal()])
     def test_a_broken_library_is_one_line_of_notice(self, tmp_path, content):
         (tmp_path / "libcnnjax.so").write_bytes(content)
-        done = self.run(tmp_path)
-        assert done.stdout == "xla-cpu\n"
-        assert [line for line in done.stderr.splitlines() if "notice: the native part cannot be used" in line]
+        self.is_one_line_of_notice(tmp_path, "")
 
     def test_a_library_of_something_else_is_one_line_of_notice(self, tmp_path):
         (tmp_path / "libcnnjax.so").symlink_to(ctypes.util.find_library("c") or "libc.so.6")
-        assert self.run(tmp_path).stdout == "xla-cpu\n"
+        self.is_one_line_of_notice(tmp_path, "")
+
+    @needs_library
+    def test_half_a_library_and_one_of_other_sources_are_not_loaded(self, tmp_path):
+        """Half of one would end the process; an older one would give other bits than its version says."""
+        whole, file = library.LIBRARY.read_bytes(), tmp_path / "libcnnjax.so"
+        for content in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1])):
+            file.write_bytes(content)
+            self.is_one_line_of_notice(tmp_path, "was built from other sources, or is damaged")
+
+    def is_one_line_of_notice(self, folder, told):
+        done = self.run(folder)
+        assert done.stdout == "xla-cpu\n"
+        (line,) = (line for line in done.stderr.splitlines() if "notice" in line)
+        assert line.startswith("notice: the native part")
+        assert told in line
+
+    def test_another_word_than_0_or_1_is_refused(self, tmp_path):
+        with pytest.raises(subprocess.CalledProcessError) as failed:
+            self.run(tmp_path, native="off")
+        assert "UserError: unknown CNNJAX_NATIVE 'off'" in failed.value.stderr
 
     def test_it_can_be_turned_off(self, tmp_path):
         (tmp_path / "libcnnjax.so").write_bytes(b"no library")

@@ -1,4 +1,4 @@
-"""What the loop may not do: compile anew, or wait for figures of the device in the middle of an epoch."""
+"""What the loop may not do: compile anew, fetch figures or wait for the device in the middle of an epoch."""
 
 import jax
 import numpy as np
@@ -8,6 +8,7 @@ from test_loop import train
 from cnnjax import data
 from cnnjax.run_folder import RunFolder
 from cnnjax.train import loop
+from cnnjax.train.evaluation import IN_FLIGHT
 from cnnjax.train.loop import fit
 
 ARRAY = type(jax.numpy.zeros(()))
@@ -17,10 +18,13 @@ STEPS = 10
 
 
 class Log(list):
-    """What happens during a fit, in order: dispatch, compile, fetch, epoch (is saved)."""
+    """What happens during a fit, in order: dispatch, compile, fetch, wait, epoch (is saved).
+
+    Waiting for a dispatch that has IN_FLIGHT others after it is no such event: so much may be queued, and no more.
+    """
 
     def __init__(self, monkeypatch):
-        self.programs = []
+        self.programs, self.results = [], []
         make = loop.make_dispatch
 
         def make_watched(*arguments):
@@ -33,6 +37,7 @@ class Log(list):
                     self.programs.append(programs[0])
                 result = dispatch(*arguments, **options)
                 self.append("dispatch")
+                self.results.append(jax.tree.leaves(result))
                 self.tally = result[1]
                 return result
 
@@ -40,6 +45,8 @@ class Log(list):
 
         monkeypatch.setattr(loop, "make_dispatch", make_watched)
         self._watch_fetches(monkeypatch)
+        for owner in (jax, ARRAY):
+            monkeypatch.setattr(owner, "block_until_ready", self._noted_wait(owner.block_until_ready))
 
     def _watch_fetches(self, monkeypatch):
         """Note the ways from an array to the host: its value, and what reads its memory without asking it for that."""
@@ -58,6 +65,15 @@ class Log(list):
             if any(isinstance(leaf, ARRAY) for leaf in jax.tree.leaves(value)):
                 self.append("fetch")
             return fetch(value, *arguments, **options)
+
+        return noted
+
+    def _noted_wait(self, wait):
+        def noted(value):
+            old = {id(leaf) for result in self.results[:-IN_FLIGHT] for leaf in result}
+            if any(isinstance(leaf, ARRAY) and id(leaf) not in old for leaf in jax.tree.leaves(value)):
+                self.append("wait")
+            return wait(value)
 
         return noted
 
@@ -122,18 +138,31 @@ def test_a_continued_training_runs_the_same_programs(experiment, tmp_path, progr
 
 
 @pytest.mark.parametrize(
-    "fetch",
+    "way",
     [
         float, int, bool, str, lambda a: a.item(), lambda a: a.tolist(), lambda a: jax.device_get(a),
         lambda a: np.asarray(a), lambda a: np.array(a), lambda a: f"{a:.2f}", lambda a: 1.0 if a > 2 else 0.0,
+        lambda a: a.block_until_ready(), lambda a: jax.block_until_ready(a), lambda a: jax.block_until_ready([a, a]),
     ],
 )  # fmt: skip
-def test_each_way_to_fetch_a_figure_would_be_seen(experiment, tmp_path, progress, log, fetch):
+def test_each_way_to_fetch_a_figure_or_to_wait_for_it_would_be_seen(experiment, tmp_path, progress, log, way):
     experiment = experiment.replace(train=experiment.train.replace(epochs=1))
     folder = RunFolder(tmp_path / "run")
     folder.start("run", experiment)
-    fit(experiment, data.load(experiment.data), folder, watched(progress, log), poll=lambda: fetch(log.tally.loss))
-    assert "fetch" in log.within_epochs()
+    fit(experiment, data.load(experiment.data), folder, watched(progress, log), poll=lambda: way(log.tally.loss))
+    assert log.within_epochs()
+
+
+def test_a_slow_device_is_waited_for_only_where_too_many_steps_are_queued(
+    experiment, tmp_path, progress, log, monkeypatch
+):
+    waits = []
+    monkeypatch.setattr(loop, "_is_ready", lambda array: False)
+    wait = jax.block_until_ready
+    monkeypatch.setattr(jax, "block_until_ready", lambda tree: waits.append(log.count("dispatch")) or wait(tree))
+    train(experiment, tmp_path / "run", watched(progress, log))
+    assert waits[: STEPS - IN_FLIGHT] == list(range(IN_FLIGHT + 1, STEPS + 1))
+    assert log.within_epochs() == []
 
 
 def test_the_progress_bar_looks_only_at_what_is_computed(experiment, tmp_path, progress, log, monkeypatch):

@@ -4,6 +4,7 @@ import pytest
 from rich.console import Console
 
 from cnnjax import checkpoint, launch
+from cnnjax.config import Train
 from cnnjax.errors import PartlyDone
 from cnnjax.run_folder import RunFolder
 from cnnjax.train.saving import tidy
@@ -55,6 +56,6 @@ def test_a_damaged_last_checkpoint_mends_nothing_and_stays_where_it_is(finish):
     before = names(folder)
     (folder.checkpoints / before[-1] / "info.json").write_text("{}")
     (folder.path / "metrics.jsonl").unlink()
-    assert tidy(folder, keep=1, epochs=3, notice=print) is None
+    assert tidy(folder, Train(epochs=3, keep=1), epochs=3, notice=print) is None
     assert names(folder) == before
     assert not (folder.path / "metrics.jsonl").exists()

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cnnjax import create
+from cnnjax import apply, create
 from cnnjax.config import Augmentation, Optimizer
 from cnnjax.data import Preprocessing
+from cnnjax.functional import abstract_variables
 from cnnjax.models import FAMILIES, convolution
 from cnnjax.models.layers import norm_lowering, pooling_lowering
 from cnnjax.models.resnet import ResNet
@@ -58,6 +59,19 @@ def test_a_donated_step_lowers_for_every_platform_and_natively_for_the_cpu_alone
     assert ("cnnjax_batch_norm" in cpu) == (norms and norm_lowering(jnp.dtype(dtype)) == "native")
     for module in (accelerators, cpu):
         assert "tf.aliasing_output" in module or "jax.buffer_donor" in module
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_inference_is_exported_for_any_batch(name):
+    arch, (batch,) = ARCHS[name], jax.export.symbolic_shape("batch")
+    known = [jax.export.DisabledSafetyCheck.custom_call(target) for target in HANDLERS]
+    exporting = jax.export.export(
+        jax.jit(lambda variables, images: apply(arch, variables, images)[0].logits),
+        platforms=["cpu", "cuda", "tpu"],
+        disabled_checks=known,
+    )
+    exported = exporting(abstract_variables(arch), jax.ShapeDtypeStruct((batch, *arch.image_shape), jnp.float32))
+    assert [str(size) for size in exported.out_avals[0].shape] == ["batch", "10"]
 
 
 def test_every_family_is_here():

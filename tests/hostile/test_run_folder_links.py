@@ -1,0 +1,143 @@
+"""A run's folder from a stranger: nothing outside it is written, deleted or waited for."""
+
+import errno
+import fcntl
+import os
+import signal
+
+import pytest
+from rich.console import Console
+
+from cnnjax import checkpoint, launch
+from cnnjax.errors import UserError
+from cnnjax.run_folder import LOCK, RunFolder
+from cnnjax.train.profiling import Profile
+from tests.hostile.attacks import KERNEL
+
+MOST_SECONDS = 120
+REPLACED = ("metrics.jsonl", "results.json", "curves.png", "examples.png", "report.html", "environment.json")
+
+
+@pytest.fixture(autouse=True)
+def in_time():
+    """What hangs fails."""
+
+    def late(*_):
+        raise TimeoutError(f"it took more than {MOST_SECONDS} seconds")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(MOST_SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A folder of the user's, which no run may touch."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "thesis").write_text("[]")
+    yield folder
+    assert [path.name for path in folder.iterdir()] == ["thesis"]
+    assert (folder / "thesis").read_text() == "[]"
+
+
+@pytest.fixture
+def run(tmp_path, experiment):
+    """A run that has not begun, with its config alone."""
+    folder = RunFolder(tmp_path / "run")
+    folder.start("run", experiment)
+    return folder
+
+
+def train(experiment, folder):
+    experiment = experiment.replace(train=experiment.train.replace(epochs=1))
+    return launch.run(launch.Run("run", experiment, folder), Console(quiet=True))
+
+
+@pytest.mark.slow
+def test_links_where_files_are_written_are_replaced(tmp_path, experiment, outside):
+    folder = tmp_path / "run"
+    short = experiment.replace(train=experiment.train.replace(epochs=1))
+    RunFolder(folder).start("run", short)
+    for name in REPLACED:
+        (folder / name).symlink_to(outside / ("new" if name == "results.json" else "thesis"))
+        (folder / f".{name}.writing").symlink_to(outside / "thesis")
+    (folder / "checkpoints" / ".step-00000010.writing").symlink_to(outside)
+    train(experiment, folder)
+    assert not [path for path in folder.rglob("*") if path.is_symlink()]
+    assert not [*folder.rglob("*.writing")]
+
+
+@pytest.mark.slow
+def test_a_run_whose_own_folder_is_reached_through_a_link_is_as_any_other(tmp_path, experiment):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").symlink_to("elsewhere")
+    train(experiment, tmp_path / "run")
+    assert (tmp_path / "elsewhere" / "report.html").exists()
+
+
+LOCKS = {
+    "a link": lambda path, outside: path.symlink_to(outside / "thesis"),
+    "a link to nothing": lambda path, outside: path.symlink_to(outside / "new"),
+    "a pipe": lambda path, outside: os.mkfifo(path),
+    "a device": lambda path, outside: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("kind", LOCKS)
+def test_a_lock_that_is_no_plain_file_is_refused(run, outside, kind):
+    LOCKS[kind](run.path / LOCK, outside)
+    with pytest.raises(UserError, match=r"\.lock is not a plain file; move it away"), run.locked():
+        pass
+
+
+@pytest.mark.parametrize("kind", LOCKS)
+def test_so_is_the_one_that_holds_by_being_there(run, outside, kind, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    LOCKS[kind](run.path / f"{LOCK}.held", outside)
+    with pytest.raises(UserError, match=r"another process trains in .* or delete .*\.lock\.held"), run.locked():
+        pass
+
+
+@pytest.mark.parametrize("kind", LOCKS)
+def test_no_line_is_added_behind_a_link(run, outside, kind):
+    LOCKS[kind](run.path / "metrics.jsonl", outside)
+    with pytest.raises(UserError, match=r"metrics\.jsonl is not a plain file; move it away"):
+        run.append_metrics({"epoch": 1})
+
+
+@pytest.mark.parametrize("target", ["outside", "nothing"])
+def test_checkpoints_that_lie_elsewhere_are_refused_before_anything_is_written(run, experiment, outside, target):
+    run.checkpoints.rmdir()
+    run.checkpoints.symlink_to(outside.parent / target)
+    with pytest.raises(UserError, match="checkpoints is a link, and a run deletes what it no longer needs there"):
+        launch.run(launch.Run("run", experiment, run.path), Console(quiet=True))
+    assert not (run.path / LOCK).exists()
+
+
+def test_a_trace_is_not_written_where_there_is_a_link(run, outside):
+    (run.path / "profile").mkdir()
+    (run.path / "profile" / "plugins").symlink_to(outside)
+    with pytest.raises(UserError, match="profile/plugins is neither a plain file nor a folder"):
+        Profile(range(1), run.path / "profile")
+
+
+def test_checkpoints_that_are_links_are_set_aside_or_deleted_themselves(tmp_path, outside):
+    folder = tmp_path / "checkpoints"
+    checkpoint.save(folder, 1, {"variables": KERNEL}, {})
+    for name in ("step-00000002", "step-00000003", ".step-00000004.writing"):
+        (folder / name).symlink_to(outside)
+    found, notices = checkpoint.newest_good(folder)
+    assert found.step == 1
+    assert ["is a link" in notice for notice in notices] == [True, True]
+    for step in (2, 3):
+        (folder / f"step-{step:08d}").symlink_to(outside)
+    checkpoint.save(folder, 3, {"variables": KERNEL}, {})
+    checkpoint.prune(folder, keep=1, best_step=1)
+    assert [path.name for path in checkpoint.list_paths(folder)] == ["step-00000001", "step-00000003"]
+    assert not [*folder.glob(".*")]
