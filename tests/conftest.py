@@ -13,6 +13,7 @@ from cnnjax.config import Data, EarlyStopping, Experiment, Optimizer, Train
 from cnnjax.data.idx import write_idx
 from cnnjax.data.sources import IDX_FILES
 from cnnjax.models import create
+from cnnjax.native.library import LIBRARY
 
 # A sum of an int and a float array, or of shapes that differ in rank, is a slip until it is written out.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -23,6 +24,9 @@ jax.config.update("jax_disable_most_optimizations", True)
 os.environ["CNNJAX_CACHE"] = "0"
 # A script run in this process would begin the process again with another allocator; the tests' own processes have it.
 os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+# Where the native part is not built, each script would say so on standard error.
+if not LIBRARY.exists():
+    os.environ["CNNJAX_NATIVE"] = "0"
 
 
 def _relaxed(function):
