@@ -5,6 +5,7 @@ Each takes normalised images [N, C, H, W] and returns logits. Nothing here impor
 
 import re
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def make(job: Job) -> Any:
     try:
         import_torchvision()
         from torchvision import models
-    except ImportError:
+    except ImportError:  # which PackageNotFoundError is
         raise UserError("torchvision is not installed; pip install -e .[bench] brings it") from None
     if job.model not in models.list_models():
         raise UserError(f"neither torchvision nor the benchmark has a {job.model} for torch")
@@ -32,8 +33,8 @@ def make(job: Job) -> Any:
 
 
 def import_torchvision() -> None:
-    """Import torchvision; beside a CPU-only torch its compiled operators are missing, and two need at least a name."""
-    if not hasattr(torch.ops.torchvision, "nms"):
+    """Import torchvision; one for CUDA beside a CPU-only torch has no operators, and two need at least a name."""
+    if torch.version.cuda is None and "+cu" in version("torchvision") and not KEPT:
         library = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
