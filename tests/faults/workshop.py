@@ -19,6 +19,7 @@ import numpy as np
 from cnnjax import checkpoint, trained
 from cnnjax.data.idx import write_idx
 from cnnjax.data.sources import IDX_FILES
+from cnnjax.native.library import LIBRARY
 from cnnjax.optim import make_optimizer
 from cnnjax.run_folder import RunFolder, read_config
 from cnnjax.train.step import init_state
@@ -101,7 +102,9 @@ class Workshop:
         ]  # fmt: skip
 
     def environment(self, **more: str) -> dict[str, str]:
-        return {**os.environ, "CNNJAX_CACHE": str(self.cache), "PYTHONPATH": str(ROOT), **more}
+        native = "1" if LIBRARY.exists() else "0"  # what is missing would be said on standard error
+        surroundings = {"CNNJAX_NATIVE": native, **os.environ}
+        return {**surroundings, "CNNJAX_CACHE": str(self.cache), "PYTHONPATH": str(ROOT), **more}
 
     def start(self, run: Path, *options: Any, **environment: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
