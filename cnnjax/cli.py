@@ -235,7 +235,11 @@ def again(without: Sequence[str] = ()) -> str:
     arguments = sys.argv[1:]
     for option in without:
         arguments, _ = take_option(arguments, option)
-    return f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join([sys.executable, sys.argv[0], *arguments])}"
+    command = shlex.join([sys.executable, sys.argv[0], *arguments])
+    try:
+        return f"cd {shlex.quote(str(Path.cwd()))} && {command}"
+    except OSError:  # the folder is gone
+        return command
 
 
 def replace_model(experiment: Any, name: str | None) -> Any:

@@ -16,6 +16,8 @@ MOST_STEPS = 2**31 - 1
 """Steps are counted in 32 bits."""
 MOST_SECONDS = 1e9
 """Thirty years."""
+MOST_EPOCHS = 100_000
+"""The figures of each are kept in memory."""
 
 
 def in_steps(duration: str, steps_per_epoch: int, name: str = "duration") -> int:
@@ -150,6 +152,7 @@ class Train(Fields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.epochs <= MOST_EPOCHS, "train.epochs", self.epochs, f"at most {MOST_EPOCHS:,}")
         for name in ("epochs", "batch_size", "eval_batch_size", "accumulate", "keep"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "1 or more")
         parts, batch_size = self.accumulate, self.batch_size

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from cnnjax.classification import Report, classification_report
 from cnnjax.data import Dataset
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, printable
 from cnnjax.progress import say
 from cnnjax.trained import Trained
 
@@ -53,7 +53,7 @@ def print_report(network: Trained, dataset: Dataset, part: str, console: Console
     for name in ("class", "precision", "recall", "F1", "images"):
         classes.add_column(name, justify="left" if name == "class" else "right")
     for name, precision, recall, f1, support in zip(network.classes, *report.per_class, strict=True):
-        classes.add_row(escape(name), _percent(precision), _percent(recall), _percent(f1), f"{int(support):,}")
+        classes.add_row(escape(printable(name)), _percent(precision), _percent(recall), _percent(f1), f"{int(support):,}")
     console.print(classes)
 
 

@@ -27,15 +27,15 @@ from typing import Any
 import jax
 
 from cnnjax import __version__, formats, models
-from cnnjax.config import MOST_SECONDS, MOST_STEPS, Data, Experiment
+from cnnjax.config import MOST_EPOCHS, MOST_SECONDS, MOST_STEPS, Data, Experiment
 from cnnjax.errors import UserError, shown
 from cnnjax.files import make_folder, open_own, open_plain, parse_json, read_json, write_bytes, write_json
 from cnnjax.lock import HELD, locked
 
 FORMAT = 1
 LONGEST_NAME = 150
-LONGEST_ROW = 4096
-"""Bytes of a line of metrics.jsonl; ours have some 230."""
+LONGEST_ROW, MOST_FIGURES = 4096, 32
+"""Bytes and figures of a line of metrics.jsonl; ours have some 230 and 10."""
 LOCK = ".lock"
 BEFORE_CONFIG = (LOCK, f"{LOCK}{HELD}", ".config.json.writing")
 """What a run that was killed in its first moment may have left."""
@@ -202,7 +202,7 @@ class RunFolder:
     def read_results(self) -> dict[str, Any]:
         path = self.path / "results.json"
         results = read_json(path)
-        sound = isinstance(results, dict) and _has_numbers(results, RESULTS)
+        sound = _has_numbers(results, RESULTS) and all(type(results[name]) is int for name in RESULTS[:2])
         if not sound or not all(_has_numbers(results.get(part), FIGURES) for part in PARTS):
             raise UserError(f"{path} is damaged; delete it, and the same command writes it anew")
         return results
@@ -217,7 +217,7 @@ def metrics_line(row: dict[str, Any]) -> bytes:
     return json.dumps(row, allow_nan=False).encode() + b"\n"
 
 
-def read_rows(path: Path, most: int = 10**6) -> list[dict[str, Any]]:
+def read_rows(path: Path, most: int = MOST_EPOCHS) -> list[dict[str, Any]]:
     """Return at most so many rows of a metrics.jsonl, up to the first line that is not the next epoch's."""
     try:
         with open_plain(path) as file:
@@ -234,6 +234,8 @@ def _rows(lines: Iterator[bytes], most: int) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             break
         if not _has_numbers(row, ROW) or row["epoch"] != len(rows) + 1:
+            break
+        if len(row) > MOST_FIGURES or not _has_numbers(row, list(row)):
             break
         if not (0 <= row["step"] <= MOST_STEPS and 0 <= row["seconds"] <= MOST_SECONDS):
             break

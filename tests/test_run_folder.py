@@ -9,6 +9,8 @@ from cnnjax.errors import UserError
 from cnnjax.lock import LostLock
 from cnnjax.run_folder import (
     LONGEST_ROW,
+    MOST_FIGURES,
+    PARTS,
     ROW,
     RunFolder,
     differences,
@@ -163,14 +165,31 @@ def test_no_more_rows_are_read_than_are_asked_for_and_no_line_of_any_length(tmp_
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b"".join(metrics_line(row(epoch)) for epoch in range(1, 5)))
     assert read_rows(path, 3) == [row(1), row(2), row(3)]
-    path.write_bytes(metrics_line(row(1)) + metrics_line({**row(2), "more": "x" * LONGEST_ROW}) + metrics_line(row(3)))
-    assert read_rows(path) == [row(1)]
+    many = {f"more{number}": 1 for number in range(MOST_FIGURES)}
+    for more in ({"more": "1" * LONGEST_ROW}, {"more": "text"}, {"more": [[]]}, many):
+        path.write_bytes(metrics_line(row(1)) + metrics_line({**row(2), **more}) + metrics_line(row(3)))
+        assert read_rows(path) == [row(1)]
+    path.write_bytes(metrics_line(row(1)) + metrics_line({**row(2), "more": 1}))
+    assert read_rows(path) == [row(1), {**row(2), "more": 1}]
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "3", "{", '{"epochs": 1, "train": 3}'])
 def test_damaged_results_are_one_sentence(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(UserError, match="results.json"):
+        RunFolder(tmp_path).read_results()
+
+
+@pytest.mark.parametrize("count", [10.0, True, None])
+@pytest.mark.parametrize("name", ["epochs", "best_epoch"])
+def test_counts_in_results_are_whole_numbers(tmp_path, name, count):
+    figures = {"loss": 1.0, "top1": 0.5, "images": 10}
+    results = {"epochs": 10, "best_epoch": 3, "stopped_early": False, "seconds": 1.0, "images_per_second": 1.0}
+    results |= dict.fromkeys(PARTS, figures)
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert RunFolder(tmp_path).read_results() == results
+    (tmp_path / "results.json").write_text(json.dumps({**results, name: count}))
+    with pytest.raises(UserError, match=r"results.json is damaged"):
         RunFolder(tmp_path).read_results()
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jax
 
+from cnnjax.files import write_bytes
 from cnnjax.native.library import HERE, LIBRARY, seal
 
 HANDLERS = ("convolution", "batch_norm_handlers", "pooling_handlers")
@@ -41,11 +42,10 @@ def build() -> None:
                 objects.append(Path(folder) / f"{name}-{level}.o")
                 named = [f"-DCNNJAX_LEVEL={level}", *options]
                 _run([*compiler, "-O3", *KERNEL_OPTIONS, *named, "-c", HERE / f"{name}.cc", "-o", objects[-1]])
-            aside = LIBRARY.with_suffix(".writing")
-            _run([*compiler, "-shared", *objects, "-o", aside, "-ldnnl"])
-            with aside.open("ab") as file:
-                file.write(seal())
-            aside.rename(LIBRARY)
+            linked = Path(folder) / LIBRARY.name
+            _run([*compiler, "-shared", *objects, "-o", linked, "-ldnnl"])
+            whole = linked.read_bytes()
+            write_bytes(LIBRARY, whole + seal(whole))
     except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"error: the native part was not built ({error}); {__doc__.partition('Needed: ')[2].strip()}")
     print(f"{LIBRARY} is built; CNNJAX_NATIVE=0 turns it off")

@@ -438,7 +438,8 @@ extern "C" int cnnjax_set_threads(int count) {
   return count;
 }
 
-extern "C" int cnnjax_onednn_version() { return DNNL_VERSION_MAJOR * 100 + DNNL_VERSION_MINOR; }
+// Of the library that is loaded, which may be another one than that of the headers.
+extern "C" int cnnjax_onednn_version() { return dnnl_version()->major * 100 + dnnl_version()->minor; }
 
 // Whether this processor can run the kernels of our own.
 extern "C" bool cnnjax_has_kernels() { return levels::any(); }

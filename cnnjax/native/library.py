@@ -29,6 +29,8 @@ HANDLERS = {
 
 KERNELS = 4
 """The version of the kernels of our own: another one may give other bits."""
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Variables by which oneDNN takes older instructions than the processor has."""
 OWN_WAYS = ("winograd", "narrow", "few")
 """By the names that convolution.cc counts, in its order."""
 
@@ -46,6 +48,8 @@ class Library:
         self.threads = loaded.cnnjax_set_threads(cores())
         version = loaded.cnnjax_onednn_version()
         self.version = f"oneDNN {version // 100}.{version % 100}"
+        limits = [f"{name}={os.environ[name]}" for name in ISA_LIMITS if name in os.environ]
+        self.version += "".join(f" with {limit}" for limit in limits)
         self.has_kernels = bool(loaded.cnnjax_has_kernels())
         self.is_wide = bool(loaded.cnnjax_is_wide())
         """Whether vectors have 16 floats."""
@@ -92,21 +96,19 @@ def _load() -> Library | None:
     return None
 
 
-def seal() -> bytes:
-    """Return what stands at the end of a library that was built from the sources here."""
-    digest = hashlib.sha256()
+def seal(library: bytes) -> bytes:
+    """Return what stands behind a library that is whole and was built from the sources here."""
+    digest = hashlib.sha256(library)
     for path in sorted([*HERE.glob("*.cc"), *HERE.glob("*.h"), HERE / "build.py"]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return b"cnnjax " + digest.hexdigest().encode()
 
 
 def _is_whole_and_of_these_sources(library: Path) -> bool:
-    """Say whether it can be loaded: half a library ends the process, and an older one gives other bits unnoticed."""
-    expected = seal()
-    with library.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - len(expected)))
-        return file.read() == expected
+    """Say whether it can be loaded: a damaged library ends the process, and an older one gives other bits unnoticed."""
+    content = library.read_bytes()
+    length = len(seal(b""))
+    return content[-length:] == seal(content[:-length])
 
 
 def check_shapes(**parts: tuple[Any, tuple[int, ...]]) -> None:

@@ -320,7 +320,7 @@ def test_a_network_takes_it_on_the_cpu_and_xla_elsewhere():
 
 
 class TestLoading:
-    def run(self, folder: Path, native: str = "1") -> subprocess.CompletedProcess:
+    def run(self, folder: Path, native: str = "1", **more: str) -> subprocess.CompletedProcess:
         code = f"""
 from pathlib import Path
 from cnnjax.native import library
@@ -333,14 +333,14 @@ print(convolution.lowering(jnp.dtype("float32")))
             [sys.executable, "-c", code],
             capture_output=True,
             text=True,
-            env={**os.environ, "CNNJAX_NATIVE": native},
+            env={**os.environ, "CNNJAX_NATIVE": native, **more},
             check=True,
         )
 
     def test_a_missing_library_is_one_line_of_notice(self, tmp_path):
         self.is_one_line_of_notice(tmp_path, "is not built")
 
-    @pytest.mark.parametrize("content", [b"", b"no library", b"\x7fELF" + bytes(100), b"\x7fELF" + library.seal()])
+    @pytest.mark.parametrize("content", [b"", b"no library", b"\x7fELF" + bytes(100), b"\x7fELF" + library.seal(b"\x7fELF")])
     def test_a_broken_library_is_one_line_of_notice(self, tmp_path, content):
         (tmp_path / "libcnnjax.so").write_bytes(content)
         self.is_one_line_of_notice(tmp_path, "")
@@ -353,7 +353,9 @@ print(convolution.lowering(jnp.dtype("float32")))
     def test_half_a_library_and_one_of_other_sources_are_not_loaded(self, tmp_path):
         """Half of one would end the process; an older one would give other bits than its version says."""
         whole, file = library.LIBRARY.read_bytes(), tmp_path / "libcnnjax.so"
-        for content in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1])):
+        middle = len(whole) // 3
+        damaged = whole[:middle] + bytes(8192) + whole[middle + 8192 :]
+        for content in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1]), damaged):
             file.write_bytes(content)
             self.is_one_line_of_notice(tmp_path, "was built from other sources, or is damaged")
 
@@ -363,6 +365,13 @@ print(convolution.lowering(jnp.dtype("float32")))
         (line,) = (line for line in done.stderr.splitlines() if "notice" in line)
         assert line.startswith("notice: the native part")
         assert told in line
+
+    @needs_library
+    def test_its_version_tells_what_decides_the_bits(self):
+        folder = library.LIBRARY.parent
+        assert library.load().version.endswith(f", {cores()} thread{'s' * (cores() > 1)}")
+        assert self.run(folder, OMP_THREAD_LIMIT="1").stdout.endswith(", 1 thread\n")
+        assert " with ONEDNN_MAX_CPU_ISA=AVX2 " in self.run(folder, ONEDNN_MAX_CPU_ISA="AVX2").stdout
 
     def test_another_word_than_0_or_1_is_refused(self, tmp_path):
         with pytest.raises(subprocess.CalledProcessError) as failed:

@@ -8,6 +8,7 @@ from cnnjax.config import Augmentation, EarlyStopping, Optimizer, Schedule, Trai
 from cnnjax.data import epoch_order
 from cnnjax.errors import Diverged, UserError
 from cnnjax.functional import abstract_variables, leaves_by_path
+from cnnjax.lock import LostLock
 from cnnjax.run_folder import RunFolder
 from cnnjax.train import feed
 from cnnjax.train.loop import fit
@@ -275,3 +276,22 @@ def test_a_mistyped_stage_is_refused_before_the_training(experiment, tmp_path, p
     wrong = experiment.replace(train=experiment.train.replace(remat=("stage3",)))
     with pytest.raises(UserError, match="unknown remat stage 'stage3'; did you mean 'stage2' or 'stage1'"):
         train(wrong, tmp_path / "run", progress)
+
+
+def test_a_lock_that_is_lost_once_a_checkpoint_has_its_name_leaves_the_older_ones(
+    experiment, tmp_path, progress, monkeypatch
+):
+    experiment = experiment.replace(train=experiment.train.replace(epochs=2, keep=1))
+    folder, save = RunFolder(tmp_path), checkpoint.save
+
+    def lose(*arguments, **options):
+        found = save(*arguments, **options)
+        if len(checkpoint.list_paths(folder.checkpoints)) == 2:
+            (tmp_path / ".lock").unlink()
+        return found
+
+    monkeypatch.setattr(checkpoint, "save", lose)
+    with folder.locked(), pytest.raises(LostLock):
+        folder.start("run", experiment)
+        fit(experiment, data.load(experiment.data), folder, progress)
+    assert len(checkpoint.list_paths(folder.checkpoints)) == 2
