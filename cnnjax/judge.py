@@ -53,7 +53,8 @@ def print_report(network: Trained, dataset: Dataset, part: str, console: Console
     for name in ("class", "precision", "recall", "F1", "images"):
         classes.add_column(name, justify="left" if name == "class" else "right")
     for name, precision, recall, f1, support in zip(network.classes, *report.per_class, strict=True):
-        classes.add_row(escape(printable(name)), _percent(precision), _percent(recall), _percent(f1), f"{int(support):,}")
+        shares = map(_percent, (precision, recall, f1))
+        classes.add_row(escape(printable(name)), *shares, f"{int(support):,}")
     console.print(classes)
 
 

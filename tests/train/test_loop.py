@@ -291,7 +291,7 @@ def test_a_lock_that_is_lost_once_a_checkpoint_has_its_name_leaves_the_older_one
         return found
 
     monkeypatch.setattr(checkpoint, "save", lose)
+    folder.start("run", experiment)
     with folder.locked(), pytest.raises(LostLock):
-        folder.start("run", experiment)
         fit(experiment, data.load(experiment.data), folder, progress)
     assert len(checkpoint.list_paths(folder.checkpoints)) == 2
