@@ -1,8 +1,8 @@
 """A trained network on one part of a data set: the tables of ``scripts/evaluate.py``."""
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from cnnjax.classification import Report, classification_report
 from cnnjax.data import Dataset
@@ -54,7 +54,7 @@ def print_report(network: Trained, dataset: Dataset, part: str, console: Console
         classes.add_column(name, justify="left" if name == "class" else "right")
     for name, precision, recall, f1, support in zip(network.classes, *report.per_class, strict=True):
         shares = map(_percent, (precision, recall, f1))
-        classes.add_row(escape(printable(name)), *shares, f"{int(support):,}")
+        classes.add_row(Text(printable(name)), *shares, f"{int(support):,}")
     console.print(classes)
 
 
