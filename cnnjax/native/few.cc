@@ -19,8 +19,6 @@ constexpr int64_t kColumns = kOutputs, kPanel = kVectors * kLanes;  // of a bloc
 constexpr int64_t kDepth = 64;  // rows of a block
 constexpr int64_t kLine = 16;   // floats of a line of the cache
 
-int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // A call is divided into tasks: a block of outputs at a part of the positions.
 struct Tasks {
   int64_t positions, blocks, parts;

@@ -23,8 +23,6 @@ constexpr int64_t kStrip = 8192;                   // floats of outputs in a str
 
 using Lanes = Of<kWidth>;
 
-int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // The strips of a call.
 struct Strips {
   int64_t rows, image, all;

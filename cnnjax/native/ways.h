@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+inline int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // Images [N, H, W, C], a kernel [h, w, C / groups, O] and outputs [N, H', W', O].
 struct Shape {
   int64_t batch, height, width, channels, out_height, out_width, outputs;

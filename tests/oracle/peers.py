@@ -12,19 +12,16 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import h5py
 import jax
+import keras
 import numpy as np
 import torch
-
-# torchvision's compiled operators do not load beside a CPU-only torch; its models need two of them to have names.
-if not hasattr(torch.ops.torchvision, "nms"):
-    _library = torch.library.Library("torchvision", "DEF")
-    for _name in ("nms", "qnms"):
-        _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-import keras
-import timm
-import torchvision
 from safetensors.torch import save_file
+
+from cnnjax.benchmark.torch_networks import import_torchvision
+
+import_torchvision()
+import timm  # noqa: E402
+import torchvision  # noqa: E402
 
 
 class Training(NamedTuple):
