@@ -3,9 +3,11 @@
 Each takes normalised images [N, C, H, W] and returns logits. Nothing here imports JAX.
 """
 
+import contextlib
 import re
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ def make(job: Job) -> Any:
     try:
         import_torchvision()
         from torchvision import models
-    except ImportError:  # which PackageNotFoundError is
+    except ImportError:
         raise UserError("torchvision is not installed; pip install -e .[bench] brings it") from None
     if job.model not in models.list_models():
         raise UserError(f"neither torchvision nor the benchmark has a {job.model} for torch")
@@ -33,8 +35,13 @@ def make(job: Job) -> Any:
 
 
 def import_torchvision() -> None:
-    """Import torchvision; one for CUDA beside a CPU-only torch has no operators, and two need at least a name."""
-    if torch.version.cuda is None and "+cu" in version("torchvision") and not KEPT:
+    """Import torchvision; where its operators do not load, built for another torch, two need at least a name."""
+    if not (found := find_spec("torchvision")) or not found.origin:
+        raise ImportError("torchvision is not installed")
+    for operators in Path(found.origin).parent.glob("_C*"):
+        with contextlib.suppress(OSError):
+            torch.ops.load_library(operators)
+    if not hasattr(torch.ops.torchvision, "nms"):
         library = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
