@@ -212,7 +212,7 @@ def test_a_save_that_fails_leaves_nothing_and_the_earlier_ones_as_they_were(tmp_
             raise error
 
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "sync_tree", fail)
+            patch.setattr(checkpoint.writing, "sync_tree", fail)
             with pytest.raises(UserError, match=r"00002 could not be saved \(No space left on device\); those saved"):
                 save(tmp_path, 2)
         assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
@@ -222,13 +222,13 @@ def test_a_save_that_fails_leaves_nothing_and_the_earlier_ones_as_they_were(tmp_
 def test_a_folder_that_is_moved_in_mid_save_is_not_made_again(tmp_path, monkeypatch, capfd):
     folder = tmp_path / "run" / "checkpoints"
     save(folder, 1)
-    write = checkpoint._write
+    write = checkpoint.writing._write
 
     def moved(*arguments):
         (tmp_path / "run").rename(tmp_path / "away")
         write(*arguments)
 
-    monkeypatch.setattr(checkpoint, "_write", moved)
+    monkeypatch.setattr(checkpoint.writing, "_write", moved)
     info = {"early_stopping": {"best_step": 2}}
     with pytest.raises(UserError, match=r"could not be saved \(its folder has vanished in the meantime\)"):
         checkpoint.save(folder, 2, {"variables": TREE}, info, place=folder.stat())
@@ -238,7 +238,7 @@ def test_a_folder_that_is_moved_in_mid_save_is_not_made_again(tmp_path, monkeypa
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_lock_that_is_lost_in_mid_save_leaves_what_another_process_writes(tmp_path, monkeypatch, fails):
-    write, lock = checkpoint._write, tmp_path / ".lock"
+    write, lock = checkpoint.writing._write, tmp_path / ".lock"
     aside = tmp_path / "checkpoints" / ".step-00000001.writing"
 
     def lose(*arguments):
@@ -248,7 +248,7 @@ def test_a_lock_that_is_lost_in_mid_save_leaves_what_another_process_writes(tmp_
         if fails:
             raise FileNotFoundError
 
-    monkeypatch.setattr(checkpoint, "_write", lose)
+    monkeypatch.setattr(checkpoint.writing, "_write", lose)
     with locked(lock) as require_lock, pytest.raises(LostLock):
         checkpoint.save(tmp_path / "checkpoints", 1, {"variables": TREE}, {}, require_lock=require_lock)
     assert (aside / "theirs").exists()
@@ -324,7 +324,7 @@ def test_a_checkpoint_without_training_is_its_own_best(tmp_path):
 
 
 def test_a_newer_format_is_refused_and_stays_where_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+    monkeypatch.setattr(checkpoint.writing, "FORMAT", checkpoint.FORMAT + 1)
     monkeypatch.setattr(formats, "__version__", "9.1.0")
     save(tmp_path, 1)
     monkeypatch.undo()
