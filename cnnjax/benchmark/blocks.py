@@ -32,6 +32,7 @@ from cnnjax.models.layers import (
     Outputs,
     activation,
     convolve,
+    convolve_separable,
     global_average,
     max_pool,
 )
@@ -113,7 +114,7 @@ class ResNeXtBlockModule(BlockModule):
 
 
 class Separable(nnx.Module):
-    """A depthwise 3x3 convolution, a 1x1 convolution, a norm. The ReLU before it belongs to what comes before it."""
+    """An activation, a depthwise 3x3 convolution, a 1x1 convolution, a norm, and what follows."""
 
     def __init__(self, arch: Arch, inputs: int, outputs: int, rngs: nnx.Rngs):
         self.depthwise = make_conv(arch, inputs, inputs, 3, rngs, groups=inputs)
@@ -121,10 +122,12 @@ class Separable(nnx.Module):
         self.norm = make_norm(arch, outputs, rngs)
 
     def __call__(
-        self, x: jax.Array, *, activation: Callable[..., jax.Array] = jax.nn.identity, added: jax.Array | None = None
-    ) -> jax.Array:
-        y = convolve(self.depthwise, x)
-        return convolve(self.pointwise, y, norm=self.norm, activation=activation, added=added)
+        self, x: jax.Array, *, before: Callable[..., jax.Array] = jax.nn.identity,
+        activation: Callable[..., jax.Array] = jax.nn.identity, added: jax.Array | None = None,
+    ) -> jax.Array:  # fmt: skip
+        return convolve_separable(
+            self.depthwise, self.pointwise, x, before=before, norm=self.norm, activation=activation, added=added
+        )
 
 
 class SeparableEntryModule(BlockModule):
@@ -140,9 +143,9 @@ class SeparableEntryModule(BlockModule):
         self.head = Dense(outputs, arch.num_classes, dtype=arch.dtype, rngs=rngs)
 
     def block(self, x: jax.Array) -> jax.Array:
-        skip = convolve(self.shortcut, x, norm=self.shortcut_norm)
-        y = self.separable1(self.activation(x), activation=self.activation)
-        return max_pool(self.separable2(y), size=3, stride=2, padding=1) + skip
+        y = self.separable1(x, before=self.activation, activation=self.activation)
+        y = max_pool(self.separable2(y), size=3, stride=2, padding=1)
+        return convolve(self.shortcut, x, norm=self.shortcut_norm, added=y)
 
 
 class SeparableMiddleModule(BlockModule):
@@ -156,7 +159,7 @@ class SeparableMiddleModule(BlockModule):
         self.head = Dense(arch.channels, arch.num_classes, dtype=arch.dtype, rngs=rngs)
 
     def block(self, x: jax.Array) -> jax.Array:
-        y = self.separable1(self.activation(x), activation=self.activation)
+        y = self.separable1(x, before=self.activation, activation=self.activation)
         return self.separable3(self.separable2(y, activation=self.activation), added=x)
 
 

@@ -5,6 +5,7 @@ What each layer does is named in the compiled program (`jax.named_scope`), so th
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -237,9 +238,10 @@ def convolve(
     activation: Callable[..., jax.Array] = jax.nn.identity, added: jax.Array | None = None,
 ) -> jax.Array:  # fmt: skip
     """Return activation(norm(conv(x)) + added) for [N, H, W, C]; in evaluation at once, where `lowering` can."""
-    simple = isinstance(conv, Conv) and (norm is None or (isinstance(norm, BatchNorm) and norm.use_running_average))
+    simple = isinstance(conv, Conv) and _is_affine(norm)
     if simple and (window := conv.window(x)) and way(x, conv.kernel.get_value(), window) == "native":
-        return _convolve_at_once(conv, x, window, norm, activation, added)
+        convolution = functools.partial(native.convolution_with_epilogue, x, _kernel(conv), window)
+        return _with_epilogue(convolution, conv, norm, activation, added)
     x = conv(x)
     if isinstance(norm, BatchNorm):
         return norm(x, activation=activation, added=added)
@@ -247,11 +249,51 @@ def convolve(
     return activation(x if added is None else x + added)
 
 
-@jax.named_scope("convolution")
-def _convolve_at_once(
-    conv: "Conv", x: jax.Array, window: native.Window, norm: BatchNorm | None,
-    activation: Callable[..., jax.Array], added: jax.Array | None,
+def convolve_separable(
+    depthwise: "Conv", pointwise: "Conv", x: jax.Array, *, before: Callable[..., jax.Array] = jax.nn.identity,
+    norm: BatchNorm | None = None, activation: Callable[..., jax.Array] = jax.nn.identity,
+    added: jax.Array | None = None,
 ) -> jax.Array:  # fmt: skip
+    """Return activation(norm(pointwise(depthwise(before(x)))) + added); in evaluation at once, where the CPU can.
+
+    ``depthwise`` has one output for each channel of [N, H, W, C], ``pointwise`` a kernel of 1x1.
+    """
+    simple = isinstance(depthwise, Conv) and isinstance(pointwise, Conv) and _is_affine(norm)
+    rectified = before is jax.nn.relu
+    if not rectified:
+        x = before(x)
+    if simple and depthwise.bias is None and norm is not None and separable_lowering(x) == "native":
+        kernels = _kernel(depthwise), _kernel(pointwise)
+        convolution = functools.partial(
+            native.separable_convolution, x, *kernels, depthwise.window(x), rectified=rectified
+        )
+        return _with_epilogue(convolution, pointwise, norm, activation, added)
+    if rectified:
+        x = before(x)
+    return convolve(pointwise, convolve(depthwise, x), norm=norm, activation=activation, added=added)
+
+
+def separable_lowering(x: jax.Array) -> str:
+    """Return how a separable convolution of [N, H, W, C] is evaluated: at once, "native", or in "steps"."""
+    known = all(isinstance(size, int) for size in x.shape)  # a program may be exported for any batch
+    return "native" if known and has_kernels(x.dtype) else "steps"
+
+
+def _is_affine(norm: Any) -> bool:
+    """Return whether a norm, or none, is a scale and an offset."""
+    return norm is None or (isinstance(norm, BatchNorm) and norm.use_running_average)
+
+
+def _kernel(conv: "Conv") -> jax.Array:
+    return conv.kernel.get_value().astype(conv.dtype)
+
+
+@jax.named_scope("convolution")
+def _with_epilogue(
+    convolution: Callable[..., jax.Array], conv: "Conv", norm: BatchNorm | None, activation: Callable[..., jax.Array],
+    added: jax.Array | None,
+) -> jax.Array:  # fmt: skip
+    """Return what ``convolution`` gives with the bias of ``conv``, its norm and what follows as its epilogue."""
     offset = None if conv.bias is None else conv.bias.get_value()
     scale = None
     if norm is not None:
@@ -259,10 +301,7 @@ def _convolve_at_once(
         offset = shift if offset is None else shift + offset * scale
     names = (name for name, function in native.NONLINEARITIES.items() if function is activation)
     nonlinearity = next(names, None)
-    x = native.convolution_with_epilogue(
-        x, conv.kernel.get_value().astype(conv.dtype), window, scale=scale, offset=offset, added=added,
-        nonlinearity=nonlinearity or "identity",
-    )  # fmt: skip
+    x = convolution(scale=scale, offset=offset, added=added, nonlinearity=nonlinearity or "identity")
     return x if nonlinearity else activation(x)
 
 

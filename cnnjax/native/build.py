@@ -18,8 +18,8 @@ import jax
 from cnnjax.files import write_bytes
 from cnnjax.native.library import HERE, LIBRARY, seal
 
-HANDLERS = ("convolution", "batch_norm_handlers", "pooling_handlers")
-KERNELS = ("winograd", "narrow", "few", "pointwise", "batch_norm", "pooling")
+HANDLERS = ("convolution", "separable_handler", "batch_norm_handlers", "pooling_handlers")
+KERNELS = ("winograd", "narrow", "few", "strips", "pointwise", "batch_norm", "pooling")
 """What XLA calls, and the kernels of our own that these need."""
 KERNEL_OPTIONS = ["-fvisibility=hidden", "-fno-predictive-commoning"]
 """What a kernel calls may be inlined if it is hidden. What was loaded is not kept for later: the registers are full."""

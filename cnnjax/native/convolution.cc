@@ -1,6 +1,6 @@
 // 2-D convolution and its two gradients, as handlers of XLA's FFI for the CPU; convolution.py is the other side. Kernels of
 // 3x3 with stride 1 go by winograd.cc where they have enough to do, to few channels by narrow.cc, large kernels at few
-// positions by few.cc, all others by oneDNN.
+// positions by few.cc, 1x1 ones by strips.cc, all others by oneDNN.
 //
 // Images [N, H, W, C] and kernels [H, W, C / groups, C'] stay as XLA has them; oneDNN is told their strides.
 #include <omp.h>
@@ -17,6 +17,8 @@
 #include "narrow.h"
 #include "oneapi/dnnl/dnnl.hpp"
 #include "pointwise.h"
+#include "scratch.h"
+#include "strips.h"
 #include "winograd.h"
 #include "worker.h"
 
@@ -40,16 +42,6 @@ dnnl::engine& cpu() {
 dnnl::stream& stream() {
   static auto* the_stream = new dnnl::stream(cpu());
   return *the_stream;
-}
-
-// Memory that every convolution may write over; grown to what the largest needs.
-void* scratch(int which, size_t bytes) {
-  static auto* kept = new std::map<int, memory>;
-  memory& held = (*kept)[which];
-  if (!held || held.get_desc().get_size() < bytes) {
-    held = memory({{static_cast<int64_t>(bytes)}, memory::data_type::u8, memory::format_tag::a}, cpu());
-  }
-  return held.get_data_handle();
 }
 
 enum Kind : int64_t { kForward, kInputGradient, kKernelGradient };
@@ -266,11 +258,21 @@ bool goes_by_few(const Geometry& g) {
          positions > 0 && positions <= kMostPositions && weights >= kFewWeights;
 }
 
-enum Own { kWinograd, kNarrow, kFew, kNone };
+// Whether strips.cc computes it.
+bool goes_by_strips(const Geometry& g) {
+  return g.kind != kKernelGradient && g.is_plain() && g.groups == 1 && g.kernel[0] * g.kernel[1] == 1 &&
+         g.images[1] == g.outputs[1] && g.images[2] == g.outputs[2] && g.epilogue.nonlinearity <= kRelu;
+}
+
+enum Own { kWinograd, kNarrow, kFew, kStrips, kNone };
 
 Own own_way(const Geometry& g) {
   if (!levels::any()) return kNone;
-  return goes_by_winograd(g) ? kWinograd : goes_by_narrow(g) ? kNarrow : goes_by_few(g) ? kFew : kNone;
+  return goes_by_winograd(g) ? kWinograd
+         : goes_by_narrow(g) ? kNarrow
+         : goes_by_few(g)    ? kFew
+         : goes_by_strips(g) ? kStrips
+                             : kNone;
 }
 
 std::array<int64_t, kNone> own_calls = {};  // so that a test can tell; only the worker writes it
@@ -286,19 +288,18 @@ void by_our_own(Own own, const Geometry& g, void* images, void* kernel, void* ou
     shape = {y[0], y[1], y[2], y[3], x[1], x[2], x[3], k[0], k[1], top, left, g.groups};
   }
   const int threads = omp_get_max_threads();
-  const Ways& ways = *(own == kWinograd ? winograd::ways() : own == kNarrow ? narrow::ways() : few::ways());
-  float* room = floats(scratch(2, sizeof(float) * ways.scratch(shape, g.kind == kKernelGradient, threads)));
+  const Ways& ways = *(own == kWinograd ? winograd::ways()
+                       : own == kNarrow ? narrow::ways()
+                       : own == kFew    ? few::ways()
+                                        : strips::ways());
+  float* room = floats(scratch(kOwn, sizeof(float) * ways.scratch(shape, g.kind == kKernelGradient, threads)));
   if (g.kind == kKernelGradient) {
     ways.kernel_gradient(shape, floats(images), floats(outputs), floats(kernel), room, threads);
     return;
   }
   if (g.kind == kInputGradient) std::swap(images, outputs);
-  auto other = others.begin();
-  Finish finish;
-  if (g.epilogue.scaled) finish.scale = floats(*other++);
-  if (g.epilogue.shifted) finish.offset = floats(*other++);
-  if (g.epilogue.added) finish.added = floats(*other++);
-  finish.nonlinearity = g.epilogue.nonlinearity;
+  const Epilogue& e = g.epilogue;
+  const Finish finish = make_finish(e.scaled, e.shifted, e.added, e.nonlinearity, others.data());
   ways.forward(shape, floats(images), floats(kernel), g.kind == kInputGradient, floats(outputs), finish, room, threads);
 }
 
@@ -318,8 +319,8 @@ void compute(const Geometry& g, void* images, void* kernel, void* outputs, const
   }
   const Plan& p = plan_for(g);
   memory x(p.images, cpu(), images), y(p.outputs, cpu(), outputs), w(p.kernel, cpu(), kernel);
-  memory packed = p.packs ? memory(p.packed, cpu(), scratch(0, p.packed.get_size())) : w;
-  memory pad(p.scratchpad, cpu(), scratch(1, p.scratchpad.get_size()));
+  memory packed = p.packs ? memory(p.packed, cpu(), scratch(kPacked, p.packed.get_size())) : w;
+  memory pad(p.scratchpad, cpu(), scratch(kPad, p.scratchpad.get_size()));
   if (p.packs && g.kind != kKernelGradient) p.reorder.execute(stream(), {{DNNL_ARG_FROM, w}, {DNNL_ARG_TO, packed}});
   const bool d_images = g.kind == kInputGradient, d_kernel = g.kind == kKernelGradient, forward = g.kind == kForward;
   std::unordered_map<int, memory> arguments = {{d_images ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, x},

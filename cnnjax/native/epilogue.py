@@ -65,17 +65,21 @@ def convolution_with_epilogue(
     if added is not None and (window.groups > 1 or kernel.shape[3] % WIDTH):
         found = convolution_with_epilogue(images, kernel, window, scale=scale, offset=offset)
         return NONLINEARITIES[nonlinearity](found + added)
-    epilogue = Epilogue(scale is not None, offset is not None, added is not None, nonlinearity)
-    others = [other for other in (scale, offset, added) if other is not None]
+    epilogue, others = make_epilogue(scale, offset, added, nonlinearity)
     return _differentiable(window, epilogue, images, kernel, *others)
 
 
-def _in_steps(
-    window: Window, epilogue: Epilogue, convolve: Callable[..., jax.Array], images: jax.Array, kernel: jax.Array,
-    *others: jax.Array,
-) -> jax.Array:  # fmt: skip
-    result, given = convolve(images, kernel, window), iter(others)
-    dtype = result.dtype
+def make_epilogue(
+    scale: jax.Array | None, offset: jax.Array | None, added: jax.Array | None, nonlinearity: str
+) -> tuple[Epilogue, list[jax.Array]]:
+    """Return which parts there are, and their arrays."""
+    epilogue = Epilogue(scale is not None, offset is not None, added is not None, nonlinearity)
+    return epilogue, [other for other in (scale, offset, added) if other is not None]
+
+
+def finished(epilogue: Epilogue, result: jax.Array, *others: jax.Array) -> jax.Array:
+    """Apply an epilogue in separate steps."""
+    dtype, given = result.dtype, iter(others)
     if epilogue.scaled:
         result = (result.astype(jnp.float32) * next(given)[None, None, None]).astype(dtype)
     if epilogue.shifted:
@@ -83,6 +87,13 @@ def _in_steps(
     if epilogue.added:
         result = result + next(given)
     return NONLINEARITIES[epilogue.nonlinearity](result)
+
+
+def _in_steps(
+    window: Window, epilogue: Epilogue, convolve: Callable[..., jax.Array], images: jax.Array, kernel: jax.Array,
+    *others: jax.Array,
+) -> jax.Array:  # fmt: skip
+    return finished(epilogue, convolve(images, kernel, window), *others)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -106,9 +117,13 @@ def _by_xla(*operands: jax.Array, window: Window, epilogue: Epilogue) -> jax.Arr
 
 def _native(context: Any, *operands: Any, window: Window, epilogue: Epilogue) -> Any:
     return jax.ffi.ffi_lowering("cnnjax_convolution_with_epilogue")(
-        context, *operands, **attributes(window), scaled=epilogue.scaled, shifted=epilogue.shifted,
-        added=epilogue.added, nonlinearity=np.int64(list(NONLINEARITIES).index(epilogue.nonlinearity)),
-    )  # fmt: skip
+        context, *operands, **attributes(window), **epilogue_attributes(epilogue)
+    )
+
+
+def epilogue_attributes(epilogue: Epilogue) -> dict[str, Any]:
+    """Return an epilogue as the library reads it."""
+    return {**epilogue._asdict(), "nonlinearity": np.int64(list(NONLINEARITIES).index(epilogue.nonlinearity))}
 
 
 def _shape(images: Any, kernel: Any, *others: Any, window: Window, epilogue: Epilogue) -> jax.core.ShapedArray:

@@ -19,6 +19,7 @@ LIBRARY = HERE / "libcnnjax.so"
 HANDLERS = {
     "cnnjax_convolution": "CnnjaxConvolution",
     "cnnjax_convolution_with_epilogue": "CnnjaxConvolutionWithEpilogue",
+    "cnnjax_separable": "CnnjaxSeparable",
     "cnnjax_batch_norm": "CnnjaxBatchNorm",
     "cnnjax_batch_norm_gradient": "CnnjaxBatchNormGradient",
     "cnnjax_max_pool": "CnnjaxMaxPool",
@@ -27,11 +28,11 @@ HANDLERS = {
 }
 """What XLA calls them, and what the library does."""
 
-KERNELS = 4
+KERNELS = 5
 """The version of the kernels of our own: another one may give other bits."""
 ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 """Variables by which oneDNN takes older instructions than the processor has."""
-OWN_WAYS = ("winograd", "narrow", "few")
+OWN_WAYS = ("winograd", "narrow", "few", "strips")
 """By the names that convolution.cc counts, in its order."""
 
 

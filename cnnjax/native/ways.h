@@ -29,6 +29,16 @@ struct Finish {
   }
 };
 
+// `others`: the scale, the offset and the added array, those that there are.
+inline Finish make_finish(bool scaled, bool shifted, bool added, Nonlinearity nonlinearity, void* const* others) {
+  Finish made;
+  if (scaled) made.scale = static_cast<const float*>(*others++);
+  if (shifted) made.offset = static_cast<const float*>(*others++);
+  if (added) made.added = static_cast<const float*>(*others++);
+  made.nonlinearity = nonlinearity;
+  return made;
+}
+
 struct Ways {
   // How many floats of scratch memory a call needs.
   int64_t (*scratch)(const Shape&, bool kernel_gradient, int threads);

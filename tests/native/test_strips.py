@@ -1,0 +1,186 @@
+"""1x1 convolutions, alone and of what a depthwise one gives, against XLA's in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cnnjax.models import layers
+from cnnjax.native import NONLINEARITIES, Window, convolution, convolution_with_epilogue, separable_convolution
+from cnnjax.native.convolution import xla_convolution
+from cnnjax.native.separable import POINTWISE
+from tests.native.test_native_convolution import CLOSE, error, random
+from tests.native.test_winograd import counting, needs_kernels
+
+counted = counting("strips")
+quick = settings(
+    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+seeds = st.integers(0, 2**31)
+channels = st.sampled_from([1, 3, 7, 8, 16, 17, 31, 40, 64, 65, 100, 129])
+"""Some fill vectors and panels, some do not."""
+parts = st.tuples(st.booleans(), st.booleans(), st.booleans())
+
+
+@st.composite
+def pointwise(draw):
+    images = (draw(st.integers(1, 3)), draw(st.integers(3, 12)), draw(st.integers(3, 12)), draw(channels))
+    return images, (1, 1, images[-1], draw(channels)), draw(seeds)
+
+
+@st.composite
+def separable(draw):
+    """Draw images, both kernels and how the first moves."""
+    size = draw(st.sampled_from([(3, 3), (3, 3), (1, 3), (5, 5), (2, 4)]))
+    strides = draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (2, 1)]))
+    padding = tuple((draw(st.integers(0, 2)), draw(st.integers(0, 2))) for _ in range(2))
+    images = (draw(st.integers(1, 3)), draw(st.integers(5, 12)), draw(st.integers(5, 12)), draw(channels))
+    window = Window(strides, padding, (1, 1), images[-1])
+    return images, (*size, 1, images[-1]), (1, 1, images[-1], draw(channels)), window, draw(seeds)
+
+
+def wide(function, *arrays):
+    """Return the same in float64."""
+    with jax.enable_x64(True):
+        return np.asarray(function(*(jnp.asarray(a, jnp.float64) for a in arrays)))
+
+
+def finishing(seed, shape, chosen):
+    arrays = random(seed, shape[-1:], shape[-1:], shape)
+    return {name: a for name, a, there in zip(("scale", "offset", "added"), arrays, chosen, strict=True) if there}
+
+
+def finished(result, some, nonlinearity):
+    for name, change in (("scale", np.multiply), ("offset", np.add), ("added", np.add)):
+        result = change(result, some[name].astype(np.float64)) if name in some else result
+    return wide(NONLINEARITIES[nonlinearity], result)
+
+
+@needs_kernels
+@quick
+@given(pointwise())
+def test_of_one_position_it_and_its_gradient_by_the_images_are_xlas(counted, case):
+    images_shape, kernel_shape, seed = case
+    images, kernel = random(seed, images_shape, kernel_shape)
+    (cotangent,) = random(seed + 1, (*images_shape[:3], kernel_shape[3]))
+    convolve = functools.partial(convolution, window=POINTWISE)
+    counted()
+    found, back = jax.vjp(lambda x: convolve(x, jnp.asarray(kernel)), jnp.asarray(images))
+    change = jax.block_until_ready(back(jnp.asarray(cotangent))[0])
+    assert counted() == 2
+    assert error(found, wide(lambda x, w: xla_convolution(x, w, POINTWISE), images, kernel)) < CLOSE
+    assert error(change, wide(lambda y, w: jnp.einsum("nhwo,co->nhwc", y, w[0, 0]), cotangent, kernel)) < CLOSE
+
+
+@needs_kernels
+@quick
+@given(pointwise(), parts, st.sampled_from(sorted(NONLINEARITIES)))
+def test_of_one_position_with_what_follows_it_is_xlas(counted, case, chosen, nonlinearity):
+    images_shape, kernel_shape, seed = case
+    images, kernel = random(seed, images_shape, kernel_shape)
+    kernel /= np.sqrt(kernel.shape[2])
+    some = finishing(seed + 2, (*images_shape[:3], kernel_shape[3]), chosen)
+    counted()
+    found = jax.block_until_ready(
+        convolution_with_epilogue(images, kernel, POINTWISE, **some, nonlinearity=nonlinearity)
+    )
+    assert counted() == 1
+    plain = wide(lambda x, w: xla_convolution(x, w, POINTWISE), images, kernel)
+    assert error(found, finished(plain, some, nonlinearity)) < CLOSE
+
+
+def in_steps(images, depthwise, pointwise, window, rectified):
+    images = jax.nn.relu(images) if rectified else images
+    return xla_convolution(xla_convolution(images, depthwise, window), pointwise, POINTWISE)
+
+
+@quick
+@given(separable(), st.booleans(), parts, st.sampled_from(sorted(NONLINEARITIES)))
+def test_after_a_depthwise_one_it_is_xlas_of_both(case, rectified, chosen, nonlinearity):
+    *shapes, window, seed = case
+    images, depthwise, pointwise = random(seed, *shapes)
+    depthwise /= np.sqrt(depthwise[..., 0].size)
+    pointwise /= np.sqrt(pointwise.shape[2])
+    arrays = images, depthwise, pointwise
+    expected = wide(lambda *a: in_steps(*a, window, rectified), *arrays)
+    some = finishing(seed + 3, expected.shape, chosen)
+    found = separable_convolution(*arrays, window, rectified=rectified, **some, nonlinearity=nonlinearity)
+    assert error(found, finished(expected, some, nonlinearity)) < CLOSE
+
+
+def separable_case(seed=0, batch=2):
+    arrays = random(seed, (batch, 9, 11, 24), (3, 3, 1, 24), (1, 1, 24, 40))
+    return *map(jnp.asarray, arrays), Window((1, 1), ((1, 1), (1, 1)), (1, 1), 24)
+
+
+def test_derivatives_of_both_are_those_of_the_steps():
+    *arrays, window = separable_case()
+    scale, offset = map(jnp.asarray, random(5, (40,), (40,)))
+
+    def at_once(x, d, p, scale, offset):
+        found = separable_convolution(x, d, p, window, rectified=True, scale=scale, offset=offset, nonlinearity="relu")
+        return (found**2).sum()
+
+    def one_by_one(x, d, p, scale, offset):
+        found = in_steps(x, d, p, window, True) * scale[None, None, None] + offset[None, None, None]
+        return (jax.nn.relu(found) ** 2).sum()
+
+    found = jax.grad(at_once, tuple(range(5)))(*arrays, scale, offset)
+    for mine, theirs in zip(found, jax.grad(one_by_one, tuple(range(5)))(*arrays, scale, offset), strict=True):
+        assert error(mine, theirs) < CLOSE
+
+
+def test_members_one_after_the_other_are_those_alone():
+    first, second = separable_case(0), separable_case(1)
+    window = first[-1]
+    both = [jnp.stack(pair) for pair in zip(first[:-1], second[:-1], strict=True)]
+    found = jax.vmap(lambda *a: separable_convolution(*a, window))(*both)
+    for mine, alone in zip(found, (first, second), strict=True):
+        np.testing.assert_array_equal(mine, separable_convolution(*alone))
+
+
+@needs_kernels
+def test_the_same_bits_from_call_to_call_and_what_is_not_finite_stays_at_its_position():
+    images, depthwise, pointwise, window = separable_case()
+    before = np.asarray(separable_convolution(images, depthwise, pointwise, window))
+    np.testing.assert_array_equal(before, separable_convolution(images, depthwise, pointwise, window))
+    after = np.array(separable_convolution(images.at[0, 4, 5, 3].set(jnp.nan), depthwise, pointwise, window))
+    assert np.isnan(after[0, 3:6, 4:7]).all()
+    after[0, 3:6, 4:7] = before[0, 3:6, 4:7]
+    np.testing.assert_array_equal(after, before)
+
+
+def test_kernels_that_do_not_fit_are_refused():
+    images, depthwise, pointwise, window = separable_case()
+    for wrong in (
+        (images, depthwise[..., :8], pointwise, window),
+        (images, depthwise, pointwise[:, :, :8], window),
+        (images, depthwise, pointwise, window._replace(dilation=(2, 2))),
+        (images, depthwise, pointwise, window._replace(groups=1)),
+    ):
+        with pytest.raises(ValueError, match="where|is not that of"):
+            separable_convolution(*wrong)
+
+
+@needs_kernels
+def test_a_network_takes_both_at_once_in_evaluation_alone():
+    rngs = nnx.Rngs(0)
+    options = {"bias": False, "dtype": "float32", "rngs": rngs}
+    depthwise = layers.Conv(24, 24, 3, padding=1, groups=24, **options)
+    pointwise = layers.Conv(24, 40, 1, padding=0, **options)
+    norm = layers.BatchNorm(40, momentum=0.9, epsilon=1e-5, unbiased_variance=True, dtype="float32", rngs=rngs)
+    x = separable_case()[0]
+
+    def convolved(x):
+        return layers.convolve_separable(depthwise, pointwise, x, before=jax.nn.relu, norm=norm, activation=jax.nn.relu)
+
+    in_training = convolved(x)  # by the batch's own statistics
+    assert error(in_training, jax.nn.relu(norm(pointwise(depthwise(jax.nn.relu(x)))))) < CLOSE
+    norm.use_running_average = True
+    assert "cnnjax_separable" in jax.jit(convolved).lower(x).as_text()
+    assert error(convolved(x), jax.nn.relu(norm(pointwise(depthwise(jax.nn.relu(x)))))) < CLOSE
