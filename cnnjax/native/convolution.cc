@@ -258,10 +258,13 @@ bool goes_by_few(const Geometry& g) {
          positions > 0 && positions <= kMostPositions && weights >= kFewWeights;
 }
 
-// Whether strips.cc computes it.
+// Whether strips.cc computes it. The gradient by the kernel needs channels enough that it is worth to bring the outputs
+// into panels.
 bool goes_by_strips(const Geometry& g) {
-  return g.kind != kKernelGradient && g.is_plain() && g.groups == 1 && g.kernel[0] * g.kernel[1] == 1 &&
-         g.images[1] == g.outputs[1] && g.images[2] == g.outputs[2] && g.epilogue.nonlinearity <= kRelu;
+  constexpr int64_t kManyChannels = 64;
+  const bool of_one = g.kernel[0] * g.kernel[1] == 1 && g.images[1] == g.outputs[1] && g.images[2] == g.outputs[2];
+  return g.is_plain() && g.groups == 1 && of_one && g.epilogue.nonlinearity <= kRelu &&
+         (g.kind != kKernelGradient || g.images[3] >= kManyChannels);
 }
 
 enum Own { kWinograd, kNarrow, kFew, kStrips, kNone };

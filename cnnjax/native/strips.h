@@ -17,8 +17,7 @@ struct Separable {
 
 CNNJAX_EACH_LEVEL(extern const Ways kWays; extern const Separable kSeparable)
 
-// The ways for this processor, or null where it has none. They know no nonlinearity but ReLU, and no gradient by the
-// kernel.
+// The ways for this processor, or null where it has none. They know no nonlinearity but ReLU.
 inline const Ways* ways() { return CNNJAX_BEST_LEVEL(kWays); }
 inline const Separable* separable() { return CNNJAX_BEST_LEVEL(kSeparable); }
 

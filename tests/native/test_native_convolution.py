@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cnnjax import create, init
 from cnnjax.models import convolution as rules
 from cnnjax.native import NONLINEARITIES, Window, convolution, convolution_with_epilogue, library, load
-from cnnjax.native.convolution import xla_convolution
+from cnnjax.native.convolution import INPUT_GRADIENT, xla_convolution
 from cnnjax.native.library import cores
 
 needs_library = pytest.mark.skipif(load() is None, reason="the native part is not built or off (make native)")
@@ -287,7 +287,7 @@ print(sizes[-1] - sizes[3], sum(load().calls(own) for own in OWN_WAYS))
 
 
 @needs_library
-@pytest.mark.parametrize(("channels", "by_dot"), [(728, True), (64, False)])
+@pytest.mark.parametrize(("channels", "by_dot"), [(24, True), (16, False), (100, False)])
 def test_which_kernel_gradient_of_one_position_is_a_product(channels, by_dot):
     images, kernel = jnp.ones((4, 9, 9, channels)), jnp.ones((1, 1, channels, 64))
     window = Window((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
@@ -295,6 +295,24 @@ def test_which_kernel_gradient_of_one_position_is_a_product(channels, by_dot):
     text = gradient.lower(kernel).as_text()
     assert ("dot_general" in text) == by_dot
     assert ("cnnjax_convolution" in text) != by_dot
+
+
+@needs_library
+@pytest.mark.parametrize(("size", "padding", "dilation", "strides", "turned"), [
+    ((3, 3), ((1, 1), (1, 1)), (1, 1), (1, 1), True),
+    ((3, 2), ((0, 2), (1, 0)), (1, 1), (1, 1), True),
+    ((3, 5), ((0, 3), (4, 1)), (2, 1), (1, 1), True),
+    ((3, 3), ((3, 0), (1, 1)), (1, 1), (1, 1), False),  # outputs that meet no image
+    ((3, 3), ((1, 1), (1, 1)), (1, 1), (2, 1), False),
+])  # fmt: skip
+def test_the_images_gradient_of_a_depthwise_one_is_by_the_turned_kernel(size, padding, dilation, strides, turned):
+    images, kernel = random(0, (2, 9, 10, 24), (*size, 1, 24))
+    window = Window(strides, padding, dilation, 24)
+    result, back = jax.vjp(lambda x: convolution(x, kernel, window), images)
+    (cotangent,) = random(1, result.shape)
+    assert error(back(cotangent)[0], exact(images, kernel, window, cotangent)[1]) < CLOSE
+    text = jax.jit(lambda y: back(y)[0]).lower(cotangent).as_text()
+    assert (f"kind = {INPUT_GRADIENT} : i64" in text) != turned
 
 
 @needs_library
