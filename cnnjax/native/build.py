@@ -19,7 +19,7 @@ from cnnjax.files import write_bytes
 from cnnjax.native.library import HERE, LIBRARY, seal
 
 HANDLERS = ("convolution", "separable_handler", "batch_norm_handlers", "pooling_handlers")
-KERNELS = ("winograd", "narrow", "few", "strips", "pointwise", "batch_norm", "pooling")
+KERNELS = ("winograd", "narrow", "few", "strips", "panels", "pointwise", "batch_norm", "pooling")
 """What XLA calls, and the kernels of our own that these need."""
 KERNEL_OPTIONS = ["-fvisibility=hidden", "-fno-predictive-commoning"]
 """What a kernel calls may be inlined if it is hidden. What was loaded is not kept for later: the registers are full."""

@@ -8,16 +8,15 @@
 #include <algorithm>
 
 #include "nonlinearities.h"
+#include "tiles.h"
 
 namespace few {
 namespace CNNJAX_LEVEL {
 
 using namespace ::CNNJAX_LEVEL;
 
-constexpr int kVectors = kRegisters == 32 ? 4 : 2, kRows = 6;  // of a product: its sums fit the registers
-constexpr int64_t kColumns = kOutputs, kPanel = kVectors * kLanes;  // of a block, in panels of a product's
-constexpr int64_t kDepth = 64;  // rows of a block
-constexpr int64_t kLine = 16;   // floats of a line of the cache
+constexpr int64_t kColumns = kOutputs;  // of a block
+constexpr int64_t kDepth = 64;          // rows of a block
 
 // A call is divided into tasks: a block of outputs at a part of the positions.
 struct Tasks {

@@ -15,8 +15,8 @@ namespace {
 
 // The depthwise kernel's dilation is 1; scale, offset and the added array follow where there are such.
 ffi::Error separable(Floats images, Floats depthwise, Floats pointwise, ffi::RemainingArgs others,
-                     ffi::Result<Floats> outputs, Numbers strides, Numbers before, bool rectified, bool scaled, bool shifted, bool added,
-                     int64_t nonlinearity) {
+                     ffi::Result<Floats> outputs, Numbers strides, Numbers before, bool rectified, bool scaled,
+                     bool shifted, bool added, int64_t nonlinearity) {
   return on_worker([&] {
     const auto x = images.dimensions(), k = depthwise.dimensions(), y = outputs->dimensions();
     const Shape shape = {x[0], x[1],      x[2],      x[3], y[1],       y[2],      y[3],

@@ -9,16 +9,16 @@
 
 #include "depthwise.h"
 #include "nonlinearities.h"
+#include "panels.h"
+#include "tiles.h"
 
 namespace strips {
 namespace CNNJAX_LEVEL {
 
 using namespace ::CNNJAX_LEVEL;
+namespace panels = ::panels::CNNJAX_LEVEL;
 
-constexpr int kVectors = kRegisters == 32 ? 4 : 2, kRows = 6;  // of a product: its sums fit the registers
-constexpr int64_t kPanel = kVectors * kLanes;
 constexpr int64_t kStrip = 8 * kRows;  // positions
-constexpr int64_t kLine = 16;          // floats of a line of the cache
 
 // Columns of the right matrix, with their scale and offset.
 int64_t panel_floats(const Shape& s) { return (s.channels + 2) * kPanel; }
@@ -109,23 +109,6 @@ void multiply(const float* rows, int64_t channels, const float* panel, int64_t c
   }
 }
 
-// The function `OfSize::kOf<rows, vectors>` of that size.
-template <typename OfSize, int V>
-auto of_rows(int64_t rows) {
-  constexpr decltype(OfSize::template kOf<1, 1>) kAll[] = {OfSize::template kOf<1, V>, OfSize::template kOf<2, V>,
-                                                           OfSize::template kOf<3, V>, OfSize::template kOf<4, V>,
-                                                           OfSize::template kOf<5, V>, OfSize::template kOf<6, V>};
-  static_assert(sizeof kAll / sizeof *kAll == kRows);
-  return kAll[rows - 1];
-}
-template <typename OfSize>
-auto of_size(int64_t rows, int64_t vectors) {
-  return vectors == 1   ? of_rows<OfSize, 1>(rows)
-         : vectors == 2 ? of_rows<OfSize, 2>(rows)
-         : vectors == 3 ? of_rows<OfSize, 3>(rows)
-                        : of_rows<OfSize, 4>(rows);
-}
-
 struct OfMultiply {
   template <int R, int V>
   static constexpr auto* kOf = &multiply<R, V>;
@@ -141,8 +124,8 @@ int64_t newest_pixel(const Shape& s, int64_t position) {
 
 // outputs = finished(left panels) at `count` positions from `first` on; `left` is [count][C]. What lies from `next` to
 // `end` is brought nearer meanwhile.
-void multiply_strip(const Shape& s, const float* left, const float* panels, int64_t first, int64_t count, const Finish& f,
-                    float* outputs, const float* next, const float* end) {
+void multiply_strip(const Shape& s, const float* left, const float* panels, int64_t first, int64_t count,
+                    const Finish& f, float* outputs, const float* next, const float* end) {
   const int64_t tiles = divided_up(count, kRows), all = divided_up(s.outputs, kPanel);
   const int64_t each = divided_up((end - next) / kLine, tiles * all) * kLine;
   for (int64_t column = 0; column < s.outputs; column += kPanel, panels += panel_floats(s)) {
@@ -190,94 +173,8 @@ void run(const Shape& s, const float* images, bool rectified, const float* depth
   }
 }
 
-// sums[R][V vectors] += the sum over `depth` positions of channel r times the row of `panel`.
-template <int R, int V>
-void sum_products(const float* images, int64_t channels, const float* panel, int64_t depth, float* sums) {
-  Vector found[R][V];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) found[r][v] = load(sums + (r * V + v) * kLanes);
-  }
-  for (int64_t position = 0; position < depth; ++position, images += channels, panel += V * kLanes) {
-    Vector columns[V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) columns[v] = load(panel + v * kLanes);
-    __builtin_prefetch(images + kLine);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const float factor = images[r];
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) found[r][v] += factor * columns[v];
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) store(sums + (r * V + v) * kLanes, found[r][v]);
-  }
-}
-
-struct OfSumProducts {
-  template <int R, int V>
-  static constexpr auto* kOf = &sum_products<R, V>;
-};
-
-// The gradient by the kernel is divided into tasks: a panel of its columns, at a part of its rows.
-struct Tasks {
-  int64_t channels, panels, parts = 1;
-
-  Tasks(const Shape& s, int threads) : channels(s.channels), panels(divided_up(s.outputs, kPanel)) {
-    while (panels * parts % threads != 0 && panels * parts < 4 * threads && parts * kRows < channels) ++parts;
-  }
-  int64_t count() const { return panels * parts; }
-  int64_t first(int64_t part) const { return channels * part / parts; }
-};
-
-constexpr int64_t kDepth = 128;  // positions whose products are summed while a panel of the outputs lies in the cache
-
-int64_t scratch_of_gradient(const Shape& s, int threads) {
-  return divided_up(s.outputs, kPanel) * s.channels * kPanel + threads * kDepth * kPanel;
-}
-
-void kernel_gradient(const Shape& s, const float* images, const float* outputs, float* kernel, float* scratch, int threads) {
-  const Tasks tasks(s, threads);
-  const int64_t positions = s.batch * s.out_height * s.out_width, all = tasks.panels * s.channels * kPanel;
-#pragma omp parallel num_threads(threads)
-  {
-    const int64_t thread = omp_get_thread_num();
-    const int64_t begin = tasks.count() * thread / threads, end = tasks.count() * (thread + 1) / threads;
-    float* const panel = scratch + all + thread * kDepth * kPanel;
-    for (int64_t at = 0; at < positions; at += kDepth) {
-      const int64_t depth = std::min(kDepth, positions - at);
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t column = task / tasks.parts * kPanel, count = std::min(kPanel, s.outputs - column);
-        const int64_t first = tasks.first(task % tasks.parts), rows = tasks.first(task % tasks.parts + 1) - first;
-        const int64_t vectors = divided_up(count, kLanes), width = vectors * kLanes, tiles = divided_up(rows, kRows);
-        if (count < width) std::fill_n(panel, depth * width, 0.0f);
-        for (int64_t p = 0; p < depth; ++p) std::copy_n(outputs + (at + p) * s.outputs + column, count, panel + p * width);
-        float* sums = scratch + column * s.channels + first * width;
-        if (at == 0) std::fill_n(sums, rows * width, 0.0f);
-        const float* from = images + at * s.channels + first;
-        for (int64_t tile = 0; tile < tiles; ++tile) {
-          const int64_t height = rows / tiles + (tile < rows % tiles);
-          of_size<OfSumProducts>(height, vectors)(from, s.channels, panel, depth, sums);
-          from += height, sums += height * width;
-        }
-      }
-    }
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t column = task / tasks.parts * kPanel, count = std::min(kPanel, s.outputs - column);
-      const int64_t width = divided_up(count, kLanes) * kLanes;
-      for (int64_t c = tasks.first(task % tasks.parts); c < tasks.first(task % tasks.parts + 1); ++c) {
-        std::copy_n(scratch + column * s.channels + c * width, count, kernel + c * s.outputs + column);
-      }
-    }
-  }
-}
-
 int64_t scratch_floats(const Shape& s, bool kernel_gradient, int threads) {
-  return kernel_gradient ? scratch_of_gradient(s, threads) : Room(s, false).all(threads);
+  return kernel_gradient ? panels::scratch_floats(s, threads) : Room(s, false).all(threads);
 }
 
 void forward(const Shape& s, const float* images, const float* kernel, bool flipped, float* outputs, const Finish& f,
@@ -292,7 +189,7 @@ void separable(const Shape& s, const float* images, bool rectified, const float*
   run(s, images, rectified, depthwise, pointwise, false, outputs, f, scratch, threads);
 }
 
-const Ways kWays = {scratch_floats, forward, kernel_gradient};
+const Ways kWays = {scratch_floats, forward, panels::kernel_gradient};
 const Separable kSeparable = {scratch_of_separable, separable};
 
 }  // namespace CNNJAX_LEVEL
