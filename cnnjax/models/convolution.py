@@ -17,7 +17,7 @@ Way = Literal["xla", "native", "matmul", "patches", "shifts"]
 SMALLEST_MAP = 4
 """Positions of an output map up to which its patches are gathered and multiplied."""
 FEW_POSITIONS = 1024
-"""Positions in a batch up to which a product of matrices is faster than the native part, which reorders kernels first."""
+"""Positions in a batch up to which a product of matrices is faster than the native part, which reorders the kernel."""
 
 
 @jax.named_scope("convolution")

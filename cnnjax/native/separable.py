@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.interpreters import batching
 
 from cnnjax.native.convolution import (
@@ -47,6 +48,8 @@ def separable_convolution(
         depthwise=(depthwise, (*depthwise.shape[:2], 1, channels)), pointwise=(pointwise, (1, 1, channels, outputs[3])),
         scale=(scale, outputs[3:]), offset=(offset, outputs[3:]), added=(added, outputs),
     )  # fmt: skip
+    if {array.dtype for array in (images, depthwise, pointwise)} != {np.dtype(np.float32)}:
+        raise ValueError(f"{images.dtype}, {depthwise.dtype} and {pointwise.dtype}: float32 is needed")
     if window.groups != images.shape[3] or window.dilation != (1, 1):
         raise ValueError(f"{window} is not that of a depthwise convolution of {images.shape[3]} channels, undilated")
     at_once = nonlinearity if nonlinearity in AT_ONCE else "identity"
