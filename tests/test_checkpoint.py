@@ -314,7 +314,7 @@ def test_a_best_one_that_is_damaged_or_missing_is_named(tmp_path):
 @pytest.mark.parametrize("manifest", ['{"a": NaN}', '{"a": "\\ud800"}', "[]", "3", "{}"])
 def test_a_manifest_that_is_none_is_damage(tmp_path, manifest):
     (save(tmp_path, 1).path / "manifest.json").write_text(manifest)
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(checkpoint.Damaged, match="is damaged"):
         checkpoint.open_checkpoint(tmp_path / "step-00000001")
 
 
@@ -408,7 +408,7 @@ def test_a_whole_checkpoint_of_a_strangers_making_is_refused(tmp_path, told, inf
     path.mkdir()
     write_json(path / "info.json", {"format": 1, **info} if isinstance(info, dict) else info)
     write_json(path / "manifest.json", {"info.json": sha256(path / "info.json")})
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(checkpoint.Damaged, match=told):
         checkpoint.open_checkpoint(path)
 
 

@@ -103,7 +103,12 @@ def _is_description(name: str) -> bool:
 
 def checked(path: Path, info: Any) -> dict[str, Any]:
     """Return a checkpoint's info; Damaged unless what is read of it is as `save` writes it: a stranger may have."""
-    formats.check(str(path / "info.json"), info, FORMAT)
+    try:
+        formats.check(f"checkpoint {path}", info, FORMAT)
+    except NewerFormat:
+        raise
+    except UserError as error:
+        raise Damaged(str(error)) from None
     standing, tally, data = (info.get(name, {}) for name in ("early_stopping", "tally", "data"))
     items = info.get("items")
     sound = {

@@ -256,13 +256,13 @@ def convolve_separable(
 ) -> jax.Array:  # fmt: skip
     """Return activation(norm(pointwise(depthwise(before(x)))) + added); in evaluation at once, where the CPU can.
 
-    ``depthwise`` has one output for each channel of [N, H, W, C], ``pointwise`` a kernel of 1x1.
+    At once: where ``depthwise`` has one output for each channel of [N, H, W, C] and ``pointwise`` a kernel of 1x1.
     """
-    simple = isinstance(depthwise, Conv) and isinstance(pointwise, Conv) and _is_affine(norm)
+    simple = isinstance(depthwise, Conv) and isinstance(pointwise, Conv) and norm is not None and _is_affine(norm)
     rectified = before is jax.nn.relu
     if not rectified:
         x = before(x)
-    if simple and depthwise.bias is None and norm is not None and separable_lowering(x) == "native":
+    if simple and _is_separable(depthwise, pointwise, x) and separable_lowering(x) == "native":
         kernels = _kernel(depthwise), _kernel(pointwise)
         convolution = functools.partial(
             native.separable_convolution, x, *kernels, depthwise.window(x), rectified=rectified
@@ -271,6 +271,13 @@ def convolve_separable(
     if rectified:
         x = before(x)
     return convolve(pointwise, convolve(depthwise, x), norm=norm, activation=activation, added=added)
+
+
+def _is_separable(depthwise: "Conv", pointwise: "Conv", x: jax.Array) -> bool:
+    """Return whether the one has an output for each channel and no bias, and the other goes to each position alone."""
+    shape = depthwise.kernel.get_value().shape
+    of_each = shape[2:] == (1, x.shape[3]) and depthwise.feature_group_count == x.shape[3] and depthwise.bias is None
+    return of_each and pointwise.kernel.get_value().shape[:2] == (1, 1) and pointwise.window(x) == native.POINTWISE
 
 
 def separable_lowering(x: jax.Array) -> str:

@@ -16,7 +16,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 
-from cnnjax.native.library import check_shapes, load_kernels
+from cnnjax.native.library import F32, check_arrays, load_kernels
 from cnnjax.native.lowering import make_primitive
 
 AXES = (0, 1, 2)
@@ -41,7 +41,10 @@ def batch_norm(
     Raises:
         ValueError: they do not fit each other.
     """
-    check_shapes(scale=(scale, x.shape[3:]), offset=(offset, x.shape[3:]), added=(added, x.shape))
+    check_arrays(
+        x=(x, x.shape, F32), scale=(scale, x.shape[3:], F32), offset=(offset, x.shape[3:], F32),
+        added=(added, x.shape, F32),
+    )  # fmt: skip
     settings = Settings(epsilon, relu, added is not None)
     return tuple(_forward.bind(x, scale, offset, *([] if added is None else [added]), settings=settings))
 

@@ -16,6 +16,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from cnnjax.native.library import load_kernels
 from cnnjax.native.lowering import make_primitive
 
 FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT = range(3)
@@ -106,11 +107,11 @@ def _by_dot(images: jax.Array, cotangent: jax.Array, *, window: Window, hidden: 
 def _goes_by_dot(images: Any, window: Window, hidden: tuple[int, ...]) -> bool:
     """Say whether XLA computes it: of 1x1, oneDNN is slow where input channels do not fill its vectors.
 
-    From `MANY_CHANNELS` on, strips.cc computes it.
+    From `MANY_CHANNELS` on, panels.cc computes it, where the processor has kernels of our own.
     """
     of_one = hidden == (1, 1) and window == Window((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
-    few = images.shape[3] < MANY_CHANNELS and images.shape[3] % 16 != 0
-    return of_one and few and images.dtype == jnp.float32
+    by_panels = images.shape[3] >= MANY_CHANNELS and load_kernels() is not None
+    return of_one and not by_panels and images.shape[3] % 16 != 0 and images.dtype == jnp.float32
 
 
 def _by_turned_kernel(kernel: jax.Array, cotangent: jax.Array, *, window: Window, hidden: tuple[int, ...]) -> jax.Array:

@@ -23,7 +23,7 @@ from cnnjax.native.convolution import (
     simplified,
     xla_convolution,
 )
-from cnnjax.native.library import check_shapes
+from cnnjax.native.library import F32, check_arrays, load_kernels
 from cnnjax.native.lowering import make_primitive
 
 NONLINEARITIES: dict[str, Callable[[Any], jax.Array]] = {
@@ -39,7 +39,7 @@ CHANGES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 """How a nonlinearity's result changes with its input."""
 
 WIDTH = 16
-"""Output channels of which a multiple is needed to add an array: with others oneDNN 2.6 may add the wrong elements."""
+"""Output channels of which oneDNN needs a multiple to add an array: with others 2.6 may add the wrong elements."""
 
 
 class Epilogue(NamedTuple):
@@ -61,8 +61,12 @@ def convolution_with_epilogue(
     """
     images, window = simplified(images, kernel, window)
     outputs = output_shape(images, kernel, window)
-    check_shapes(scale=(scale, outputs[3:]), offset=(offset, outputs[3:]), added=(added, outputs))
-    if added is not None and (window.groups > 1 or kernel.shape[3] % WIDTH):
+    check_arrays(
+        scale=(scale, outputs[3:], F32), offset=(offset, outputs[3:], F32), added=(added, outputs, images.dtype)
+    )
+    of_one = kernel.shape[:2] == (1, 1) and window.groups == 1 and images.dtype == F32
+    by_strips = of_one and load_kernels() is not None
+    if added is not None and not by_strips and (window.groups > 1 or kernel.shape[3] % WIDTH):
         found = convolution_with_epilogue(images, kernel, window, scale=scale, offset=offset)
         return NONLINEARITIES[nonlinearity](found + added)
     epilogue, others = make_epilogue(scale, offset, added, nonlinearity)

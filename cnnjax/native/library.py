@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cnnjax.errors import choose
 
 HERE = Path(__file__).parent
@@ -28,6 +30,7 @@ HANDLERS = {
 }
 """What XLA calls them, and what the library does."""
 
+F32 = np.dtype(np.float32)
 KERNELS = 5
 """The version of the kernels of our own: another one may give other bits."""
 ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
@@ -112,11 +115,11 @@ def _is_whole_and_of_these_sources(library: Path) -> bool:
     return content[-length:] == seal(content[:-length])
 
 
-def check_shapes(**parts: tuple[Any, tuple[int, ...]]) -> None:
-    """Check arrays, those that there are: the library reads what should be there without asking."""
-    for name, (array, shape) in parts.items():
-        if array is not None and array.shape != shape:
-            raise ValueError(f"{name} has the shape {array.shape} where {shape} is needed")
+def check_arrays(**parts: tuple[Any, tuple[int, ...], Any]) -> None:
+    """Check shapes and types of arrays, those that there are: the library reads what should be there without asking."""
+    for name, (array, shape, dtype) in parts.items():
+        if array is not None and (array.shape, array.dtype) != (shape, dtype):
+            raise ValueError(f"{name} is {array.dtype}{list(array.shape)} where {dtype}{list(shape)} is needed")
 
 
 def load_kernels() -> Library | None:

@@ -16,14 +16,15 @@ using namespace ::CNNJAX_LEVEL;
 
 constexpr int64_t kDepth = 128;  // positions of a panel
 
-// sums[R][V vectors] += of `depth` positions, R channels times a row of the panel.
+// sums[R][V vectors] += of `depth` positions, R channels times a row of the panel. These are summed by themselves first: a
+// single sum over all positions would round far more.
 template <int R, int V>
 void sum_products(const float* images, int64_t channels, const float* panel, int64_t depth, float* sums) {
   Vector found[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) found[r][v] = load(sums + (r * V + v) * kLanes);
+    for (int v = 0; v < V; ++v) found[r][v] = Vector{};
   }
   for (int64_t position = 0; position < depth; ++position, images += channels, panel += V * kLanes) {
     Vector columns[V];
@@ -40,7 +41,10 @@ void sum_products(const float* images, int64_t channels, const float* panel, int
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) store(sums + (r * V + v) * kLanes, found[r][v]);
+    for (int v = 0; v < V; ++v) {
+      float* const sum = sums + (r * V + v) * kLanes;
+      store(sum, load(sum) + found[r][v]);
+    }
   }
 }
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from jax.interpreters import batching
 
 from cnnjax.native.convolution import (
@@ -21,7 +20,7 @@ from cnnjax.native.convolution import (
     xla_convolution,
 )
 from cnnjax.native.epilogue import NONLINEARITIES, Epilogue, epilogue_attributes, finished, make_epilogue
-from cnnjax.native.library import check_shapes, load_kernels
+from cnnjax.native.library import F32, check_arrays, load_kernels
 from cnnjax.native.lowering import make_primitive
 
 POINTWISE = Window((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
@@ -44,12 +43,11 @@ def separable_convolution(
         ValueError: they do not fit each other.
     """
     channels, outputs = images.shape[3], _shape(images, depthwise, pointwise, window=window).shape
-    check_shapes(
-        depthwise=(depthwise, (*depthwise.shape[:2], 1, channels)), pointwise=(pointwise, (1, 1, channels, outputs[3])),
-        scale=(scale, outputs[3:]), offset=(offset, outputs[3:]), added=(added, outputs),
+    check_arrays(
+        images=(images, images.shape, F32), depthwise=(depthwise, (*depthwise.shape[:2], 1, channels), F32),
+        pointwise=(pointwise, (1, 1, channels, outputs[3]), F32), scale=(scale, outputs[3:], F32),
+        offset=(offset, outputs[3:], F32), added=(added, outputs, F32),
     )  # fmt: skip
-    if {array.dtype for array in (images, depthwise, pointwise)} != {np.dtype(np.float32)}:
-        raise ValueError(f"{images.dtype}, {depthwise.dtype} and {pointwise.dtype}: float32 is needed")
     if window.groups != images.shape[3] or window.dilation != (1, 1):
         raise ValueError(f"{window} is not that of a depthwise convolution of {images.shape[3]} channels, undilated")
     at_once = nonlinearity if nonlinearity in AT_ONCE else "identity"

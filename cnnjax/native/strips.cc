@@ -114,7 +114,7 @@ struct OfMultiply {
   static constexpr auto* kOf = &multiply<R, V>;
 };
 
-// The first pixel that this position meets and those before it do not, or one near it.
+// The lower right pixel that this position meets: what follows it was not met before, by and large.
 int64_t newest_pixel(const Shape& s, int64_t position) {
   const Place at(s, position);
   const int64_t row = std::min(at.y * s.down - s.top + s.kernel_height - 1, s.height - 1);

@@ -5,13 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cnnjax.models import layers
-from cnnjax.native import NONLINEARITIES, Window, convolution, convolution_with_epilogue, separable_convolution
+from cnnjax.native import (
+    NONLINEARITIES,
+    POINTWISE,
+    Window,
+    convolution,
+    convolution_with_epilogue,
+    load,
+    separable_convolution,
+)
 from cnnjax.native.convolution import MANY_CHANNELS, xla_convolution
-from cnnjax.native.separable import POINTWISE
 from tests.native.test_native_convolution import CLOSE, error, random
 from tests.native.test_winograd import counting, needs_kernels
 
@@ -62,6 +69,8 @@ def finished(result, some, nonlinearity):
 @needs_kernels
 @quick
 @given(pointwise())
+@example(((1, 9, 9, 64), (1, 1, 64, 8), 0))
+@example(((1, 9, 9, 63), (1, 1, 63, 40), 0))
 def test_of_one_position_it_and_its_gradients_are_xlas(counted, case):
     images_shape, kernel_shape, seed = case
     images, kernel = random(seed, images_shape, kernel_shape)
@@ -69,7 +78,7 @@ def test_of_one_position_it_and_its_gradients_are_xlas(counted, case):
     counted()
     found, back = jax.vjp(lambda x, w: convolution(x, w, POINTWISE), jnp.asarray(images), jnp.asarray(kernel))
     change, of_kernel = jax.block_until_ready(back(jnp.asarray(cotangent)))
-    narrow = kernel_shape[3] <= 8 and images_shape[2] >= 8  # see `goes_by_narrow` in convolution.cc
+    narrow = load().is_wide and kernel_shape[3] <= 8 and images_shape[2] >= 8  # see `goes_by_narrow` in convolution.cc
     assert counted() == (3 if images_shape[3] >= MANY_CHANNELS and not narrow else 2)
     assert error(of_kernel, wide(lambda x, y: jnp.einsum("nhwc,nhwo->co", x, y)[None, None], images, cotangent)) < CLOSE
     assert error(found, wide(lambda x, w: xla_convolution(x, w, POINTWISE), images, kernel)) < CLOSE
@@ -93,11 +102,21 @@ def test_of_one_position_with_what_follows_it_is_xlas(counted, case, chosen, non
     assert error(found, finished(plain, some, nonlinearity)) < CLOSE
 
 
+@needs_kernels
+def test_a_sum_over_many_positions_is_not_rounded_more_than_one_over_few():
+    images, cotangent = (np.abs(a) for a in random(0, (8, 112, 112, 64), (8, 112, 112, 40)))
+    kernel = jnp.zeros((1, 1, 64, 40))
+    (found,) = jax.linear_transpose(lambda w: convolution(images, w, POINTWISE), kernel)(jnp.asarray(cotangent))
+    expected = images.reshape(-1, 64).astype(np.float64).T @ cotangent.reshape(-1, 40).astype(np.float64)
+    assert error(found[0, 0], expected) < CLOSE / 4
+
+
 def in_steps(images, depthwise, pointwise, window, rectified):
     images = jax.nn.relu(images) if rectified else images
     return xla_convolution(xla_convolution(images, depthwise, window), pointwise, POINTWISE)
 
 
+@needs_kernels
 @quick
 @given(separable(), st.booleans(), parts, st.sampled_from(sorted(NONLINEARITIES)))
 def test_after_a_depthwise_one_it_is_xlas_of_both(case, rectified, chosen, nonlinearity):
@@ -165,6 +184,25 @@ def test_kernels_that_do_not_fit_are_refused():
     ):
         with pytest.raises(ValueError, match="is needed|is not that of"):
             separable_convolution(*wrong)
+    narrow = jnp.ones(40, jnp.bfloat16)
+    with pytest.raises(ValueError, match=r"scale is bfloat16\[40\] where float32\[40\] is needed"):
+        separable_convolution(images, depthwise, pointwise, window, scale=narrow)
+    with pytest.raises(ValueError, match="offset is bfloat16"):
+        convolution_with_epilogue(images, jnp.ones((1, 1, 24, 40)), POINTWISE, offset=narrow)
+
+
+@pytest.mark.parametrize("others", [{"stride": 2}, {"padding": 1}])
+@pytest.mark.parametrize("multiplier", [1, 2])
+def test_what_is_no_plain_pair_is_evaluated_in_steps(others, multiplier):
+    options = {"bias": False, "dtype": "float32", "rngs": nnx.Rngs(0)}
+    depthwise = layers.Conv(24, 24 * multiplier, 3, padding=1, groups=24, **options)
+    pointwise = layers.Conv(24 * multiplier, 40, 1, **{"padding": 0, **others}, **options)
+    norm = layers.BatchNorm(40, momentum=0.9, epsilon=1e-5, unbiased_variance=True, dtype="float32", rngs=nnx.Rngs(0))
+    norm.use_running_average = True
+    x = separable_case()[0]
+    found = layers.convolve_separable(depthwise, pointwise, x, norm=norm)
+    assert found.shape == pointwise(depthwise(x)).shape
+    assert error(found, norm(pointwise(depthwise(x)))) < CLOSE
 
 
 @needs_kernels
