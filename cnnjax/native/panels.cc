@@ -1,6 +1,6 @@
 // A product of matrices, [C][positions] and [positions][O], whose sum is long. A thread has some panels of the columns
-// for itself: of some positions after the other it copies a panel into the nearest cache, and adds the products with all
-// channels to what it has.
+// for itself: of some positions after the other it copies a panel into the nearest cache, and adds the products with
+// all channels to what it has.
 #include "panels.h"
 
 #include <omp.h>
@@ -16,8 +16,8 @@ using namespace ::CNNJAX_LEVEL;
 
 constexpr int64_t kDepth = 128;  // positions of a panel
 
-// sums[R][V vectors] += of `depth` positions, R channels times a row of the panel. These are summed by themselves first: a
-// single sum over all positions would round far more.
+// sums[R][V vectors] += of `depth` positions, R channels times a row of the panel. These are summed by themselves
+// first: a single sum over all positions would round far more.
 template <int R, int V>
 void sum_products(const float* images, int64_t channels, const float* panel, int64_t depth, float* sums) {
   Vector found[R][V];
