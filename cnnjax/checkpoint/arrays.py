@@ -29,9 +29,9 @@ with contextlib.suppress(ImportError):
 
 
 def write(folder: Path, items: Mapping[str, Any]) -> None:
-    """Write each pytree of arrays into a folder of its name; raise what orbax raises, and print nothing."""
+    """Write each pytree of arrays into a folder of its name; raise what orbax raises."""
     # Not orbax's asynchronous one: where a folder cannot be made, that one's threads wait ten minutes for each other.
-    with _silent_orbax(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         for name, tree in items.items():
             checkpointer.save(folder.resolve() / name, args=ocp.args.StandardSave(tree))
 
@@ -94,10 +94,11 @@ def shapes(tree: Any) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _silent_orbax() -> Iterator[None]:
+def silent_orbax() -> Iterator[None]:
     """Keep what writes checkpoints from printing tracebacks of errors that it raises too.
 
-    After one, its other writes end when nobody waits for them any more, and complain of that; they are given a moment.
+    After one, also of a file of ours beside them, its other writes end when nobody waits for them any more, and
+    complain of that; they are given a moment.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     before = [logger.level for logger in loggers]

@@ -37,7 +37,8 @@ def save(
             make_folder(folder)
         remove(aside)
         aside.mkdir()
-        _write(aside, items, {**formats.written(FORMAT), "step": step, **info}, files or {})
+        with arrays.silent_orbax():
+            _write(aside, items, {**formats.written(FORMAT), "step": step, **info}, files or {})
         if not _is_there(folder, place):  # moved away, and made again by orbax
             raise FileNotFoundError(errno.ENOENT, "its folder has vanished in the meantime")
         require_lock()
