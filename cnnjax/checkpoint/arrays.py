@@ -98,23 +98,21 @@ def silent_orbax() -> Iterator[None]:
     """Keep what writes checkpoints from printing tracebacks of errors that it raises too.
 
     After one, also of a file of ours beside them, its other writes end when nobody waits for them any more, and
-    complain of that; they are given a moment.
+    complain of that: they are given a moment, and of those that are forgotten later nothing is heard either.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
     told = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(told):
-            try:
-                yield
-            except Exception:
-                heard = -1
-                while heard != (heard := len(told.getvalue())):
-                    time.sleep(MOMENT)
-                    gc.collect()  # what failed unheard says so when it is forgotten
-                raise
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+    with contextlib.redirect_stderr(told):
+        try:
+            yield
+        except Exception:
+            heard = -1
+            while heard != (heard := len(told.getvalue())):
+                time.sleep(MOMENT)
+                gc.collect()  # what failed unheard says so when it is forgotten
+            raise
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
