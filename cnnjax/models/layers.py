@@ -259,18 +259,14 @@ def convolve_separable(
     At once: where ``depthwise`` has one output for each channel of [N, H, W, C] and ``pointwise`` a kernel of 1x1.
     """
     simple = isinstance(depthwise, Conv) and isinstance(pointwise, Conv) and norm is not None and _is_affine(norm)
-    rectified = before is jax.nn.relu
-    if not rectified:
-        x = before(x)
-    if simple and _is_separable(depthwise, pointwise, x) and separable_lowering(x) == "native":
-        kernels = _kernel(depthwise), _kernel(pointwise)
-        convolution = functools.partial(
-            native.separable_convolution, x, *kernels, depthwise.window(x), rectified=rectified
-        )
-        return _with_epilogue(convolution, pointwise, norm, activation, added)
-    if rectified:
-        x = before(x)
-    return convolve(pointwise, convolve(depthwise, x), norm=norm, activation=activation, added=added)
+    at_once = simple and _is_separable(depthwise, pointwise, x) and separable_lowering(x) == "native"
+    rectified = at_once and before is jax.nn.relu
+    x = x if rectified else before(x)
+    if not at_once:
+        return convolve(pointwise, convolve(depthwise, x), norm=norm, activation=activation, added=added)
+    kernels = _kernel(depthwise), _kernel(pointwise)
+    convolution = functools.partial(native.separable_convolution, x, *kernels, depthwise.window(x), rectified=rectified)
+    return _with_epilogue(convolution, pointwise, norm, activation, added)
 
 
 def _is_separable(depthwise: "Conv", pointwise: "Conv", x: jax.Array) -> bool:
