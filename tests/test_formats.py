@@ -4,22 +4,35 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from cnnjax import data, formats, launch, trained
+from cnnjax import checkpoint, data, formats, launch, trained
 from cnnjax.classification import classification_report
 from cnnjax.errors import UserError
+from cnnjax.functional import abstract_variables, leaves_by_path
 from cnnjax.run_folder import RunFolder, read_config
 
-RECORDED = Path(__file__).parent / "golden" / "run_format_1"
+GOLDEN = Path(__file__).parent / "golden"
+RECORDED = GOLDEN / "run_format_1"
+RUNS = {"run_format_1": 2, "run_format_1_adam": 1, "run_format_1_resnet": 1}
+"""Runs of format 1 and the number of their complete epochs: LeNet with SGD, killed after an epoch; LeNet with adam and
+warmup_cosine, and ResNet-20 with momentum and a step schedule, interrupted within an epoch. ``continued.npz`` holds the
+variables with which the code that recorded them ended (CNNJAX_NATIVE=0)."""
+
+
+def copy_run(name, folder):
+    """Copy a recorded run, and the data that all of them share."""
+    shutil.copytree(GOLDEN / name, folder, dirs_exist_ok=True)
+    shutil.copytree(RECORDED / "data", folder / "data", dirs_exist_ok=True)
+    return folder / "run"
 
 
 @pytest.fixture
 def recorded(tmp_path):
     """A run of format 1, as the first version left it when it was killed after two of three epochs."""
-    shutil.copytree(RECORDED, tmp_path, dirs_exist_ok=True)
-    return tmp_path / "run"
+    return copy_run("run_format_1", tmp_path)
 
 
 def experiment_of(run):
@@ -36,14 +49,21 @@ def test_a_run_of_format_1_evaluates_to_what_it_said(recorded):
     assert found.top1 == said["validation_top1"]
 
 
-def test_a_run_of_format_1_continues(recorded):
-    name, experiment = experiment_of(recorded)
-    before = RunFolder(recorded).read_metrics()
-    results = launch.run(launch.Run(name, experiment, recorded), Console())
-    rows = RunFolder(recorded).read_metrics()
-    assert rows[:2] == before
+@pytest.mark.parametrize(("recording", "epochs"), RUNS.items())
+def test_a_run_of_format_1_continues_to_what_the_old_code_reached(recording, epochs, tmp_path):
+    run = copy_run(recording, tmp_path)
+    name, experiment = experiment_of(run)
+    before = RunFolder(run).read_metrics()
+    results = launch.run(launch.Run(name, experiment, run), Console())
+    rows = RunFolder(run).read_metrics()
+    assert rows[:epochs] == before
     assert results["epochs"] == len(rows) == 3
     assert rows[2]["train_loss"] < rows[1]["train_loss"]
+    last = checkpoint.open_checkpoint(checkpoint.list_paths(run / "checkpoints")[-1])
+    variables = checkpoint.restore(last, "variables", abstract_variables(experiment.model)._asdict())
+    with np.load(tmp_path / "continued.npz") as expected:
+        for path, leaf in leaves_by_path(variables).items():
+            np.testing.assert_allclose(leaf, expected[path], rtol=1e-4, atol=1e-5, err_msg=path)
 
 
 def test_a_run_of_format_1_without_its_metrics_is_refused(recorded):
