@@ -16,9 +16,9 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from cnnjax.errors import CnnjaxError, Interrupted, UserError, choose, printable
-from cnnjax.host_memory import keep_memory
-from cnnjax.interrupt import leave_on_signals
-from cnnjax.output import flush_or_discard, hold_closed
+from cnnjax.system.memory import keep_memory
+from cnnjax.system.signals import leave_on_signals
+from cnnjax.system.stdio import flush_or_discard, hold_closed
 
 T = TypeVar("T")
 Platform = Literal["auto", "cpu", "cuda", "tpu"]
@@ -72,11 +72,11 @@ def parse(
 def _one_sentence(box: str) -> str:
     """Return what a box of tyro's says before its first rule, and the nearest option where it names one."""
     rows = [line.strip("│╭╮╰╯─ \n") if not set(line) <= set("│─ ├┤") else "---" for line in box.splitlines()[1:-1]]
-    told = " ".join(row for row in rows[: rows.index("---") if "---" in rows else None] if row)
-    told = told.replace("Error parsing ", "").rstrip(".:")
+    message = " ".join(row for row in rows[: rows.index("---") if "---" in rows else None] if row)
+    message = message.replace("Error parsing ", "").rstrip(".:")
     if "Perhaps you meant:" in rows:
-        told += f"; did you mean {rows[rows.index('Perhaps you meant:') + 1].split()[0]}?"
-    return told
+        message += f"; did you mean {rows[rows.index('Perhaps you meant:') + 1].split()[0]}?"
+    return message
 
 
 def main(script: Callable[[list[str]], Any]) -> NoReturn:
@@ -147,7 +147,7 @@ def use_platform(platform: Platform) -> None:
 
 def start_jax(platform: Platform, deterministic: bool = False) -> None:
     """Compute on that platform, with the programs that earlier starts have compiled; before anything is computed."""
-    from cnnjax.compilation import keep_programs, use_deterministic_programs
+    from cnnjax.system.compilation import keep_programs, use_deterministic_programs
 
     if deterministic:
         use_deterministic_programs()
@@ -157,11 +157,11 @@ def start_jax(platform: Platform, deterministic: bool = False) -> None:
 
 def list_experiments(folder: Path = EXPERIMENTS) -> dict[str, str]:
     """Return the published experiments with the first line of each one's docstring; their code is not run."""
-    found = {}
+    experiments = {}
     for path in sorted(folder.glob("[!_]*.py")):
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        found[path.stem] = docstring.partition("\n")[0]
-    return found
+        experiments[path.stem] = docstring.partition("\n")[0]
+    return experiments
 
 
 def load_experiment(name: str) -> tuple[str, Any]:
@@ -173,7 +173,7 @@ def load_experiment(name: str) -> tuple[str, Any]:
     if (path / "config.json").is_file():
         path = path / "config.json"
     if path.suffix == ".json":
-        from cnnjax.run_folder import read_config
+        from cnnjax.runs.folder import read_config
 
         return read_config(path)
     if path.suffix == ".py" or path.parent != Path():
@@ -230,7 +230,7 @@ def take_option(arguments: list[str], option: str) -> tuple[list[str], str | Non
     return arguments, None
 
 
-def again(without: Sequence[str] = ()) -> str:
+def resume_command(without: Sequence[str] = ()) -> str:
     """Return this process's command as a shell takes it in any folder, without some options and their values."""
     arguments = sys.argv[1:]
     for option in without:

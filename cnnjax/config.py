@@ -8,7 +8,7 @@ import math
 import re
 from typing import Generic, Literal, TypeVar
 
-from cnnjax.errors import UserError, require, shown
+from cnnjax.errors import UserError, quoted, require
 from cnnjax.fields import Fields
 
 ModelT = TypeVar("ModelT")
@@ -24,10 +24,12 @@ def in_steps(duration: str, steps_per_epoch: int, name: str = "duration") -> int
     """Return a duration such as ``"5ep"`` or ``"1000st"`` as a number of steps."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ep|st)", duration)
     if not match or (match[2] == "st" and "." in match[1]):
-        raise UserError(f"{name} is {shown(duration)}; it must be epochs such as '5ep' or whole steps such as '1000st'")
+        raise UserError(
+            f"{name} is {quoted(duration)}; it must be epochs such as '5ep' or whole steps such as '1000st'"
+        )
     steps = float(match[1]) * (steps_per_epoch if match[2] == "ep" else 1)
     if steps > MOST_STEPS:
-        raise UserError(f"{name} is {shown(duration)}, more than the {MOST_STEPS:,} steps that a training can have")
+        raise UserError(f"{name} is {quoted(duration)}, more than the {MOST_STEPS:,} steps that a training can have")
     return round(steps)
 
 

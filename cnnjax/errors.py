@@ -51,7 +51,7 @@ _short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 4, 200, 200
 _short.maxtuple = _short.maxlist = _short.maxdict = 50
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """Return ``repr(value)``, shortened where it is long or deep: a value may come from a stranger's file."""
     try:
         return _short.repr(value)
@@ -76,11 +76,11 @@ def choose(what: str, name: str, choices: Iterable[str]) -> str:
     """Return ``name`` if it is one of ``choices``; otherwise raise UserError with near matches."""
     choices = list(choices)
     if name not in choices:
-        raise UserError(f"unknown {what} {shown(name)}; {near_matches(name, choices)}")
+        raise UserError(f"unknown {what} {quoted(name)}; {near_matches(name, choices)}")
     return name
 
 
 def require(condition: bool, name: str, value: object, rule: str) -> None:
     """Raise UserError ``NAME is VALUE; it must be RULE`` unless ``condition`` holds."""
     if not condition:
-        raise UserError(f"{name} is {shown(value)}; it must be {rule}")
+        raise UserError(f"{name} is {quoted(value)}; it must be {rule}")

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Self
 
-from cnnjax.errors import UserError, near_matches, shown
+from cnnjax.errors import UserError, near_matches, quoted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Fields:
         A missing field takes its default, so that files of an older version open.
         """
         if not isinstance(data, Mapping):
-            raise UserError(f"{where or 'the config'} is {shown(data)}; it must be an object with named fields")
+            raise UserError(f"{where or 'the config'} is {quoted(data)}; it must be an object with named fields")
         check_names(cls, data, where or cls.__name__)
         hints = typing.get_type_hints(cls)
         required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
@@ -55,7 +55,7 @@ def check_names(cls: Any, given: Mapping[str, Any], where: str) -> None:
     names = [field.name for field in dataclasses.fields(cls)]
     for name in given:
         if name not in names:
-            raise UserError(f"{where} has no option {shown(name)}; {near_matches(str(name), names)}")
+            raise UserError(f"{where} has no option {quoted(name)}; {near_matches(str(name), names)}")
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:
@@ -63,8 +63,8 @@ def check_type(name: str, value: Any, hint: Any) -> None:
     if _fits(value, hint):
         return
     if typing.get_origin(hint) is typing.Literal and isinstance(value, str):
-        raise UserError(f"unknown {name} {shown(value)}; {near_matches(value, typing.get_args(hint))}")
-    raise UserError(f"{name} is {shown(value)}; it must be {describe(hint)}")
+        raise UserError(f"unknown {name} {quoted(value)}; {near_matches(value, typing.get_args(hint))}")
+    raise UserError(f"{name} is {quoted(value)}; it must be {describe(hint)}")
 
 
 def is_number(value: Any, least: float, most: float, kind: type = float) -> bool:

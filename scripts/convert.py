@@ -86,10 +86,10 @@ def export(run: str, target: str, arguments: list[str]) -> None:
 
     file = cli.parse(options, arguments, f"scripts/convert.py {run} --to {target}")
 
-    from cnnjax import trained
     from cnnjax.convert import save_weights
+    from cnnjax.runs import predictor
 
-    network = trained.load(Path(run))
+    network = predictor.load(Path(run))
     save_weights(network.arch, network.variables, target, file)
     print(f"{file}: {network.arch.family}, parameters of {network.checkpoint}, for {target}")
 

@@ -22,9 +22,10 @@ def evaluate(arguments: list[str]) -> None:
 
     from rich.console import Console
 
-    from cnnjax import data, judge, trained
+    from cnnjax import data
     from cnnjax.config import Data
-    from cnnjax.run_folder import recorded_data
+    from cnnjax.runs import evaluation, predictor
+    from cnnjax.runs.folder import recorded_data
 
     recorded = recorded_data(run)
     default = recorded or Data()
@@ -51,10 +52,10 @@ def evaluate(arguments: list[str]) -> None:
 
     split, config, platform = cli.parse(options, arguments[1:], f"scripts/evaluate.py {run}")
     cli.start_jax(platform)
-    network = trained.load(run)
+    network = predictor.load(run)
     if recorded is None and not named:
         raise UserError(f"{run} does not say which data it was trained on (no config.json); give --data.source NAME")
-    judge.print_report(network, data.load(config), split, Console())
+    evaluation.print_report(network, data.load(config), split, Console())
 
 
 if __name__ == "__main__":

@@ -41,9 +41,9 @@ def predict(arguments: list[str]) -> None:
     run, images, top, platform = cli.parse(options, arguments or ["--help"], "scripts/predict.py")
     cli.start_jax(platform)
 
-    from cnnjax import trained
+    from cnnjax.runs import predictor
 
-    network = trained.load(run)
+    network = predictor.load(run)
     for path, answers in zip(images, network.top(network.read(images), top), strict=True):
         told = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in answers)
         print(f"{path}: {printable(told)}")

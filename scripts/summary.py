@@ -53,11 +53,11 @@ def summarize(arguments: list[str]) -> None:
 
 def summarize_all(arguments: list[str]) -> None:
     """Show the table of all models, or write it."""
-    from cnnjax import catalogue
+    from cnnjax.report import model_table
 
     if arguments not in ([], ["--write"]):
         raise UserError(f"--all takes --write and nothing else, and was given {' '.join(arguments)}")
-    page = catalogue.page()
+    page = model_table.page()
     if arguments:
         RECORD.write_text(page, encoding="utf-8")
     print(RECORD if arguments else page)

@@ -26,11 +26,11 @@ def train(arguments: list[str]) -> None:
 
     from rich.console import Console
 
-    from cnnjax import launch
     from cnnjax.config import Experiment
-    from cnnjax.output import lasting_output
-    from cnnjax.run_folder import run_name
-    from cnnjax.train.profiling import read_steps
+    from cnnjax.runs import launch
+    from cnnjax.runs.folder import run_name
+    from cnnjax.system.stdio import lasting_output
+    from cnnjax.training.profiling import read_steps
 
     chosen = cli.replace_model(base, model)
 
@@ -66,9 +66,15 @@ def train(arguments: list[str]) -> None:
     profiled = None if profile is None else read_steps(profile)
     cli.start_jax(platform, deterministic)
     full_name = run_name(f"{name},model={model}" if model else name, chosen, experiment)
-    this = launch.Run(full_name, experiment, out or Path("runs") / full_name)
+    run = launch.Run(full_name, experiment, out or Path("runs") / full_name)
     with lasting_output() as output:
-        launch.run(this, Console(file=output), resume, profiled, again=cli.again(without=("--resume", "--profile")))
+        launch.run(
+            run,
+            Console(file=output),
+            resume,
+            profiled,
+            resume_command=cli.resume_command(without=("--resume", "--profile")),
+        )
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import checkpoint, files, formats
+from cnnjax import checkpoint
 from cnnjax.errors import UserError
-from cnnjax.files import sha256, write_json
-from cnnjax.lock import LostLock, locked
+from cnnjax.system import files, formats
+from cnnjax.system.files import sha256, write_json
+from cnnjax.system.lock import LostLock, locked
 
 TREE = {"params": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}, "batch_stats": {}}
 
@@ -400,7 +401,7 @@ def test_a_leaf_of_another_shape_is_refused(tmp_path):
         ("its items is {'variables': 3}", {"items": {"variables": 3}}),
         ("its early_stopping is 3", {"items": {}, "early_stopping": 3}),
         ("its early_stopping is {'best_step': 1.5}", {"items": {}, "early_stopping": {"best_step": 1.5}}),
-        ("its tally is {'loss': 'x'}", {"items": {}, "tally": {"loss": "x"}}),
+        ("its metrics is {'loss': 'x'}", {"items": {}, "tally": {"loss": "x"}}),
         ("its data is {'content_hash': 3}", {"items": {}, "data": {"content_hash": 3}}),
         ("its epoch is None", {"items": {}, "epoch": None}),
         ("its seconds is '1'", {"items": {}, "seconds": "1"}),

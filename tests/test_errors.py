@@ -1,6 +1,6 @@
 import pytest
 
-from cnnjax.errors import Diverged, Interrupted, UserError, choose, near_matches, printable, require, shown
+from cnnjax.errors import Diverged, Interrupted, UserError, choose, near_matches, printable, quoted, require
 
 
 def test_exit_codes_are_the_documented_ones():
@@ -35,11 +35,11 @@ def test_a_value_from_a_file_is_shown_shortened():
     deep: list = []
     for _ in range(100_000):
         deep = [deep]
-    assert shown("short") == "'short'"
-    assert shown((1, 2.5, None)) == "(1, 2.5, None)"
+    assert quoted("short") == "'short'"
+    assert quoted((1, 2.5, None)) == "(1, 2.5, None)"
     for value in (deep, "x" * 10**7, ["x" * 1000] * 1000, 10**400, {"a": deep}):
-        assert len(shown(value)) < 12_000
-    assert shown(10**5000) == "a number of thousands of digits" or len(shown(10**5000)) < 200
+        assert len(quoted(value)) < 12_000
+    assert quoted(10**5000) == "a number of thousands of digits" or len(quoted(10**5000)) < 200
 
 
 def test_a_name_of_megabytes_is_compared_by_its_start():

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cnnjax import checkpoint, data, formats, launch, trained
-from cnnjax.classification import classification_report
+from cnnjax import checkpoint, data
 from cnnjax.errors import UserError
 from cnnjax.functional import abstract_variables, leaves_by_path
-from cnnjax.run_folder import RunFolder, read_config
+from cnnjax.runs import launch, predictor
+from cnnjax.runs.folder import RunFolder, read_config
+from cnnjax.system import formats
+from cnnjax.training.classification import classification_report
 
 GOLDEN = Path(__file__).parent / "golden"
 RECORDED = GOLDEN / "run_format_1"
@@ -43,7 +45,7 @@ def experiment_of(run):
 def test_a_run_of_format_1_evaluates_to_what_it_said(recorded):
     _, experiment = experiment_of(recorded)
     said = RunFolder(recorded).read_metrics()[1]
-    network, validation = trained.load(recorded), data.load(experiment.data).validation
+    network, validation = predictor.load(recorded), data.load(experiment.data).validation
     found = classification_report(network.logits(validation.images), validation.labels)
     assert found.loss == pytest.approx(said["validation_loss"], rel=1e-5)
     assert found.top1 == said["validation_top1"]

@@ -20,11 +20,11 @@ from conftest import write_digits
 
 from cnnjax import checkpoint, create
 from cnnjax.functional import leaves_by_path
-from cnnjax.interrupt import SIGNALS
 from cnnjax.optim import make_optimizer
-from cnnjax.run_folder import RunFolder, read_config
-from cnnjax.train.step import init_state
-from cnnjax.trained import load
+from cnnjax.runs.folder import RunFolder, read_config
+from cnnjax.runs.predictor import load
+from cnnjax.system.signals import SIGNALS
+from cnnjax.training.step import init_state
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"

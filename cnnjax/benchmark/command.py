@@ -61,17 +61,17 @@ class Options(Fields):
     def jobs(self, task: Task) -> list[Job]:
         """Return what the peers do, in the order of the networks."""
         size = {} if self.input_size is None else {"input_size": self.input_size}
-        found = []
+        jobs = []
         for name in self.models:
             arch = network(name, **size)
             for batch in self.batch or (default_batch(task, name, arch),):
-                found.append(
+                jobs.append(
                     Job(
                         task=task, model=name, image_shape=arch.image_shape, num_classes=arch.num_classes, batch=batch,
                         dtype=self.dtype, platform=self.platform,
                     )
                 )  # fmt: skip
-        return found
+        return jobs
 
     def peers(self) -> list[Peer]:
         return [peer for peer in OTHERS if peer.name in self.against]
@@ -114,7 +114,7 @@ def run(task: Task, arguments: list[str]) -> int:
         check_record(title, jobs)
     with Console(stderr=True).status("") as status:
         for job in jobs:
-            blocks.append(turns.measure(job, work.peers(), work.turns, debug=debug, told=status.update))
+            blocks.append(turns.measure(job, work.peers(), work.turns, debug=debug, report=status.update))
     table.show(task, blocks, work.turns, Console())
     if write:
         check_rows(blocks)

@@ -39,8 +39,8 @@ def cores() -> int:
 def processor() -> str:
     """Return the processor's name and the cores at hand."""
     info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
-    return f"{found[1] if found else platform.processor() or platform.machine()}, {cores()} cores"
+    match = re.search(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return f"{match[1] if match else platform.processor() or platform.machine()}, {cores()} cores"
 
 
 def description() -> str:

@@ -1,7 +1,7 @@
 """How much memory a training step takes, and the largest batch that fits: `scripts/benchmark.py memory`.
 
-Nothing is allocated and no step is run: the step that `cnnjax.train.loop` runs is compiled for shapes, and the compiler
-says how much its program takes.
+Nothing is allocated and no step is run: the step that `cnnjax.training.loop` runs is compiled for shapes, and the
+compiler says how much its program takes.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ from cnnjax.functional import chosen_stages, stages
 from cnnjax.models import create, list_models
 from cnnjax.models.layers import Arch
 from cnnjax.optim import make_optimizer
-from cnnjax.train.feed import device_memory
-from cnnjax.train.step import compiler_options, init_state, make_train_step
+from cnnjax.training.feed import device_memory
+from cnnjax.training.step import compiler_options, init_state, make_train_step
 
 GIB = 2**30
 MULTIPLE = 8

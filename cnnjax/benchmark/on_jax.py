@@ -14,7 +14,7 @@ from cnnjax import cli
 from cnnjax.benchmark import machine
 from cnnjax.benchmark.work import Facts
 from cnnjax.cli import Platform
-from cnnjax.train.evaluation import IN_FLIGHT
+from cnnjax.training.evaluation import IN_FLIGHT
 
 PLATFORMS: dict[str, Platform] = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 PRODUCT_SIDE, PRODUCT_SECONDS = 2048, 0.5
@@ -41,7 +41,7 @@ def facts(*, how: str, packages: tuple[str, ...], parameters: int, first_step_se
 
 
 def queued(call: Callable[[], Any], times: int) -> None:
-    """Call ``times`` times and wait for the device; a few calls may be queued on it, as in `cnnjax.train.loop`."""
+    """Call ``times`` times and wait for the device; a few calls may be queued on it, as in `cnnjax.training.loop`."""
     in_flight: deque[Any] = deque()
     for _ in range(times):
         in_flight.append(call())
@@ -52,8 +52,8 @@ def queued(call: Callable[[], Any], times: int) -> None:
 
 def peak_bytes() -> int:
     """Return the largest memory taken: the device's where it says so, on a CPU this process's."""
-    told = jax.devices()[0].memory_stats() or {}
-    return int(told.get("peak_bytes_in_use") or machine.peak_memory())
+    stats = jax.devices()[0].memory_stats() or {}
+    return int(stats.get("peak_bytes_in_use") or machine.peak_memory())
 
 
 def peak_rate(dtype: str) -> tuple[float, str]:

@@ -1,4 +1,4 @@
-"""This project's training step and inference, fed as `cnnjax.train.loop` and `cnnjax.train.evaluation` feed them."""
+"""This project's training step and inference, fed as `training.loop` and `training.evaluation` feed them."""
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,8 @@ from cnnjax.functional import abstract_variables, init
 from cnnjax.models.convolution import lowering
 from cnnjax.models.layers import Arch
 from cnnjax.optim import make_optimizer
-from cnnjax.train.evaluation import logits_step, to_device
-from cnnjax.train.step import init_state, make_dispatch, make_train_step, step_key, steps_per_dispatch
+from cnnjax.training.evaluation import logits_step, to_device
+from cnnjax.training.step import init_state, make_dispatch, make_train_step, step_key, steps_per_dispatch
 
 PACKAGES = ("cnnjax", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -49,8 +49,8 @@ def training(job: Job, arch: Arch, preprocessing: Preprocessing) -> Prepared:
 
     def step() -> jax.Array:
         nonlocal state
-        state, tally = dispatch(state, data, order, key, steps=chunk)
-        return tally.loss
+        state, metrics = dispatch(state, data, order, key, steps=chunk)
+        return metrics.loss
 
     def run(steps: int) -> None:
         on_jax.queued(step, steps // chunk)

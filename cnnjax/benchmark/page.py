@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from cnnjax.files import write_bytes
+from cnnjax.system.files import write_bytes
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 HEAD = "# Benchmarks\n\nEach section was written by the command that it names, and nothing by hand.\n"

@@ -33,9 +33,9 @@ from cnnjax.errors import UserError, require
 from cnnjax.fields import Fields
 from cnnjax.models import convolution
 from cnnjax.optim import make_optimizer
-from cnnjax.report.pictures import save
-from cnnjax.train.evaluation import to_device
-from cnnjax.train.step import init_state, make_dispatch, make_train_step, step_key
+from cnnjax.report.figures import save
+from cnnjax.training.evaluation import to_device
+from cnnjax.training.step import init_state, make_dispatch, make_train_step, step_key
 
 FEWEST_STEPS, MOST_STEPS, SECONDS = 3, 50, 1.0
 """So many steps are timed, and then traced, that they take about a second."""
@@ -131,8 +131,8 @@ def profiled(job: Job, way: str) -> Row:
     def run() -> float:
         nonlocal state
         started = time.perf_counter()
-        state, tally = compiled(state, data, order, key)
-        jax.block_until_ready((state, tally))
+        state, metrics = compiled(state, data, order, key)
+        jax.block_until_ready((state, metrics))
         return 1000 * (time.perf_counter() - started)
 
     run()

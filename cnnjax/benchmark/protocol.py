@@ -54,8 +54,8 @@ def _serve(prepare: Callable[[Job], Prepared], job: Job) -> None:
         raise
     except Exception as error:
         traceback.print_exc()
-        told = str(error).strip().partition("\n")[0]
-        print(f"error: {type(error).__name__}{': ' * bool(told)}{told}", file=sys.stderr)
+        message = str(error).strip().partition("\n")[0]
+        print(f"error: {type(error).__name__}{': ' * bool(message)}{message}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -116,8 +116,8 @@ class Child:
         if code < 0:
             raise Ended(f"its process was ended by signal {-code} (9: the memory may be short)", refused=False)
         self.errors.seek(0)
-        told = self.errors.read().strip().splitlines() or [f"its process ended with {code} and no word"]
-        raise Ended(told[-1].removeprefix("error: "), refused=code == UserError.exit_code)
+        message = self.errors.read().strip().splitlines() or [f"its process ended with {code} and no word"]
+        raise Ended(message[-1].removeprefix("error: "), refused=code == UserError.exit_code)
 
     def close(self) -> None:
         """End the process, and show what it said where --debug asks for it; a second time does nothing."""

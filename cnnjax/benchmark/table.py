@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cnnjax.benchmark.turns import Block, Row
 from cnnjax.benchmark.work import Job, Task
-from cnnjax.host_memory import memory_is_kept
+from cnnjax.system.memory import memory_is_kept
 
 GIB, TERA = 2**30, 1e12
 HEADER = (
@@ -30,8 +30,8 @@ def block_title(job: Job) -> str:
 
 def peak_rate(blocks: Sequence[Block]) -> tuple[float, str]:
     """Return the operations a second that count as all of the device, the best figure of the run, and its source."""
-    found = [(row.facts.peak_rate, row.facts.peak_source) for b in blocks for row in b.rows[:1] if row.facts]
-    return max(found, default=(0.0, ""))
+    rates = [(row.facts.peak_rate, row.facts.peak_source) for b in blocks for row in b.rows[:1] if row.facts]
+    return max(rates, default=(0.0, ""))
 
 
 def cells(block: Block, peak: float) -> list[tuple[str, ...]]:
@@ -61,15 +61,15 @@ def notes(blocks: Sequence[Block]) -> list[str]:
     lines = []
     for block in blocks:
         for row in block.rows:
-            told = f"{row.problem}; {row.sentence}" if row.problem or not row.facts else row.facts.how
-            lines.append(f"{block_title(block.job)}, {row.peer.name}: {told}")
+            message = f"{row.problem}; {row.sentence}" if row.problem or not row.facts else row.facts.how
+            lines.append(f"{block_title(block.job)}, {row.peer.name}: {message}")
     return lines
 
 
 def versions(blocks: Sequence[Block]) -> str:
     """Return all packages of all peers, each once."""
-    found = [package for b in blocks for row in b.rows if row.facts for package in row.facts.packages]
-    return ", ".join(dict.fromkeys(found))
+    packages = [package for b in blocks for row in b.rows if row.facts for package in row.facts.packages]
+    return ", ".join(dict.fromkeys(packages))
 
 
 def legend(task: Task, blocks: Sequence[Block], turns: int) -> str:

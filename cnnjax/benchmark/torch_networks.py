@@ -22,8 +22,8 @@ def make(job: Job) -> Any:
     """Return the network; raise UserError where there is none to compare with."""
     if job.model in SMALL:
         return SMALL[job.model](job)
-    if found := re.fullmatch(r"(resnet|plain)(\d+)_cifar", job.model):
-        return CifarResNet(int(found[2]), found[1] == "resnet", job.num_classes)
+    if match := re.fullmatch(r"(resnet|plain)(\d+)_cifar", job.model):
+        return CifarResNet(int(match[2]), match[1] == "resnet", job.num_classes)
     try:
         import_torchvision()
         from torchvision import models
@@ -36,9 +36,9 @@ def make(job: Job) -> Any:
 
 def import_torchvision() -> None:
     """Import torchvision; where its operators do not load, built for another torch, two need at least a name."""
-    if not (found := find_spec("torchvision")) or not found.origin:
+    if not (match := find_spec("torchvision")) or not match.origin:
         raise ImportError("torchvision is not installed")
-    for operators in Path(found.origin).parent.glob("_C*"):
+    for operators in Path(match.origin).parent.glob("_C*"):
         with contextlib.suppress(OSError):
             torch.ops.load_library(operators)
     if not hasattr(torch.ops.torchvision, "nms"):

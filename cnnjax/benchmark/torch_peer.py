@@ -59,7 +59,7 @@ def prepare(job: Job) -> Prepared:
     torch.set_float32_matmul_precision("high")  # on a GPU TF32, as JAX has it
     torch.backends.cudnn.benchmark = True
     best: Candidate | None = None
-    told = []
+    reports = []
     for variant in VARIANTS:
         if left_out(variant, job, device, best):
             continue
@@ -68,9 +68,9 @@ def prepare(job: Job) -> Prepared:
         except Exception as error:
             if not variant.compiled:
                 raise
-            told.append(f"{variant.name} failed with {type(error).__name__}")
+            reports.append(f"{variant.name} failed with {type(error).__name__}")
             continue
-        told.append(f"{candidate.name} {1000 * candidate.step_seconds:.1f}")
+        reports.append(f"{candidate.name} {1000 * candidate.step_seconds:.1f}")
         best = min((c for c in (best, candidate) if c), key=lambda c: c.step_seconds)
         del candidate
         gc.collect()
@@ -79,7 +79,7 @@ def prepare(job: Job) -> Prepared:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     facts = Facts(
-        how=f"{best.name}; tried, ms a step: {', '.join(told)}",
+        how=f"{best.name}; tried, ms a step: {', '.join(reports)}",
         packages=packages(),
         platform="cuda" if device.type == "cuda" else "cpu",
         device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",

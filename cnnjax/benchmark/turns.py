@@ -38,9 +38,9 @@ class Block(NamedTuple):
 
 def measure(
     job: Job, peers: Sequence[Peer], turns: int, *, debug: bool = False,
-    told: Callable[[str], None] = lambda text: None, start: Callable[..., Child] = Child,
+    report: Callable[[str], None] = lambda text: None, start: Callable[..., Child] = Child,
 ) -> Block:  # fmt: skip
-    """Measure ours and ``peers``; ``told`` hears what is going on.
+    """Measure ours and ``peers``; ``report`` hears what is going on.
 
     Raises:
         UserError: ours refused the work, such as a platform that is not there.
@@ -52,7 +52,7 @@ def measure(
             ours = rows[0].facts if rows else None
             if peer == XLA and not (ours and ours.native):
                 continue
-            told(f"{job.model}, batch {job.batch}: {peer.name} prepares")
+            report(f"{job.model}, batch {job.batch}: {peer.name} prepares")
             row, child = _prepared(peer, job, ours, debug, start, ending)
             if child is not None:
                 children[len(rows)] = child
@@ -62,7 +62,7 @@ def measure(
         steps = lap_steps(rows)
         for turn in range(turns):
             for index, child in list(children.items()):
-                told(f"{job.model}, batch {job.batch}: turn {turn + 1} of {turns}, {rows[index].peer.name}")
+                report(f"{job.model}, batch {job.batch}: turn {turn + 1} of {turns}, {rows[index].peer.name}")
                 rows[index] = _turn(rows[index], child, steps)
                 if rows[index].problem:
                     del children[index]

@@ -11,7 +11,7 @@ neither counted nor ever the best.
 
 from cnnjax.checkpoint.arrays import restore
 from cnnjax.checkpoint.folder import best, list_paths, newest_good, newest_step, prune
-from cnnjax.checkpoint.judging import FORMAT, Checkpoint, Damaged, OutOfReach, open_checkpoint
+from cnnjax.checkpoint.verify import FORMAT, Checkpoint, Damaged, OutOfReach, open_checkpoint
 from cnnjax.checkpoint.writing import save
 
 __all__ = [

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cnnjax.checkpoint.judging import Checkpoint, reason
+from cnnjax.checkpoint.verify import Checkpoint, reason
 from cnnjax.errors import UserError
 
 MOMENT = 0.3
@@ -69,9 +69,9 @@ def _require_same(stored: Any, target: Any) -> None:
 
     For a chunk, as much memory is taken as it is said to need, before anything of it is read.
     """
-    found = _by_name(stored.tree)
+    leaves = _by_name(stored.tree)
     for name, wanted in _by_name(target).items():
-        leaf = found[name]
+        leaf = leaves[name]
         chunk = leaf.storage.chunk_shape
         fits = all(part <= max(1, whole) for part, whole in zip(chunk, wanted.shape, strict=True))
         if (tuple(leaf.shape), leaf.dtype) != (wanted.shape, wanted.dtype) or not fits:
@@ -104,13 +104,13 @@ def silent_orbax() -> Iterator[None]:
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
-    told = io.StringIO()
-    with contextlib.redirect_stderr(told):
+    output = io.StringIO()
+    with contextlib.redirect_stderr(output):
         try:
             yield
         except Exception:
-            heard = -1
-            while heard != (heard := len(told.getvalue())):
+            length = -1
+            while length != (length := len(output.getvalue())):
                 time.sleep(MOMENT)
                 gc.collect()  # what failed unheard says so when it is forgotten
             raise

@@ -5,15 +5,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cnnjax.checkpoint.judging import NAME, Checkpoint, Damaged, checked, open_checkpoint, step_of
+from cnnjax.checkpoint.verify import NAME, Checkpoint, Damaged, checked, open_checkpoint, step_of
 from cnnjax.errors import UserError
-from cnnjax.files import read_json, remove
+from cnnjax.system.files import read_json, remove
 
 
 def list_paths(folder: Path) -> list[Path]:
     """Return the checkpoints' folders, oldest first."""
-    found = [path for path in folder.glob("*-*") if NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: (step_of(path), path.name.startswith("step")))
+    paths = [path for path in folder.glob("*-*") if NAME.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: (step_of(path), path.name.startswith("step")))
 
 
 def newest_step(folder: Path) -> int:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cnnjax import formats
 from cnnjax.checkpoint import arrays
-from cnnjax.checkpoint.judging import FORMAT, Checkpoint, reason
+from cnnjax.checkpoint.verify import FORMAT, Checkpoint, reason
 from cnnjax.errors import UserError
-from cnnjax.files import make_folder, plain_files, read_json, remove, sha256, sync_folder, sync_tree, write_json
+from cnnjax.system import formats
+from cnnjax.system.files import make_folder, plain_files, read_json, remove, sha256, sync_folder, sync_tree, write_json
 
 
 def save(

@@ -28,10 +28,10 @@ def source_of(arch: Arch, name: str) -> Source:
     """Return what is known of a publisher of weights for this form of network, such as ``"torchvision"``."""
     if arch.family not in _FAMILIES:
         raise UserError(f"no published weights of the family {arch.family!r} can be converted")
-    found = _FAMILIES[arch.family](arch)
-    if not found:
+    sources = _FAMILIES[arch.family](arch)
+    if not sources:
         raise UserError(f"no published weights of this form of {arch.family!r} can be converted")
-    return found[choose("source", name, found)]
+    return sources[choose("source", name, sources)]
 
 
 def load_weights(arch: Arch, source: str, path: Path) -> Variables:
@@ -53,10 +53,10 @@ def load_weights(arch: Arch, source: str, path: Path) -> Variables:
 
 def save_weights(arch: Arch, variables: Variables, source: str, path: Path) -> None:
     """Write a state dict as safetensors under the names of ``source``; `load_weights` reads the same bits again."""
-    found = source_of(arch, source)
-    if not found.writes:
+    target = source_of(arch, source)
+    if not target.writes:
         raise UserError(f"weights cannot be written for {source}; they can for torchvision, timm and cifar")
     if path.suffix != ".safetensors" or path.is_dir() or not path.parent.is_dir():
         raise UserError(f"{path} cannot be written; give a name that ends in .safetensors, in a folder that is there")
     check_variables(arch, variables)
-    write_safetensors(path, from_variables(found.table, variables))
+    write_safetensors(path, from_variables(target.table, variables))

@@ -10,8 +10,8 @@ from cnnjax.convert import load_weights, source_of
 from cnnjax.convert.sources import Normalization, Source
 from cnnjax.data import Preprocessing
 from cnnjax.errors import UserError
-from cnnjax.files import sha256, sync_folder
 from cnnjax.models.layers import Arch
+from cnnjax.system.files import sha256, sync_folder
 
 
 def convert_to_run(
@@ -75,17 +75,17 @@ def _preprocessing(
     arch: Arch, source: Source, name: str, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Preprocessing:
     """Return how images are prepared: as the user says, else as the publisher does."""
-    known = source.normalization
-    if known is None:
+    normalization = source.normalization
+    if normalization is None:
         if not (mean and std):
             raise UserError(
                 f"weights of the source {name!r} do not say how images are normalised; give --mean and --std"
             )
-        known = Normalization(mean, std)
-    found = Preprocessing(
-        height=arch.input_size, width=arch.input_size, mean=mean or known.mean, std=std or known.std,
-        channel_order=known.channel_order,
+        normalization = Normalization(mean, std)
+    preprocessing = Preprocessing(
+        height=arch.input_size, width=arch.input_size, mean=mean or normalization.mean, std=std or normalization.std,
+        channel_order=normalization.channel_order,
     )  # fmt: skip
-    if found.channels != arch.channels:
+    if preprocessing.channels != arch.channels:
         raise UserError(f"the network takes {arch.channels} channels; give as many numbers with --mean and --std")
-    return found
+    return preprocessing

@@ -16,7 +16,7 @@ import h5py
 
 from cnnjax.convert.tensors import GET_AGAIN, Shape, Tensors
 from cnnjax.errors import UserError
-from cnnjax.zips import open_zip
+from cnnjax.system.archives import open_zip
 
 VARIABLES = {
     "conv2d": ("kernel", "bias"),

@@ -123,11 +123,11 @@ def to_variables(table: Table, arch: Arch, tensors: Tensors) -> Variables:
 
 def from_variables(table: Table, variables: Variables) -> dict[str, np.ndarray]:
     """Return the source's tensors by its names: what `to_variables` reads."""
-    found = {}
+    tensors = {}
     for path, leaf in _leaves(variables).items():
         name, layout = table.find(path)
-        found[name] = np.ascontiguousarray(layout.to_theirs(np.asarray(leaf)))
-    return found
+        tensors[name] = np.ascontiguousarray(layout.to_theirs(np.asarray(leaf)))
+    return tensors
 
 
 def _check(
@@ -158,9 +158,9 @@ def _check(
             f"{few}, ...; check the model and --from"
         )
     kinds = {"missing there": missing, "left over there": left_over, "of another shape or type": wrong}
-    if found := [f"{what} ({len(names)}): {_listed(names)}" for what, names in kinds.items() if names]:
+    if problems := [f"{what} ({len(names)}): {_listed(names)}" for what, names in kinds.items() if names]:
         raise UserError(
-            f"{tensors.path} does not hold this network: {'; '.join(found)}; check the model, its options and --from"
+            f"{tensors.path} does not hold this network: {'; '.join(problems)}; check the model, its options and --from"
         )
 
 

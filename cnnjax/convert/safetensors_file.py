@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from cnnjax.convert.tensors import GET_AGAIN, Shape, Tensors
 from cnnjax.errors import UserError
-from cnnjax.files import write_bytes
+from cnnjax.system.files import write_bytes
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "I64": "int64"}
 

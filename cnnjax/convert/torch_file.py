@@ -17,8 +17,8 @@ import numpy as np
 from cnnjax.convert.tensors import GET_AGAIN, Shape, Tensors
 from cnnjax.convert.torch_pickle import Described, Storage, Tensor, read_pickle
 from cnnjax.errors import UserError, printable
-from cnnjax.files import open_plain
-from cnnjax.zips import open_zip
+from cnnjax.system.archives import open_zip
+from cnnjax.system.files import open_plain
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which training scripts keep the state dict beside other things."""
@@ -119,8 +119,8 @@ def _state_dict(path: Path, held: Any) -> dict[str, Tensor]:
         raise UserError(f"{path} holds a {type(held).__name__.lower()}; it must be a state dict: tensors by name")
     for name, tensor in held.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            told = printable(str(name)[:80])
-            raise UserError(f"{path} is no state dict: its entry {told!r} is no plain tensor; {GET_AGAIN}")
+            entry = printable(str(name)[:80])
+            raise UserError(f"{path} is no state dict: its entry {entry!r} is no plain tensor; {GET_AGAIN}")
     return held
 
 

@@ -174,10 +174,10 @@ class _Machine:
         dtype = DTYPES.get(name.removeprefix("torch."))
         if not dtype:
             raise UserError(f"it holds values of a kind that no network here has: {_told(name)}")
-        found = Storage(key, dtype, count)
-        if self.storages.setdefault(key, found) != found:
+        storage = Storage(key, dtype, count)
+        if self.storages.setdefault(key, storage) != storage:
             raise Malformed("a storage is described in two ways")
-        self.push(found)
+        self.push(storage)
 
 
 INSTRUCTIONS: dict[str, Any] = {

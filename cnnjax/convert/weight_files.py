@@ -13,8 +13,8 @@ from cnnjax.convert.safetensors_file import open_safetensors
 from cnnjax.convert.tensors import GET_AGAIN, Tensors
 from cnnjax.convert.torch_file import open_old_torch, open_torch_zip
 from cnnjax.errors import UserError
-from cnnjax.files import open_plain
-from cnnjax.zips import open_zip
+from cnnjax.system.archives import open_zip
+from cnnjax.system.files import open_plain
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
@@ -61,8 +61,8 @@ def _refusing(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        told = str(error).partition("\n")[0][:200] or type(error).__name__
-        raise UserError(f"{path} is damaged or not what it claims to be ({told}); {GET_AGAIN}") from error
+        message = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise UserError(f"{path} is damaged or not what it claims to be ({message}); {GET_AGAIN}") from error
 
 
 def _opener(path: Path) -> Opener:

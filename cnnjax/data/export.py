@@ -15,12 +15,12 @@ IMAGES_A_CLASS = {"train": 1000, "test": 200}
 
 def export_images(source: str, folder: Path, count: int, data_dir: str | None = None) -> list[Path]:
     """Write the first ``count`` test images as PNG files named by number and class; return their paths."""
-    found = SOURCES[choose("data source", source, SOURCES)].load(data_dir)
-    test = found.parts["test"]
+    loaded = SOURCES[choose("data source", source, SOURCES)].load(data_dir)
+    test = loaded.parts["test"]
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for index, (image, label) in enumerate(zip(test.images[:count], test.labels[:count], strict=True)):
-        name = found.classes[label].replace("/", "_").replace(" ", "_")
+        name = loaded.classes[label].replace("/", "_").replace(" ", "_")
         paths.append(folder / f"{index:05d}-{name}.png")
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(paths[-1])
     return paths

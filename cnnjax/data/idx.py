@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cnnjax.errors import UserError
-from cnnjax.files import open_plain
+from cnnjax.system.files import open_plain
 
 UNSIGNED_BYTES = 8
 MOST_BYTES = 2**30
@@ -45,8 +45,8 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
     except (OSError, EOFError, zlib.error, OverflowError, MemoryError) as error:
         raise UserError(f"{path} cannot be read as an IDX file: {str(error) or type(error).__name__}") from error
     if len(body) != expected:
-        found = "more" if len(body) > expected else f"{len(body):,}"
-        raise UserError(f"{path} says it holds {expected:,} bytes {list(shape)} and holds {found}; get the file again")
+        actual = "more" if len(body) > expected else f"{len(body):,}"
+        raise UserError(f"{path} says it holds {expected:,} bytes {list(shape)} and holds {actual}; get the file again")
     return np.frombuffer(body, np.uint8).reshape(shape)
 
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from cnnjax import interrupt
 from cnnjax.data.dataset import Loaded, Split
-from cnnjax.data.pictures import MOST_FILE_BYTES, check_file_size, decode_picture, read_picture_file
+from cnnjax.data.image_files import MOST_FILE_BYTES, check_file_size, decode_picture, read_picture_file
 from cnnjax.errors import UserError
-from cnnjax.zips import open_zip
+from cnnjax.system import signals
+from cnnjax.system.archives import open_zip
 
 PARTS = ("train", "test")
 LAYOUT = "train/CLASS/FILE and test/CLASS/FILE"
@@ -40,12 +40,12 @@ def load_image_folder(place: Path) -> Loaded:
         UserError: it is missing or laid out otherwise, or an image is damaged or of another size than the first.
     """
     with open_files(place) as files:
-        found = arrange(place, files.names)
-        names = [name for part in PARTS for images in found[part].values() for name in images]
+        arranged = arrange(place, files.names)
+        names = [name for part in PARTS for images in arranged[part].values() for name in images]
         pixels = decode(place, files, names)
-    classes = tuple(found["train"])
+    classes = tuple(arranged["train"])
     labels = {
-        part: np.repeat(np.arange(len(classes), dtype=np.int32), [len(found[part][name]) for name in classes])
+        part: np.repeat(np.arange(len(classes), dtype=np.int32), [len(arranged[part][name]) for name in classes])
         for part in PARTS
     }
     count = len(labels["train"])
@@ -141,7 +141,7 @@ def decode(place: Path, files: Files, names: list[str]) -> np.ndarray:
     pixels = np.empty((0, 0, 0, 0), np.uint8)
     width, height = 0, 0
     for index, name in enumerate(names):
-        interrupt.poll()
+        signals.poll()
         image, grey = open_image(f"{place}/{name}", name, files, (width, height) if index else None)
         if not index:
             width, height = image.size

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from cnnjax.data.pictures import decode_picture, read_picture_file
+from cnnjax.data.image_files import decode_picture, read_picture_file
 from cnnjax.errors import UserError, require
 from cnnjax.fields import Fields
 

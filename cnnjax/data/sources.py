@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnjax import interrupt
 from cnnjax.data.dataset import Loaded, Split
 from cnnjax.data.idx import read_idx
 from cnnjax.data.image_folder import LAYOUT, find_base, load_image_folder
 from cnnjax.errors import UserError
+from cnnjax.system import signals
 
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -121,7 +121,7 @@ def read_split(folder: Path, part: str) -> Split:
     """Read one part, ``train`` or ``test``, of a folder of IDX files, with a last axis of one grey channel."""
     image_file, label_file = (_find(folder, stem) for stem in IDX_FILES[part])
     assert image_file and label_file
-    interrupt.poll()
+    signals.poll()
     images, labels = read_idx(image_file, axes=3), read_idx(label_file, axes=1)
     if len(images) != len(labels):
         raise UserError(

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import jax
 
-from cnnjax.files import write_bytes
 from cnnjax.native.library import HERE, LIBRARY, seal
+from cnnjax.system.files import write_bytes
 
 HANDLERS = ("convolution", "separable_handler", "batch_norm_handlers", "pooling_handlers")
 KERNELS = ("winograd", "narrow", "few", "strips", "panels", "pointwise", "batch_norm", "pooling")

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.classification import softmax
 from cnnjax.config import Experiment
 from cnnjax.data import Dataset, Split, epoch_order, normalize
 from cnnjax.functional import Variables, features
-from cnnjax.report import page, pictures
-from cnnjax.run_folder import RunFolder
-from cnnjax.train.evaluation import predict_logits
-from cnnjax.train.step import augmented, step_key
+from cnnjax.report import figures, page
+from cnnjax.runs.folder import RunFolder
+from cnnjax.training.classification import softmax
+from cnnjax.training.evaluation import predict_logits
+from cnnjax.training.step import augmented, step_key
 
 EXAMPLES = 32
 
@@ -34,23 +34,23 @@ def write(
     first_batch = _first_batch(experiment, dataset)
     image = test.images[:1]
     maps = features(arch, variables, normalize(preprocessing, image))
-    drawn = {
-        "curves": pictures.curves(
+    drawings = {
+        "curves": figures.curves(
             rows, results["best_epoch"], experiment.early_stopping.metric, experiment.train.label_smoothing
         ),
-        "confusion": pictures.confusion(logits, test.labels, classes),
-        "mistakes": pictures.mistakes(softmax(logits), test, classes),
-        "filters": pictures.filters(variables.params, arch.image_shape, image[0], *_first(maps)),
-        "examples": pictures.examples(
+        "confusion": figures.confusion(logits, test.labels, classes),
+        "mistakes": figures.mistakes(softmax(logits), test, classes),
+        "filters": figures.filters(variables.params, arch.image_shape, image[0], *_first(maps)),
+        "examples": figures.examples(
             np.asarray(normalize(preprocessing, first_batch.images)),
             first_batch.labels,
             classes,
             experiment.train.batch_size,
         ),
     }
-    for stem, figure in drawn.items():
-        pictures.save(figure, folder.path / f"{stem}.png")
-    page.write(folder.path, name, experiment, results, rows, [f"{stem}.png" for stem in drawn])
+    for stem, figure in drawings.items():
+        figures.save(figure, folder.path / f"{stem}.png")
+    page.write(folder.path, name, experiment, results, rows, [f"{stem}.png" for stem in drawings])
 
 
 def _first_batch(experiment: Experiment, dataset: Dataset) -> Split:

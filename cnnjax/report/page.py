@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax.config import Experiment
-from cnnjax.files import write_bytes
-from cnnjax.run_folder import flatten
+from cnnjax.runs.folder import flatten
+from cnnjax.system.files import write_bytes
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }

@@ -12,7 +12,7 @@ import numpy as np
 from cnnjax import create, init
 from cnnjax.convert import source_of
 from cnnjax.convert.rules import from_variables
-from cnnjax.files import json_bytes
+from cnnjax.system.files import json_bytes
 
 TINY = {"depths": (1, 2), "width": 8, "num_classes": 5, "input_size": 32}
 TORCH, KERAS_V1, KERAS_V2 = (create(name, **TINY) for name in ("resnet18", "resnet50_v1", "resnet50_v2"))

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from cnnjax import create, init, trained
+from cnnjax import create, init
 from cnnjax.convert import save_weights
 from cnnjax.convert.folder import convert_to_run
 from cnnjax.errors import UserError
+from cnnjax.runs import predictor
 from tests.convert.published import KERAS_V1, tensors_of, write_legacy_h5
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,7 +78,7 @@ class TestFolder:
 
     def test_images_are_prepared_as_the_publisher_does(self, tmp_path):
         self.convert(tmp_path)
-        network = trained.load(tmp_path / "out")
+        network = predictor.load(tmp_path / "out")
         assert network.preprocessing.channel_order == "bgr"
         assert network.preprocessing.height == 32
         assert network.classes == ("0", "1", "2", "3", "4")
@@ -85,7 +86,7 @@ class TestFolder:
     def test_classes_come_from_a_text_file(self, tmp_path):
         (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne e\n")
         self.convert(tmp_path, classes=(str(tmp_path / "names.txt"),))
-        assert trained.load(tmp_path / "out").classes == ("a", "b", "c", "d", "e e")
+        assert predictor.load(tmp_path / "out").classes == ("a", "b", "c", "d", "e e")
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -129,7 +130,7 @@ class TestFolder:
     def test_a_network_without_classes_predicts_none(self, tmp_path):
         path = write_legacy_h5(tmp_path / "a.h5", tensors_of(KERAS_V1, "keras"))
         convert_to_run("resnet50_v1", KERAS_V1.replace(num_classes=0), "keras", path, tmp_path / "out")
-        network = trained.load(tmp_path / "out")
+        network = predictor.load(tmp_path / "out")
         with pytest.raises(UserError, match="has no classes"):
             network.top(np.zeros((1, 32, 32, 3), np.uint8), 3)
 
@@ -143,4 +144,4 @@ class TestFolder:
     def test_an_empty_folder_is_filled(self, tmp_path):
         (tmp_path / "out").mkdir()
         self.convert(tmp_path)
-        assert trained.load(tmp_path / "out").arch == KERAS_V1
+        assert predictor.load(tmp_path / "out").arch == KERAS_V1

@@ -9,8 +9,8 @@ from cnnjax import data
 from cnnjax.config import Augmentation, Experiment
 from cnnjax.data.augmentation import augment, crop, draw_offsets
 from cnnjax.errors import UserError
-from cnnjax.run_folder import RunFolder, differences, read_config
-from cnnjax.train.loop import plan
+from cnnjax.runs.folder import RunFolder, differences, read_config
+from cnnjax.training.loop import plan
 
 KEY = jax.random.key(3)
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from cnnjax import data
 from cnnjax.config import Data
-from cnnjax.data import image_folder, pictures, read_image
+from cnnjax.data import image_files, image_folder, read_image
 from cnnjax.data.export import export_images
 from cnnjax.data.image_folder import load_image_folder, mean_and_std
 from cnnjax.data.sources import CIFAR10_CLASSES
@@ -200,7 +200,7 @@ def test_an_image_far_too_large_is_refused_undecoded(write, name, monkeypatch):
 def test_an_image_of_another_size_is_not_decoded(write, monkeypatch):
     place = write(made_up() | {"train/dog/1.png": png(np.zeros((90, 60), np.uint8))})
     seen = []
-    monkeypatch.setattr(pictures, "upright", lambda image: seen.append(image.size) or image.copy())
+    monkeypatch.setattr(image_files, "upright", lambda image: seen.append(image.size) or image.copy())
     refused(place, "train/dog/1.png 60x90")
     assert set(seen) == {(6, 8)}
 
@@ -290,7 +290,7 @@ class TestHostileZips:
         refused(path, "'train/cat/9.png', a link or a path that leads out of the zip")
 
     def test_a_member_that_swells_a_thousandfold_is_refused_unread(self, tmp_path, monkeypatch):
-        swelling = bytes(pictures.MOST_FILE_BYTES + 1)
+        swelling = bytes(image_files.MOST_FILE_BYTES + 1)
         path = write_zip(tmp_path / "images.zip", made_up() | {"train/cat/9.png": swelling})
         assert path.stat().st_size < len(swelling) / 500
         asked = []

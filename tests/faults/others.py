@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cnnjax import checkpoint, host_memory
+from cnnjax import checkpoint
+from cnnjax.system import memory
 from tests.faults.disks import earlier_are_intact, tried
 from tests.faults.workshop import (
     ROOT,
@@ -27,7 +28,7 @@ POISON = """
 import os
 import jax
 import jax.numpy as jnp
-from cnnjax.train import loop
+from cnnjax.training import loop
 
 _make = loop.make_dispatch
 
@@ -143,7 +144,7 @@ def out_of_memory(shop: Workshop, native: str) -> Row:
         limited = Path(__file__).parent / "limited.py"
         command = [sys.executable, str(limited), "2800", str(ROOT / "scripts" / "train.py"), *map(str, options)]
         # The allocator's settings are given, since a process that began again would be given its limit again, too.
-        environment = shop.environment(CNNJAX_NATIVE=native, **{host_memory.VARIABLE: host_memory.ASKED_FOR})
+        environment = shop.environment(CNNJAX_NATIVE=native, **{memory.VARIABLE: memory.ASKED_FOR})
         ended = subprocess.run(command, cwd=shop.folder, capture_output=True, text=True, env=environment)
         return Ended(ended.returncode, ended.stdout, ended.stderr)
 

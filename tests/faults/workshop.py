@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cnnjax import checkpoint, trained
+from cnnjax import checkpoint
 from cnnjax.data.idx import write_idx
 from cnnjax.data.sources import IDX_FILES
 from cnnjax.native.library import LIBRARY
 from cnnjax.optim import make_optimizer
-from cnnjax.run_folder import RunFolder, read_config
-from cnnjax.train.step import init_state
+from cnnjax.runs import predictor
+from cnnjax.runs.folder import RunFolder, read_config
+from cnnjax.training.step import init_state
 
 ROOT = Path(__file__).resolve().parents[2]
 CLOCK = ("seconds", "images_per_second")
@@ -143,7 +144,7 @@ class Workshop:
             optimizer = make_optimizer(experiment.optimizer, lambda step: 1e-3)
             state = jax.eval_shape(lambda: init_state(experiment.model, optimizer, 0))
             training = {"step": state.step, "opt_state": state.opt_state}
-            best = trained.load(run)
+            best = predictor.load(run)
             results = json.loads((run / "results.json").read_text())
             check((run / "report.html").exists(), "there is no report")
             return {

@@ -14,7 +14,6 @@ from PIL import Image
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from cnnjax import launch
 from cnnjax.checkpoint import Checkpoint, open_checkpoint
 from cnnjax.config import Augmentation, EarlyStopping, Experiment, Schedule, Train
 from cnnjax.convert import load_weights
@@ -22,12 +21,13 @@ from cnnjax.data import Dataset, Preprocessing, read_image
 from cnnjax.data.dataset import Split
 from cnnjax.data.idx import read_idx
 from cnnjax.data.image_folder import load_image_folder
-from cnnjax.files import json_bytes, read_json, sha256
 from cnnjax.models import create
-from cnnjax.run_folder import RunFolder, metrics_line, read_config
-from cnnjax.train import early_stopping
-from cnnjax.train.saving import read_past
-from cnnjax.trained import describe
+from cnnjax.runs import launch
+from cnnjax.runs.folder import RunFolder, metrics_line, read_config
+from cnnjax.runs.predictor import describe
+from cnnjax.system.files import json_bytes, read_json, sha256
+from cnnjax.training import early_stopping
+from cnnjax.training.saving import read_resume_info
 from tests.convert.published import (
     KERAS_V1,
     TORCH,
@@ -129,7 +129,7 @@ def _info() -> bytes:
 def _within(path: Path) -> None:
     """Write what a checkpoint within an epoch has beside its arrays."""
     path.parent.mkdir()
-    standing = early_stopping.Standing(best_step=10, best_score=1.5, reference_score=1.5, stale_epochs=1)
+    standing = early_stopping.EarlyStoppingState(best_step=10, best_score=1.5, reference_score=1.5, stale_epochs=1)
     info = json.loads(_info()) | {
         "step": 23, "epoch": 2, "early_stopping": standing.to_dict(), "items": {"variables": {}},
         "tally": {"loss": 9.5, "correct": 7, "images": 12}, "seconds": 0.5,
@@ -146,11 +146,13 @@ def go_on(path: Path) -> None:
     sums = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != "manifest.json"}
     (folder / "manifest.json").write_bytes(json_bytes(sums))
     dataset = Dataset("x", SPLIT, SPLIT, SPLIT, ("a", "b"), PREPROCESSING, split_hash="1", content_hash="0")
-    past = read_past(open_checkpoint(folder), RunFolder(folder.parent), dataset, Train(epochs=5, batch_size=BATCH_SIZE))
+    past = read_resume_info(
+        open_checkpoint(folder), RunFolder(folder.parent), dataset, Train(epochs=5, batch_size=BATCH_SIZE)
+    )
     standing = early_stopping.update(EarlyStopping(), past.standing, 30, {"loss": 1.0, "top1": 0.5})
     json_bytes([standing.to_dict(), past.seconds, launch.speed(past.rows, BATCH_SIZE)])
     b"".join(map(metrics_line, past.rows))
-    assert np.isfinite(past.tally.loss) and past.tally.images == 12
+    assert np.isfinite(past.metrics.loss) and past.metrics.images == 12
 
 
 def _record(path: Path) -> None:

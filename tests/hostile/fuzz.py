@@ -87,8 +87,8 @@ def print_table(inputs: list[Input], found: list[str], seed: int) -> None:
         for name in (one.name, "all"):
             tallies[name][outcome if outcome in GOOD else "findings"] += 1
     print(f"{'format':<16} {'inputs':>7} {'read':>7} {'refused':>8} {'findings':>9}")
-    for name, tally in tallies.items():
-        print(f"{name:<16} {tally.total():>7} {tally['read']:>7} {tally['refused']:>8} {tally['findings']:>9}")
+    for name, metrics in tallies.items():
+        print(f"{name:<16} {metrics.total():>7} {metrics['read']:>7} {metrics['refused']:>8} {metrics['findings']:>9}")
     for one, outcome in zip(inputs, found, strict=True):
         if outcome not in GOOD:
             print(f"python -m tests.hostile.fuzz --seed {seed} --only {one.name!r} --index {one.index}: {outcome}")

@@ -24,10 +24,10 @@ def test_the_real_one_is_read(info):
     [
         ({"data": None}, "its data is None"),
         ({"data": {}}, "is not of a training and cannot be gone on from"),
-        ({"tally": {"loss": 9.5, "correct": 2**40, "images": 12}}, "its tally is"),
-        ({"tally": {"loss": 9.5, "correct": 13, "images": 12}}, "its tally is"),
+        ({"tally": {"loss": 9.5, "correct": 2**40, "images": 12}}, "its metrics is"),
+        ({"tally": {"loss": 9.5, "correct": 13, "images": 12}}, "its metrics is"),
         ({"tally": {"loss": 10**400, "correct": 7, "images": 12}}, "a number is NaN, or larger than"),
-        ({"tally": {"loss": 1e39, "correct": 7, "images": 12}}, "its tally is"),
+        ({"tally": {"loss": 1e39, "correct": 7, "images": 12}}, "its metrics is"),
         ({"tally": {"loss": 9.5, "correct": 0, "images": 0}}, "it is at step 23 with 0 images"),
         ({"tally": {}}, "it is at step 23 with 0 images"),
         ({"seconds": float("inf")}, "a number is NaN"),

@@ -8,10 +8,11 @@ import signal
 import pytest
 from rich.console import Console
 
-from cnnjax import checkpoint, launch
+from cnnjax import checkpoint
 from cnnjax.errors import UserError
-from cnnjax.run_folder import LOCK, RunFolder
-from cnnjax.train.profiling import Profile
+from cnnjax.runs import launch
+from cnnjax.runs.folder import LOCK, RunFolder
+from cnnjax.training.profiling import Profile
 from tests.hostile.attacks import KERNEL
 
 MOST_SECONDS = 120

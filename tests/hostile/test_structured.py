@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cnnjax.convert.weight_files import open_tensors
 from cnnjax.errors import UserError
 from cnnjax.models import FAMILIES
-from cnnjax.run_folder import experiment_from_dict
+from cnnjax.runs.folder import experiment_from_dict
 from tests.hostile.formats import PREPROCESSING
 
 SETTINGS = settings(

@@ -8,7 +8,7 @@ import pytest
 from cnnjax import apply, create, features, init
 from cnnjax.errors import UserError
 from cnnjax.functional import chosen_stages, stages
-from cnnjax.train.step import compiler_options
+from cnnjax.training.step import compiler_options
 
 NETWORKS = {
     "lenet": create("lenet"),

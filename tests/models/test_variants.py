@@ -15,7 +15,7 @@ from cnnjax.errors import UserError
 from cnnjax.functional import abstract_variables, leaves_by_path, stages
 from cnnjax.models.layers import Activation, activation
 from cnnjax.optim import make_optimizer
-from cnnjax.train.step import init_state, make_train_step
+from cnnjax.training.step import init_state, make_train_step
 
 VARIANTS = list_models()
 TINY = {"depths": (1, 2), "width": 8, "group_width": 32, "num_classes": 5, "input_size": 32}

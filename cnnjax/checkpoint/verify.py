@@ -1,0 +1,151 @@
+"""Whether a checkpoint is whole: every file as its manifest says, and what it says of itself as it is written here."""
+
+import dataclasses
+import errno
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnjax.config import MOST_SECONDS, MOST_STEPS
+from cnnjax.errors import UserError, quoted
+from cnnjax.fields import is_number
+from cnnjax.system import formats
+from cnnjax.system.files import json_bytes, plain_files, read_bytes, read_json, sha256
+from cnnjax.system.formats import NewerFormat
+
+FORMAT = 1
+LARGEST_INT32, LARGEST_FLOAT32 = int(np.iinfo(np.int32).max), float(np.finfo(np.float32).max)
+LARGEST_DESCRIPTION_MIB = 16
+"""Of each file of orbax's but the arrays themselves; orbax reads it whole."""
+_DAMAGE = (
+    errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO), errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
+    errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG,
+)  # fmt: skip
+"""Why a file cannot be read that will not be read later either; of all else, such as too many open files, it may."""
+NAME = re.compile(r"(step|within)-(\d{8,})")
+
+
+class OutOfReach(UserError):
+    """What cannot be read now, and may be whole."""
+
+
+class Damaged(UserError):
+    """What is not as it was written, or was written by somebody else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A complete and undamaged checkpoint."""
+
+    path: Path
+    step: int
+    info: dict[str, Any]
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Check every file of a checkpoint against its manifest.
+
+    Raises:
+        NewerFormat: only a newer cnnjax can read it.
+        OutOfReach: it cannot be read now, which says nothing against it.
+        Damaged: the sentence names it.
+        UserError: its name is none of a checkpoint.
+    """
+    if not NAME.fullmatch(path.name):
+        raise UserError(f"{path} is not a checkpoint: its name must be step-NNNNNNNN")
+    try:
+        info = _whole_info(path)
+        return Checkpoint(path, step_of(path), checked(path, info))
+    except (NewerFormat, Damaged):
+        raise
+    except (UserError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, OSError) and cause.errno not in _DAMAGE:
+            raise OutOfReach(
+                f"checkpoint {path} cannot be read now ({reason(cause)}); it stays as it is, and the same command "
+                "tries it again"
+            ) from error
+        raise Damaged(f"checkpoint {path} is damaged: {error}") from error
+
+
+def _whole_info(path: Path) -> Any:
+    """Return a checkpoint's info once each of its files was found to be as it was written."""
+    if (path / formats.FILE).exists():  # the first checkpoints have none
+        formats.check_file(f"checkpoint {path}", path, FORMAT)
+    files = {str(file.relative_to(path)): file for file in plain_files(path)}
+    for name, file in files.items():
+        size = file.stat().st_size
+        if _is_description(name) and size > LARGEST_DESCRIPTION_MIB * 2**20:
+            raise UserError(f"{name} has {size / 2**20:.0f} MiB; it may have {LARGEST_DESCRIPTION_MIB}")
+    manifest = read_json(path / "manifest.json")
+    if not isinstance(manifest, dict) or read_bytes(path / "manifest.json") != json_bytes(manifest):
+        raise UserError("manifest.json is not as it was written")
+    if manifest.keys() != files.keys() - {"manifest.json"}:
+        raise UserError("its files are not those of its manifest")
+    for name, digest in manifest.items():
+        try:
+            matches = sha256(files[name]) == digest
+        except OSError as error:
+            raise UserError(f"{name} cannot be read: {reason(error)}") from error
+        if not matches:
+            raise UserError(f"{name} does not match its manifest")
+    return read_json(path / "info.json")
+
+
+def _is_description(name: str) -> bool:
+    """Return whether a file is one of orbax's that describe an item; its arrays lie in folders ``d``."""
+    folders = name.split("/")[:-1]
+    return bool(folders) and folders[-1] != "d"
+
+
+def checked(path: Path, info: Any) -> dict[str, Any]:
+    """Return a checkpoint's info; Damaged unless what is read of it is as `save` writes it: a stranger may have."""
+    try:
+        formats.check(f"checkpoint {path}", info, FORMAT)
+    except NewerFormat:
+        raise
+    except UserError as error:
+        raise Damaged(str(error)) from None
+    standing, metrics, data = (info.get(name, {}) for name in ("early_stopping", "tally", "data"))
+    items = info.get("items")
+    sound = {
+        "items": isinstance(items, dict) and all(isinstance(item, dict) for item in items.values()),
+        "step": info.get("step", step_of(path)) == step_of(path) <= MOST_STEPS,
+        "epoch": _is_count(info.get("epoch", 0)),
+        "early_stopping": isinstance(standing, dict)
+        and _is_count(standing.get("best_step", 0))
+        and _is_count(standing.get("stale_epochs", 0)),
+        "tally": metrics == {}
+        or (
+            isinstance(metrics, dict)
+            and is_number(metrics.get("loss"), -LARGEST_FLOAT32, LARGEST_FLOAT32)
+            and _is_count(metrics.get("images"))
+            and _is_count(metrics.get("correct"), metrics["images"])
+        ),
+        "data": data == {} or (isinstance(data, dict) and isinstance(data.get("content_hash"), str)),
+        "seconds": is_number(info.get("seconds", 0.0), 0, MOST_SECONDS),
+    }
+    for name, is_sound in sound.items():
+        if not is_sound:
+            raise Damaged(f"checkpoint {path} is not one of cnnjax: its {name} is {quoted(info.get(name))}")
+    return info
+
+
+def _is_count(value: Any, most: int = LARGEST_INT32) -> bool:
+    return is_number(value, 0, most, int)
+
+
+def step_of(path: Path) -> int:
+    """Return the step that a checkpoint's folder is named after."""
+    return int(path.name.partition("-")[2])
+
+
+def reason(error: Exception) -> str:
+    """Return what went wrong: the system's own words where they can be found in a library's."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    known = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES))
+    return next((text for text in known if text in str(error)), f"{type(error).__name__}: {str(error)[:200]}")

@@ -1,0 +1,67 @@
+"""A trained network on one part of a data set: the tables of ``scripts/evaluate.py``."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cnnjax.data import Dataset
+from cnnjax.errors import UserError, printable
+from cnnjax.runs.predictor import Predictor
+from cnnjax.system.progress import say
+from cnnjax.training.classification import Report, classification_report
+
+
+def judge(network: Predictor, dataset: Dataset, part: str) -> Report:
+    """Return the figures of the network on a part (train, validation or test) of the data."""
+    network.require_classes()
+    if network.classes != dataset.classes:
+        raise UserError(
+            f"the run tells apart {_listed(network.classes)}, and {dataset.name} has {_listed(dataset.classes)}; "
+            "give data of the same classes with --data.source"
+        )
+    same_images = network.data.get("content_hash") == dataset.content_hash
+    if part != "test" and same_images and network.data["split_hash"] != dataset.split_hash:
+        raise UserError(
+            f"the run divided its training images otherwise, so that some of this {part} part had another use; leave "
+            "data.validation and data.split_seed as the run has them"
+        )
+    split = dataset.part(part)
+    if split.images.shape[1:] != network.arch.image_shape:
+        raise UserError(
+            f"the images of {dataset.name} are {split.images.shape[1:]} and the run takes {network.arch.image_shape}; "
+            "give data of that size with --data.source"
+        )
+    return classification_report(network.logits(split.images), split.labels)
+
+
+def print_report(network: Predictor, dataset: Dataset, part: str, console: Console) -> None:
+    """Print the table of the whole part and the table of its classes."""
+    report = judge(network, dataset, part)
+    say(console, f"{dataset.name}, {part}: {report.images:,} images; parameters of {network.checkpoint}")
+    whole = Table()
+    figures = {
+        "loss": f"{report.loss:.4f}",
+        "top-1": _percent(report.top1),
+        "top-5": _percent(report.top5),
+        "calibration error": _percent(report.calibration_error),
+    }
+    for name in figures:
+        whole.add_column(name, justify="right")
+    whole.add_row(*figures.values())
+    console.print(whole)
+    classes = Table()
+    for name in ("class", "precision", "recall", "F1", "images"):
+        classes.add_column(name, justify="left" if name == "class" else "right")
+    for name, precision, recall, f1, support in zip(network.classes, *report.per_class, strict=True):
+        shares = map(_percent, (precision, recall, f1))
+        classes.add_row(Text(printable(name)), *shares, f"{int(support):,}")
+    console.print(classes)
+
+
+def _listed(classes: tuple[str, ...]) -> str:
+    more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
+    return ", ".join(classes[:20]) + more
+
+
+def _percent(share: float) -> str:
+    return "-" if share != share else f"{100 * share:.2f} %"

@@ -1,0 +1,194 @@
+"""From an experiment to a finished run folder: train, judge the best parameters, draw."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from cnnjax import checkpoint, data, report
+from cnnjax.config import Experiment
+from cnnjax.data import Dataset
+from cnnjax.errors import CnnjaxError, PartlyDone, UserError, quoted
+from cnnjax.functional import Variables
+from cnnjax.models import convolution
+from cnnjax.models.layers import norm_lowering, pooling_lowering
+from cnnjax.runs import predictor
+from cnnjax.runs.folder import PARTS, RunFolder, environment
+from cnnjax.system.compilation import are_deterministic
+from cnnjax.system.progress import TerminalProgress, say
+from cnnjax.system.signals import deferred_signals
+from cnnjax.training import feed, out_of_memory
+from cnnjax.training.evaluation import evaluate, to_device
+from cnnjax.training.loop import Outcome, fit, plan
+from cnnjax.training.profiling import Profile, check_steps
+from cnnjax.training.saving import tidy
+from cnnjax.training.step import is_unrolled
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """An experiment with its name and its folder."""
+
+    name: str
+    experiment: Experiment
+    folder: Path
+
+
+def run(
+    run: Run, console: Console, resume: Literal["auto", "never"] = "auto", profiled: range | None = None,
+    resume_command: str = "the same call",
+) -> dict[str, Any]:  # fmt: skip
+    """Train, or continue, or say that it is finished; return the results, which are also in results.json.
+
+    A trace of the steps ``profiled``, counted from this start, goes to the run's folder. ``resume_command`` is the
+    command that resumes where a signal ends this one.
+
+    Raises:
+        UserError: the config does not fit the data or the folder, a checkpoint could not be saved, or memory is short;
+            Diverged; Interrupted (Ctrl-C, SIGTERM or SIGUSR1); PartlyDone: the metrics or the report are missing.
+    """
+    with deferred_signals(f"interrupted; what goes on from here is: {resume_command}"):
+        folder = RunFolder(run.folder)
+        if resume == "never" and (run.folder / "config.json").exists():
+            raise UserError(f"{run.folder} holds a run and --resume is never; choose another folder with --out")
+        # All that can be refused is refused before the folder is made.
+        folder.check(run.experiment)
+        dataset = data.load(run.experiment.data)
+        steps_per_epoch, _ = plan(run.experiment, dataset)
+        if profiled is not None:
+            done = checkpoint.newest_step(folder.checkpoints)
+            check_steps(profiled, 0 if folder.finished else steps_per_epoch * run.experiment.train.epochs - done)
+        with folder.locked():
+            results, problems = _run_in(folder, run, dataset, steps_per_epoch, console, profiled)
+    print_results(run.name, results, console)
+    if problems:
+        raise PartlyDone(
+            f"{run.folder} is trained to its end, but {'; and '.join(problems)}; to try again: {resume_command}"
+        )
+    say(console, f"results: {run.folder}/   open {run.folder}/report.html")
+    return results
+
+
+def _run_in(
+    folder: RunFolder, run: Run, dataset: Dataset, steps_per_epoch: int, console: Console, profiled: range | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the results, and what could not be written beside them."""
+    folder.start(run.name, run.experiment)
+    if folder.finished:
+        results = folder.read_results()
+        checkpoint.best(folder.checkpoints)
+        problem = tidy(folder, run.experiment.train, results["epochs"], lambda text: say(console, text))
+        say(console, f"{run.folder} is finished already; another --seed or --out makes another run")
+        return results, [problem] if problem else []
+    computed = environment(lowering(run.experiment, dataset, steps_per_epoch))
+    changed = folder.record_environment(computed | {"data": dataset.record()})
+    if changed and checkpoint.newest_step(folder.checkpoints):
+        say(console, _other_bits(changed))
+    return _train(run, dataset, folder, console, profiled)
+
+
+def _train(
+    run: Run, dataset: Dataset, folder: RunFolder, console: Console, profiled: range | None
+) -> tuple[dict[str, Any], list[str]]:
+    profile = None if profiled is None else Profile(profiled, run.folder / "profile")
+    outcome = _fit(run, dataset, folder, console, profile)
+    if profile:
+        say(console, profile.sentence())
+    say(console, "judging the best parameters, drawing the report ...")
+    variables = predictor.load(run.folder).variables
+    results = _judge(run.experiment, dataset, outcome, variables)
+    problems = [outcome.problem] if outcome.problem else []
+    folder.require_lock()
+    try:
+        report.write(run.name, run.experiment, dataset, variables, folder, results, outcome.rows)
+    except CnnjaxError:
+        raise
+    except Exception as error:  # whatever a picture fails for, the training is done
+        problems.append(f"its report could not be drawn ({type(error).__name__}: {error})")
+    if not problems:
+        folder.write_results(results)  # last: a run that has this is finished
+    return results, problems
+
+
+def lowering(experiment: Experiment, dataset: Dataset, steps_per_epoch: int) -> dict[str, Any]:
+    """Return how things are computed on this backend, where there was a choice; see the rules named."""
+    backend = jax.default_backend()
+    resident, steps = feed.way(dataset.train, experiment.train.batch_size, steps_per_epoch)
+    chosen = {
+        "steps_per_dispatch": steps,
+        "images": "resident" if resident else "streamed",
+        "convolution": convolution.lowering(jnp.dtype(experiment.model.dtype)),
+        "norm": norm_lowering(jnp.dtype(experiment.model.dtype)),
+        "max_pool": pooling_lowering(jnp.dtype(experiment.model.dtype)),
+    }
+    if experiment.train.accumulate > 1:
+        chosen["accumulation"] = "unrolled" if is_unrolled(backend) else "loop"
+    if backend != "cpu":
+        chosen["deterministic"] = are_deterministic()
+    return chosen
+
+
+def _other_bits(changed: dict[str, tuple[Any, Any]]) -> str:
+    now = ", ".join(f"{name} {new}" for name, (_, new) in changed.items())
+    before = ", ".join(f"{name} {_from_file(old)}" for name, (old, _) in changed.items())
+    return f"notice: continuing with {now}, and before it was {before}: the result will not be the same bit for bit"
+
+
+def _from_file(value: Any) -> str:
+    return value[:200] if isinstance(value, str) else quoted(value)
+
+
+def print_results(name: str, results: dict[str, Any], console: Console) -> None:
+    """Print the table at the end of a run."""
+    early = ", stopped early" if results["stopped_early"] else ""
+    console.print()
+    say(console, name)
+    say(console, f"best epoch: {results['best_epoch']} of {results['epochs']}{early}")
+    table = Table()
+    for column in ("", "loss", "top-1", "images"):
+        table.add_column(column, justify="right" if column else "left")
+    for part in PARTS:
+        figures = results[part]
+        table.add_row(part, f"{figures['loss']:.4f}", f"{100 * figures['top1']:.2f} %", f"{figures['images']:,}")
+    console.print(table)
+    say(console, f"{results['seconds']:.1f} s of training, {results['images_per_second']:,.0f} images/s")
+
+
+def _fit(run: Run, dataset: Dataset, folder: RunFolder, console: Console, profile: Profile | None) -> Outcome:
+    progress = TerminalProgress(console)
+    try:
+        return fit(run.experiment, dataset, folder, progress, profile=profile)
+    finally:
+        progress.close()
+        if profile:
+            profile.close()
+
+
+def _judge(experiment: Experiment, dataset: Dataset, outcome: Outcome, variables: Variables) -> dict[str, Any]:
+    """Return the figures of the best parameters on all three parts, and how long it took over all starts."""
+    results: dict[str, Any] = {
+        "epochs": outcome.epochs,
+        "stopped_early": outcome.stopped_early,
+        "best_epoch": outcome.best_epoch,
+        **speed(outcome.rows, experiment.train.batch_size),
+    }
+    for part in PARTS:
+        split = dataset.part(part)
+        batch_size = experiment.train.eval_batch_size
+        with out_of_memory.in_evaluation(batch_size):
+            figures = evaluate(experiment.model, dataset.preprocessing, variables, to_device(split), batch_size)
+        results[part] = {**figures, "images": len(split.labels)}
+    return results
+
+
+def speed(rows: list[dict[str, Any]], batch_size: int) -> dict[str, float]:
+    """Return the seconds of all epochs, and the images in one of these."""
+    seconds = sum(row["seconds"] for row in rows)
+    return {
+        "seconds": round(seconds, 3),
+        "images_per_second": round(rows[-1]["step"] * batch_size / max(seconds, 0.001), 1),
+    }

@@ -1,0 +1,108 @@
+"""A trained network as its run folder holds it: with its classes and its preprocessing."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cnnjax import checkpoint, models
+from cnnjax.data import Preprocessing, read_image
+from cnnjax.errors import UserError, require
+from cnnjax.fields import check_type
+from cnnjax.functional import Variables, abstract_variables
+from cnnjax.models.layers import Arch
+from cnnjax.training.classification import softmax, top_classes
+from cnnjax.training.evaluation import predict_logits
+
+BATCH_SIZE = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A network with the parameters of one checkpoint."""
+
+    arch: Arch
+    variables: Variables
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    checkpoint: Path
+    data: dict[str, str]
+    """What `data.Dataset.record` said of the data it was trained on; empty where it was not trained here."""
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Return the logits float32 [N, classes] of images uint8 [N, H, W, C]."""
+        return predict_logits(self.arch, self.preprocessing, self.variables, images, BATCH_SIZE)
+
+    def top(self, images: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
+        """Return each image's k likeliest classes by name with their probabilities."""
+        self.require_classes()
+        probabilities = softmax(self.logits(images))
+        return [
+            [(self.classes[c], float(probabilities[i, c])) for c in row]
+            for i, row in enumerate(top_classes(probabilities, k))
+        ]
+
+    def require_classes(self) -> None:
+        """Raise UserError where the network has no head."""
+        if not self.classes:
+            raise UserError(f"{self.checkpoint} has no classes (model.num_classes is 0): it gives an embedding alone")
+
+    def read(self, paths: Sequence[str]) -> np.ndarray:
+        """Read image files as uint8 [N, H, W, C], resized as the network needs; an unreadable one is a UserError."""
+        return np.stack([read_image(path, self.preprocessing) for path in paths])
+
+
+def load(run: Path) -> Predictor:
+    """Load the best parameters of a run.
+
+    Raises:
+        UserError: the folder holds no run with a checkpoint, or the checkpoint is damaged.
+    """
+    folder = run / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(f"{run} is not the folder of a run (it has no checkpoints/); give one such as runs/lenet_mini")
+    saved = checkpoint.best(folder)
+    described = describe(saved)
+    like = abstract_variables(described.arch)._asdict()
+    return Predictor(
+        arch=described.arch,
+        variables=Variables(**checkpoint.restore(saved, "variables", like)),
+        classes=described.classes,
+        preprocessing=described.preprocessing,
+        checkpoint=saved.path,
+        data=described.data,
+    )
+
+
+class Description(NamedTuple):
+    """What a checkpoint says of its network."""
+
+    arch: Arch
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    data: dict[str, str]
+
+
+def describe(saved: checkpoint.Checkpoint) -> Description:
+    """Read what a checkpoint says of its network, as data that a stranger may have written.
+
+    Raises:
+        UserError: it does not describe a network of ours with its classes and its preprocessing.
+    """
+    info = saved.info
+    if not isinstance(info, dict) or not {"model", "classes", "preprocessing"} <= info.keys():
+        raise UserError(f"{saved.path} does not say what its network is; give the folder of a run of cnnjax")
+    try:
+        arch = models.from_dict(info["model"])
+        preprocessing = Preprocessing.from_dict(info["preprocessing"], "preprocessing")
+        classes, data = info["classes"], info.get("data", {})
+        check_type("classes", tuple(classes) if isinstance(classes, list) else classes, tuple[str, ...])
+        require(len(classes) == arch.num_classes, "the number of classes", len(classes), f"{arch.num_classes}")
+        require(isinstance(data, dict), "data", data, "an object with names")
+        for name in ("content_hash", "split_hash") if data else ():
+            require(isinstance(data.get(name), str), f"data.{name}", data.get(name), "text")
+    except UserError as error:
+        raise UserError(f"{saved.path}: {error}") from error
+    return Description(arch, tuple(classes), preprocessing, data)

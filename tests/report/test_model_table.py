@@ -1,0 +1,31 @@
+from pathlib import Path
+
+import pytest
+
+from cnnjax import create, list_models
+from cnnjax.convert import source_of
+from cnnjax.pretrained import PUBLISHED
+from cnnjax.report.model_table import row
+
+RECORD = Path(__file__).parents[2] / "docs" / "models.md"
+
+
+def recorded() -> dict[str, tuple[str, ...]]:
+    rows = [line.strip("| ").split(" | ") for line in RECORD.read_text().splitlines() if line.startswith("| ")]
+    return {cells[0]: tuple(cells) for cells in rows[2:]}
+
+
+def test_the_page_has_a_row_for_every_model():
+    assert sorted(recorded()) == list_models()
+
+
+@pytest.mark.parametrize("name", ["lenet", "resnet18", "resnet20_cifar"])  # tests/test_complexity.py counts them all
+def test_the_page_is_what_the_command_writes(name):
+    assert recorded()[name] == row(name)
+
+
+def test_what_is_published_can_be_converted():
+    for entry in PUBLISHED:
+        assert source_of(create(entry.variant), entry.source)
+        assert 50 < entry.top1 < 100
+    assert len({(entry.variant, entry.weights) for entry in PUBLISHED}) == len(PUBLISHED)

@@ -1,0 +1,64 @@
+import json
+
+import jax
+import pytest
+from rich.console import Console
+
+from cnnjax import data
+from cnnjax.runs import launch
+from cnnjax.runs.launch import Run
+from cnnjax.system.compilation import DETERMINISTIC
+from cnnjax.system.progress import TerminalProgress
+
+
+@pytest.fixture
+def start(experiment, tmp_path, monkeypatch, capsys):
+    """Return a function that starts the run, computes in another way, is stopped, and returns what was printed."""
+    usual = launch.lowering
+
+    def start(lowering=None, stop="epoch", jax=None):
+        def stopped(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(launch, "lowering", lambda *arguments: usual(*arguments) | (lowering or {}))
+            if jax is not None:
+                environment = launch.environment
+                patch.setattr(launch, "environment", lambda *a: environment(*a) | {"packages": {"jax": jax}})
+            patch.setattr(TerminalProgress, stop, stopped)
+            with pytest.raises(KeyboardInterrupt):
+                launch.run(Run("a", experiment, tmp_path / "run"), Console())
+        return capsys.readouterr().out
+
+    return start
+
+
+def test_continued_in_the_same_way_nothing_is_said(start):
+    assert "notice" not in start() + start()
+
+
+def test_continued_in_another_way_one_line_is_said_each_time_it_changes(start, tmp_path):
+    assert "notice" not in start({"convolution": "one"})
+    other = {"convolution": "another", "steps_per_dispatch": 7}
+    assert [line for line in start(other, stop="start").splitlines() if line.startswith("notice")] == [
+        "notice: continuing with lowering.steps_per_dispatch 7, lowering.convolution another, and before it was "
+        "lowering.steps_per_dispatch 1, lowering.convolution one: the result will not be the same bit for bit"
+    ]
+    assert "notice" not in start(other, stop="start")
+    assert "notice: continuing with packages.jax 0.0.1, and before it was packages.jax " in start(
+        other, stop="start", jax="0.0.1"
+    )
+    assert len(json.loads((tmp_path / "run" / "environment.json").read_text())) == 4
+
+
+def test_before_anything_was_saved_nothing_is_said(start):
+    assert "notice" not in start(stop="start") + start({"convolution": "another"}, stop="start")
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_on_an_accelerator_it_is_recorded_whether_programs_are_deterministic(experiment, monkeypatch, asked):
+    dataset = data.load(experiment.data)
+    assert "deterministic" not in launch.lowering(experiment, dataset, 10)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setenv("XLA_FLAGS", DETERMINISTIC if asked else "")
+    assert launch.lowering(experiment, dataset, 10)["deterministic"] is asked

@@ -1,0 +1,43 @@
+"""What a checkpoint says of its network is data that a stranger may have written."""
+
+import pytest
+
+from cnnjax.checkpoint import Checkpoint
+from cnnjax.errors import UserError
+from cnnjax.models import create
+from cnnjax.runs.predictor import describe
+
+ARCH = create("lenet", num_classes=2)
+PREPROCESSING = {"height": 28, "width": 28, "mean": [0.5], "std": [0.5]}
+INFO = {"model": ARCH.to_dict(), "classes": ["a", "b"], "preprocessing": PREPROCESSING}
+
+
+def test_it_is_read(tmp_path):
+    found = describe(Checkpoint(tmp_path, 9, INFO))
+    assert (found.arch, found.classes, found.preprocessing.mean, found.data) == (ARCH, ("a", "b"), (0.5,), {})
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model": 3}, "model is 3; it must be an object"),
+        ({"model": {"family": "lenet", "num_classes": 10**9}}, "model.num_classes is 1000000000; it must be at most"),
+        ({"model": {"family": "resnet", "depths": [10**9]}}, r"model.depths is \(1000000000,\)"),
+        ({"classes": 3}, "classes is 3; it must be a list"),
+        ({"classes": ["a", 3]}, "classes is"),
+        ({"classes": ["a"]}, "the number of classes is 1; it must be 2"),
+        ({"preprocessing": None}, "preprocessing is None"),
+        ({"preprocessing": {**PREPROCESSING, "mean": [float("nan")]}}, "preprocessing.mean"),
+        ({"data": 3}, "data is 3"),
+        ({"data": {"content_hash": "x"}}, "data.split_hash is None; it must be text"),
+    ],
+)
+def test_another_kind_of_data_is_refused_with_its_place(changed, message, tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path}: {message}"):
+        describe(Checkpoint(tmp_path, 9, {**INFO, **changed}))
+
+
+@pytest.mark.parametrize("info", [[], {}, {"model": ARCH.to_dict()}])
+def test_what_describes_no_network_is_refused(info, tmp_path):
+    with pytest.raises(UserError, match="does not say what its network is"):
+        describe(Checkpoint(tmp_path, 9, info))

@@ -1,0 +1,275 @@
+import errno
+import json
+import os
+
+import pytest
+
+from cnnjax import create
+from cnnjax.errors import UserError
+from cnnjax.runs.folder import (
+    LONGEST_ROW,
+    MOST_FIGURES,
+    PARTS,
+    ROW,
+    RunFolder,
+    differences,
+    environment,
+    flatten,
+    metrics_line,
+    read_config,
+    read_rows,
+    run_name,
+    saved_rows,
+)
+from cnnjax.system.lock import LostLock
+
+
+def changed(experiment):
+    return experiment.replace(
+        seed=3,
+        model=experiment.model.replace(activation="tanh"),
+        optimizer=experiment.optimizer.replace(name="sgd", lr=0.1),
+    )
+
+
+def test_a_config_is_read_back_as_it_was(tmp_path, experiment):
+    RunFolder(tmp_path / "run").start("name", changed(experiment))
+    assert read_config(tmp_path / "run" / "config.json") == ("name", changed(experiment))
+
+
+def test_the_name_says_what_was_overridden(experiment):
+    assert run_name("mini", experiment, experiment) == "mini"
+    expected = "mini,model.activation=tanh,optimizer.lr=0.1,optimizer.name=sgd,seed=3"
+    assert run_name("mini", experiment, changed(experiment)) == expected
+
+
+def test_a_value_overridden_again_is_named_once(experiment):
+    first = experiment.replace(seed=3)
+    name = run_name("mini", experiment, first)
+    assert run_name(name, first, first.replace(seed=4)) == "mini,seed=4"
+
+
+def test_the_place_of_the_data_is_recorded_whole_and_follows_them(tmp_path, experiment, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder(tmp_path / "run")
+    for place in ("here", "there"):
+        folder.start("a", experiment.replace(data=experiment.data.replace(dir=place)))
+        name, recorded = read_config(tmp_path / "run" / "config.json")
+        assert (name, recorded.data.dir) == ("a", str(tmp_path / place))
+
+
+def test_a_value_overridden_by_none_is_named_too(experiment):
+    patient = experiment.replace(early_stopping=experiment.early_stopping.replace(patience=3))
+    assert run_name("mini", patient, experiment) == "mini,early_stopping.patience=None"
+
+
+def test_a_place_is_no_difference(experiment):
+    moved = experiment.replace(data=experiment.data.replace(dir="elsewhere"))
+    assert differences(experiment, moved) == {}
+    assert run_name("mini", experiment, moved) == "mini"
+
+
+def test_another_model_is_named_by_its_family(experiment):
+    assert run_name("mini", experiment, experiment.replace(model=create("mlp"))) == "mini,model.family=mlp"
+
+
+def test_a_very_long_name_is_cut_and_stays_unique(experiment):
+    def name(last):
+        durations = (*(f"{n}ep" for n in range(1, 80)), last)
+        return run_name("mini", experiment, experiment.replace(
+            schedule=experiment.schedule.replace(name="step", boundaries=durations)))  # fmt: skip
+
+    assert len(name("100ep")) < 200
+    assert name("100ep") != name("200ep")
+
+
+def test_another_config_in_the_same_folder_is_refused_with_the_differing_fields(tmp_path, experiment):
+    folder = RunFolder(tmp_path / "run")
+    folder.start("a", experiment)
+    folder.start("a", experiment)
+    with pytest.raises(UserError) as error:
+        folder.start("a", changed(experiment))
+    for expected in (
+        "model.activation was 'relu' and is now 'tanh'",
+        "seed was 0 and is now 3",
+        "optimizer.lr",
+        "--out",
+    ):
+        assert expected in str(error.value)
+    assert read_config(tmp_path / "run" / "config.json")[1] == experiment
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path, experiment):
+    (tmp_path / "thesis.tex").write_text("dear")
+    with pytest.raises(UserError, match="is not empty and holds no config.json"):
+        RunFolder(tmp_path).start("a", experiment)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[]", "is not a run's config.json"),
+        ('{"format": 1, "name": "a"}', "the experiment is None"),
+        ('{"format": -1, "name": "a", "experiment": {}}', "has format -1; it must be 1 or more"),
+        ('{"format": 1, "name": "a\\u0000", "experiment": {}}', "printable characters"),
+        ('{"format": 1, "name": "a/b", "experiment": {}}', "printable characters"),
+        ('{"format": 1, "name": "..", "experiment": {}}', "names its run '..'"),
+        ('{"format": 9, "cnnjax": "9.9"}', "it needs cnnjax 9.9 or newer"),
+        (
+            '{"format": 1, "name": "a", "experiment": {"model": {"family": "lenet"}, "optimizer": {"lr": 1'
+            + "0" * 400
+            + "}}}",
+            "a number is NaN, or larger than 1e\\+300",
+        ),
+        ('{"format": 9, "name": "a", "experiment": {}}', "has format 9, newer than 1"),
+        ('{"format": 1, "name": "a", "experiment": {}}', "model is None; it must be an object with a 'family'"),
+        ('{"format": 1, "name": "a", "experiment": {"model": {"family": "lenet"}, "sed": 3}}', "did you mean 'seed'"),
+        (
+            '{"format": 1, "name": "a", "experiment": {"model": {"family": "lenet"}, "optimizer": {"lr": -1}}}',
+            "optimizer.lr is -1",
+        ),
+    ],
+)
+def test_a_damaged_config_is_one_sentence(tmp_path, content, message):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_config(path)
+
+
+def test_a_config_that_is_no_plain_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(UserError, match="is not a plain file"):
+        read_config(tmp_path / "config.json")
+
+
+def row(epoch):
+    return {**dict.fromkeys(ROW, 0.5), "epoch": epoch}
+
+
+@pytest.mark.parametrize("damage", [b"5\n", b'{"epoch": 1}\n', b"\xff\n", b'{"ep', b""])
+def test_rows_after_a_damaged_line_do_not_count_and_are_not_trained_over(tmp_path, damage):
+    folder = RunFolder(tmp_path)
+    folder.append_metrics(row(1))
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(damage)
+    assert folder.read_metrics() == [row(1)]
+    with pytest.raises(UserError, match=r"metrics.jsonl is damaged after epoch 1, and 2 epochs were saved"):
+        saved_rows(folder.path / "metrics.jsonl", 2)
+    assert saved_rows(folder.path / "metrics.jsonl", 1) == [row(1)]
+
+
+def test_no_more_rows_are_read_than_are_asked_for_and_no_line_of_any_length(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"".join(metrics_line(row(epoch)) for epoch in range(1, 5)))
+    assert read_rows(path, 3) == [row(1), row(2), row(3)]
+    many = {f"more{number}": 1 for number in range(MOST_FIGURES)}
+    for more in ({"more": "1" * LONGEST_ROW}, {"more": "text"}, {"more": [[]]}, many):
+        path.write_bytes(metrics_line(row(1)) + metrics_line({**row(2), **more}) + metrics_line(row(3)))
+        assert read_rows(path) == [row(1)]
+    path.write_bytes(metrics_line(row(1)) + metrics_line({**row(2), "more": 1}))
+    assert read_rows(path) == [row(1), {**row(2), "more": 1}]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "3", "{", '{"epochs": 1, "train": 3}'])
+def test_damaged_results_are_one_sentence(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UserError, match="results.json"):
+        RunFolder(tmp_path).read_results()
+
+
+@pytest.mark.parametrize("count", [10.0, True, None])
+@pytest.mark.parametrize("name", ["epochs", "best_epoch"])
+def test_counts_in_results_are_whole_numbers(tmp_path, name, count):
+    figures = {"loss": 1.0, "top1": 0.5, "images": 10}
+    results = {"epochs": 10, "best_epoch": 3, "stopped_early": False, "seconds": 1.0, "images_per_second": 1.0}
+    results |= dict.fromkeys(PARTS, figures)
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert RunFolder(tmp_path).read_results() == results
+    (tmp_path / "results.json").write_text(json.dumps({**results, name: count}))
+    with pytest.raises(UserError, match=r"results.json is damaged"):
+        RunFolder(tmp_path).read_results()
+
+
+@pytest.mark.parametrize("content", ["5", '[{"a": NaN}]', '[{"a": 1e999}]', '[{"a": "\\ud800"}]', '["\\ud800"]'])
+def test_a_damaged_environment_is_one_sentence(tmp_path, content):
+    (tmp_path / "environment.json").write_text(content)
+    with pytest.raises(UserError, match="environment.json (is damaged|cannot be read as JSON)"):
+        RunFolder(tmp_path).record_environment({})
+
+
+def test_what_a_kill_in_the_first_moment_leaves_is_no_hindrance(tmp_path, experiment):
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked():
+        (folder.path / ".config.json.writing").write_text("{")
+    folder.start("a", experiment)
+    assert read_config(folder.path / "config.json") == ("a", experiment)
+
+
+def test_a_run_of_a_version_without_some_options_goes_on_as_it_was(tmp_path, experiment):
+    folder = RunFolder(tmp_path)
+    folder.start("a", experiment)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for option in ("accumulate", "remat"):
+        del config["experiment"]["train"][option]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    folder.start("a", experiment)
+    assert read_config(tmp_path / "config.json") == ("a", experiment)
+    assert json.loads((tmp_path / "config.json").read_text()) == config
+
+
+def test_without_its_lock_it_writes_no_metrics_and_no_results(tmp_path):
+    folder = RunFolder(tmp_path)
+    with folder.locked():
+        folder.append_metrics(row(1))
+        (tmp_path / ".lock").unlink()
+        for write in (
+            lambda: folder.append_metrics(row(2)),
+            lambda: folder.write_metrics([]),
+            lambda: folder.write_results({}),
+        ):
+            with pytest.raises(LostLock, match="was moved, deleted or replaced"):
+                write()
+    assert folder.read_metrics() == [row(1)]
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_an_append_that_fails_leaves_no_part_of_a_line(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+    folder.append_metrics(row(1))
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="No space"):
+            folder.append_metrics(row(2))
+    folder.append_metrics(row(2))
+    assert folder.read_metrics() == [row(1), row(2)]
+    folder.write_metrics([row(1)])
+    assert folder.read_metrics() == [row(1)]
+
+
+def test_another_number_of_cores_is_told(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.record_environment({"cpus": 2, "python": "3.11"})
+    assert folder.record_environment({"cpus": 1, "python": "3.12"}) == {"cpus": (2, 1)}
+
+
+def test_each_start_adds_its_environment(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.record_environment(environment({"convolution": "xla"}))
+    folder.record_environment({"second": True})
+    first, second = json.loads((tmp_path / "environment.json").read_text())
+    assert first["backend"] == "cpu"
+    assert first["lowering"] == {"convolution": "xla"}
+    assert {"jax", "flax", "optax", "cnnjax"} <= set(first["packages"])
+    assert {"commit", "dirty", "device", "cpus"} <= set(first)
+    assert second == {"second": True}
+
+
+def test_flatten_gives_dotted_names():
+    assert flatten({"a": 1, "b": {"c": 2, "d": {"e": [3]}}}) == {"a": 1, "b.c": 2, "b.d.e": [3]}

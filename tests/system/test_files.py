@@ -1,0 +1,120 @@
+"""What is written is on the disk before it has its name, and never behind a link."""
+
+import os
+import socket
+
+import pytest
+
+from cnnjax.errors import UserError
+from cnnjax.runs.folder import ROW, RunFolder
+from cnnjax.system.files import open_own, open_plain, plain_files, remove, write_bytes
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """What was synced (as inode and size) and renamed (as inode), in that order."""
+    told = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor):
+        found = os.fstat(descriptor)
+        told.append(("synced", found.st_ino, found.st_size))
+        fsync(descriptor)
+
+    def replaced(source, target):
+        told.append(("renamed", os.stat(source).st_ino))  # noqa: PTH116
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    return told
+
+
+def write_all(folder, experiment):
+    folder.start("a", experiment)
+    folder.record_environment({})
+    folder.write_metrics([{"epoch": 1}])
+    folder.write_results({})
+    write_bytes(folder.path / "report.html", b"x" * 100_000)
+
+
+def test_each_file_of_a_run_is_synced_whole_before_its_name_and_the_name_after_it(tmp_path, experiment, events):
+    folder = RunFolder(tmp_path / "run")
+    write_all(folder, experiment)
+    names = {"config.json", "environment.json", "metrics.jsonl", "results.json", "report.html"}
+    assert names == {path.name for path in folder.path.iterdir() if path.is_file()}
+    for path in map(folder.path.joinpath, names):
+        inode, size = path.stat().st_ino, path.stat().st_size
+        renamed = events.index(("renamed", inode))
+        assert ("synced", inode, size) in events[:renamed]
+        assert events[renamed + 1][:2] == ("synced", folder.path.stat().st_ino)
+
+
+def test_an_epochs_line_is_synced_before_the_training_goes_on(tmp_path, events):
+    folder = RunFolder(tmp_path)
+    for epoch in (1, 2):
+        folder.append_metrics({**dict.fromkeys(ROW, 0.5), "epoch": epoch})
+        found = (tmp_path / "metrics.jsonl").stat()
+        assert events[-1] == ("synced", found.st_ino, found.st_size)
+
+
+def test_a_file_is_written_in_place_of_a_link_and_not_through_it(tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_text("theirs")
+    for name in ("a", ".a.writing"):
+        (tmp_path / name).symlink_to(outside)
+    write_bytes(tmp_path / "a", b"ours")
+    assert outside.read_text() == "theirs"
+    assert not (tmp_path / "a").is_symlink()
+    assert (tmp_path / "a").read_bytes() == b"ours"
+    assert not (tmp_path / ".a.writing").is_symlink()
+
+
+def make_socket(path, monkeypatch):
+    monkeypatch.chdir(path.parent)  # its name may have 108 bytes
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(path.name)
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "link to itself", "pipe", "socket", "device"])
+def test_what_is_no_plain_file_is_not_written_to_in_place(tmp_path, kind, monkeypatch):
+    outside, path = tmp_path / "outside", tmp_path / "file"
+    if kind == "link":
+        outside.write_text("theirs")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        make_socket(path, monkeypatch)
+    else:
+        path.symlink_to({"link to itself": path, "device": "/dev/null"}.get(kind, outside))
+    with pytest.raises(UserError, match="file is not a plain file; move it away"):
+        open_own(path, os.O_WRONLY | os.O_CREAT)
+    assert outside.exists() == (kind == "link")
+    if kind != "link":
+        with pytest.raises((UserError, FileNotFoundError)):
+            open_plain(path)
+
+
+def test_only_plain_files_and_folders_are_listed(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c").touch()
+    (tmp_path / "d").touch()
+    assert plain_files(tmp_path) == [tmp_path / "a" / "b" / "c", tmp_path / "d"]
+    for target in ("c", "nothing", ".."):
+        link = tmp_path / "a" / "b" / "link"
+        link.symlink_to(target)
+        with pytest.raises(UserError, match="link is neither a plain file nor a folder"):
+            plain_files(tmp_path)
+        link.unlink()
+
+
+def test_nothing_is_removed_through_a_link(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "inner").symlink_to("../outside")
+    (tmp_path / "link").symlink_to("outside")
+    for name in ("folder", "link", "nothing"):
+        remove(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["outside"]
+    assert (tmp_path / "outside" / "file").exists()

@@ -1,0 +1,45 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from cnnjax.system.progress import TerminalProgress, say
+
+ROW = {
+    "epoch": 10, "train_loss": 0.5, "train_top1": 0.81, "validation_loss": 0.6, "validation_top1": 0.79,
+    "images_per_second": 12345.6,
+}  # fmt: skip
+
+
+def quoted(terminal: bool) -> str:
+    console = Console(file=io.StringIO(), width=80, force_terminal=terminal)
+    progress = TerminalProgress(console)
+    progress.start(epochs=30, steps_per_epoch=234, batch_size=256, steps_done=9 * 234)
+    for step in (100, 120):
+        progress.step(10, step, loss=0.4567, top1=0.8123)
+    progress.bar.refresh()
+    progress.epoch(ROW)
+    progress.close()
+    return console.file.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_bar_shows_all_its_figures_in_80_columns():
+    text = quoted(terminal=True)
+    for expected in ("epoch 10/30", "2226/7020", "loss 0.457", "top-1 81.2%", "images/s"):
+        assert expected in text
+    assert "\u2026" not in text  # nothing was cut
+
+
+def test_elsewhere_there_is_a_line_an_epoch():
+    assert quoted(terminal=False) == (
+        "epoch 10/30  train loss 0.5000 top-1 81.00 %  validation loss 0.6000 top-1 79.00 %  12,346 images/s  saved\n"
+    )
+
+
+@pytest.mark.parametrize("path", ["a/q[/z]", "runs/[red]x", ":smile:", "a" * 200])
+def test_what_looks_like_markup_is_printed_as_it_is(path):
+    console = Console(file=io.StringIO(), width=80, force_terminal=False)
+    TerminalProgress(console).notice(f"continuing from {path}")
+    say(console, f"{path}\x1b[2J")
+    assert console.file.getvalue() == f"continuing from {path}\n{path}?[2J\n"

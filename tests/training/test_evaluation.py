@@ -1,0 +1,68 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import create, data, init
+from cnnjax.data import Split
+from cnnjax.training.evaluation import evaluate, label_ranks, padded_batches, predict_logits, to_device
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (8, 4), (3, 4), (1, 1), (7, 7)])
+def test_batches_cover_every_image_once(count, batch_size):
+    seen = [index for indices, mask in padded_batches(count, batch_size) for index in indices[mask]]
+    assert seen == list(range(count))
+    assert len({len(indices) for indices, _ in padded_batches(count, batch_size)}) == 1
+
+
+@pytest.fixture(scope="module")
+def judged(digits):
+    dataset = data.load(data.Data(source="mnist", dir=str(digits)))
+    arch = create("lenet", activation="relu")
+    variables = init(arch, jax.random.key(3))
+    variables = jax.tree.map(lambda leaf: 3.0 * leaf, variables)  # spread logits, so that ranks differ
+    return arch, dataset, variables
+
+
+@pytest.mark.parametrize("batch_size", [1000, 130, 50, 13])
+def test_masked_evaluation_equals_float64_numpy(judged, batch_size):
+    arch, dataset, variables = judged
+    test = dataset.test
+    found = evaluate(arch, dataset.preprocessing, variables, to_device(test), batch_size)
+    logits = predict_logits(arch, dataset.preprocessing, variables, test.images, 130).astype(np.float64)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    order = np.argsort(-logits, axis=1, kind="stable")
+    hits = order == test.labels[:, None]
+    assert found["loss"] == pytest.approx(-log_probabilities[np.arange(130), test.labels].mean(), rel=1e-6)
+    assert found["top1"] == hits[:, 0].sum() / 130
+    assert found["top5"] == hits[:, :5].sum() / 130
+
+
+def test_logits_do_not_depend_on_the_batch(judged):
+    arch, dataset, variables = judged
+    images = dataset.test.images[:7]
+    whole = predict_logits(arch, dataset.preprocessing, variables, images, 7)
+    parts = predict_logits(arch, dataset.preprocessing, variables, images, 3)
+    np.testing.assert_allclose(whole, parts, rtol=1e-5, atol=1e-5)
+
+
+def test_ranks_break_ties_by_the_lower_class():
+    logits = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 2.0, 3.0]])
+    assert label_ranks(logits, jnp.array([0, 1, 0])).tolist() == [0, 1, 2]
+
+
+def test_nan_logits_are_not_counted_as_right(judged):
+    arch, dataset, variables = judged
+    broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), variables)
+    split = Split(dataset.test.images, np.zeros_like(dataset.test.labels))
+    found = evaluate(arch, dataset.preprocessing, broken, to_device(split), 50)
+    assert np.isnan(found["loss"])
+    assert (found["top1"], found["top5"]) == (0, 0)
+
+
+def test_the_caller_is_polled_between_batches(judged):
+    arch, dataset, variables = judged
+    calls = []
+    evaluate(arch, dataset.preprocessing, variables, to_device(dataset.test), 50, poll=lambda: calls.append(1))
+    assert len(calls) == 3

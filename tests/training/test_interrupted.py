@@ -1,0 +1,150 @@
+"""Trainings that a signal ends, at every kind of moment, and that go on."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from cnnjax import checkpoint, data
+from cnnjax.errors import Diverged, Interrupted, UserError
+from cnnjax.functional import abstract_variables, leaves_by_path
+from cnnjax.runs.folder import RunFolder
+from cnnjax.runs.predictor import load
+from cnnjax.system import signals
+from cnnjax.training import feed
+from cnnjax.training.loop import fit
+
+CLOCK = ("seconds", "images_per_second")
+POLLS = 10 + 2
+"""An epoch's steps, and its evaluation's batches."""
+
+
+@pytest.fixture
+def experiment(experiment):
+    return experiment.replace(train=experiment.train.replace(epochs=2))
+
+
+def train(experiment, path, progress, interrupted_at=None):
+    """Train; send ourselves SIGUSR1 at the poll of that number, counted from 0."""
+    folder, polls = RunFolder(path), []
+    folder.start("run", experiment)
+
+    def poll():
+        if len(polls) == interrupted_at:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        polls.append(None)
+        signals.poll()
+
+    with signals.deferred_signals("stopped"):
+        return fit(experiment, data.load(experiment.data), folder, progress, poll)
+
+
+def outcome(experiment, path):
+    folder = RunFolder(path)
+    found, _ = checkpoint.newest_good(folder.checkpoints)
+    last = checkpoint.restore(found, "variables", abstract_variables(experiment.model)._asdict())["params"]
+    rows = [{name: value for name, value in row.items() if name not in CLOCK} for row in folder.read_metrics()]
+    return leaves_by_path(last), leaves_by_path(load(path).variables.params), load(path).checkpoint.name, rows
+
+
+@pytest.fixture
+def whole(experiment, tmp_path, progress):
+    train(experiment, tmp_path / "whole", progress)
+    return outcome(experiment, tmp_path / "whole")
+
+
+def assert_same(found, whole):
+    for mine, theirs in zip(found[:2], whole[:2], strict=True):
+        assert mine.keys() == theirs.keys()
+        assert all(np.array_equal(mine[path], theirs[path]) for path in theirs)
+    assert found[2:] == whole[2:]
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_stopped_in_steps_and_evaluations_and_continued_it_ends_with_the_same_bits(
+    experiment, tmp_path, progress, monkeypatch, chunk
+):
+    monkeypatch.setattr(feed, "steps_per_dispatch", lambda backend, steps: chunk)
+    train(experiment, tmp_path / "whole", progress)
+    for at in (0, 0, 1):
+        with pytest.raises(Interrupted, match="stopped"):
+            train(experiment, tmp_path / "run", progress, at)
+    saved = [notice for notice in progress.notices if notice.startswith("saved")]
+    expected = {1: (1, 2, 4), 4: (4, 8, 10)}[chunk]  # 10: in the evaluation
+    assert saved == [f"saved step {step}, within epoch 1" for step in expected]
+    train(experiment, tmp_path / "run", progress)
+    assert_same(outcome(experiment, tmp_path / "run"), outcome(experiment, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("at", [9, 10, 11, POLLS + 4, POLLS + 10])
+def test_at_the_edges_of_epochs_too(experiment, tmp_path, progress, whole, at):
+    with pytest.raises(Interrupted):
+        train(experiment, tmp_path / "run", progress, at)
+    step = 10 if at < POLLS else min(10 + at - POLLS + 1, 20)
+    assert progress.notices[-1] == f"saved step {step}, within epoch {1 + (at >= POLLS)}"
+    train(experiment, tmp_path / "run", progress)
+    assert_same(outcome(experiment, tmp_path / "run"), whole)
+    names = [path.name for path in checkpoint.list_paths(tmp_path / "run" / "checkpoints")]
+    assert names == ["step-00000010", "step-00000020"]
+
+
+def test_in_the_first_epoch_there_is_no_best_yet_and_later_it_stays(experiment, tmp_path, progress):
+    with pytest.raises(Interrupted):
+        train(experiment, tmp_path / "run", progress, 4)
+    with pytest.raises(UserError, match="within-00000005 lies within the first epoch"):
+        load(tmp_path / "run")
+    assert RunFolder(tmp_path / "run").read_metrics() == []
+    with pytest.raises(Interrupted):
+        train(experiment, tmp_path / "run", progress, POLLS + 2)
+    assert load(tmp_path / "run").checkpoint.name == "step-00000010"
+    assert len(RunFolder(tmp_path / "run").read_metrics()) == 1
+
+
+def test_the_seconds_of_an_epoch_go_on_where_they_were(experiment, tmp_path, progress):
+    with pytest.raises(Interrupted):
+        train(experiment, tmp_path / "run", progress, 4)
+    spent = checkpoint.newest_good(tmp_path / "run" / "checkpoints")[0].info["seconds"]
+    assert spent > 0
+    train(experiment, tmp_path / "run", progress)
+    first, second = RunFolder(tmp_path / "run").read_metrics()
+    assert first["seconds"] > spent
+    assert second["seconds"] < spent  # which compiled
+
+
+def test_nothing_is_saved_where_nothing_was_done(experiment, tmp_path, progress):
+    for _ in range(2):  # the second one in the evaluation after which the first one was
+        with pytest.raises(Interrupted):
+            train(experiment, tmp_path / "run", progress, 10 if not progress.notices else 0)
+    assert [notice for notice in progress.notices if notice.startswith("saved")] == ["saved step 10, within epoch 1"]
+
+
+def test_a_state_that_has_diverged_is_not_saved(experiment, tmp_path, progress):
+    wild = experiment.replace(optimizer=experiment.optimizer.replace(name="sgd", lr=1e30))
+    with pytest.raises(Diverged, match="not finite at step"):
+        train(wild, tmp_path / "run", progress, 8)
+    assert checkpoint.list_paths(tmp_path / "run" / "checkpoints") == []
+
+
+def test_an_image_folder_is_polled_while_it_is_read(tmp_path):
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("L", (4, 4), 7).save(tmp_path / part / name / "1.png")
+    from cnnjax.data.image_folder import load_image_folder
+
+    with signals.deferred_signals("stopped"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            load_image_folder(tmp_path)
+
+
+def test_idx_files_are_polled_too(digits):
+    from cnnjax.data.sources import read_parts
+
+    with signals.deferred_signals("stopped"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            read_parts(digits)

@@ -1,0 +1,297 @@
+import jax
+import numpy as np
+import optax
+import pytest
+
+from cnnjax import Variables, apply, checkpoint, create, data
+from cnnjax.config import Augmentation, EarlyStopping, Optimizer, Schedule, Train
+from cnnjax.data import epoch_order
+from cnnjax.errors import Diverged, UserError
+from cnnjax.functional import abstract_variables, leaves_by_path
+from cnnjax.runs.folder import RunFolder
+from cnnjax.runs.predictor import load
+from cnnjax.system.lock import LostLock
+from cnnjax.training import feed
+from cnnjax.training.loop import fit
+from cnnjax.training.step import init_state
+
+
+def train(experiment, path, progress):
+    folder = RunFolder(path)
+    folder.start("run", experiment)
+    return fit(experiment, data.load(experiment.data), folder, progress), folder
+
+
+def same(a, b):
+    a, b = leaves_by_path(a), leaves_by_path(b)
+    return a.keys() == b.keys() and all(np.array_equal(a[path], b[path]) for path in a)
+
+
+def last_params(folder, experiment):
+    found, _ = checkpoint.newest_good(folder.checkpoints)
+    return checkpoint.restore(found, "variables", abstract_variables(experiment.model)._asdict())["params"]
+
+
+def figures(rows):
+    """Return the rows without what depends on the clock."""
+    return [
+        {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")} for row in rows
+    ]
+
+
+def test_it_learns_and_writes_one_row_an_epoch(experiment, tmp_path, progress):
+    outcome, folder = train(experiment, tmp_path / "run", progress)
+    rows = folder.read_metrics()
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert rows == progress.rows
+    assert rows[-1]["validation_top1"] > 0.9
+    assert outcome.epochs == 3
+    assert not outcome.stopped_early
+
+
+def test_one_seed_gives_the_same_bits_and_another_seed_does_not(experiment, tmp_path, progress):
+    for name, seed in (("first", 0), ("again", 0), ("other", 1)):
+        train(experiment.replace(seed=seed), tmp_path / name, progress)
+    first, again, other = (load(tmp_path / name).variables.params for name in ("first", "again", "other"))
+    assert same(first, again)
+    assert not same(first, other)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "less_memory"),
+    [
+        (Augmentation(), {}),
+        (Augmentation(pad_crop=2, flip=True), {}),
+        (Augmentation(), {"accumulate": 2, "remat": ("all",)}),
+    ],
+)
+def test_stopped_after_each_epoch_and_continued_it_ends_with_the_same_bits(
+    experiment, tmp_path, progress, augmentation, less_memory
+):  # fmt: skip
+    experiment = experiment.replace(augmentation=augmentation, train=experiment.train.replace(**less_memory))
+    _, whole = train(experiment, tmp_path / "whole", progress)
+
+    class Stop(Exception):
+        pass
+
+    class Stopper(type(progress)):
+        def epoch(self, row):
+            raise Stop
+
+    for _ in range(experiment.train.epochs):
+        with pytest.raises(Stop):
+            train(experiment, tmp_path / "parts", Stopper())
+    _, parts = train(experiment, tmp_path / "parts", progress)
+    assert same(last_params(whole, experiment), last_params(parts, experiment))
+    assert figures(whole.read_metrics()) == figures(parts.read_metrics())
+
+
+def test_evaluation_sees_the_images_as_they_are(experiment, tmp_path, progress):
+    experiment = experiment.replace(
+        augmentation=Augmentation(pad_crop=2, flip=True), train=experiment.train.replace(epochs=1)
+    )
+    _, folder = train(experiment, tmp_path / "run", progress)
+    network, validation = load(tmp_path / "run"), data.load(experiment.data).validation
+    losses = optax.softmax_cross_entropy_with_integer_labels(network.logits(validation.images), validation.labels)
+    np.testing.assert_allclose(folder.read_metrics()[0]["validation_loss"], losses.mean(), rtol=1e-5)
+
+
+def test_a_row_whose_checkpoint_was_not_saved_is_run_again(experiment, tmp_path, progress):
+    one_epoch = experiment.replace(train=experiment.train.replace(epochs=1))
+    _, folder = train(one_epoch, tmp_path / "run", progress)
+    rows = folder.read_metrics()
+    folder.append_metrics({**rows[0], "epoch": 2, "train_loss": 99.0})
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "tr')
+    fit(one_epoch, data.load(one_epoch.data), folder, progress)
+    assert folder.read_metrics() == rows
+
+
+def test_a_kill_before_the_last_prune_leaves_nothing_once_it_was_started_again(
+    experiment, tmp_path, progress, monkeypatch
+):  # fmt: skip
+    experiment = experiment.replace(train=experiment.train.replace(epochs=2, keep=1))
+    _, whole = train(experiment, tmp_path / "whole", progress)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "prune", lambda *arguments: None)
+        _, folder = train(experiment, tmp_path / "run", progress)
+    (folder.checkpoints / ".step-00000009.writing").mkdir()
+    train(experiment, tmp_path / "run", progress)
+    found, expected = ([path.name for path in sorted(f.checkpoints.iterdir())] for f in (folder, whole))
+    assert found == expected
+
+
+def test_early_stopping_stops_and_the_best_parameters_stay(experiment, tmp_path, progress):
+    # With this rate the network soon gets worse, so the best epoch is not the last one.
+    experiment = experiment.replace(
+        train=Train(epochs=40, batch_size=32, keep=1),
+        optimizer=experiment.optimizer.replace(lr=0.02),
+        early_stopping=EarlyStopping(patience=2),
+    )
+    outcome, folder = train(experiment, tmp_path / "run", progress)
+    losses = [row["validation_loss"] for row in progress.rows]
+    assert outcome.stopped_early
+    assert outcome.epochs == len(losses) == outcome.best_epoch + 2
+    assert losses.index(min(losses)) + 1 == outcome.best_epoch
+    names = [path.name for path in checkpoint.list_paths(folder.checkpoints)]
+    assert names == [f"step-{10 * epoch:08d}" for epoch in (outcome.best_epoch, outcome.epochs)]
+    assert not same(load(folder.path).variables.params, last_params(folder, experiment))
+
+
+def test_without_early_stopping_the_best_parameters_are_kept_too(experiment, tmp_path, progress):
+    experiment = experiment.replace(
+        train=Train(epochs=6, batch_size=32, keep=1), optimizer=experiment.optimizer.replace(lr=0.02)
+    )
+    outcome, folder = train(experiment, tmp_path / "run", progress)
+    losses = [row["validation_loss"] for row in progress.rows]
+    assert outcome.best_epoch == losses.index(min(losses)) + 1
+    best = checkpoint.best(folder.checkpoints)
+    assert best.info["metrics"]["validation_loss"] == min(losses)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(experiment, tmp_path, progress):
+    experiment = experiment.replace(model=create("mlp"))
+    _, folder = train(experiment.replace(train=experiment.train.replace(epochs=1)), tmp_path / "good", progress)
+    before = [path.name for path in checkpoint.list_paths(folder.checkpoints)]
+    wild = experiment.replace(optimizer=experiment.optimizer.replace(lr=1e20))
+    with pytest.raises(Diverged, match=r"not finite at step \d+ \(learning rate 1e\+20\); .*epoch 1"):
+        fit(wild, data.load(wild.data), folder, progress)
+    assert [path.name for path in checkpoint.list_paths(folder.checkpoints)] == before
+
+
+def test_other_data_in_the_same_run_are_refused(experiment, tmp_path, progress):
+    from conftest import write_digits
+
+    train(experiment.replace(train=experiment.train.replace(epochs=1)), tmp_path / "run", progress)
+    other = write_digits(tmp_path / "other", test=120)
+    moved = experiment.replace(data=experiment.data.replace(dir=str(other)))
+    with pytest.raises(UserError, match="the files of mnist are not those this run began with"):
+        fit(moved, data.load(moved.data), RunFolder(tmp_path / "run"), progress)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda e: e.replace(train=e.train.replace(batch_size=321)), "train.batch_size is 321 and there are 320"),
+        (lambda e: e.replace(model=create("lenet", input_size=32)), "are 28x28x1 and the network takes 32x32x1"),
+        (lambda e: e.replace(model=create("lenet", channels=3)), "are 28x28x1 and the network takes 28x28x3"),
+        (lambda e: e.replace(model=create("lenet", num_classes=3)), "mnist has 10 classes and the network 3"),
+    ],
+)
+def test_a_network_or_batch_that_does_not_fit_the_data_is_refused(experiment, tmp_path, progress, change, message):
+    with pytest.raises(UserError, match=message):
+        train(change(experiment), tmp_path / "run", progress)
+
+
+def test_the_loop_trains_with_every_option_of_its_config(experiment, tmp_path, progress):
+    """Smoothing, schedule, weight decay and clipping, against a loop written out by hand with optax alone."""
+    experiment = experiment.replace(
+        model=create("mlp", activation="tanh"),
+        train=Train(epochs=2, batch_size=32, label_smoothing=0.2),
+        optimizer=Optimizer(name="momentum", lr=0.05, momentum=0.8, weight_decay=0.1, clip_norm=0.5),
+        schedule=Schedule(name="step", boundaries=("5st", "1ep", "13st"), factor=0.5),
+        seed=7,
+    )
+    train(experiment, tmp_path / "run", progress)
+    dataset = data.load(experiment.data)
+    images = (dataset.train.images / 255 - 0.1307) / 0.3081
+    rates = optax.piecewise_constant_schedule(0.05, {5: 0.5, 10: 0.5, 13: 0.5})
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(0.5),
+        optax.add_decayed_weights(0.1, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim == 2, params)),
+        optax.trace(0.8),
+        optax.scale_by_learning_rate(rates),
+    )
+
+    @jax.jit
+    def step(params, state, x, y):
+        def loss(params):
+            logits = apply(experiment.model, Variables(params, {}), x)[0].logits
+            targets = 0.8 * jax.nn.one_hot(y, 10) + 0.02
+            return -(targets * jax.nn.log_softmax(logits)).sum(axis=1).mean()
+
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = init_state(experiment.model, optimizer, 7).params
+    state = optimizer.init(params)
+    for epoch in range(2):
+        order = epoch_order(7, epoch, 320)
+        for start in range(0, 320, 32):
+            picked = order[start : start + 32]
+            params, state = step(params, state, images[picked].astype(np.float32), dataset.train.labels[picked])
+    found = leaves_by_path(last_params(RunFolder(tmp_path / "run"), experiment))
+    for path, expected in leaves_by_path(params).items():
+        np.testing.assert_allclose(found[path], expected, rtol=1e-4, atol=1e-6, err_msg=path)
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    assert [row["lr"] for row in rows] == pytest.approx([0.025, 0.00625])
+
+
+def test_several_steps_a_dispatch_end_with_the_same_training(experiment, tmp_path, progress, monkeypatch):
+    _, single = train(experiment, tmp_path / "single", progress)
+    monkeypatch.setattr(feed, "steps_per_dispatch", lambda backend, steps: 4)  # 10 steps an epoch: 4, 4 and 2
+    _, several = train(experiment, tmp_path / "several", progress)
+    assert [row["step"] for row in several.read_metrics()] == [10, 20, 30]
+    first, again = (leaves_by_path(last_params(folder, experiment)) for folder in (single, several))
+    for path, expected in first.items():
+        np.testing.assert_allclose(again[path], expected, rtol=1e-3, atol=1e-5, err_msg=path)
+
+    class Stop(Exception):
+        pass
+
+    class Stopper(type(progress)):
+        def epoch(self, row):
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(experiment, tmp_path / "resumed", Stopper())
+    _, resumed = train(experiment, tmp_path / "resumed", progress)
+    assert same(last_params(several, experiment), last_params(resumed, experiment))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_state_is_restored_bit_for_bit(experiment, tmp_path, dtype):
+    from cnnjax.optim import make_optimizer
+
+    arch = experiment.model.replace(dtype=dtype)
+    optimizer = make_optimizer(experiment.optimizer, lambda step: 1e-3)
+    state = init_state(arch, optimizer, 5)
+    item = {"step": state.step, "opt_state": state.opt_state}
+    saved = checkpoint.save(tmp_path, 7, {"variables": state.variables._asdict(), "training": item}, {})
+    restored = checkpoint.restore(saved, "training", jax.eval_shape(lambda: item))
+    assert jax.tree.structure(restored) == jax.tree.structure(item)
+    assert jax.tree.all(jax.tree.map(np.array_equal, restored, item))
+
+
+def test_less_memory_gives_the_same_training(experiment, tmp_path, progress):
+    _, plain = train(experiment, tmp_path / "plain", progress)
+    less = experiment.replace(train=experiment.train.replace(accumulate=4, remat=("stage1",)))
+    _, folder = train(less, tmp_path / "less", progress)
+    expected, found = (leaves_by_path(last_params(f, experiment)) for f in (plain, folder))
+    for path, leaf in expected.items():
+        np.testing.assert_allclose(found[path], leaf, rtol=1e-3, atol=1e-4, err_msg=path)
+
+
+def test_a_mistyped_stage_is_refused_before_the_training(experiment, tmp_path, progress):
+    wrong = experiment.replace(train=experiment.train.replace(remat=("stage3",)))
+    with pytest.raises(UserError, match="unknown remat stage 'stage3'; did you mean 'stage2' or 'stage1'"):
+        train(wrong, tmp_path / "run", progress)
+
+
+def test_a_lock_that_is_lost_once_a_checkpoint_has_its_name_leaves_the_older_ones(
+    experiment, tmp_path, progress, monkeypatch
+):
+    experiment = experiment.replace(train=experiment.train.replace(epochs=2, keep=1))
+    folder, save = RunFolder(tmp_path), checkpoint.save
+
+    def lose(*arguments, **options):
+        found = save(*arguments, **options)
+        if len(checkpoint.list_paths(folder.checkpoints)) == 2:
+            (tmp_path / ".lock").unlink()
+        return found
+
+    monkeypatch.setattr(checkpoint, "save", lose)
+    folder.start("run", experiment)
+    with folder.locked(), pytest.raises(LostLock):
+        fit(experiment, data.load(experiment.data), folder, progress)
+    assert len(checkpoint.list_paths(folder.checkpoints)) == 2

@@ -1,0 +1,128 @@
+"""A metrics.jsonl that cannot be written: the training goes on, its checkpoints hold the rows, the end says so."""
+
+import shutil
+
+import pytest
+from rich.console import Console
+
+from cnnjax import checkpoint, data, report
+from cnnjax.errors import PartlyDone, UserError
+from cnnjax.runs import launch
+from cnnjax.runs.folder import RunFolder
+from cnnjax.training.loop import fit
+
+
+@pytest.fixture
+def blocked(experiment, tmp_path):
+    """A run whose metrics.jsonl is a folder: nothing can be written there, by root either."""
+    folder = RunFolder(tmp_path / "run")
+    folder.start("run", experiment)
+    (folder.path / "metrics.jsonl").mkdir()
+    return folder
+
+
+def train(experiment, folder, progress):
+    return fit(experiment, data.load(experiment.data), folder, progress)
+
+
+def test_the_training_goes_on_and_says_so_once(experiment, blocked, progress):
+    outcome = train(experiment, blocked, progress)
+    assert [row["epoch"] for row in outcome.rows] == [1, 2, 3]
+    assert "metrics.jsonl cannot be written (" in outcome.problem
+    assert len([notice for notice in progress.notices if "cannot be written" in notice]) == 1
+
+
+def test_what_was_missing_is_written_when_it_can_be(experiment, blocked, progress):
+    class Mended(type(progress)):
+        def epoch(self, row):
+            if row["epoch"] == 2:
+                (blocked.path / "metrics.jsonl").rmdir()
+
+    outcome = train(experiment, blocked, Mended())
+    assert outcome.problem is None
+    assert blocked.read_metrics() == outcome.rows
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-20]),
+        lambda path: path.with_name("other").write_bytes(path.read_bytes()) and path.with_name("other").replace(path),
+    ],
+)
+def test_what_happens_to_it_while_it_trains_is_made_good_at_the_next_epoch(experiment, tmp_path, progress, damage):
+    folder = RunFolder(tmp_path / "run")
+    folder.start("run", experiment)
+    path = folder.path / "metrics.jsonl"
+
+    class Damaging(type(progress)):
+        def epoch(self, row):
+            if row["epoch"] == 2:
+                damage(path)
+                self.inode = path.stat().st_ino if path.exists() else None
+
+    progress = Damaging()
+    outcome = train(experiment, folder, progress)
+    assert outcome.problem is None
+    assert folder.has_metrics(outcome.rows)
+    assert path.stat().st_ino != progress.inode
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut", "another line"])
+def test_a_damaged_file_is_made_anew_from_the_newest_checkpoint(experiment, tmp_path, progress, damage):
+    folder = RunFolder(tmp_path / "run")
+    folder.start("run", experiment)
+    rows = train(experiment, folder, progress).rows
+    path = folder.path / "metrics.jsonl"
+    {
+        "lost": path.unlink,
+        "cut": lambda: path.write_bytes(path.read_bytes()[:-20]),
+        "another line": lambda: path.write_bytes(b'{"epoch": 7}\n' + path.read_bytes()),
+    }[damage]()
+    train(experiment, folder, progress)
+    assert folder.read_metrics() == rows
+
+
+def test_a_run_without_its_metrics_or_report_is_done_in_part_and_the_next_start_mends_it(
+    experiment, blocked, monkeypatch
+):  # fmt: skip
+    this = launch.Run("run", experiment, blocked.path)
+
+    def fail(*arguments):
+        raise RuntimeError("no fonts")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write", fail)
+        with pytest.raises(PartlyDone) as found:
+            launch.run(this, Console(), resume_command="do it again")
+    for expected in ("is trained to its end, but", "metrics.jsonl cannot be written", "no fonts", "do it again"):
+        assert expected in str(found.value)
+    assert not blocked.finished
+    (blocked.path / "metrics.jsonl").rmdir()
+    launch.run(this, Console())
+    assert blocked.finished
+    assert [row["epoch"] for row in blocked.read_metrics()] == [1, 2, 3]
+
+
+def test_a_folder_that_vanishes_is_one_sentence_and_is_not_made_again(experiment, tmp_path, progress):
+    folder = RunFolder(tmp_path / "run")
+    folder.start("run", experiment)
+
+    class Vanishing(type(progress)):
+        def epoch(self, row):
+            shutil.rmtree(folder.path)
+
+    with pytest.raises(UserError, match=r"step-00000020 could not be saved \(No such file or directory\)"):
+        train(experiment, folder, Vanishing())
+    assert not folder.path.exists()
+
+
+def test_each_checkpoint_holds_the_rows_so_far(experiment, tmp_path, progress):
+    folder = RunFolder(tmp_path / "run")
+    folder.start("run", experiment)
+    train(experiment, folder, progress)
+    for path in checkpoint.list_paths(folder.checkpoints):
+        lines = (path / "metrics.jsonl").read_bytes()
+        assert (folder.path / "metrics.jsonl").read_bytes().startswith(lines)
+        assert lines.count(b"\n") == int(path.name.removeprefix("step-")) // 10

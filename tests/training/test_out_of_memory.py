@@ -1,0 +1,104 @@
+"""Where memory does not suffice: a sentence with what fits."""
+
+import jax
+import pytest
+
+from cnnjax import data
+from cnnjax.errors import UserError
+from cnnjax.runs.folder import RunFolder
+from cnnjax.training import loop, out_of_memory
+from cnnjax.training.loop import fit
+from cnnjax.training.out_of_memory import smaller
+
+QUEUED = jax.errors.JaxRuntimeError(
+    "INTERNAL: Error dispatching computation: Error dispatching computation: Out of memory allocating 123 bytes."
+)
+SHORTAGE = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
+
+
+def train(experiment, path, progress):
+    folder = RunFolder(path)
+    folder.start("run", experiment)
+    return fit(experiment, data.load(experiment.data), folder, progress)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Return a function that makes dispatches of more than ``most`` images fail, with ``errors`` by batch size."""
+
+    def short(most, error=SHORTAGE, errors=None):
+        def limited(make):
+            def make_dispatch(step, batch_size, steps_per_epoch):
+                dispatch = make(step, batch_size, steps_per_epoch)
+
+                def call(*arguments, **options):
+                    if batch_size > most:
+                        raise (errors or {}).get(batch_size, error)
+                    return dispatch(*arguments, **options)
+
+                return call
+
+            return make_dispatch
+
+        for module in (loop, out_of_memory):
+            monkeypatch.setattr(module, "make_dispatch", limited(module.make_dispatch))
+
+    return short
+
+
+@pytest.mark.parametrize("error", [SHORTAGE, QUEUED, MemoryError()])
+def test_the_sentence_names_the_batch_size_what_fits_and_what_helps(experiment, tmp_path, progress, short, error):
+    short(10, error)
+    with pytest.raises(UserError) as found:
+        train(experiment, tmp_path / "run", progress)
+    for expected in ("train.batch_size 32; 8 fits (tried)", "--train.accumulate", "--train.remat"):
+        assert expected in str(found.value)
+    assert [notice.rpartition("; ")[2] for notice in progress.notices] == ["trying 16 ...", "trying 8 ..."]
+
+
+def test_what_just_fits_is_not_advised(experiment, tmp_path, progress, short):
+    short(19)  # 16 images, and not the quarter more that a whole run may need
+    with pytest.raises(UserError, match=r"train.batch_size 32; 8 fits \(tried\)"):
+        train(experiment, tmp_path / "run", progress)
+
+
+def test_a_trial_that_fails_in_another_way_does_not_fit_either(experiment, tmp_path, progress, short):
+    """XLA's kernels for CPUs may say INTERNAL where their own memory is what was short."""
+    short(10, errors={20: jax.errors.JaxRuntimeError("INTERNAL: a kernel failed")})
+    with pytest.raises(UserError, match=r"train.batch_size 32; 8 fits \(tried\)"):
+        train(experiment, tmp_path / "run", progress)
+
+
+def test_where_nothing_fits_it_says_so(experiment, tmp_path, progress, short):
+    short(0)
+    with pytest.raises(UserError, match="no smaller batch was found to fit"):
+        train(experiment, tmp_path / "run", progress)
+
+
+def test_another_error_of_the_device_is_not_taken_for_it(experiment, tmp_path, progress, short):
+    short(8, jax.errors.JaxRuntimeError("INTERNAL: something else"))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        train(experiment, tmp_path / "run", progress)
+
+
+def test_an_evaluation_that_does_not_fit_names_its_own_option(experiment, tmp_path, progress, monkeypatch):
+    def fail(*arguments):
+        raise SHORTAGE
+
+    monkeypatch.setattr(loop, "evaluate", fail)
+    with pytest.raises(UserError, match=r"in an evaluation of train.eval_batch_size 50; give a lower one"):
+        train(experiment, tmp_path / "run", progress)
+
+
+def test_images_that_do_not_fit_are_named(experiment, tmp_path, progress, monkeypatch):
+    def fail(*arguments):
+        raise SHORTAGE
+
+    monkeypatch.setattr(loop, "to_device", fail)
+    with pytest.raises(UserError, match=r"out of memory when the images of mnist went to the device"):
+        train(experiment, tmp_path / "run", progress)
+
+
+def test_smaller_batches_are_halves_that_can_be_divided():
+    assert list(smaller(100, 1)) == [50, 25, 12, 6, 3, 1]
+    assert list(smaller(96, 4)) == [48, 24, 12, 4]

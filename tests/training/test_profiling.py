@@ -1,0 +1,103 @@
+import gzip
+import json
+
+import jax
+import pytest
+from rich.console import Console
+
+from cnnjax.errors import UserError
+from cnnjax.runs import launch
+from cnnjax.runs.predictor import load
+from cnnjax.training import feed
+from cnnjax.training.profiling import Profile, read_steps
+
+
+@pytest.mark.parametrize(
+    "text", ["20:10", "10:10", "x", "5", "", "-1:5", "1:", "1:2:3", "1.5:2", "٣:٤", "1:99999999999"]
+)
+def test_steps_that_do_not_rise_are_refused(text):
+    with pytest.raises(UserError, match="--profile is .*; it must be two steps that rise, such as 10:20"):
+        read_steps(text)
+
+
+def test_steps_are_counted_from_0():
+    assert list(read_steps("0:3")) == [0, 1, 2]
+
+
+class Recorder:
+    """Stands in for the profiler and the dispatch, and notes in which order things happen."""
+
+    def __init__(self, monkeypatch):
+        self.events = []
+        monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: self.events.append("start"))
+        monkeypatch.setattr(jax.profiler, "stop_trace", lambda: self.events.append("stop"))
+        monkeypatch.setattr(jax, "block_until_ready", lambda tree: self.events.append("wait"))
+
+    def run(self, profile, sizes):
+        dispatch = profile.traced(lambda state, *, steps: self.events.append(steps))
+        for steps in sizes:
+            dispatch("state", steps=steps)
+        return self.events
+
+
+@pytest.mark.parametrize(
+    ("steps", "sizes", "expected"),
+    [
+        ("1:3", [1, 1, 1, 1], [1, "wait", "start", 1, 1, "wait", "stop", 1]),
+        ("0:1", [1, 1], ["wait", "start", 1, "wait", "stop", 1]),
+        ("5:9", [4, 4, 2, 4], [4, "wait", "start", 4, 2, "wait", "stop", 4]),  # the dispatches that hold them
+        ("4:8", [4, 4, 2], [4, "wait", "start", 4, "wait", "stop", 2]),
+        ("9:12", [4, 4], [4, 4]),
+    ],
+)
+def test_the_device_is_waited_for_around_the_steps_and_nowhere_else(monkeypatch, tmp_path, steps, sizes, expected):
+    assert Recorder(monkeypatch).run(Profile(read_steps(steps), tmp_path), sizes) == expected
+
+
+def test_an_interrupt_within_the_steps_ends_the_trace(monkeypatch, tmp_path):
+    recorder, profile = Recorder(monkeypatch), Profile(read_steps("1:9"), tmp_path)
+    assert recorder.run(profile, [1, 1])[-2:] == ["start", 1]
+    profile.close()
+    profile.close()
+    assert recorder.events[-2:] == [1, "stop"]
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_a_trace_holds_the_steps_and_changes_no_result(experiment, tmp_path, monkeypatch, capsys, chunk):
+    monkeypatch.setattr(feed, "steps_per_dispatch", lambda backend, steps: chunk)  # 10 steps an epoch
+    experiment = experiment.replace(train=experiment.train.replace(epochs=2))
+    plain, profiled = (launch.Run("a", experiment, tmp_path / name) for name in ("plain", "profiled"))
+    launch.run(plain, Console())
+    launch.run(profiled, Console(), profiled=range(4, 8))
+    told = capsys.readouterr().out
+    assert f"trace: {profiled.folder}/profile/" in told
+    assert "xprof --logdir" in told
+    first, second = (jax.tree.leaves(load(this.folder).variables) for this in (plain, profiled))
+    assert all((a == b).all() for a, b in zip(first, second, strict=True))
+    (path,) = (profiled.folder / "profile").rglob("perfetto_trace.json.gz")
+    names = [event.get("name", "") for event in json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]]
+    assert names.count("ThunkExecutor::Execute (wait for completion)") == 4 // chunk  # XLA's, once a program
+    with pytest.raises(UserError, match="--profile is 0:1 and this start trains 0 steps; .* give another --out"):
+        launch.run(profiled, Console(), profiled=range(1))
+
+
+def test_steps_beyond_the_end_are_refused_before_a_folder_is_made(experiment, tmp_path):
+    with pytest.raises(UserError, match="--profile is 10:31 and this start trains 30 steps; .* must be 30 or less"):
+        launch.run(launch.Run("a", experiment, tmp_path / "run"), Console(), profiled=range(10, 31))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_continued_run_counts_from_its_start(experiment, tmp_path, progress):
+    from test_loop import train
+
+    class Stop(Exception):
+        pass
+
+    class Stopper(type(progress)):
+        def epoch(self, row):
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(experiment, tmp_path / "run", Stopper())
+    with pytest.raises(UserError, match="this start trains 20 steps"):
+        launch.run(launch.Run("run", experiment, tmp_path / "run"), Console(), profiled=range(21))

@@ -1,0 +1,261 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import apply, create, data
+from cnnjax.config import Augmentation, Optimizer
+from cnnjax.data import augment, epoch_order, normalize
+from cnnjax.functional import Variables, leaves_by_path
+from cnnjax.optim import make_optimizer
+from cnnjax.training import step as step_module
+from cnnjax.training.evaluation import to_device
+from cnnjax.training.step import (
+    compiler_options,
+    cross_entropy,
+    init_state,
+    make_dispatch,
+    make_train_step,
+    step_key,
+    steps_per_dispatch,
+)
+
+STEPS_PER_EPOCH = 10
+
+
+@pytest.fixture
+def setup(experiment):
+    dataset = data.load(experiment.data)
+    optimizer = make_optimizer(experiment.optimizer, lambda step: 3e-3)
+    train_step = make_train_step(experiment.model, optimizer, dataset.preprocessing, 0.0)
+    dispatch = make_dispatch(train_step, 32, STEPS_PER_EPOCH)
+    return dispatch, lambda: init_state(experiment.model, optimizer, 0), to_device(dataset.train)
+
+
+AUGMENTED = Augmentation(pad_crop=2, flip=True)
+
+
+@pytest.fixture
+def steps(experiment):
+    """A train step with each augmentation, and what it takes."""
+    dataset = data.load(experiment.data)
+    optimizer = make_optimizer(experiment.optimizer, lambda step: 3e-3)
+    images, labels = (jnp.asarray(array[:32]) for array in dataset.train)
+    arguments = (init_state(experiment.model, optimizer, 0), images, labels, jax.random.key(5))
+    parts = (experiment.model, optimizer, dataset.preprocessing, 0.0)
+    return lambda *augmentation: make_train_step(*parts, *augmentation), arguments
+
+
+def order(epoch):
+    return jnp.asarray(epoch_order(0, epoch, 320))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_equals_float64_numpy(smoothing):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(6, 4)), rng.integers(0, 4, 6)
+    targets = np.full((6, 4), smoothing / 4)
+    targets[np.arange(6), labels] += 1 - smoothing
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    found = cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(labels), smoothing)
+    np.testing.assert_allclose(found, -(targets * log_probabilities).sum(axis=1), rtol=1e-5)
+
+
+def test_several_steps_in_a_dispatch_equal_single_ones(setup):
+    dispatch, fresh, train = setup
+    key = step_key(0)
+    one_by_one, together = fresh(), fresh()
+    for _ in range(4):
+        one_by_one, _ = dispatch(one_by_one, train, order(0), key, steps=1)
+    together, metrics = dispatch(together, train, order(0), key, steps=4)
+    assert int(together.step) == 4
+    assert int(metrics.images) == int(one_by_one.metrics.images) == 128
+    for path, expected in leaves_by_path(one_by_one.params).items():
+        np.testing.assert_allclose(leaves_by_path(together.params)[path], expected, rtol=1e-4, atol=1e-5, err_msg=path)
+
+
+def test_the_tally_starts_anew_with_each_epoch(setup):
+    dispatch, fresh, train = setup
+    state = fresh()
+    images = []
+    for step in range(STEPS_PER_EPOCH + 2):
+        state, metrics = dispatch(state, train, order(step // STEPS_PER_EPOCH), step_key(0), steps=1)
+        images.append(int(metrics.images))
+    assert images == [32 * n for n in range(1, STEPS_PER_EPOCH + 1)] + [32, 64]
+
+
+def test_the_state_is_donated_and_the_tally_outlives_it(setup):
+    dispatch, fresh, train = setup
+    before = fresh()
+    after, metrics = dispatch(before, train, order(0), step_key(0), steps=1)
+    assert before.params["head"]["kernel"].is_deleted()
+    dispatch(after, train, order(0), step_key(0), steps=1)
+    assert int(metrics.images) == 32
+
+
+def test_an_epoch_sees_every_image_of_its_order_once(setup):
+    dispatch, fresh, train = setup
+    seen = []
+
+    def spy(state, images, labels, key):
+        jax.debug.callback(lambda pixels: seen.extend(pixels[:, 0, 0, 0].tolist()), images)
+        return state._replace(step=state.step + 1)
+
+    numbered = train._replace(images=jnp.arange(320, dtype=jnp.int32).reshape(320, 1, 1, 1))
+    state = fresh()
+    spying = make_dispatch(spy, 32, STEPS_PER_EPOCH)
+    for _ in range(STEPS_PER_EPOCH):
+        state, _ = spying(state, numbered, order(0), step_key(0), steps=1)
+    jax.effects_barrier()
+    assert seen == epoch_order(0, 0, 320).tolist()
+
+
+def test_the_first_step_that_is_not_finite_is_noted(setup):
+    dispatch, fresh, train = setup
+    state = fresh()
+    state, _ = dispatch(state, train, order(0), step_key(0), steps=1)
+    state = state._replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, state.params))
+    for _ in range(2):
+        state, metrics = dispatch(state, train, order(0), step_key(0), steps=1)
+    assert int(metrics.bad_step) == 2
+
+
+def test_it_compiles_once(setup):
+    dispatch, fresh, train = setup
+    state = fresh()
+    for _ in range(5):
+        state, _ = dispatch(state, train, order(0), step_key(0), steps=1)
+    assert dispatch._cache_size() == 1
+
+
+def test_a_step_with_augmentation_is_a_step_on_augmented_images(steps):
+    make, (state, images, labels, key) = steps
+    after = jax.jit(make(AUGMENTED))(state, images, labels, key)
+    network_key, augmentation_key = jax.random.split(key)
+    expected = jax.jit(make())(state, augment(AUGMENTED, augmentation_key, images), labels, network_key)
+    for path, leaf in leaves_by_path(expected.params).items():
+        np.testing.assert_allclose(leaves_by_path(after.params)[path], leaf, rtol=1e-5, atol=1e-6, err_msg=path)
+    np.testing.assert_allclose(after.metrics.loss, expected.metrics.loss, rtol=1e-5)
+    plain = jax.jit(make())(state, images, labels, key)
+    assert abs(float(plain.metrics.loss) - float(after.metrics.loss)) > 1e-3
+
+
+def test_without_augmentation_the_step_is_what_it_was(steps):
+    make, arguments = steps
+    programs = [str(jax.make_jaxpr(make(*options))(*arguments)) for options in ((), (Augmentation(),), (AUGMENTED,))]
+    assert programs[0] == programs[1] != programs[2]
+    assert "random" not in programs[0]
+
+
+def test_the_networks_chance_is_not_that_of_the_augmentation(steps, monkeypatch):
+    make, arguments = steps
+    keys = {}
+
+    def spy(name, function, position):
+        def call(*args, **options):
+            keys[name] = options.get("key", args[position])
+            return function(*args, **options)
+
+        monkeypatch.setattr(f"cnnjax.training.step.{name}", call)
+
+    spy("augment", step_module.augment, 1)
+    spy("apply", step_module.apply, 0)
+    make(AUGMENTED)(*arguments)
+    # A network folds the numbers of its draws, which count from 0, into its key.
+    drawn = [keys["augment"], *jax.random.split(keys["augment"])]
+    own = [keys["apply"], *(jax.random.fold_in(keys["apply"], n) for n in range(1000))]
+    data_of = [tuple(jax.random.key_data(key).tolist()) for key in (*drawn, *own)]
+    assert len(set(data_of)) == len(data_of)
+
+
+def test_the_rule_for_steps_in_a_dispatch():
+    assert steps_per_dispatch("cpu", 234) == 1
+    assert steps_per_dispatch("gpu", 234) == 64
+    assert steps_per_dispatch("tpu", 5) == 5
+
+
+def close(after, expected, rtol=1e-5, atol=1e-7):
+    for path, leaf in leaves_by_path(expected).items():
+        np.testing.assert_allclose(leaves_by_path(after)[path], leaf, rtol=rtol, atol=atol, err_msg=path)
+
+
+@pytest.fixture
+def uneven(experiment):
+    """A step by plain gradients (adam would hide a wrong scale), on a batch of 32 whose parts have unequal losses."""
+    dataset = data.load(experiment.data)
+    optimizer = make_optimizer(Optimizer(name="sgd", lr=0.1), lambda step: 0.1)
+    order = np.argsort(dataset.train.labels[:32], kind="stable")
+    images, labels = (jnp.asarray(array[:32][order]) for array in dataset.train)
+
+    def make(arch, **options):
+        step = make_train_step(arch, optimizer, dataset.preprocessing, 0.0, **options)
+        return jax.jit(step, compiler_options=compiler_options("cpu")), init_state(arch, optimizer, 0)
+
+    return make, images, labels, dataset.preprocessing
+
+
+@pytest.mark.parametrize("is_unrolled", [True, False])
+def test_a_batch_in_parts_gives_the_step_of_the_whole(uneven, monkeypatch, is_unrolled):
+    monkeypatch.setattr(step_module, "is_unrolled", lambda backend: is_unrolled)
+    make, images, labels, _ = uneven
+    arch, key = create("mlp", activation="tanh"), jax.random.key(5)
+    (whole, state), (parts, _) = make(arch), make(arch, accumulate=4)
+    expected, after = whole(state, images, labels, key), parts(state, images, labels, key)
+    close(after.params, expected.params)
+    np.testing.assert_allclose(after.metrics.loss, expected.metrics.loss, rtol=1e-6)
+    assert after.metrics._replace(loss=0) == expected.metrics._replace(loss=0)
+    assert int(after.metrics.images) == 32
+    assert int(after.step) == 1
+    # A part alone gives another step: what is compared above does depend on all of them.
+    first = whole(state, images[:8], labels[:8], key)
+    assert abs(float(first.metrics.loss) / 8 - float(after.metrics.loss) / 32) > 0.01
+    assert np.abs(first.params["head"]["bias"] - after.params["head"]["bias"]).max() > 1e-3
+
+
+def test_each_part_has_its_own_chance_and_statistics(uneven):
+    make, images, labels, preprocessing = uneven
+    arch = create("resnet18", depths=(1, 1), width=8, num_classes=10, input_size=28, channels=1, stochastic_depth=0.5)
+    step, state = make(arch, accumulate=2)
+    after = step(state, images, labels, jax.random.key(5))
+
+    def loss(params, batch_stats, number):
+        part = slice(16 * number, 16 * number + 16)
+        key = jax.random.fold_in(jax.random.key(5), number)
+        pixels = normalize(preprocessing, images[part])
+        outputs, moved = apply(arch, Variables(params, batch_stats), pixels, train=True, key=key)
+        return cross_entropy(outputs.logits, labels[part], 0.0).mean(), moved
+
+    gradient = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=2)
+    (loss0, moved), grads0 = gradient(state.params, state.batch_stats, 0)
+    (loss1, moved), grads1 = gradient(state.params, moved, 1)
+    close(after.batch_stats, moved, atol=1e-6)
+    close(after.params, jax.tree.map(lambda p, a, b: p - 0.1 * (a + b) / 2, state.params, grads0, grads1), atol=1e-6)
+    np.testing.assert_allclose(after.metrics.loss, 16 * (loss0 + loss1), rtol=1e-5)
+
+
+def test_the_optimizer_counts_one_update_for_all_parts(experiment):
+    dataset = data.load(experiment.data)
+    optimizer = make_optimizer(Optimizer(name="adam"), lambda step: 1e-3)
+    images, labels = (jnp.asarray(array[:32]) for array in dataset.train)
+    step = make_train_step(experiment.model, optimizer, dataset.preprocessing, 0.0, accumulate=4)
+    state = init_state(experiment.model, optimizer, 0)
+    after = jax.jit(step)(state, images, labels, jax.random.key(0))
+    counts = [leaf for leaf in jax.tree.leaves(after.opt_state) if leaf.ndim == 0]
+    assert counts
+    assert all(int(count) == 1 for count in counts)
+
+
+def test_recomputed_stages_and_parts_take_less_memory(setup, experiment):
+    _, _, train = setup
+    arch = create("resnet18", depths=(4, 4), width=8, num_classes=10, input_size=28, channels=1, stem="cifar")
+    optimizer = make_optimizer(Optimizer(name="sgd"), lambda step: 0.1)
+    preprocessing = data.load(experiment.data).preprocessing
+
+    def temporaries(**options):
+        dispatch = make_dispatch(make_train_step(arch, optimizer, preprocessing, 0.0, **options), 32, STEPS_PER_EPOCH)
+        lowered = dispatch.lower(init_state(arch, optimizer, 0), train, order(0), step_key(0), steps=1)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    everything = temporaries()
+    assert temporaries(remat=("all",)) < 0.8 * everything
+    assert temporaries(accumulate=4) < 0.5 * everything
