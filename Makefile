@@ -4,7 +4,7 @@
 # make parity   the same for every size of network, written to docs/parity.md
 # make faults   break real trainings in every way docs/reliability.md speaks of; FAULTS_SIZE=ci does less of each
 # make native   the optional convolution for CPUs, which is several times faster (needs g++ and oneDNN's headers)
-# make check    the linter and the type checker
+# make check    the linter, the type checker and the direction of imports
 # make lock     write requirements.lock anew from pyproject.toml (needs uv)
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=DIR the environment's folder, PLATFORM=cuda (or cuda12, tpu) adds what
@@ -57,6 +57,7 @@ check: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 env: $(PLATFORM_STAMP)
 
@@ -88,4 +89,4 @@ lock:
 	  --fork-strategy fewest --generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) $(ORACLE_VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(ORACLE_VENV) .mypy_cache .pytest_cache .ruff_cache .grimp_cache .import_linter_cache

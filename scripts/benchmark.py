@@ -3,10 +3,9 @@
 usage: python scripts/benchmark.py train --models NAME ... [OPTIONS]     a training step
        python scripts/benchmark.py infer --models NAME ... [OPTIONS]     from images to logits
        python scripts/benchmark.py memory MODEL [OPTIONS]                peak memory, and the largest batch that fits
-       python scripts/benchmark.py profile [OPTIONS]                     where a training step's time goes on a CPU
 
 `python scripts/benchmark.py train --help` shows the options, so do the others; --write puts the table into
-docs/benchmarks.md (profile: into docs/performance.md). `python scripts/summary.py` lists the networks. The peers come
+docs/benchmarks.md. `python scripts/summary.py` lists the networks. The peers come
 with `pip install -e .[bench]`; the table says which are not installed.
 Exit codes: 0 done, 1 a peer failed or --write wrote nothing, 2 bad input.
 """
@@ -22,16 +21,11 @@ def benchmark(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return
-    command = choose("command", cli.first(arguments, "command"), ("train", "infer", "memory", "profile"))
+    command = choose("command", cli.first(arguments, "command"), ("train", "infer", "memory"))
     if command == "memory":
         from cnnjax.benchmark import memory
 
         memory.run(arguments[1:])
-        return
-    if command == "profile":
-        from cnnjax.benchmark import profile
-
-        profile.run(arguments[1:])
         return
     from cnnjax.benchmark.command import run
 

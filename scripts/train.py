@@ -28,7 +28,7 @@ def train(arguments: list[str]) -> None:
 
     from cnnjax.config import Experiment
     from cnnjax.runs import launch
-    from cnnjax.runs.folder import run_name
+    from cnnjax.runs.naming import run_name
     from cnnjax.system.stdio import lasting_output
     from cnnjax.training.profiling import read_steps
 

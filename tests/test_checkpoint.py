@@ -401,7 +401,7 @@ def test_a_leaf_of_another_shape_is_refused(tmp_path):
         ("its items is {'variables': 3}", {"items": {"variables": 3}}),
         ("its early_stopping is 3", {"items": {}, "early_stopping": 3}),
         ("its early_stopping is {'best_step': 1.5}", {"items": {}, "early_stopping": {"best_step": 1.5}}),
-        ("its metrics is {'loss': 'x'}", {"items": {}, "tally": {"loss": "x"}}),
+        ("its tally is {'loss': 'x'}", {"items": {}, "tally": {"loss": "x"}}),
         ("its data is {'content_hash': 3}", {"items": {}, "data": {"content_hash": 3}}),
         ("its epoch is None", {"items": {}, "epoch": None}),
         ("its seconds is '1'", {"items": {}, "seconds": "1"}),

@@ -15,17 +15,13 @@ import orbax.checkpoint as ocp
 
 from cnnjax.checkpoint.verify import Checkpoint, reason
 from cnnjax.errors import UserError
+from cnnjax.system.private_apis import skip_tensorstore_metrics
 
 MOMENT = 0.3
 """Seconds without a complaint after which a save that failed is taken to have ended."""
 
 
-with contextlib.suppress(ImportError):
-    # For a line in its log orbax asks tensorstore (0.1) before and after each save how many bytes it wrote, and every
-    # answer stays in memory: some ten KB a save, for ever. Where orbax has no such function any more, nothing happens.
-    from orbax.checkpoint._src.serialization import tensorstore_utils
-
-    tensorstore_utils.get_tensorstore_raw_bytes = lambda direction=None: 0
+skip_tensorstore_metrics()
 
 
 def write(folder: Path, items: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax.config import Experiment
-from cnnjax.runs.folder import flatten
+from cnnjax.runs.naming import flatten
 from cnnjax.system.files import write_bytes
 
 STYLE = """

@@ -12,46 +12,28 @@ profile/           what JAX's profiler saw, where `--profile` asked for it
 
 import contextlib
 import errno
-import functools
-import hashlib
-import itertools
-import json
 import os
-import platform
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from cnnjax import __version__, models
-from cnnjax.config import MOST_EPOCHS, MOST_SECONDS, MOST_STEPS, Data, Experiment
+from cnnjax import models
+from cnnjax.config import Data, Experiment
 from cnnjax.errors import UserError, quoted
+from cnnjax.runs.environment import DECISIVE
+from cnnjax.runs.metrics import has_numbers, metrics_line, read_rows
+from cnnjax.runs.naming import LONGEST_NAME, differences, flatten
 from cnnjax.system import formats
-from cnnjax.system.files import make_folder, open_own, open_plain, parse_json, read_json, write_bytes, write_json
+from cnnjax.system.files import make_folder, open_own, open_plain, read_json, write_bytes, write_json
 from cnnjax.system.lock import HELD, locked
 
 FORMAT = 1
-LONGEST_NAME = 150
-LONGEST_ROW, MOST_FIGURES = 4096, 32
-"""Bytes and figures of a line of metrics.jsonl; ours have some 230 and 10."""
 LOCK = ".lock"
 BEFORE_CONFIG = (LOCK, f"{LOCK}{HELD}", ".config.json.writing")
 """What a run that was killed in its first moment may have left."""
-ROW = (
-    "epoch", "step", "lr", "train_loss", "train_top1", "validation_loss", "validation_top1", "seconds",
-    "images_per_second",
-)  # fmt: skip
-"""What each line of metrics.jsonl has, and more."""
 RESULTS, FIGURES = ("epochs", "best_epoch", "stopped_early", "seconds", "images_per_second"), ("loss", "top1", "images")
 """What results.json has, and what it has of each part."""
 PARTS = ("train", "validation", "test")
-PLACES_NOT_CONTENT = ("data.dir",)
-"""Options that say where something lies: they neither name a run nor make it another one."""
-DECISIVE = ("backend", "device", "cpus", "packages.jax", "packages.jaxlib")
-"""What in an environment's entry decides the bits of a result, besides everything in its lowering."""
 
 
 def experiment_from_dict(data: Any) -> Experiment:
@@ -59,38 +41,6 @@ def experiment_from_dict(data: Any) -> Experiment:
     if not isinstance(data, dict):
         raise UserError(f"the experiment is {quoted(data)}; it must be an object")
     return Experiment.from_dict({**data, "model": models.from_dict(data.get("model"))})
-
-
-def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested data by dotted names: ``{"optimizer.lr": 0.1}``."""
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
-    return flat
-
-
-def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
-    """Return the options in which two experiments differ, with both values; what only says a place is left out."""
-    a, b = flatten(old.to_dict()), flatten(new.to_dict())
-    names = [name for name in {**a, **b} if name not in PLACES_NOT_CONTENT]
-    pairs = {name: (a.get(name, "not there"), b.get(name, "not there")) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def run_name(name: str, base: Experiment, experiment: Experiment) -> str:
-    """Return the run's name: the experiment's, and the values that were overridden."""
-    options = flatten(experiment.to_dict())
-    changed = {option: options[option] for option in differences(base, experiment) if option in options}
-    first, *earlier = name.split(",")
-    named = {**dict(part.partition("=")[::2] for part in earlier), **{k: _short(v) for k, v in changed.items()}}
-    full = ",".join([first, *(f"{option}={value}" for option, value in sorted(named.items()))]).replace("/", "_")
-    if len(full) <= LONGEST_NAME:
-        return full
-    return f"{full[: LONGEST_NAME - 9]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
-
-
-def _short(value: Any) -> str:
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 class RunFolder:
@@ -205,60 +155,14 @@ class RunFolder:
     def read_results(self) -> dict[str, Any]:
         path = self.path / "results.json"
         results = read_json(path)
-        sound = _has_numbers(results, RESULTS) and all(type(results[name]) is int for name in RESULTS[:2])
-        if not sound or not all(_has_numbers(results.get(part), FIGURES) for part in PARTS):
+        sound = has_numbers(results, RESULTS) and all(type(results[name]) is int for name in RESULTS[:2])
+        if not sound or not all(has_numbers(results.get(part), FIGURES) for part in PARTS):
             raise UserError(f"{path} is damaged; delete it, and the same command writes it anew")
         return results
 
 
 def _nothing() -> None:
     """Require nothing."""
-
-
-def metrics_line(row: dict[str, Any]) -> bytes:
-    """Return an epoch's line of metrics.jsonl."""
-    return json.dumps(row, allow_nan=False).encode() + b"\n"
-
-
-def read_rows(path: Path, most: int = MOST_EPOCHS) -> list[dict[str, Any]]:
-    """Return at most so many rows of a metrics.jsonl, up to the first line that is not the next epoch's."""
-    try:
-        with open_plain(path) as file:
-            return _rows(iter(functools.partial(file.readline, LONGEST_ROW), b""), most)
-    except FileNotFoundError:
-        return []
-
-
-def _rows(lines: Iterator[bytes], most: int) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for line in itertools.islice(lines, most):
-        try:
-            row = parse_json(line)
-        except (ValueError, RecursionError):
-            break
-        if not _has_numbers(row, ROW) or row["epoch"] != len(rows) + 1:
-            break
-        if len(row) > MOST_FIGURES or not _has_numbers(row, list(row)):
-            break
-        if not (0 <= row["step"] <= MOST_STEPS and 0 <= row["seconds"] <= MOST_SECONDS):
-            break
-        rows.append(row)
-    return rows
-
-
-def saved_rows(path: Path, epochs: int) -> list[dict[str, Any]]:
-    """Return the rows of the first ``epochs`` in a metrics.jsonl, of which a checkpoint says that they were saved."""
-    rows = read_rows(path, epochs)
-    if len(rows) < epochs:
-        raise UserError(
-            f"{path} is damaged after epoch {len(rows)}, and {epochs} epochs were saved; "
-            "bring it back from a copy, or train anew with another --out"
-        )
-    return rows
-
-
-def _has_numbers(data: Any, names: Sequence[str]) -> bool:
-    return isinstance(data, dict) and all(isinstance(data.get(name), int | float) for name in names)
 
 
 def read_config(path: Path) -> tuple[str, Experiment]:
@@ -273,38 +177,6 @@ def read_config(path: Path) -> tuple[str, Experiment]:
     if not (name.isprintable() and 0 < len(name) <= LONGEST_NAME and "/" not in name) or name in (".", ".."):
         raise UserError(f"{path} names its run {name[:80]!r}; a name has up to {LONGEST_NAME} printable characters")
     return data["name"], experiment_from_dict(data.get("experiment"))
-
-
-def environment(lowering: dict[str, Any]) -> dict[str, Any]:
-    """Return what a figure depends on besides the config: versions, device, commit, and the lowering choices."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    devices = jax.devices()
-    return {
-        "python": platform.python_version(),
-        "packages": {"cnnjax": __version__} | {name: version(name) for name in packages},
-        "machine": f"{platform.system()} {platform.machine()}",
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "backend": jax.default_backend(),
-        "device": devices[0].device_kind,
-        "devices": len(devices),
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
-        "lowering": lowering,
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    """Return what git says of the checkout this package lies in, or None where it lies in none."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        run = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return run.stdout.strip()
 
 
 def recorded_data(run: Path) -> Data | None:

@@ -17,7 +17,8 @@ from cnnjax.functional import Variables
 from cnnjax.models import convolution
 from cnnjax.models.layers import norm_lowering, pooling_lowering
 from cnnjax.runs import predictor
-from cnnjax.runs.folder import PARTS, RunFolder, environment
+from cnnjax.runs.environment import environment
+from cnnjax.runs.folder import PARTS, RunFolder
 from cnnjax.system.compilation import are_deterministic
 from cnnjax.system.progress import TerminalProgress, say
 from cnnjax.system.signals import deferred_signals

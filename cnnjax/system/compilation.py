@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from cnnjax.system.private_apis import use_compilation_cache
+
 BOUND = 512 * 2**20
 """Bytes that may lie in the folder when a process begins to use it; a program takes from 3 KB to some MB."""
 SUFFIX = ".program"
@@ -40,22 +42,18 @@ def keep_programs() -> None:
     if jax.config.values["jax_compilation_cache_dir"] is not None:  # the user has told JAX itself where
         return
     try:
-        from jax._src import compilation_cache
-
         folder = cache_folder()
         if folder is None:
             return
         make_private(folder)
         prune(folder)
+        use_compilation_cache(lambda path: Store(Path(path)))
     except (OSError, RuntimeError, ImportError) as error:
         told = str(error).partition("\n")[0]
         print(
             f"notice: compiled programs are not kept ({told}); CNNJAX_CACHE=DIR keeps them elsewhere", file=sys.stderr
         )
         return
-    # JAX's own folder (0.10) needs one more package to be bounded, reports a damaged program at every start and never
-    # mends it. Where a later JAX has no such function, it uses its own.
-    compilation_cache.get_file_cache = lambda path: (Store(Path(path)), path)  # type: ignore[assignment,return-value]
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -12,7 +12,8 @@ from cnnjax.checkpoint import Checkpoint
 from cnnjax.config import Experiment, Train
 from cnnjax.data import Dataset
 from cnnjax.errors import UserError
-from cnnjax.runs.folder import RunFolder, metrics_line, saved_rows
+from cnnjax.runs.folder import RunFolder
+from cnnjax.runs.metrics import metrics_line, saved_rows
 from cnnjax.training.early_stopping import EarlyStoppingState
 from cnnjax.training.metrics_log import MetricsLog
 from cnnjax.training.step import EpochMetrics, TrainState

@@ -9,7 +9,8 @@ from cnnjax import data
 from cnnjax.config import Augmentation, Experiment
 from cnnjax.data.augmentation import augment, crop, draw_offsets
 from cnnjax.errors import UserError
-from cnnjax.runs.folder import RunFolder, differences, read_config
+from cnnjax.runs.folder import RunFolder, read_config
+from cnnjax.runs.naming import differences
 from cnnjax.training.loop import plan
 
 KEY = jax.random.key(3)

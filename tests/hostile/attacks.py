@@ -33,7 +33,8 @@ from cnnjax.data import Preprocessing, read_image
 from cnnjax.data.idx import read_idx
 from cnnjax.data.image_folder import load_image_folder
 from cnnjax.errors import UserError
-from cnnjax.runs.folder import ROW, read_config, read_rows
+from cnnjax.runs.folder import read_config
+from cnnjax.runs.metrics import ROW, read_rows
 from cnnjax.system.archives import LARGEST_DIRECTORY
 from cnnjax.system.files import sha256, write_json
 from tests.convert.published import KERAS_V1, TORCH, tensors_of, write_keras, write_torch

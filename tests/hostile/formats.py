@@ -23,7 +23,8 @@ from cnnjax.data.idx import read_idx
 from cnnjax.data.image_folder import load_image_folder
 from cnnjax.models import create
 from cnnjax.runs import launch
-from cnnjax.runs.folder import RunFolder, metrics_line, read_config
+from cnnjax.runs.folder import RunFolder, read_config
+from cnnjax.runs.metrics import metrics_line
 from cnnjax.runs.predictor import describe
 from cnnjax.system.files import json_bytes, read_json, sha256
 from cnnjax.training import early_stopping

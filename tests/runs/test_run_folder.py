@@ -6,21 +6,10 @@ import pytest
 
 from cnnjax import create
 from cnnjax.errors import UserError
-from cnnjax.runs.folder import (
-    LONGEST_ROW,
-    MOST_FIGURES,
-    PARTS,
-    ROW,
-    RunFolder,
-    differences,
-    environment,
-    flatten,
-    metrics_line,
-    read_config,
-    read_rows,
-    run_name,
-    saved_rows,
-)
+from cnnjax.runs.environment import environment
+from cnnjax.runs.folder import PARTS, RunFolder, read_config
+from cnnjax.runs.metrics import LONGEST_ROW, MOST_FIGURES, ROW, metrics_line, read_rows, saved_rows
+from cnnjax.runs.naming import differences, flatten, run_name
 from cnnjax.system.lock import LostLock
 
 

@@ -6,7 +6,8 @@ import socket
 import pytest
 
 from cnnjax.errors import UserError
-from cnnjax.runs.folder import ROW, RunFolder
+from cnnjax.runs.folder import RunFolder
+from cnnjax.runs.metrics import ROW
 from cnnjax.system.files import open_own, open_plain, plain_files, remove, write_bytes
 
 

@@ -1,0 +1,47 @@
+"""What a run's figures depend on besides its config: an entry of environment.json."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cnnjax import __version__
+
+DECISIVE = ("backend", "device", "cpus", "packages.jax", "packages.jaxlib")
+"""What in an entry decides the bits of a result, besides everything in its lowering."""
+
+
+def environment(lowering: dict[str, Any]) -> dict[str, Any]:
+    """Return what a figure depends on besides the config: versions, device, commit, and the lowering choices."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "packages": {"cnnjax": __version__} | {name: version(name) for name in packages},
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "backend": jax.default_backend(),
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
+        "lowering": lowering,
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git says of the checkout this package lies in, or None where it lies in none."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        run = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip()

@@ -1,0 +1,42 @@
+"""The name of a run, and in which options two experiments differ."""
+
+import hashlib
+from typing import Any
+
+from cnnjax.config import Experiment
+
+LONGEST_NAME = 150
+PLACES_NOT_CONTENT = ("data.dir",)
+"""Options that say where something lies: they neither name a run nor make it another one."""
+
+
+def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested data by dotted names: ``{"optimizer.lr": 0.1}``."""
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return flat
+
+
+def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
+    """Return the options in which two experiments differ, with both values; what only says a place is left out."""
+    a, b = flatten(old.to_dict()), flatten(new.to_dict())
+    names = [name for name in {**a, **b} if name not in PLACES_NOT_CONTENT]
+    pairs = {name: (a.get(name, "not there"), b.get(name, "not there")) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def run_name(name: str, base: Experiment, experiment: Experiment) -> str:
+    """Return the run's name: the experiment's, and the values that were overridden."""
+    options = flatten(experiment.to_dict())
+    changed = {option: options[option] for option in differences(base, experiment) if option in options}
+    first, *earlier = name.split(",")
+    named = {**dict(part.partition("=")[::2] for part in earlier), **{k: _short(v) for k, v in changed.items()}}
+    full = ",".join([first, *(f"{option}={value}" for option, value in sorted(named.items()))]).replace("/", "_")
+    if len(full) <= LONGEST_NAME:
+        return full
+    return f"{full[: LONGEST_NAME - 9]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+
+
+def _short(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
