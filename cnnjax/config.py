@@ -38,7 +38,7 @@ class Data(Fields):
     """Which images, and how they are divided."""
 
     source: str = "fashion_mnist_mini"
-    """The data set by name: fashion_mnist_mini (embedded), fashion_mnist, mnist, cifar10, image_folder."""
+    """The data set by name: fashion_mnist_mini (embedded), fashion_mnist, mnist, cifar10, image_folder, tfds:NAME."""
     dir: str | None = None
     """The folder (or zip) that holds the files; without it $CNNJAX_DATA and the usual places are searched."""
     validation: float = 0.1

@@ -56,6 +56,7 @@ def list_sources(debug: bool = False) -> None:
 
     for name, source in SOURCES.items():
         print(f"{name:<20} {', '.join(source.classes) or 'the names of its folders'}")
+    print(f"{'tfds:NAME':<20} a data set of tensorflow-datasets, prepared as array_record: the names of its labels")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"list": list_sources, "export": export, "embed": embed}

@@ -81,6 +81,14 @@ def digits(tmp_path_factory) -> Path:
     return write_digits(tmp_path_factory.mktemp("digits"))
 
 
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> Path:
+    """The folder of a data set of tensorflow-datasets: 60 training and 12 test images, grey, in 3 classes."""
+    from tests.data.prepared import prepare
+
+    return prepare(tmp_path_factory.mktemp("tfds"))
+
+
 @pytest.fixture
 def experiment(digits) -> Experiment:
     """A training of a second or two."""

@@ -4,8 +4,8 @@ from cnnjax.config import Data
 from cnnjax.data.augmentation import augment
 from cnnjax.data.dataset import Dataset, Split, content_hash, epoch_order, indices_hash, stratified_split
 from cnnjax.data.preprocessing import Preprocessing, normalize, read_image
-from cnnjax.data.sources import SOURCES
-from cnnjax.errors import UserError, choose
+from cnnjax.data.sources import SOURCES, find_source
+from cnnjax.errors import UserError
 
 __all__ = [
     "SOURCES", "Dataset", "Preprocessing", "Split", "augment", "epoch_order", "load", "normalize", "read_image",
@@ -18,8 +18,8 @@ def load(config: Data) -> Dataset:
     Raises:
         UserError: no such source, its files are missing or damaged, or the division leaves a part empty.
     """
-    name = choose("data source", config.source, SOURCES)
-    parts, classes, mean, std = SOURCES[name].load(config.dir)
+    name = config.source
+    parts, classes, mean, std = find_source(name).load(config.dir)
     for part, split in parts.items():
         if (highest := split.labels.max()) >= len(classes):
             raise UserError(f"{name}: the {part} labels go up to {highest}, and there are {len(classes)} classes")
@@ -31,7 +31,7 @@ def load(config: Data) -> Dataset:
         )
     digest = content_hash(full, test)
     for other, known in SOURCES.items():
-        if known.content_hash == digest and other != name:
+        if known.content_hash == digest and name in SOURCES and other != name:
             raise UserError(
                 f"the files given for {name} are those of {other}; use --data.source {other}, or other files"
             )

@@ -7,15 +7,14 @@ from PIL import Image
 
 from cnnjax.data.dataset import Split
 from cnnjax.data.idx import write_idx
-from cnnjax.data.sources import IDX_FILES, SOURCES
-from cnnjax.errors import choose
+from cnnjax.data.sources import IDX_FILES, SOURCES, find_source
 
 IMAGES_A_CLASS = {"train": 1000, "test": 200}
 
 
 def export_images(source: str, folder: Path, count: int, data_dir: str | None = None) -> list[Path]:
     """Write the first ``count`` test images as PNG files named by number and class; return their paths."""
-    loaded = SOURCES[choose("data source", source, SOURCES)].load(data_dir)
+    loaded = find_source(source).load(data_dir)
     test = loaded.parts["test"]
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

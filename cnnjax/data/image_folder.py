@@ -50,10 +50,7 @@ def load_image_folder(place: Path) -> Loaded:
     }
     count = len(labels["train"])
     parts = {"train": Split(pixels[:count], labels["train"]), "test": Split(pixels[count:], labels["test"])}
-    mean, std = mean_and_std(pixels[:count])
-    if not min(std):
-        raise UserError(f"{place}: the training images are all of one even colour; give images that differ")
-    return Loaded(parts, classes, mean, std)
+    return Loaded(parts, classes, *training_statistics(place, pixels[:count]))
 
 
 @contextlib.contextmanager
@@ -145,7 +142,7 @@ def decode(place: Path, files: Files, names: list[str]) -> np.ndarray:
         image, grey = open_image(f"{place}/{name}", name, files, (width, height) if index else None)
         if not index:
             width, height = image.size
-            pixels = _allocate(place, (len(names), height, width, 1 if grey else 3))
+            pixels = allocate_pixels(place, (len(names), height, width, 1 if grey else 3))
         if image.size != (width, height):
             raise UserError(
                 f"{place}/{names[0]} is {width}x{height} pixels and {name} {image.width}x{image.height}; "
@@ -153,7 +150,7 @@ def decode(place: Path, files: Files, names: list[str]) -> np.ndarray:
             )
         if not grey and pixels.shape[-1] == 1:
             before = pixels[:index]
-            pixels = _allocate(place, (len(names), height, width, 3))
+            pixels = allocate_pixels(place, (len(names), height, width, 3))
             pixels[:index] = before
         mode = "L" if pixels.shape[-1] == 1 else "RGB"
         pixels[index] = np.asarray(image.convert(mode)).reshape(pixels.shape[1:])
@@ -167,6 +164,14 @@ def open_image(path: str, name: str, files: Files, size: tuple[int, int] | None)
         return decode_picture(files.read(name), size)
     except Exception as error:  # of a damaged file zipfile and zlib complain in every way there is
         raise UserError(f"{path} cannot be read as an image ({error}); mend it, or take it out") from error
+
+
+def training_statistics(place: Path, images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return `mean_and_std` of training images; where nothing varies, a network cannot be trained: a UserError."""
+    mean, std = mean_and_std(images)
+    if not min(std):
+        raise UserError(f"{place}: the training images are all of one even colour; give images that differ")
+    return mean, std
 
 
 def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -188,7 +193,8 @@ def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ..
     return tuple(means), tuple(stds)
 
 
-def _allocate(place: Path, shape: tuple[int, ...]) -> np.ndarray:
+def allocate_pixels(place: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Return an array uint8 [N, H, W, C] for the images of a place, not filled; more than 16 GiB is a UserError."""
     size = int(np.prod(shape, dtype=object))
     if size > MOST_PIXEL_BYTES:
         raise UserError(

@@ -1,6 +1,7 @@
-"""Where data sets come from: one function and one line in `SOURCES` each."""
+"""Where data sets come from: one function and one line in `SOURCES` each; `find_source` also knows ``tfds:NAME``."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from cnnjax.data.dataset import Loaded, Split
 from cnnjax.data.idx import read_idx
 from cnnjax.data.image_folder import LAYOUT, find_base, load_image_folder
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, choose
 from cnnjax.system import signals
 
 FASHION_CLASSES = (
@@ -20,6 +21,8 @@ FASHION_MEAN, FASHION_STD = (0.2860,), (0.3530,)
 DIGITS = tuple("0123456789")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+TFDS = "tfds:"
+"""Prefix of the data sets of tensorflow-datasets."""
 EMBEDDED = Path(__file__).parent / "fashion_mnist_mini"
 IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -37,6 +40,17 @@ class Source:
     """Its classes; empty where only its files tell them."""
     content_hash: str | None = None
     """What `dataset.content_hash` says of its published files, where that is known."""
+
+
+def find_source(name: str) -> Source:
+    """Return the source of that name: one of `SOURCES`, or a data set of tensorflow-datasets as ``tfds:NAME``.
+
+    Raises:
+        UserError: there is none, with near matches.
+    """
+    if name.startswith(TFDS):
+        return Source(functools.partial(load_prepared, name.removeprefix(TFDS)))
+    return SOURCES[choose("data source", name, [*SOURCES, f"{TFDS}NAME"])]
 
 
 def load_embedded(folder: str | None) -> Loaded:
@@ -76,6 +90,14 @@ def load_images(folder: str | None) -> Loaded:
     if folder is None:
         raise UserError(f"image_folder needs --data.dir, a directory or a zip laid out {LAYOUT}")
     return load_image_folder(Path(folder))
+
+
+def load_prepared(name: str, folder: str | None) -> Loaded:
+    """Load a data set that tensorflow-datasets has prepared."""
+    from cnnjax.data.tfds_source import load_tfds  # half a second, which other sources do not pay
+
+    usual = os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets"
+    return load_tfds(name, search_roots(folder, str(usual)))
 
 
 def load_cifar10(folder: str | None) -> Loaded:

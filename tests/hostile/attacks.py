@@ -32,12 +32,14 @@ from cnnjax.convert import load_weights
 from cnnjax.data import Preprocessing, read_image
 from cnnjax.data.idx import read_idx
 from cnnjax.data.image_folder import load_image_folder
+from cnnjax.data.tfds_files import check_chunks
 from cnnjax.errors import UserError
 from cnnjax.runs.folder import read_config
 from cnnjax.runs.metrics import ROW, read_rows
 from cnnjax.system.archives import LARGEST_DIRECTORY
 from cnnjax.system.files import sha256, write_json
 from tests.convert.published import KERAS_V1, TORCH, tensors_of, write_keras, write_torch
+from tests.data.prepared import write_records
 from tests.hostile.fuzz import peak, reset_peak
 
 MARKER = Path("ran")
@@ -301,6 +303,9 @@ ATTACKS: dict[str, Attack] = {
     "idx.gz: a gigabyte where 2 MiB are said": Attack(
         lambda path: path.write_bytes(gzip.compress(IDX + SIZES[1] + bytes(2**30), 1)), images, "and holds more",
         name="a.gz",
+    ),
+    "array_record: 256 MB in 128 KB": Attack(
+        lambda path: write_records(path, [bytes(2**28)]), check_chunks, "unpack to 268,435,456 bytes"
     ),
     "png: 50,000 x 50,000 pixels": Attack(png(width=50_000, height=50_000), picture, "exceeds limit"),
     "png: 9,000 x 9,000 pixels that are not there": Attack(

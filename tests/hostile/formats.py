@@ -1,5 +1,6 @@
 """The formats that come from strangers: how a small real file of each is made, and which public function reads it."""
 
+import contextlib
 import dataclasses
 import gzip
 import io
@@ -21,6 +22,7 @@ from cnnjax.data import Dataset, Preprocessing, read_image
 from cnnjax.data.dataset import Split
 from cnnjax.data.idx import read_idx
 from cnnjax.data.image_folder import load_image_folder
+from cnnjax.data.tfds_source import load_tfds
 from cnnjax.models import create
 from cnnjax.runs import launch
 from cnnjax.runs.folder import RunFolder, read_config
@@ -38,6 +40,7 @@ from tests.convert.published import (
     write_legacy_h5,
     write_torch,
 )
+from tests.data.prepared import prepare
 
 PREPROCESSING = Preprocessing(height=9, width=7, mean=(0.5,) * 3, std=(0.5,) * 3)
 ROW = {
@@ -99,6 +102,16 @@ def _image_zip(path: Path) -> None:
         Image.fromarray(_pixels()).save(folder / part / "1.jpg")
     shutil.move(shutil.make_archive(str(path.with_name("made")), "zip", folder), path)
     shutil.rmtree(folder)
+
+
+def _prepared(name: str) -> Format:
+    """Return the format of a file in the folder of a prepared tensorflow-datasets data set."""
+
+    def make(path: Path) -> None:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            prepare(path.parents[2])
+
+    return Format(make, lambda path: load_tfds("columns", [path.parents[2]]), name=f"columns/1.0.0/{name}", share=0.5)
 
 
 def _weights(source: str, make: Callable[[Path, dict[str, np.ndarray]], Any], share: float = 1.0) -> Format:
@@ -180,6 +193,10 @@ FORMATS: dict[str, Format] = {
     "tiff, LZW": _picture("TIFF", compression="tiff_lzw"),
     "webp": _picture("WEBP"),
     "image zip": Format(_image_zip, load_image_folder, most_megabytes=1500),
+    "tfds features": _prepared("features.json"),
+    "tfds info": _prepared("dataset_info.json"),
+    "tfds classes": _prepared("label.labels.txt"),
+    "tfds shard": _prepared("columns-train.array_record-00000-of-00001"),
     "pth": _weights("torchvision", write_torch, share=2),
     "pth before 1.6": _weights("torchvision", lambda path, tensors: write_torch(path, tensors, zipped=False), share=2),
     "safetensors": _weights("torchvision", lambda path, tensors: save_file(tensors, path), share=2),
