@@ -24,13 +24,7 @@ def train(arguments: list[str]) -> None:
     name, base = cli.load_experiment(cli.first(arguments, "experiment"))
     rest, model = cli.take_option(arguments[1:], "--model")
 
-    from rich.console import Console
-
     from cnnjax.config import Experiment
-    from cnnjax.runs import launch
-    from cnnjax.runs.naming import run_name
-    from cnnjax.system.stdio import lasting_output
-    from cnnjax.training.profiling import read_steps
 
     chosen = cli.replace_model(base, model)
 
@@ -63,6 +57,14 @@ def train(arguments: list[str]) -> None:
     prog = f"scripts/train.py {arguments[0]}"
     parsed = cli.parse(options, rest, prog, description=description)
     experiment, out, resume, platform, profile, deterministic = parsed
+
+    from rich.console import Console  # after --help, which need not wait for these
+
+    from cnnjax.runs import launch
+    from cnnjax.runs.naming import run_name
+    from cnnjax.system.stdio import lasting_output
+    from cnnjax.training.profiling import read_steps
+
     profiled = None if profile is None else read_steps(profile)
     cli.start_jax(platform, deterministic)
     full_name = run_name(f"{name},model={model}" if model else name, chosen, experiment)

@@ -1,5 +1,3 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,7 @@ import cnnjax
 from cnnjax import Variables, create, init
 from cnnjax.errors import UserError
 from cnnjax.functional import check_variables, layer_calls, leaves_by_path
-from cnnjax.models.layers import Arch, Dense, Features, Network, Outputs, as_map
+from cnnjax.models.layers import Arch, Dense, Features, Network, Outputs, Size, as_map
 
 ARCH = create("lenet")
 IMAGES = jnp.zeros((1, 28, 28, 1))
@@ -65,14 +63,13 @@ def test_two_seeds_give_two_networks_and_one_seed_one():
         assert np.array_equal(first[path], other[path]) == path.endswith("bias")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Probe(Arch):
     """A network with all that LeNet lacks: a list of more than ten layers, a norm, dropout."""
 
     family = "probe"
-    num_classes: int = 3
-    input_size: int = 4
-    channels: int = 2
+    num_classes: Size = 3
+    input_size: Size = 4
+    channels: Size = 2
 
     def build(self, rngs):
         return ProbeModule(self, rngs)

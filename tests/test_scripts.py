@@ -204,7 +204,7 @@ BAD = [
     (["train.py", "lenet_mini", "--optimizer.lr", "fast"], "--optimizer.lr"),
     (["train.py", "lenet_mini", "--early-stopping.patience", "-1"], "early_stopping.patience is -1; it must be"),
     (["train.py", "lenet_mini", "--train.batch-size", "9001"], "train.batch_size is 9001 and there are 9000"),
-    (["train.py", "lenet_mini", "--data.validation", "1"], "data.validation is 1.0; it must be between 0 and 1"),
+    (["train.py", "lenet_mini", "--data.validation", "1"], "data.validation is 1.0; it must be less than 1"),
     (["train.py", "lenet_mini", "--data.source", "fashion_mnst"], "unknown data source 'fashion_mnst'; did you mean"),
     (["train.py", "lenet_mini", "--model.input-size", "32"], "are 28x28x1 and the network takes 32x32x1"),
     (["train.py", "lenet_mini", "--schedule.name", "warmup_cosine", "--schedule.warmup", "30ep"], "it must be shorter"),

@@ -12,7 +12,6 @@ Convolutions have no bias, and each (of a separable pair: the 1x1) is followed b
 one row on each side, where Keras's "same" pads below and right alone; the size and the time are the same.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +29,7 @@ from cnnjax.models.layers import (
     Features,
     Network,
     Outputs,
+    Size,
     activation,
     convolve,
     convolve_separable,
@@ -38,43 +38,40 @@ from cnnjax.models.layers import (
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ResNeXtBlock(Arch):
     """A bottleneck with a grouped convolution, and a head."""
 
     family = "resnext_block"
 
-    num_classes: int = 10
-    input_size: int = 28
-    channels: int = 512
+    num_classes: Size = 10
+    input_size: Size = 28
+    channels: Size = 512
 
     def build(self, rngs: nnx.Rngs) -> "ResNeXtBlockModule":
         return ResNeXtBlockModule(self, rngs)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class SeparableEntry(Arch):
     """Two separable convolutions with pooling beside a projection, and a head."""
 
     family = "separable_entry"
 
-    num_classes: int = 10
-    input_size: int = 74
-    channels: int = 128
+    num_classes: Size = 10
+    input_size: Size = 74
+    channels: Size = 128
 
     def build(self, rngs: nnx.Rngs) -> "SeparableEntryModule":
         return SeparableEntryModule(self, rngs)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class SeparableMiddle(Arch):
     """Three separable convolutions, and a head."""
 
     family = "separable_middle"
 
-    num_classes: int = 10
-    input_size: int = 19
-    channels: int = 728
+    num_classes: Size = 10
+    input_size: Size = 19
+    channels: Size = 728
 
     def build(self, rngs: nnx.Rngs) -> "SeparableMiddleModule":
         return SeparableMiddleModule(self, rngs)

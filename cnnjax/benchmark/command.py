@@ -1,6 +1,5 @@
 """`scripts/benchmark.py train` and `infer`: the options, what follows from them for each peer, and the answer."""
 
-import dataclasses
 import multiprocessing
 import shlex
 from collections.abc import Sequence
@@ -8,29 +7,29 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Annotated, Any, Literal
 
 import tyro
+from pydantic import Field
 from rich.console import Console
 
 from cnnjax import cli
 from cnnjax.benchmark import machine, on_jax, page, table, turns
 from cnnjax.benchmark.blocks import BLOCKS, network
 from cnnjax.benchmark.turns import Block
-from cnnjax.benchmark.work import LARGEST_BATCH, OTHERS, Job, Peer, Task
+from cnnjax.benchmark.work import OTHERS, Batches, Job, Peer, Task
 from cnnjax.errors import PartlyDone, UserError, choose, require
-from cnnjax.fields import Fields
 from cnnjax.models.layers import Arch
+from cnnjax.schema import Schema
 
 SMALL_BATCHES = {"lenet": 256, "mlp": 256}
 SMALL_IMAGE, SMALL_IMAGE_BATCH, BLOCK_BATCH = 64, 128, 16
 LARGE_BATCH: dict[Task, int] = {"train": 32, "infer": 16}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Fields):
+class Options(Schema, at="--"):
     """What is measured."""
 
     models: tuple[str, ...]
     """Networks by their names in the table of models; also resnext_block, separable_entry and separable_middle."""
-    batch: tuple[int, ...] = ()
+    batch: Batches = ()
     """Images in a step, one or more numbers; without it 256 for lenet and mlp, 128 for small images, 16 for blocks,
     for other networks 32 in training and 16 in inference."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -39,21 +38,17 @@ class Options(Fields):
     """The peers beside ours: torch, keras, xla (ours without the native part, where that is in use), or none."""
     input_size: int | None = None
     """Height and width of the images in pixels; None: those each network is made for."""
-    turns: int = 3
+    turns: Annotated[int, Field(ge=1)] = 3
     """How often every peer has its turn of about two seconds."""
     platform: cli.Platform = "auto"
     """What to compute on; auto takes an accelerator where there is one."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         require(bool(self.models), "--models", self.models, "one or more names")
         for name in self.against:
             choose("peer", name, [*(peer.name for peer in OTHERS), "none"])
         alone = "none" not in self.against or len(self.against) == 1
         require(alone, "--against", self.against, "names of peers, or none alone")
-        allowed = all(1 <= batch <= LARGEST_BATCH for batch in self.batch)
-        require(allowed, "--batch", self.batch, f"one or more numbers, each from 1 to {LARGEST_BATCH:,}")
-        require(self.turns >= 1, "--turns", self.turns, "1 or more")
         size = {} if self.input_size is None else {"input_size": self.input_size}
         for name in self.models:
             network(name, dtype=self.dtype, **size)

@@ -4,7 +4,6 @@ Nothing is allocated and no step is run: the step that `cnnjax.training.loop` ru
 compiler says how much its program takes.
 """
 
-import dataclasses
 import functools
 import math
 import os
@@ -16,19 +15,20 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import tyro
+from pydantic import Field
 from rich.console import Console
 
 from cnnjax import cli
 from cnnjax.benchmark import machine, page
-from cnnjax.benchmark.work import LARGEST_BATCH
+from cnnjax.benchmark.work import LARGEST_BATCH, Batches
 from cnnjax.config import Optimizer
 from cnnjax.data import Preprocessing
 from cnnjax.errors import UserError, choose, require
-from cnnjax.fields import Fields
 from cnnjax.functional import chosen_stages, stages
 from cnnjax.models import create, list_models
 from cnnjax.models.layers import Arch
 from cnnjax.optim import make_optimizer
+from cnnjax.schema import Number, Schema
 from cnnjax.training.feed import device_memory
 from cnnjax.training.step import compiler_options, init_state, make_train_step
 
@@ -45,8 +45,7 @@ LEGEND = (
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Work(Fields):
+class Work(Schema, at="--"):
     """What is asked: a network, its images, the ways to save memory and the memory that there is."""
 
     model: tyro.conf.Positional[str]
@@ -55,32 +54,27 @@ class Work(Fields):
     """Height and width of the images in pixels; None: those the network is made for."""
     dtype: tuple[str, ...] = ("float32",)
     """What the network computes in, one or both: float32 bfloat16."""
-    batch: tuple[int, ...] = (32,)
+    batch: Batches = (32,)
     """Images in a training step, one or more numbers."""
     optimizer: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop"] = "momentum"
     """The update rule, which holds 0, 1 or 2 values for each parameter."""
     remat: tuple[str, ...] = ()
     """Stages that are computed again; with this or --accumulate, a row of just that instead of the usual choices."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Field(ge=1)] = 1
     """In how many parts a batch goes through the network; divides each --batch."""
-    memory_gib: float | None = None
+    memory_gib: Annotated[Number, Field(gt=0)] | None = None
     """The memory to fit into; None: what the device says, on a CPU the machine's memory."""
     platform: cli.Platform = "auto"
     """What to compile for; auto takes an accelerator where there is one."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         choose("model", self.model, list_models())
         require(bool(self.dtype), "--dtype", self.dtype, "float32, bfloat16 or both")
         for dtype in self.dtype:
             choose("dtype", dtype, ("float32", "bfloat16"))
-        allowed = bool(self.batch) and min(self.batch) >= 1 and max(self.batch) <= LARGEST_BATCH
-        require(allowed, "--batch", self.batch, f"one or more numbers, each from 1 to {LARGEST_BATCH:,}")
-        require(self.accumulate >= 1, "--accumulate", self.accumulate, "1 or more")
+        require(bool(self.batch), "--batch", self.batch, "one or more numbers")
         for batch in self.batch:
             require(batch % self.accumulate == 0, "--accumulate", self.accumulate, f"a divisor of --batch, {batch}")
-        gib = self.memory_gib
-        require(gib is None or 0 < gib < math.inf, "--memory-gib", gib, "a finite number greater than 0")
 
     def arch(self, dtype: str) -> Arch:
         options = {"dtype": dtype} | ({} if self.input_size is None else {"input_size": self.input_size})

@@ -1,12 +1,12 @@
 """What a peer's process is asked to do, what it answers, and which peers there are."""
 
-import dataclasses
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+from pydantic import AfterValidator
 
 from cnnjax.cli import Platform
-from cnnjax.fields import Fields
+from cnnjax.schema import Number, Schema
 
 Task = Literal["train", "infer"]
 LEARNING_RATE = 1e-3
@@ -15,6 +15,16 @@ LARGEST_BATCH = 2**20
 """Images in a step."""
 IMAGE_BYTES, MOST_BATCHES = 2**27, 256
 """How large the training images may be together, and how many batches they are at most."""
+
+
+def _are_batches(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if not all(1 <= size <= LARGEST_BATCH for size in sizes):
+        raise ValueError(f"one or more numbers, each from 1 to {LARGEST_BATCH:,}")
+    return sizes
+
+
+Batches = Annotated[tuple[int, ...], AfterValidator(_are_batches)]
+"""Images in a step, of one step or several."""
 
 
 class Peer(NamedTuple):
@@ -36,8 +46,7 @@ OTHERS = (
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Job(Fields):
+class Job(Schema):
     """What every peer does alike."""
 
     task: Task
@@ -80,8 +89,7 @@ class Job(Fields):
         return images, rng.integers(0, self.num_classes, count, dtype=np.int32)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Facts(Fields):
+class Facts(Schema):
     """What a peer says when it is ready: the network is made, compiled and warm."""
 
     how: str
@@ -91,9 +99,9 @@ class Facts(Fields):
     device: str
     threads: int
     parameters: int
-    first_step_seconds: float
+    first_step_seconds: Number
     """The first step (or dispatch) with its compilation."""
-    step_seconds: float
+    step_seconds: Number
     """About what a step takes, found in the warm-up."""
     granularity: int = 1
     """The steps of a lap are a multiple of this."""
@@ -101,15 +109,14 @@ class Facts(Fields):
     """Of the network for one image; only ours counts them."""
     native: bool = False
     """Whether convolutions are computed by the native part."""
-    peak_rate: float = 0.0
+    peak_rate: Number = 0.0
     """Floating-point operations a second that the device could do; only ours says."""
     peak_source: str = ""
     """Where `peak_rate` is from."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Lap(Fields):
+class Lap(Schema):
     """What a peer says after a lap: how long it took, and the largest memory since the warm-up began."""
 
-    seconds: float
+    seconds: Number
     peak_bytes: int

@@ -11,7 +11,6 @@ import numpy as np
 
 from cnnjax.config import MOST_SECONDS, MOST_STEPS
 from cnnjax.errors import UserError, quoted
-from cnnjax.fields import is_number
 from cnnjax.system import formats
 from cnnjax.system.files import json_bytes, plain_files, read_bytes, read_json, sha256
 from cnnjax.system.formats import NewerFormat
@@ -121,12 +120,12 @@ def checked(path: Path, info: Any) -> dict[str, Any]:
         "tally": metrics == {}
         or (
             isinstance(metrics, dict)
-            and is_number(metrics.get("loss"), -LARGEST_FLOAT32, LARGEST_FLOAT32)
+            and _is_number(metrics.get("loss"), -LARGEST_FLOAT32, LARGEST_FLOAT32)
             and _is_count(metrics.get("images"))
             and _is_count(metrics.get("correct"), metrics["images"])
         ),
         "data": data == {} or (isinstance(data, dict) and isinstance(data.get("content_hash"), str)),
-        "seconds": is_number(info.get("seconds", 0.0), 0, MOST_SECONDS),
+        "seconds": _is_number(info.get("seconds", 0.0), 0, MOST_SECONDS),
     }
     for name, is_sound in sound.items():
         if not is_sound:
@@ -134,8 +133,12 @@ def checked(path: Path, info: Any) -> dict[str, Any]:
     return info
 
 
+def _is_number(value: Any, least: float, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
 def _is_count(value: Any, most: int = LARGEST_INT32) -> bool:
-    return is_number(value, 0, most, int)
+    return isinstance(value, int) and _is_number(value, 0, most)
 
 
 def step_of(path: Path) -> int:

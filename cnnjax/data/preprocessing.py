@@ -1,38 +1,44 @@
 """From stored images to what a network sees. It runs on the device, inside the jitted step."""
 
-import dataclasses
-import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+from pydantic import Field, ValidationInfo, field_validator
 
 from cnnjax.data.image_files import decode_picture, read_picture_file
-from cnnjax.errors import UserError, require
-from cnnjax.fields import Fields
+from cnnjax.errors import UserError
+from cnnjax.schema import Number, Schema
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Preprocessing(Fields):
+class Preprocessing(Schema, at="preprocessing."):
     """The size and the normalisation a network was trained with; stored with every checkpoint."""
 
     height: int
     width: int
-    mean: tuple[float, ...]
+    mean: tuple[Number, ...]
     """By channel in the order in which the network takes them, of values scaled to [0, 1]."""
-    std: tuple[float, ...]
+    std: tuple[Annotated[Number, Field(gt=0)], ...]
     channel_order: Literal["rgb", "bgr"] = "rgb"
     """bgr: the network takes blue first, as those of Caffe's line do; images are stored red first."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(len(self.mean) in (1, 3), "preprocessing.mean", self.mean, "1 number (grey) or 3 (RGB)")
-        require(len(self.std) == len(self.mean), "preprocessing.std", self.std, f"{len(self.mean)} numbers")
-        require(all(map(math.isfinite, self.mean)), "preprocessing.mean", self.mean, "finite numbers")
-        require(all(0 < s < math.inf for s in self.std), "preprocessing.std", self.std, "finite and greater than 0")
+    @field_validator("mean")
+    @classmethod
+    def _is_of_one_or_three_channels(cls, mean: tuple[float, ...]) -> tuple[float, ...]:
+        if len(mean) not in (1, 3):
+            raise ValueError("1 number (grey) or 3 (RGB)")
+        return mean
+
+    @field_validator("std")
+    @classmethod
+    def _is_as_long_as_the_mean(cls, std: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        channels = len(info.data.get("mean", std))
+        if len(std) != channels:
+            raise ValueError(f"{channels} numbers")
+        return std
 
     @property
     def channels(self) -> int:

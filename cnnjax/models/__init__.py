@@ -1,10 +1,9 @@
 """The table of all architectures: one file per family, one row per variant."""
 
 import fnmatch
-from collections.abc import Mapping
 from typing import Any
 
-from cnnjax.errors import UserError, choose, near_matches, quoted
+from cnnjax.errors import choose
 from cnnjax.models import lenet, mlp, resnet
 from cnnjax.models.layers import Arch
 
@@ -32,9 +31,4 @@ def list_models(pattern: str = "*") -> list[str]:
 
 def from_dict(data: object) -> Arch:
     """Read what `Arch.to_dict` wrote."""
-    if not isinstance(data, Mapping) or not isinstance(data.get("family"), str):
-        raise UserError(f"model is {quoted(data)}; it must be an object with a 'family'")
-    family = data["family"]
-    if family not in FAMILIES:
-        raise UserError(f"unknown model family {quoted(family)}; {near_matches(family, FAMILIES)}")
-    return FAMILIES[family].from_dict({k: v for k, v in data.items() if k != "family"}, "model")
+    return Arch.from_dict(data, "model")

@@ -4,21 +4,21 @@ Images and activations are [N, H, W, C]. Parameters and batch statistics are flo
 What each layer does is named in the compiled program (`jax.named_scope`), so that a profile can say where time goes.
 """
 
-import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from pydantic import Field
 
 from cnnjax import native
-from cnnjax.errors import UserError, require
-from cnnjax.fields import Fields
+from cnnjax.errors import UserError, near_matches, quoted
 from cnnjax.models.convolution import conv_general_dilated, make_window, way
+from cnnjax.schema import Schema
 
 Activation = Literal[
     "celu", "elu", "gelu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "identity", "leaky_relu",
@@ -43,46 +43,48 @@ class Outputs(NamedTuple):
     aux: tuple[jax.Array, ...] = ()
 
 
-LARGEST_NUMBER = 2**17
-"""Of channels, pixels, classes in a definition, which may come from a stranger's file."""
+LARGEST_SIZE = 2**17
+"""Upper bound on channels, pixels and classes in a definition, which may come from an untrusted file."""
+Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
+"""A number of channels, pixels or classes."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Arch(Fields):
+class Arch(Schema, at="model."):
     """A network's definition: hashable, printable, comparable, and without arrays. Each family adds its own fields."""
 
     family: ClassVar[str]
     """The family's name in files."""
-    fewest_classes: ClassVar[int] = 1
-    """0 where a network without a head gives its embedding."""
 
-    num_classes: int = 1000
+    num_classes: Size = 1000
     """How many classes the head tells apart."""
-    input_size: int = 224
+    input_size: Size = 224
     """Height and width of the images in pixels."""
-    channels: int = 3
+    channels: Size = 3
     """Channels of the images: 1 grey, 3 RGB."""
     activation: Activation = "relu"
     """The nonlinearity, by its name in jax.nn."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the network computes in; parameters stay float32."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        least = {"num_classes": self.fewest_classes, "input_size": 1, "channels": 1}
-        for name, lowest in least.items():
-            require(getattr(self, name) >= lowest, f"model.{name}", getattr(self, name), f"{lowest} or more")
-        for name, value in vars(self).items():
-            if type(value) is int:
-                require(value <= LARGEST_NUMBER, f"model.{name}", value, f"at most {LARGEST_NUMBER:,}")
-
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.input_size, self.input_size, self.channels
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the definition as plain data: its family and its fields. `cnnjax.models.from_dict` reads it."""
+        """Return the definition as plain data: its family and its fields. `from_dict` reads it."""
         return {"family": self.family, **super().to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: object, where: str = "model") -> Self:
+        """Read what `to_dict` wrote, as the family that it names."""
+        from cnnjax.models import FAMILIES  # the table imports this file
+
+        if not isinstance(data, Mapping) or not isinstance(family := data.get("family"), str):
+            raise UserError(f"{where} is {quoted(data)}; it must be an object with a 'family'")
+        if family not in FAMILIES:
+            raise UserError(f"unknown {where} family {quoted(family)}; {near_matches(family, FAMILIES)}")
+        options = {name: value for name, value in data.items() if name != "family"}
+        return cast(Self, super(Arch, FAMILIES[family]).from_dict(options, where))
 
     def build(self, rngs: nnx.Rngs) -> "Network":
         """Return the module this definition describes. Only `cnnjax.functional` calls it."""

@@ -22,13 +22,12 @@ is refused. (A lecture's "30x30 ends in 7x7" holds when *both* convolutions are 
 is VALID: 30, 15, 11, 5.)
 """
 
-import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 from flax import nnx
+from pydantic import Field
 
-from cnnjax.errors import require
 from cnnjax.models.layers import (
     Activation,
     Arch,
@@ -39,32 +38,26 @@ from cnnjax.models.layers import (
     Network,
     Outputs,
     Pool,
+    Size,
     activation,
     convolve,
 )
 
 SMALLEST_INPUT = 12
+"""So that the second pooling has something to pool."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class LeNet(Arch):
     """LeNet-5: two convolutions with pooling, three dense layers."""
 
     family = "lenet"
 
-    num_classes: int = 10
-    input_size: int = 28
-    channels: int = 1
+    num_classes: Size = 10
+    input_size: Annotated[Size, Field(ge=SMALLEST_INPUT)] = 28
+    channels: Size = 1
     activation: Activation = "sigmoid"
     pooling: Literal["avg", "max"] = "avg"
     """What the two pooling layers take of each 2x2 window."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            self.input_size >= SMALLEST_INPUT, "model.input_size", self.input_size,
-            f"{SMALLEST_INPUT} or more, so that the second pooling has something to pool",
-        )  # fmt: skip
 
     @property
     def last_side(self) -> int:

@@ -5,23 +5,20 @@ Deviations: the activation is a field (the paper: a scaled tanh).
 Expected at 28x28x1 and 10 classes: 266,610 parameters, 266,200 multiply-adds.
 """
 
-import dataclasses
-
 import jax
 from flax import nnx
 
-from cnnjax.models.layers import Arch, Dense, Features, Flatten, Network, Outputs, activation, as_map
+from cnnjax.models.layers import Arch, Dense, Features, Flatten, Network, Outputs, Size, activation, as_map
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class MLP(Arch):
     """Flatten, dense 300, dense 100, classes."""
 
     family = "mlp"
 
-    num_classes: int = 10
-    input_size: int = 28
-    channels: int = 1
+    num_classes: Size = 10
+    input_size: Size = 28
+    channels: Size = 1
 
     def build(self, rngs: nnx.Rngs) -> "MLPModule":
         return MLPModule(self, rngs)

@@ -22,17 +22,17 @@ Expected (parameters, multiply-adds at 224 px): resnet18 11,689,512, 1.81 G; res
 resnet50_v1 25,583,592, 3.86 G; resnet50_v2 25,568,360, 3.48 G; resnet20_cifar 269,722, 41 M at 32 px.
 """
 
-import dataclasses
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from cnnjax.errors import UserError, require
 from cnnjax.models.layers import (
     HE,
+    LARGEST_SIZE,
     Arch,
     BatchNorm,
     Conv,
@@ -40,24 +40,26 @@ from cnnjax.models.layers import (
     Features,
     Network,
     Outputs,
+    Size,
     StochasticDepth,
     activation,
     convolve,
     global_average,
     max_pool,
 )
+from cnnjax.schema import Number
 
 MOST_STAGES, MOST_BLOCKS = 10, 700
 """The deepest network of the paper has 600 blocks in 3 stages. A definition may come from a stranger's file."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ResNet(Arch):
     """A residual network: a stem, stages of residual blocks, global average pooling, a dense head."""
 
     family = "resnet"
-    fewest_classes = 0
 
+    num_classes: Annotated[int, Field(ge=0, le=LARGEST_SIZE)] = 1000
+    """How many classes the head tells apart; 0 leaves it out, and the network gives its embedding."""
     depths: tuple[int, ...] = (3, 4, 6, 3)
     """How many blocks each stage has."""
     block: Literal["basic", "bottleneck"] = "bottleneck"
@@ -68,39 +70,42 @@ class ResNet(Arch):
     """imagenet: 7x7 with stride 2 and pooling; cifar: 3x3."""
     shortcut: Literal["projection", "padding", "none"] = "projection"
     """Where shapes differ: a 1x1 convolution (the paper's option B) or padding with zeros (A); none: no shortcuts."""
-    width: int = 64
+    width: Size = 64
     """Channels of the first stage, before the bottleneck's factor of four."""
-    groups: int = 1
+    groups: Size = 1
     """Groups of a bottleneck's 3x3 convolution (ResNeXt's cardinality)."""
-    group_width: int = 64
+    group_width: Size = 64
     """Channels of each group in the first stage; 64 in one group is the paper's bottleneck."""
     zero_init_residual: bool = False
     """Start with each block as the identity: the scale of its last norm is 0 (Goyal et al. 2017, section 5.1)."""
-    stochastic_depth: float = 0.0
+    stochastic_depth: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """The share of images for which the last block is skipped in training, in [0, 1); less for earlier blocks."""
-    momentum: float = 0.9
+    momentum: Annotated[Number, Field(ge=0, le=1)] = 0.9
     """The share of the running statistics that a training step keeps (torch's momentum is 1 - this)."""
-    epsilon: float = 1e-5
+    epsilon: Annotated[Number, Field(gt=0)] = 1e-5
     """Added to the variance in norms."""
     unbiased_variance: bool = True
     """Let the running variance be the unbiased one, as torch's is."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("width", "groups", "group_width"):
-            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "1 or more")
-        depths = self.depths
-        require(
-            0 < len(depths) <= MOST_STAGES and min(depths) >= 1 and sum(depths) <= MOST_BLOCKS, "model.depths", depths,
-            f"1 to {MOST_STAGES} numbers, each 1 or more, {MOST_BLOCKS:,} blocks at most",
-        )  # fmt: skip
-        require(0 <= self.stochastic_depth < 1, "model.stochastic_depth", self.stochastic_depth, "in [0, 1)")
-        require(0 <= self.momentum <= 1, "model.momentum", self.momentum, "in [0, 1]")
-        require(self.epsilon > 0, "model.epsilon", self.epsilon, "greater than 0")
-        basic = self.block == "basic"
-        require(not basic or self.groups == 1, "model.groups", self.groups, "1 in a network of basic blocks")
+    @field_validator("depths")
+    @classmethod
+    def _are_within_bounds(cls, depths: tuple[int, ...]) -> tuple[int, ...]:
+        if not (0 < len(depths) <= MOST_STAGES and min(depths) >= 1 and sum(depths) <= MOST_BLOCKS):
+            raise ValueError(f"1 to {MOST_STAGES} numbers, each 1 or more, {MOST_BLOCKS:,} blocks at most")
+        return depths
+
+    @field_validator("groups")
+    @classmethod
+    def _need_bottlenecks(cls, groups: int, info: ValidationInfo) -> int:
+        if groups > 1 and info.data.get("block") == "basic":
+            raise ValueError("1 in a network of basic blocks")
+        return groups
+
+    @model_validator(mode="after")
+    def _v2_has_bottlenecks(self) -> Self:
         if self.form == "v2" and (self.zero_init_residual or self.block == "basic"):
-            raise UserError("model.form is 'v2'; it has bottleneck blocks, without a last norm for zero_init_residual")
+            raise ValueError("model.form is 'v2'; it has bottleneck blocks, without a last norm for zero_init_residual")
+        return self
 
     @property
     def expansion(self) -> int:

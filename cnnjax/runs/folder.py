@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cnnjax import models
 from cnnjax.config import Data, Experiment
 from cnnjax.errors import UserError, quoted
 from cnnjax.runs.environment import DECISIVE
@@ -40,7 +39,7 @@ def experiment_from_dict(data: Any) -> Experiment:
     """Read what `Experiment.to_dict` wrote; as data, nothing in it is run."""
     if not isinstance(data, dict):
         raise UserError(f"the experiment is {quoted(data)}; it must be an object")
-    return Experiment.from_dict({**data, "model": models.from_dict(data.get("model"))})
+    return Experiment.from_dict(data)
 
 
 class RunFolder:

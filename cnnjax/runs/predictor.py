@@ -10,7 +10,6 @@ import numpy as np
 from cnnjax import checkpoint, models
 from cnnjax.data import Preprocessing, read_image
 from cnnjax.errors import UserError, require
-from cnnjax.fields import check_type
 from cnnjax.functional import Variables, abstract_variables
 from cnnjax.models.layers import Arch
 from cnnjax.training.classification import softmax, top_classes
@@ -98,7 +97,8 @@ def describe(saved: checkpoint.Checkpoint) -> Description:
         arch = models.from_dict(info["model"])
         preprocessing = Preprocessing.from_dict(info["preprocessing"], "preprocessing")
         classes, data = info["classes"], info.get("data", {})
-        check_type("classes", tuple(classes) if isinstance(classes, list) else classes, tuple[str, ...])
+        named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+        require(named, "classes", classes, "a list, each item text")
         require(len(classes) == arch.num_classes, "the number of classes", len(classes), f"{arch.num_classes}")
         require(isinstance(data, dict), "data", data, "an object with names")
         for name in ("content_hash", "split_hash") if data else ():

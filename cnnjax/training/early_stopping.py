@@ -1,20 +1,24 @@
 """Which epoch was the best and whether to stop: a pure function of the validation figures so far."""
 
-import dataclasses
 import math
+from typing import Annotated
+
+from pydantic import Field
 
 from cnnjax.config import EarlyStopping
-from cnnjax.fields import Fields
+from cnnjax.schema import AS_GIVEN, Schema
+
+Score = Annotated[float, Field(allow_inf_nan=True), AS_GIVEN]
+"""A validation figure, which may be infinite or NaN."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EarlyStoppingState(Fields):
+class EarlyStoppingState(Schema):
     """What early stopping remembers; stored with every checkpoint. Scores are such that lower is better."""
 
     best_step: int = 0
     """The step of the best parameters so far, by any improvement at all; 0 before the first epoch."""
-    best_score: float | None = None
-    reference_score: float | None = None
+    best_score: Score | None = None
+    reference_score: Score | None = None
     """The score that must be beaten by more than min_delta for the patience to start anew."""
     stale_epochs: int = 0
     """Epochs in a row that did not beat it."""
