@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cnnjax.functional import Variables, apply, features, init
     from cnnjax.models import create, list_models
+    from cnnjax.runs.api import Run, load, train
 
 __version__ = "0.1.0"
 
-__all__ = ["Variables", "apply", "create", "features", "init", "list_models"]
+__all__ = ["Run", "Variables", "apply", "create", "features", "init", "list_models", "load", "train"]
 
 _HOMES = {
     "Variables": "functional", "apply": "functional", "features": "functional", "init": "functional",
-    "create": "models", "list_models": "models",
+    "create": "models", "list_models": "models", "Run": "runs.api", "load": "runs.api", "train": "runs.api",
 }  # fmt: skip
 
 

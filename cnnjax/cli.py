@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import importlib.util
 import io
 import os
 import shlex
@@ -10,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args, get_origin
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -129,24 +128,9 @@ def _explain(error: BaseException, sentence: str, debug: bool) -> None:
         print("error:", printable(" ".join(sentence.splitlines())), file=sys.stderr)
 
 
-def use_platform(platform: Platform) -> None:
-    """Compute on that platform; must come before anything is computed."""
-    if platform == "auto":
-        return
-    import jax
-
-    jax.config.update("jax_platforms", platform)
-    try:
-        jax.devices()
-    except (RuntimeError, AssertionError) as error:  # jax raises the second where the platform's plugin is missing
-        raise UserError(
-            f"--platform {platform} is not available here; use --platform cpu, or on a machine that has "
-            f"one make env PLATFORM={platform} (docs/accelerators.md)"
-        ) from error
-
-
 def start_jax(platform: Platform, deterministic: bool = False) -> None:
     """Compute on that platform, with the programs that earlier starts have compiled; before anything is computed."""
+    from cnnjax.parallel import use_platform
     from cnnjax.system.compilation import keep_programs, use_deterministic_programs
 
     if deterministic:
@@ -164,51 +148,55 @@ def list_experiments(folder: Path = EXPERIMENTS) -> dict[str, str]:
     return experiments
 
 
-def load_experiment(name: str) -> tuple[str, Any]:
-    """Return the name and the experiment of a published experiment, a Python file of one's own, or a run.
+class LoadedExperiment(NamedTuple):
+    """What a command line names: an experiment with its name, and the tables that know what it is made of."""
 
-    A Python file is code and is run; a run's folder or its config.json is read as data.
+    name: str
+    experiment: Any
+    definitions: Any
+
+
+def load_experiment(name: str, code: Path | None = None, trust_code: bool = False) -> LoadedExperiment:
+    """Return a published experiment, that of a Python file of one's own, or that of a run.
+
+    A Python file is code and is run; a run's folder or its config.json is read as data, with the definitions of the
+    file ``code``, or of the run's own copy of it with ``trust_code``.
     """
     path = Path(name)
     if (path / "config.json").is_file():
         path = path / "config.json"
     if path.suffix == ".json":
+        from cnnjax.runs.definitions import of_run
         from cnnjax.runs.folder import read_config
 
-        return read_config(path)
+        definitions = of_run(path.parent, code, trust_code)
+        return LoadedExperiment(*read_config(path, definitions), definitions)
+    if code is not None or trust_code:
+        raise UserError(f"--code and --trust-code belong to a run's folder, and {name} is none; leave them out")
     if path.suffix == ".py" or path.parent != Path():
         if not path.is_file():
             raise UserError(f"there is no experiment file {name}; check the path")
-        return path.stem, _run_file(path)
+        return _from_file(path, path.stem)
     choose("experiment", name, list_experiments())
-    return name, _run_file(EXPERIMENTS / f"{name}.py")
+    return _from_file(EXPERIMENTS / f"{name}.py", name)
 
 
-def _run_file(path: Path) -> Any:
+def _from_file(path: Path, name: str) -> LoadedExperiment:
     from cnnjax.config import Experiment
-    from cnnjax.models import FAMILIES
+    from cnnjax.runs.definitions import run_file
 
-    spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parent))  # as for any script: what lies beside it can be imported
-    try:
-        spec.loader.exec_module(module)
-    except CnnjaxError as error:
-        raise UserError(f"{path}: {error}") from error
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{path} does not run: {type(error).__name__}: {error} (--debug shows where)") from error
-    finally:
-        sys.path.remove(str(path.resolve().parent))
-    experiment = getattr(module, "experiment", None)
+    experiment, definitions = run_file(path)
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path} defines no experiment; it needs a line such as experiment = Experiment(model=...)")
-    if type(experiment.model) not in FAMILIES.values():
-        raise UserError(
-            f"{path}: its model is {experiment.model!r}; make it with create(...), or add its family to "
-            "cnnjax/models/__init__.py, so that the run can be opened again"
-        )
-    return experiment
+    for part, classes, key in (
+        (experiment.model, definitions.families, "family"), (experiment.loss, definitions.losses, "kind")
+    ):  # fmt: skip
+        if type(part) not in classes.values():
+            raise UserError(
+                f"{path}: {part!r} is of a class that this file does not define with a {key!r}, so the run could not "
+                "be opened again; make the model with create(...), or define its class in this file"
+            )
+    return LoadedExperiment(name, experiment, definitions)
 
 
 def first(arguments: Sequence[str], what: str) -> str:
@@ -216,6 +204,12 @@ def first(arguments: Sequence[str], what: str) -> str:
     if arguments[0].startswith("-"):
         raise UserError(f"the first argument is {arguments[0]!r}; give the {what} first and the options after it")
     return arguments[0]
+
+
+def code_options(arguments: list[str]) -> tuple[Path | None, bool]:
+    """Return the values of ``--code`` and ``--trust-code``, which decide how the other options are read."""
+    _, code = take_option(arguments, "--code")
+    return None if code is None else Path(code), "--trust-code" in arguments
 
 
 def take_option(arguments: list[str], option: str) -> tuple[list[str], str | None]:

@@ -4,15 +4,16 @@ Durations are text with a unit: ``"5ep"`` is five epochs, ``"1000st"`` a thousan
 """
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self
 
 from pydantic import AfterValidator, Field, InstanceOf, ValidationInfo, field_validator, model_validator
+from typing_extensions import TypeVar
 
 from cnnjax.errors import UserError, quoted
 from cnnjax.schema import Number, Schema
 
 ModelT = TypeVar("ModelT")
+LossT = TypeVar("LossT", default=Any)
 MOST_STEPS = 2**31 - 1
 """Steps are counted in 32 bits."""
 MOST_SECONDS = 1e9
@@ -135,6 +136,11 @@ class Train(Schema, at="train."):
     result but for rounding. Their names are those that `features` gives, such as stem stage1; all: every stage."""
     label_smoothing: Share = 0.0
     """The share of each label spread evenly over all classes, in [0, 1)."""
+    ema_decay: Share | None = None
+    """Keep exponential moving averages of parameters and statistics with this decay, in [0, 1), growing from 0.1 over
+    the first steps; they are then what is evaluated, saved as the best, and used to predict. None keeps none."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that training leaves as they are: patterns of their paths, such as conv1/* or stage1."""
     keep: Annotated[int, Field(ge=1)] = 2
     """How many of the newest checkpoints stay, 1 or more; the best one always stays."""
 
@@ -158,13 +164,21 @@ class EarlyStopping(Schema, at="early_stopping."):
     """An improvement counts for the patience when it exceeds this, 0 or more."""
 
 
-class Experiment(Schema, Generic[ModelT]):
+def _cross_entropy() -> Any:
+    from cnnjax.losses import CrossEntropy  # here, so that a config needs no JAX
+
+    return CrossEntropy()
+
+
+class Experiment(Schema, Generic[ModelT, LossT]):
     """All that decides the outcome of a run. Same experiment, same machine: the same parameters, bit for bit."""
 
     model: ModelT
     """The network: a row of the table of variants, with its options as fields."""
     data: Data = Data()
     augmentation: Augmentation = Augmentation()
+    loss: LossT = Field(default_factory=_cross_entropy)
+    """What is minimised; see `cnnjax.losses`."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     train: Train = Train()
@@ -172,18 +186,17 @@ class Experiment(Schema, Generic[ModelT]):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of the initial parameters, the order of the images and all other chance in the training."""
 
-    @field_validator("model")
+    @field_validator("model", "loss")
     @classmethod
-    def _is_a_definition(cls, model: ModelT) -> ModelT:
-        if not isinstance(model, Schema):
-            raise ValueError("a definition, such as create('lenet')")
-        return model
+    def _is_a_definition(cls, part: Any) -> Any:
+        if not isinstance(part, Schema):
+            raise ValueError("a definition, such as create('lenet') or CrossEntropy()")
+        return part
 
-    @classmethod
-    def from_dict(cls, data: object, where: str = "") -> Self:
-        """Read what `to_dict` wrote, with the model by its family."""
-        from cnnjax import models  # it brings JAX, which a script's usage need not wait for
 
-        if isinstance(data, Mapping):
-            data = {**data, "model": models.from_dict(data.get("model"))}
-        return super().from_dict(data, where)
+def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested data by dotted names: ``{"optimizer.lr": 0.1}``."""
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return flat

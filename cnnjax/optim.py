@@ -1,47 +1,140 @@
-"""From a config to an optax transformation and its schedule."""
+"""From a config to hyperparameters, a schedule and an update rule; and which parameters are trained.
 
+The values in a config (rates, momenta, decays, the constants of a schedule) become a `Hyperparameters`, arrays that the
+train step takes as an argument. The names in a config choose the program. So two trainings that differ in values alone
+share one compiled program, also side by side under ``jax.vmap``.
+"""
+
+import fnmatch
 import itertools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
-from cnnjax.config import Optimizer, Schedule, in_steps
-from cnnjax.errors import UserError
+from cnnjax.config import Experiment, Optimizer, Schedule, in_steps
+from cnnjax.errors import UserError, near_matches
 
-ScheduleFn = Callable[[Any], Any]
-"""From the number of updates made so far to the learning rate."""
+Scalar = Any
+"""A number: a float32 or int32 array without axes, traced or not."""
+Rule = Callable[["Hyperparameters", Scalar], optax.GradientTransformation]
+"""From hyperparameters and the learning rate of this step to the update rule."""
 
 
-def make_schedule(config: Schedule, lr: float, steps_per_epoch: int, epochs: int) -> ScheduleFn:
-    """Return the learning rate over the steps t = 0, 1, ..., T - 1 of a training of T = steps_per_epoch * epochs.
+class ScheduleConstants(NamedTuple):
+    """The constants of a schedule. Counts of steps are int32: float32 is exact only up to 2**24."""
+
+    total: Scalar
+    """Steps of the whole training."""
+    boundaries: tuple[Scalar, ...]
+    factor: Scalar
+    every: Scalar
+    warmup: Scalar
+    end: Scalar
+
+
+class Hyperparameters(NamedTuple):
+    """The values of a training that its program takes as arguments: float32 scalars, but for counts of steps.
+
+    ``clip_norm`` and ``ema_decay`` are None where the program has no such part.
+    """
+
+    lr: Scalar
+    momentum: Scalar
+    b1: Scalar
+    b2: Scalar
+    decay: Scalar
+    eps: Scalar
+    weight_decay: Scalar
+    label_smoothing: Scalar
+    schedule: ScheduleConstants
+    clip_norm: Scalar | None = None
+    ema_decay: Scalar | None = None
+
+
+def make_hyperparameters(experiment: Experiment, steps_per_epoch: int) -> Hyperparameters:
+    """Return the values of an experiment; refuse a schedule that does not fit the training's length."""
+    optimizer, train = experiment.optimizer, experiment.train
+    return Hyperparameters(
+        schedule=_schedule_constants(experiment.schedule, steps_per_epoch, train.epochs),
+        label_smoothing=np.float32(train.label_smoothing),
+        clip_norm=None if optimizer.clip_norm is None else np.float32(optimizer.clip_norm),
+        ema_decay=None if train.ema_decay is None else np.float32(train.ema_decay),
+        **{
+            name: np.float32(getattr(optimizer, name))
+            for name in ("lr", "momentum", "b1", "b2", "decay", "eps", "weight_decay")
+        },
+    )
+
+
+def _schedule_constants(config: Schedule, steps_per_epoch: int, epochs: int) -> ScheduleConstants:
+    total = steps_per_epoch * epochs
+    boundaries = [in_steps(boundary, steps_per_epoch) for boundary in config.boundaries]
+    every, warmup = in_steps(config.every, steps_per_epoch), in_steps(config.warmup, steps_per_epoch)
+    if config.name == "step" and any(a >= b for a, b in itertools.pairwise(boundaries)):
+        raise UserError(f"schedule.boundaries are {list(config.boundaries)}; they must rise")
+    if config.name == "exponential" and every < 1:
+        raise UserError(f"schedule.every is {config.every!r}; it must be 1 step or more")
+    if config.name == "warmup_cosine" and warmup >= total:
+        raise UserError(f"schedule.warmup is {config.warmup!r}; it must be shorter than the training of {total} steps")
+    return ScheduleConstants(
+        total=np.int32(total), boundaries=tuple(map(np.int32, boundaries)), every=np.int32(every),
+        warmup=np.int32(warmup), factor=np.float32(config.factor), end=np.float32(config.end),
+    )  # fmt: skip
+
+
+def learning_rate(name: str, step: Scalar, hyperparameters: Hyperparameters) -> jax.Array:
+    """Return the learning rate float32 of the step t = 0, 1, ..., T - 1 by the schedule of that name.
 
     constant: ``lr``; step: ``lr * factor ** (number of boundaries <= t)``; exponential: ``lr * factor ** (t / every)``;
     cosine (Loshchilov and Hutter 2017, without restarts): ``lr * (end + (1 - end) * (1 + cos(pi t / T)) / 2)``;
     warmup_cosine (Goyal et al. 2017 for the warm-up): ``lr * t / warmup``, then the cosine over what is left.
     """
-    total = steps_per_epoch * epochs
-    if config.name == "constant":
-        return optax.constant_schedule(lr)
-    if config.name == "step":
-        boundaries = [in_steps(boundary, steps_per_epoch) for boundary in config.boundaries]
-        if any(a >= b for a, b in itertools.pairwise(boundaries)):
-            raise UserError(f"schedule.boundaries are {list(config.boundaries)}; they must rise")
-        return optax.piecewise_constant_schedule(lr, dict.fromkeys(boundaries, config.factor))
-    if config.name == "exponential":
-        every = in_steps(config.every, steps_per_epoch)
-        if every < 1:
-            raise UserError(f"schedule.every is {config.every!r}; it must be 1 step or more")
-        return optax.exponential_decay(lr, transition_steps=every, decay_rate=config.factor)
-    if config.name == "cosine":
-        return optax.cosine_decay_schedule(lr, decay_steps=total, alpha=config.end)
-    warmup = in_steps(config.warmup, steps_per_epoch)
-    if warmup >= total:
-        raise UserError(f"schedule.warmup is {config.warmup!r}; it must be shorter than the training of {total} steps")
-    return optax.warmup_cosine_decay_schedule(
-        0.0, lr, warmup_steps=warmup, decay_steps=total, end_value=config.end * lr
-    )
+    return SCHEDULES[name](jnp.asarray(step, jnp.int32), jnp.asarray(hyperparameters.lr), hyperparameters.schedule)
+
+
+def _constant(step: jax.Array, lr: jax.Array, constants: ScheduleConstants) -> jax.Array:
+    return lr
+
+
+def _step(step: jax.Array, lr: jax.Array, constants: ScheduleConstants) -> jax.Array:
+    for boundary in constants.boundaries:
+        lr = jnp.where(step >= boundary, lr * constants.factor, lr)
+    return lr
+
+
+def _exponential(step: jax.Array, lr: jax.Array, constants: ScheduleConstants) -> jax.Array:
+    return lr * constants.factor ** _share(step, constants.every)
+
+
+def _cosine(step: jax.Array, lr: jax.Array, constants: ScheduleConstants) -> jax.Array:
+    return lr * _half_cosine(step, constants.total, constants.end)
+
+
+def _warmup_cosine(step: jax.Array, lr: jax.Array, constants: ScheduleConstants) -> jax.Array:
+    rising = lr * _share(step, jnp.maximum(constants.warmup, 1))
+    falling = lr * _half_cosine(step - constants.warmup, constants.total - constants.warmup, constants.end)
+    return jnp.where(step < constants.warmup, rising, falling)
+
+
+SCHEDULES = {
+    "constant": _constant, "step": _step, "exponential": _exponential, "cosine": _cosine,
+    "warmup_cosine": _warmup_cosine,
+}  # fmt: skip
+
+
+def _share(part: jax.Array, whole: Scalar) -> jax.Array:
+    return jnp.asarray(part, jnp.float32) / jnp.asarray(whole, jnp.float32)
+
+
+def _half_cosine(step: jax.Array, length: Scalar, end: Scalar) -> jax.Array:
+    """Return a factor that falls from 1 to ``end`` along half a cosine over ``length`` steps, and stays there."""
+    length = jnp.asarray(length, jnp.float32)
+    turned = jnp.float32(np.pi) * jnp.minimum(jnp.asarray(step, jnp.float32), length) / length
+    return (1 - end) * ((1 + jnp.cos(turned)) / 2) + end
 
 
 def is_decayed(params: Any) -> Any:
@@ -49,21 +142,93 @@ def is_decayed(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def make_optimizer(config: Optimizer, schedule: ScheduleFn) -> optax.GradientTransformation:
-    """Return the update rule: clipping by the global norm, then weight decay, then the rule itself."""
-    rules: dict[str, Callable[[], optax.GradientTransformation]] = {
-        "sgd": lambda: optax.sgd(schedule),
-        "momentum": lambda: optax.sgd(schedule, momentum=config.momentum),
-        "nesterov": lambda: optax.sgd(schedule, momentum=config.momentum, nesterov=True),
-        "adam": lambda: optax.adam(schedule, config.b1, config.b2, config.eps),
-        "adamw": lambda: optax.adamw(
-            schedule, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=is_decayed
-        ),
-        "rmsprop": lambda: optax.rmsprop(schedule, config.decay, config.eps),
+def make_rule(config: Optimizer) -> Rule:
+    """Return the update rule of optax: clipping by the global norm, then weight decay, then the rule itself.
+
+    Weight decay is a part of every program (a decay of 0 changes nothing), so that trainings with and without it share
+    one; clipping, which costs a pass over the gradient, is there where ``clip_norm`` is given. What the rule remembers
+    depends on the config alone, not on the hyperparameters.
+    """
+    rules: dict[str, Callable[[Hyperparameters], list[optax.GradientTransformation]]] = {
+        "sgd": lambda h: [],
+        "momentum": lambda h: [optax.trace(h.momentum)],
+        "nesterov": lambda h: [optax.trace(h.momentum, nesterov=True)],
+        "adam": lambda h: [optax.scale_by_adam(h.b1, h.b2, h.eps)],
+        "adamw": lambda h: [optax.scale_by_adam(h.b1, h.b2, h.eps)],
+        "rmsprop": lambda h: [optax.scale_by_rms(h.decay, h.eps)],
     }
-    parts = []
-    if config.clip_norm is not None:
-        parts.append(optax.clip_by_global_norm(config.clip_norm))
-    if config.weight_decay and config.name != "adamw":
-        parts.append(optax.add_decayed_weights(config.weight_decay, mask=is_decayed))
-    return optax.chain(*parts, rules[config.name]())
+
+    def rule(hyperparameters: Hyperparameters, rate: Scalar) -> optax.GradientTransformation:
+        clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(hyperparameters.clip_norm)]
+        decay = [optax.add_decayed_weights(hyperparameters.weight_decay, mask=is_decayed)]
+        scaled = rules[config.name](hyperparameters)
+        parts = [*clip, *scaled, *decay] if config.name == "adamw" else [*clip, *decay, *scaled]
+        return _promoting(optax.chain(*parts, optax.scale(-rate)))
+
+    return rule
+
+
+def _promoting(chain: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Return the chain with JAX's standard promotion of dtypes, which optax relies on, whatever the caller has set."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return chain.update(updates, state, params)
+
+    return optax.GradientTransformation(chain.init, update)
+
+
+def split_frozen(params: Mapping[str, Any], patterns: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the trainable and the frozen parameters as two trees.
+
+    Args:
+        params: nested dicts of arrays.
+        patterns: shell patterns of the frozen leaves' paths, such as ``conv1/*``; a pattern also freezes all that lies
+            below a path it matches.
+
+    Raises:
+        UserError: a pattern matches nothing, or nothing is left to train.
+    """
+    paths = [path for path, _ in _leaves(params)]
+    for pattern in patterns:
+        if not any(_matches(path, pattern) for path in paths):
+            raise UserError(f"train.freeze {pattern!r} matches no parameter; {near_matches(pattern, paths)}")
+    if paths and all(_is_frozen(path, patterns) for path in paths):
+        raise UserError(f"train.freeze {list(patterns)} leaves no parameter to train; leave some out")
+    return _select(params, patterns, frozen=False), _select(params, patterns, frozen=True)
+
+
+def join(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one tree of the two that `split_frozen` made."""
+    joined = dict(trainable)
+    for name, node in frozen.items():
+        joined[name] = join(joined[name], node) if name in joined else node
+    return dict(sorted(joined.items()))
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    leaves: list[tuple[str, Any]] = []
+    for name, node in tree.items():
+        path = f"{prefix}{name}"
+        leaves += _leaves(node, f"{path}/") if isinstance(node, Mapping) else [(path, node)]
+    return leaves
+
+
+def _matches(path: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, f"{pattern}/*")
+
+
+def _is_frozen(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(_matches(path, pattern) for pattern in patterns)
+
+
+def _select(tree: Mapping[str, Any], patterns: tuple[str, ...], *, frozen: bool, prefix: str = "") -> dict[str, Any]:
+    selected: dict[str, Any] = {}
+    for name, node in tree.items():
+        path = f"{prefix}{name}"
+        if isinstance(node, Mapping):
+            if below := _select(node, patterns, frozen=frozen, prefix=f"{path}/"):
+                selected[name] = below
+        elif _is_frozen(path, patterns) is frozen:
+            selected[name] = node
+    return selected

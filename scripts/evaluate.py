@@ -22,12 +22,14 @@ def evaluate(arguments: list[str]) -> None:
 
     from rich.console import Console
 
-    from cnnjax import data
+    import cnnjax
     from cnnjax.config import Data
-    from cnnjax.runs import evaluation, predictor
+    from cnnjax.runs import evaluation
+    from cnnjax.runs.definitions import of_run
     from cnnjax.runs.folder import recorded_data
 
-    recorded = recorded_data(run)
+    code, trust_code = cli.code_options(arguments)
+    recorded = recorded_data(run, of_run(run, code, trust_code))
     default = recorded or Data()
     named = any(argument.startswith("--data.source") for argument in arguments)
     if named:  # other data, in another place
@@ -38,6 +40,8 @@ def evaluate(arguments: list[str]) -> None:
         split: Literal["train", "validation", "test"] = "test",
         data: Data = default,
         platform: cli.Platform = "auto",
+        code: Path | None = None,
+        trust_code: bool = False,
         debug: bool = False,
     ) -> tuple[str, Data, cli.Platform]:
         """Judge a trained network on one part of its data.
@@ -46,16 +50,20 @@ def evaluate(arguments: list[str]) -> None:
             split: The part to judge it on.
             data: The run's own data unless it is said otherwise.
             platform: What to compute on; auto takes an accelerator where there is one.
+            code: The experiment file that defines the run's network, loss or data set. It is run.
+            trust_code: Run the copy of that file that lies in the run's folder; for folders that you trust.
             debug: Show the traceback of an error.
         """
         return split, data, platform
 
     split, config, platform = cli.parse(options, arguments[1:], f"scripts/evaluate.py {run}")
     cli.start_jax(platform)
-    network = predictor.load(run)
+    loaded = cnnjax.load(run, code=code, trust_code=trust_code)
     if recorded is None and not named:
         raise UserError(f"{run} does not say which data it was trained on (no config.json); give --data.source NAME")
-    evaluation.print_report(network, data.load(config), split, Console())
+    dataset = loaded.dataset(config)
+    report = evaluation.evaluate(loaded.network, dataset, split)
+    evaluation.print_report(report, loaded.network, dataset, split, Console())
 
 
 if __name__ == "__main__":

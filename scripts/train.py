@@ -21,7 +21,7 @@ def train(arguments: list[str]) -> None:
         listed = "\n".join(f"  {name:<16} {title}" for name, title in cli.list_experiments().items())
         print(f"{__doc__}\nexperiments:\n{listed}")
         return
-    name, base = cli.load_experiment(cli.first(arguments, "experiment"))
+    name, base, definitions = cli.load_experiment(cli.first(arguments, "experiment"), *cli.code_options(arguments))
     rest, model = cli.take_option(arguments[1:], "--model")
 
     from cnnjax.config import Experiment
@@ -29,13 +29,18 @@ def train(arguments: list[str]) -> None:
     chosen = cli.replace_model(base, model)
 
     def options(
-        experiment: Annotated[Experiment[type(chosen.model)], tyro.conf.arg(name="")] = chosen,  # type: ignore[valid-type]
+        experiment: Annotated[
+            Experiment[type(chosen.model), type(chosen.loss)],  # type: ignore[valid-type]
+            tyro.conf.arg(name=""),
+        ] = chosen,
         *,
         out: Path | None = None,
         resume: Literal["auto", "never"] = "auto",
         platform: cli.Platform = "auto",
         profile: str | None = None,
         deterministic: bool = False,
+        code: Path | None = None,
+        trust_code: bool = False,
         debug: bool = False,
     ) -> Any:
         """Train, or continue where a training stopped.
@@ -49,6 +54,8 @@ def train(arguments: list[str]) -> None:
                 trace to the run's folder; the results stay the same.
             deterministic: On a GPU compute only in ways that give the same bits each time, which may be slower; a CPU
                 always does.
+            code: For a run's folder: the experiment file that defines its network, loss or data set. It is run.
+            trust_code: For a run's folder that you trust: run the copy of that file that lies in it.
             debug: Show the traceback of an error.
         """
         return experiment, out, resume, platform, profile, deterministic
@@ -60,7 +67,7 @@ def train(arguments: list[str]) -> None:
 
     from rich.console import Console  # after --help, which need not wait for these
 
-    from cnnjax.runs import launch
+    import cnnjax
     from cnnjax.runs.naming import run_name
     from cnnjax.system.stdio import lasting_output
     from cnnjax.training.profiling import read_steps
@@ -68,15 +75,12 @@ def train(arguments: list[str]) -> None:
     profiled = None if profile is None else read_steps(profile)
     cli.start_jax(platform, deterministic)
     full_name = run_name(f"{name},model={model}" if model else name, chosen, experiment)
-    run = launch.Run(full_name, experiment, out or Path("runs") / full_name)
     with lasting_output() as output:
-        launch.run(
-            run,
-            Console(file=output),
-            resume,
-            profiled,
+        cnnjax.train(
+            experiment, out or Path("runs") / full_name, name=full_name, resume=resume, profile=profiled,
+            definitions=definitions, console=Console(file=output),
             resume_command=cli.resume_command(without=("--resume", "--profile")),
-        )
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

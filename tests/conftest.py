@@ -1,19 +1,22 @@
 """Strict surroundings for every test, and small real and made-up data."""
 
-import functools
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 import pytest
 
+from cnnjax import data
 from cnnjax.config import Data, EarlyStopping, Experiment, Optimizer, Train
 from cnnjax.data.idx import write_idx
 from cnnjax.data.sources import IDX_FILES
 from cnnjax.models import create
 from cnnjax.native.library import LIBRARY
+from cnnjax.runs.launch import fit_in_folder
+from cnnjax.training.hooks import Hook
+from cnnjax.training.loop import Outcome
 
 # A sum of an int and a float array, or of shapes that differ in rank, is a slip until it is written out.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -27,28 +30,6 @@ os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
 # Where the native part is not built, each script would say so on standard error.
 if not LIBRARY.exists():
     os.environ["CNNJAX_NATIVE"] = "0"
-
-
-def _relaxed(function):
-    """Let a function of a library's, which is not written for strict promotion, mix its dtypes."""
-
-    @functools.wraps(function)
-    def call(*arguments, **options):
-        with jax.numpy_dtype_promotion("standard"):
-            return function(*arguments, **options)
-
-    return call
-
-
-def _relaxed_schedule(make):
-    return functools.wraps(make)(lambda *arguments, **options: _relaxed(make(*arguments, **options)))
-
-
-optax.tree.bias_correction = _relaxed(optax.tree.bias_correction)
-for _name in (
-    "piecewise_constant_schedule", "exponential_decay", "cosine_decay_schedule", "warmup_cosine_decay_schedule",
-):  # fmt: skip
-    setattr(optax, _name, _relaxed_schedule(getattr(optax, _name)))
 
 
 def pytest_addoption(parser):
@@ -101,23 +82,43 @@ def experiment(digits) -> Experiment:
     )
 
 
-class SilentProgress:
-    """Takes what the loop tells and keeps it for the test."""
+class SilentProgress(Hook):
+    """Takes what the loop reports and keeps it for the test."""
 
     def __init__(self):
         self.rows, self.notices, self.steps = [], [], []
 
-    def start(self, epochs, steps_per_epoch, batch_size, steps_done):
-        self.steps_done = steps_done
+    def start(self, plan):
+        self.steps_done = plan.steps_done
 
     def step(self, epoch, step, loss, top1):
         self.steps.append((epoch, step, loss, top1))
 
-    def epoch(self, row):
-        self.rows.append(row)
+    def epoch(self, snapshot):
+        self.rows.append(snapshot.rows[-1])
 
     def notice(self, text):
         self.notices.append(text)
+
+
+class Fitted(NamedTuple):
+    """How a training in a folder ended, and why metrics.jsonl lacks some of it."""
+
+    outcome: Outcome
+    problem: str | None
+
+    @property
+    def epochs(self) -> int:
+        return self.outcome.epochs
+
+    @property
+    def rows(self):
+        return self.outcome.rows
+
+
+def fit_run(experiment, folder, progress, **options) -> Fitted:
+    """Train an experiment in a run folder, from its newest checkpoint."""
+    return Fitted(*fit_in_folder(experiment, data.load(experiment.data), folder, progress, **options))
 
 
 @pytest.fixture

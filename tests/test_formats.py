@@ -56,7 +56,7 @@ def test_a_run_of_format_1_continues_to_what_the_old_code_reached(recording, epo
     run = copy_run(recording, tmp_path)
     name, experiment = experiment_of(run)
     before = RunFolder(run).read_metrics()
-    results = launch.run(launch.Run(name, experiment, run), Console())
+    results = launch.run(launch.Launch(name, experiment, run), Console())
     rows = RunFolder(run).read_metrics()
     assert rows[:epochs] == before
     assert results["epochs"] == len(rows) == 3
@@ -72,13 +72,13 @@ def test_a_run_of_format_1_without_its_metrics_is_refused(recorded):
     name, experiment = experiment_of(recorded)
     (recorded / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match=r"metrics.jsonl is damaged after epoch 0, and 2 epochs were saved"):
-        launch.run(launch.Run(name, experiment, recorded), Console())
+        launch.run(launch.Launch(name, experiment, recorded), Console())
 
 
 def test_a_newer_run_folder_is_refused_with_the_version_it_needs(recorded):
-    config = json.loads((recorded / "config.json").read_text()) | {"format": 2, "cnnjax": "3.4.5"}
+    config = json.loads((recorded / "config.json").read_text()) | {"format": 3, "cnnjax": "3.4.5"}
     (recorded / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"has format 2, newer than 1; it needs cnnjax 3\.4\.5 or newer, and this is"):
+    with pytest.raises(UserError, match=r"has format 3, newer than 2; it needs cnnjax 3\.4\.5 or newer, and this is"):
         read_config(recorded / "config.json")
 
 

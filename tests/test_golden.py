@@ -28,7 +28,7 @@ def compare(name: str, text: str, update: bool):
 
 @pytest.mark.parametrize("name", cli.list_experiments())
 def test_resolved_config(name, update):
-    _, experiment = cli.load_experiment(name)
+    _, experiment, _ = cli.load_experiment(name)
     compare(f"experiments/{name}.json", json.dumps(experiment.to_dict(), indent=2) + "\n", update)
 
 
@@ -66,7 +66,7 @@ def test_every_experiment_says_how_to_run_it(name):
 
 @pytest.mark.parametrize("name", cli.list_experiments())
 def test_every_experiments_network_has_a_shape(name):
-    _, experiment = cli.load_experiment(name)
+    _, experiment, _ = cli.load_experiment(name)
     assert abstract_variables(experiment.model).params
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from cnnjax.config import Optimizer, Schedule
+from cnnjax import create
+from cnnjax.config import Experiment, Optimizer, Schedule, Train
 from cnnjax.errors import UserError
-from cnnjax.optim import is_decayed, make_optimizer, make_schedule
+from cnnjax.optim import is_decayed, join, learning_rate, make_hyperparameters, make_rule, split_frozen
 
 LR, STEPS = 0.1, 5
 
@@ -20,8 +21,19 @@ def gradient(kernel):
     return kernel * np.array([[1.0, 3.0], [0.5, 2.0]])
 
 
+def hyperparameters(optimizer=Optimizer(lr=LR), schedule=Schedule(), epochs=10):  # noqa: B008
+    """Return those of a training of 10 steps an epoch; the optimizer's in float64, as the formula has them."""
+    experiment = Experiment(
+        model=create("mlp"), optimizer=optimizer, schedule=schedule, train=Train(epochs=epochs)
+    )  # fmt: skip
+    made = make_hyperparameters(experiment, steps_per_epoch=10)
+    names = ("momentum", "b1", "b2", "decay", "eps", "weight_decay", "clip_norm")
+    values = {name: getattr(optimizer, name) for name in names}
+    return made._replace(**{name: None if value is None else np.float64(value) for name, value in values.items()})
+
+
 def run(config):
-    optimizer = make_optimizer(config, lambda step: config.lr)
+    optimizer = make_rule(config)(hyperparameters(config), np.float64(config.lr))
     params = {"kernel": jnp.array([[1.0, -2.0], [3.0, 0.5]]), "bias": jnp.array([1.0, -1.0])}
     state, path = optimizer.init(params), []
     for _ in range(STEPS):
@@ -124,8 +136,8 @@ SCHEDULES = {
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_schedule_equals_its_formula_at_every_step(name):
     config, expected = SCHEDULES[name]
-    schedule = make_schedule(config, lr=0.2, steps_per_epoch=10, epochs=10)
-    found = [float(schedule(jnp.int32(t))) for t in range(100)]
+    values = hyperparameters(Optimizer(lr=0.2), config)
+    found = [float(learning_rate(config.name, jnp.int32(t), values)) for t in range(100)]
     np.testing.assert_allclose(found, [0.2 * expected(t) for t in range(100)], rtol=1e-6, atol=1e-8)
 
 
@@ -139,4 +151,36 @@ def test_every_schedule_equals_its_formula_at_every_step(name):
 )
 def test_schedules_that_do_not_fit_the_training_are_refused(config, message):
     with pytest.raises(UserError, match=message):
-        make_schedule(config, lr=0.2, steps_per_epoch=10, epochs=10)
+        hyperparameters(Optimizer(lr=0.2), config)
+
+
+TREE = {"conv1": {"bias": 1, "kernel": 2}, "stage1": {"0": {"conv1": {"kernel": 3}}}, "head": {"bias": 4, "kernel": 5}}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "frozen"),
+    [
+        ((), []),
+        (("conv1/*",), [1, 2]),
+        (("conv1",), [1, 2]),
+        (("conv1/bias", "stage1"), [1, 3]),
+        (("*/kernel",), [2, 3, 5]),
+    ],
+)
+def test_trainable_and_frozen_parameters_are_two_trees_that_join_again(patterns, frozen):
+    trainable, rest = split_frozen(TREE, patterns)
+    assert sorted(jax.tree.leaves(rest)) == frozen
+    assert sorted(jax.tree.leaves(trainable) + frozen) == [1, 2, 3, 4, 5]
+    assert join(trainable, rest) == TREE
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (("conv2/*",), r"train.freeze 'conv2/\*' matches no parameter; "),
+        (("*",), r"train.freeze \['\*'\] leaves no parameter to train"),
+    ],
+)
+def test_patterns_that_freeze_nothing_or_all_are_refused(patterns, message):
+    with pytest.raises(UserError, match=message):
+        split_frozen(TREE, patterns)

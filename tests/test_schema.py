@@ -11,6 +11,7 @@ from cnnjax.config import Duration, Experiment, Share
 from cnnjax.errors import UserError
 from cnnjax.models.layers import Arch
 from cnnjax.models.lenet import LeNet
+from cnnjax.runs.folder import experiment_from_dict
 from cnnjax.schema import Number, Schema
 
 
@@ -264,7 +265,7 @@ def test_an_unknown_or_missing_name_is_refused_in_python():
 
 def test_an_experiment_reads_its_model_by_the_family():
     experiment = Experiment(model=create("resnet20_cifar", width=8))
-    assert Experiment.from_dict(json.loads(json.dumps(experiment.to_dict()))) == experiment
+    assert experiment_from_dict(json.loads(json.dumps(experiment.to_dict()))) == experiment
 
 
 def test_a_default_is_checked_as_a_given_value_is():

@@ -20,11 +20,11 @@ from conftest import write_digits
 
 from cnnjax import checkpoint, create
 from cnnjax.functional import leaves_by_path
-from cnnjax.optim import make_optimizer
+from cnnjax.optim import make_hyperparameters
 from cnnjax.runs.folder import RunFolder, read_config
 from cnnjax.runs.predictor import load
+from cnnjax.runs.saving import read_state
 from cnnjax.system.signals import SIGNALS
-from cnnjax.training.step import init_state
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
@@ -355,7 +355,10 @@ def test_a_divergence_has_exit_code_3_with_step_and_learning_rate(workplace, dig
 # Killing -------------------------------------------------------------------------------------------------------------
 
 EPOCHS = 8
-LONG = ("lenet_mini", "--train.epochs", EPOCHS, "--train.batch-size", 16, "--data.source", "mnist")
+LONG = (
+    "lenet_mini", "--train.epochs", EPOCHS, "--train.batch-size", 16, "--train.ema-decay", 0.9,
+    "--data.source", "mnist",
+)  # fmt: skip
 
 
 def figures(folder):
@@ -369,12 +372,9 @@ def newest_state(folder):
     """Return what the newest checkpoint holds: the step, its info without the clock, and every array, also optax's."""
     found, _ = checkpoint.newest_good(folder / "checkpoints")
     _, experiment = read_config(folder / "config.json")
-    optimizer = make_optimizer(experiment.optimizer, lambda step: 1e-3)
-    state = jax.eval_shape(lambda: init_state(experiment.model, optimizer, 0))
-    arrays = checkpoint.restore(found, "training", {"step": state.step, "opt_state": state.opt_state})
+    state = read_state(found, experiment, make_hyperparameters(experiment, 100))
     info = {name: value for name, value in found.info.items() if name != "metrics"}
-    variables = checkpoint.restore(found, "variables", state.variables._asdict())
-    return found.step, info, [np.asarray(leaf) for leaf in jax.tree.leaves((arrays, variables))]
+    return found.step, info, [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 
 
 def lines(folder) -> int:

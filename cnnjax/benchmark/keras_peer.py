@@ -15,7 +15,7 @@ os.environ["KERAS_BACKEND"] = "jax"
 import jax
 import keras
 
-from cnnjax import cli
+from cnnjax import parallel
 from cnnjax.benchmark import keras_networks, on_jax
 from cnnjax.benchmark.protocol import Prepared, serve, timed
 from cnnjax.benchmark.work import LEARNING_RATE, Job
@@ -25,7 +25,7 @@ ENDLESS = 10**9
 
 def prepare(job: Job) -> Prepared:
     """Make the network and take its first step."""
-    cli.use_platform(job.platform)
+    parallel.use_platform(job.platform)
     keras.config.set_image_data_format("channels_last")
     if job.dtype == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")

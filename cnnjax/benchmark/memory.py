@@ -18,19 +18,21 @@ import tyro
 from pydantic import Field
 from rich.console import Console
 
-from cnnjax import cli
+from cnnjax import cli, parallel
 from cnnjax.benchmark import machine, page
 from cnnjax.benchmark.work import LARGEST_BATCH, Batches
-from cnnjax.config import Optimizer
+from cnnjax.config import Experiment, Optimizer, Train
 from cnnjax.data import Preprocessing
 from cnnjax.errors import UserError, choose, require
 from cnnjax.functional import chosen_stages, stages
+from cnnjax.losses import Batch
 from cnnjax.models import create, list_models
 from cnnjax.models.layers import Arch
-from cnnjax.optim import make_optimizer
+from cnnjax.optim import make_hyperparameters
+from cnnjax.parallel import device_memory
 from cnnjax.schema import Number, Schema
-from cnnjax.training.feed import device_memory
-from cnnjax.training.step import compiler_options, init_state, make_train_step
+from cnnjax.training.state import init_state
+from cnnjax.training.step import compiler_options, make_train_step
 
 GIB = 2**30
 MULTIPLE = 8
@@ -113,18 +115,19 @@ def step_bytes(
     height, width, channels = arch.image_shape
     middle = (0.5,) * channels
     preprocessing = Preprocessing(height=height, width=width, mean=middle, std=middle)
-    rule = make_optimizer(optimizer, lambda step: optimizer.lr)
-    step = make_train_step(arch, rule, preprocessing, label_smoothing=0.0, remat=remat, accumulate=accumulate)
-    state, key = jax.eval_shape(lambda: (init_state(arch, rule, 0), jax.random.key(0)))
-    images = jax.ShapeDtypeStruct((batch, height, width, channels), jnp.uint8)
-    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    train = Train(batch_size=batch, remat=remat, accumulate=accumulate)
+    experiment = Experiment(model=arch, optimizer=optimizer, train=train)
+    step, hyperparameters = make_train_step(experiment, preprocessing), make_hyperparameters(experiment, 1)
+    state, key = jax.eval_shape(lambda: (init_state(experiment, hyperparameters), jax.random.key(0)))
+    images: Any = jax.ShapeDtypeStruct((batch, height, width, channels), jnp.uint8)
+    labels: Any = jax.ShapeDtypeStruct((batch,), jnp.int32)
     options = compiler_options(jax.default_backend())
     jitted = jax.jit(step, donate_argnums=0, compiler_options=options)
-    found: Any = jitted.lower(state, images, labels, key).compile().memory_analysis()
-    if found is None:
+    analysis: Any = jitted.lower(state, Batch(images, labels), key, hyperparameters).compile().memory_analysis()
+    if analysis is None:
         raise UserError(f"the compiler for {jax.default_backend()} does not say how much memory a program takes")
-    taken = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
-    return taken - found.alias_size_in_bytes
+    taken = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+    return taken - analysis.alias_size_in_bytes
 
 
 def largest_batch(peak: Callable[[int], int], limit: int, multiple: int = 8) -> int:
@@ -216,7 +219,7 @@ def run(arguments: list[str]) -> None:
         return work, write
 
     work, write = cli.parse(options, arguments, "scripts/benchmark.py memory")
-    cli.use_platform(work.platform)
+    parallel.use_platform(work.platform)
     limit = memory_limit(work.memory_gib)
     console = Console(stderr=True)
     with console.status("") as status:

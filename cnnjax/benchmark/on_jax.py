@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnnjax import cli
+from cnnjax import parallel
 from cnnjax.benchmark import machine
 from cnnjax.benchmark.work import Facts
 from cnnjax.cli import Platform
-from cnnjax.training.evaluation import IN_FLIGHT
+from cnnjax.data.loader import IN_FLIGHT
 
 PLATFORMS: dict[str, Platform] = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 PRODUCT_SIDE, PRODUCT_SECONDS = 2048, 0.5
@@ -22,8 +22,8 @@ PRODUCT_SIDE, PRODUCT_SECONDS = 2048, 0.5
 
 def device(platform: Platform) -> str:
     """Return the accelerator's name, on a CPU the processor's; this process then holds the device."""
-    cli.use_platform(platform)
-    return machine.processor() if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
+    parallel.use_platform(platform)
+    return machine.processor() if jax.default_backend() == "cpu" else parallel.device_kind()
 
 
 def facts(*, how: str, packages: tuple[str, ...], parameters: int, first_step_seconds: float) -> Facts:
@@ -32,7 +32,7 @@ def facts(*, how: str, packages: tuple[str, ...], parameters: int, first_step_se
         how=how,
         packages=tuple(f"{name} {version(name)}" for name in packages),
         platform=PLATFORMS[jax.default_backend()],
-        device=jax.devices()[0].device_kind,
+        device=parallel.device_kind(),
         threads=machine.cores(),
         parameters=parameters,
         first_step_seconds=first_step_seconds,
@@ -52,13 +52,13 @@ def queued(call: Callable[[], Any], times: int) -> None:
 
 def peak_bytes() -> int:
     """Return the largest memory taken: the device's where it says so, on a CPU this process's."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = parallel.memory_statistics() or {}
     return int(stats.get("peak_bytes_in_use") or machine.peak_memory())
 
 
 def peak_rate(dtype: str) -> tuple[float, str]:
     """Return the operations a second that the device could do, and where that is from."""
-    published = machine.published_rate(jax.devices()[0].device_kind, dtype)
+    published = machine.published_rate(parallel.device_kind(), dtype)
     if published is not None:
         return published, "the vendor's data sheet"
     side = PRODUCT_SIDE

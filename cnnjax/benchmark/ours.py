@@ -3,27 +3,28 @@
 import jax
 import jax.numpy as jnp
 
-from cnnjax import cli
+from cnnjax import parallel
 from cnnjax.benchmark import on_jax
 from cnnjax.benchmark.blocks import network
 from cnnjax.benchmark.protocol import Prepared, serve, timed
 from cnnjax.benchmark.work import LEARNING_RATE, Job
 from cnnjax.complexity import complexity
-from cnnjax.config import Optimizer
-from cnnjax.data import Preprocessing, Split, epoch_order
+from cnnjax.config import Experiment, Optimizer
+from cnnjax.data import DeviceSplit, Preprocessing, epoch_order
 from cnnjax.functional import abstract_variables, init
 from cnnjax.models.convolution import lowering
 from cnnjax.models.layers import Arch
-from cnnjax.optim import make_optimizer
-from cnnjax.training.evaluation import logits_step, to_device
-from cnnjax.training.step import init_state, make_dispatch, make_train_step, step_key, steps_per_dispatch
+from cnnjax.optim import make_hyperparameters
+from cnnjax.training.evaluation import logits_step
+from cnnjax.training.state import init_state, step_key
+from cnnjax.training.step import make_dispatch, make_train_step, steps_per_dispatch
 
 PACKAGES = ("cnnjax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def prepare(job: Job) -> Prepared:
     """Make the network and take its first step."""
-    cli.use_platform(job.platform)
+    parallel.use_platform(job.platform)
     height, width, _ = job.image_shape
     arch = network(job.model, dtype=job.dtype, input_size=height)
     preprocessing = Preprocessing(height=height, width=width, mean=job.mean, std=job.std)
@@ -39,17 +40,17 @@ def prepare(job: Job) -> Prepared:
 
 def training(job: Job, arch: Arch, preprocessing: Preprocessing) -> Prepared:
     """Train on images that lie on the device; a lap is so many steps of an endless training."""
-    optimizer = make_optimizer(Optimizer(name=job.optimizer, lr=LEARNING_RATE), lambda step: LEARNING_RATE)
-    train_step = make_train_step(arch, optimizer, preprocessing, label_smoothing=0.0)
-    dispatch = make_dispatch(train_step, job.batch, job.batches)
-    data, key = to_device(Split(*job.made_up())), step_key(0)
+    experiment = Experiment(model=arch, optimizer=Optimizer(name=job.optimizer, lr=LEARNING_RATE))
+    hyperparameters = jax.device_put(make_hyperparameters(experiment, job.batches))
+    dispatch = make_dispatch(make_train_step(experiment, preprocessing), job.batch, job.batches)
+    data, key = DeviceSplit(*jax.device_put(job.made_up())), step_key(0)
     order = jax.device_put(epoch_order(0, 0, len(data.labels)))
     chunk = steps_per_dispatch(jax.default_backend(), job.batches)
-    state = init_state(arch, optimizer, seed=0)
+    state = init_state(experiment, hyperparameters)
 
     def step() -> jax.Array:
         nonlocal state
-        state, metrics = dispatch(state, data, order, key, steps=chunk)
+        state, metrics = dispatch(state, data, order, key, hyperparameters, steps=chunk)
         return metrics.loss
 
     def run(steps: int) -> None:

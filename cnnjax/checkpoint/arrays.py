@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from cnnjax.checkpoint.verify import Checkpoint, reason
 from cnnjax.errors import UserError
+from cnnjax.parallel import one_device
 from cnnjax.system.private_apis import skip_tensorstore_metrics
 
 MOMENT = 0.3
@@ -45,8 +45,8 @@ def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
                 f"{checkpoint.path / item} does not fit: {leaf} is {held.get(leaf, 'missing')} there, "
                 f"and {wanted.get(leaf, 'nothing of that name')} is needed"
             )
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like)
+    placement = one_device()
+    target = placement.abstract(like)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             _require_same(checkpointer.metadata(checkpoint.path.resolve() / item).item_metadata, target)
@@ -55,9 +55,7 @@ def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
         raise
     except Exception as error:  # its files are those of its manifest, but somebody else's
         raise UserError(f"checkpoint {checkpoint.path} cannot be read: {item}: {reason(error)}") from error
-    # orbax binds arrays to their device, and a jitted function with bound arrays is another program. Free ones are what
-    # a fresh start has, so that a continued training runs the programs of one that was never stopped.
-    return jax.tree.map(lambda leaf: jax.device_put(np.array(leaf)), restored)
+    return placement.restored(restored)
 
 
 def _require_same(stored: Any, target: Any) -> None:

@@ -15,7 +15,7 @@ from cnnjax.system import formats
 from cnnjax.system.files import json_bytes, plain_files, read_bytes, read_json, sha256
 from cnnjax.system.formats import NewerFormat
 
-FORMAT = 1
+FORMAT = 2
 LARGEST_INT32, LARGEST_FLOAT32 = int(np.iinfo(np.int32).max), float(np.finfo(np.float32).max)
 LARGEST_DESCRIPTION_MIB = 16
 """Of each file of orbax's but the arrays themselves; orbax reads it whole."""

@@ -2,7 +2,8 @@
 
 import dataclasses
 import hashlib
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -10,11 +11,37 @@ from cnnjax.data.preprocessing import Preprocessing
 from cnnjax.errors import UserError
 
 
+class Source(Protocol):
+    """Random access to labelled images of one size: a part of a data set. Only what `read` returns is in memory."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels int32 [N]."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Return the images uint8 [K, H, W, C] at indices int [K], in that order."""
+
+    def take(self, indices: np.ndarray) -> "Source":
+        """Return the part at indices int [K] as a source of its own."""
+
+
 class Split(NamedTuple):
-    """Images uint8 [N, H, W, C] with their labels int32 [N]."""
+    """A source in memory: images uint8 [N, H, W, C] with their labels int32 [N]."""
 
     images: np.ndarray
     labels: np.ndarray
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        return self.images[indices]
 
     def take(self, indices: np.ndarray) -> "Split":
         return Split(self.images[indices], self.labels[indices])
@@ -26,10 +53,12 @@ class Split(NamedTuple):
 class Loaded(NamedTuple):
     """What a source gives: its parts ``train`` and ``test``, its classes, mean and deviation of its pixels / 255."""
 
-    parts: dict[str, Split]
+    parts: Mapping[str, Source]
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    fingerprint: str | None = None
+    """sha256 that tells the content from any other; None computes it from all images and labels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +66,9 @@ class Dataset:
     """A data set in three parts, with all that is needed to feed it to a network and to name its answers."""
 
     name: str
-    train: Split
-    validation: Split
-    test: Split
+    train: Source
+    validation: Source
+    test: Source
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     split_hash: str
@@ -47,7 +76,7 @@ class Dataset:
     content_hash: str
     """sha256 of all images and labels."""
 
-    def part(self, name: str) -> Split:
+    def part(self, name: str) -> Source:
         """Return the part called train, validation or test."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
@@ -56,11 +85,12 @@ class Dataset:
         return {"name": self.name, "content_hash": self.content_hash, "split_hash": self.split_hash}
 
 
-def content_hash(*splits: Split) -> str:
-    """Return the sha256 of the splits' shapes, images and labels."""
+def content_hash(*sources: Source) -> str:
+    """Return the sha256 of the sources' shapes, images and labels."""
     digest = hashlib.sha256()
-    for split in splits:
-        for array in split:
+    for source in sources:
+        images = source.images if isinstance(source, Split) else source.read(np.arange(len(source.labels)))
+        for array in (images, source.labels):
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cnnjax.data.dataset import Split
+from cnnjax.data.dataset import Source
 from cnnjax.data.idx import write_idx
 from cnnjax.data.sources import IDX_FILES, SOURCES, find_source
 
@@ -16,9 +16,10 @@ def export_images(source: str, folder: Path, count: int, data_dir: str | None = 
     """Write the first ``count`` test images as PNG files named by number and class; return their paths."""
     loaded = find_source(source).load(data_dir)
     test = loaded.parts["test"]
+    images = test.read(np.arange(min(count, len(test.labels))))
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for index, (image, label) in enumerate(zip(test.images[:count], test.labels[:count], strict=True)):
+    for index, (image, label) in enumerate(zip(images, test.labels, strict=False)):
         name = loaded.classes[label].replace("/", "_").replace(" ", "_")
         paths.append(folder / f"{index:05d}-{name}.png")
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(paths[-1])
@@ -35,14 +36,15 @@ def embed_subset(folder: Path, data_dir: str | None = None) -> int:
     size = 0
     for part, (image_stem, label_stem) in IDX_FILES.items():
         subset = first_of_each_class(parts[part], IMAGES_A_CLASS[part])
-        for stem, array in ((image_stem, subset.images[..., 0]), (label_stem, subset.labels)):
+        images = subset.read(np.arange(len(subset.labels)))
+        for stem, array in ((image_stem, images[..., 0]), (label_stem, subset.labels)):
             path = folder / f"{stem}.gz"
             write_idx(path, array)
             size += path.stat().st_size
     return size
 
 
-def first_of_each_class(split: Split, count: int) -> Split:
+def first_of_each_class(split: Source, count: int) -> Source:
     """Return the first ``count`` images of each class, in the order of the file."""
     chosen = [np.flatnonzero(split.labels == label)[:count] for label in np.unique(split.labels)]
     return split.take(np.sort(np.concatenate(chosen)))

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ IDX_FILES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class SourceEntry:
     """A data set that can be asked for by name."""
 
     load: Callable[[str | None], Loaded]
@@ -40,17 +40,6 @@ class Source:
     """Its classes; empty where only its files tell them."""
     content_hash: str | None = None
     """What `dataset.content_hash` says of its published files, where that is known."""
-
-
-def find_source(name: str) -> Source:
-    """Return the source of that name: one of `SOURCES`, or a data set of tensorflow-datasets as ``tfds:NAME``.
-
-    Raises:
-        UserError: there is none, with near matches.
-    """
-    if name.startswith(TFDS):
-        return Source(functools.partial(load_prepared, name.removeprefix(TFDS)))
-    return SOURCES[choose("data source", name, [*SOURCES, f"{TFDS}NAME"])]
 
 
 def load_embedded(folder: str | None) -> Loaded:
@@ -113,7 +102,7 @@ def load_cifar10(folder: str | None) -> Loaded:
             "CNNJAX_DATA=DIR"
         )
     loaded = load_image_folder(place)
-    shape = loaded.parts["train"].images.shape[1:]
+    shape = loaded.parts["train"].image_shape
     if loaded.classes != CIFAR10_CLASSES or shape != (32, 32, 3):
         raise UserError(
             f"{place} holds images of {'x'.join(map(str, shape))} in the classes {', '.join(loaded.classes)}, and "
@@ -169,13 +158,24 @@ def _ways_to_get(name: str) -> str:
 
 
 SOURCES = {
-    "fashion_mnist_mini": Source(load_embedded, FASHION_CLASSES),
-    "fashion_mnist": Source(
+    "fashion_mnist_mini": SourceEntry(load_embedded, FASHION_CLASSES),
+    "fashion_mnist": SourceEntry(
         idx_loader("fashion_mnist", FASHION_CLASSES, FASHION_MEAN, FASHION_STD, "/usr/share/datasets/fashion-mnist"),
         FASHION_CLASSES,
         content_hash="aff50281d5acc921807bfc876514979e391816c85d90f1d97fd4d1bf0a5ebece",
     ),
-    "mnist": Source(idx_loader("mnist", DIGITS, (0.1307,), (0.3081,), "/usr/share/datasets/mnist"), DIGITS),
-    "cifar10": Source(load_cifar10, CIFAR10_CLASSES),
-    "image_folder": Source(load_images),
+    "mnist": SourceEntry(idx_loader("mnist", DIGITS, (0.1307,), (0.3081,), "/usr/share/datasets/mnist"), DIGITS),
+    "cifar10": SourceEntry(load_cifar10, CIFAR10_CLASSES),
+    "image_folder": SourceEntry(load_images),
 }
+
+
+def find_source(name: str, sources: Mapping[str, SourceEntry] = SOURCES) -> SourceEntry:
+    """Return the entry of that name in ``sources``, or that of a data set of tensorflow-datasets, ``tfds:NAME``.
+
+    Raises:
+        UserError: there is none, with near matches.
+    """
+    if name.startswith(TFDS):
+        return SourceEntry(functools.partial(load_prepared, name.removeprefix(TFDS)))
+    return sources[choose("data source", name, [*sources, f"{TFDS}NAME"])]

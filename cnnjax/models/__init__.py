@@ -1,6 +1,7 @@
 """The table of all architectures: one file per family, one row per variant."""
 
 import fnmatch
+from collections.abc import Mapping
 from typing import Any
 
 from cnnjax.errors import choose
@@ -29,6 +30,6 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(VARIANTS, pattern))
 
 
-def from_dict(data: object) -> Arch:
-    """Read what `Arch.to_dict` wrote."""
-    return Arch.from_dict(data, "model")
+def from_dict(data: object, families: Mapping[str, type[Arch]] = FAMILIES) -> Arch:
+    """Read what `Arch.to_dict` wrote; ``families`` are the known ones by name."""
+    return Arch.from_dict(data, "model", families)

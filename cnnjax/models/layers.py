@@ -75,16 +75,17 @@ class Arch(Schema, at="model."):
         return {"family": self.family, **super().to_dict()}
 
     @classmethod
-    def from_dict(cls, data: object, where: str = "model") -> Self:
-        """Read what `to_dict` wrote, as the family that it names."""
+    def from_dict(cls, data: object, where: str = "model", families: "Mapping[str, type[Arch]] | None" = None) -> Self:
+        """Read what `to_dict` wrote, as the family that it names, of the given ones or the package's."""
         from cnnjax.models import FAMILIES  # the table imports this file
 
+        families = FAMILIES if families is None else families
         if not isinstance(data, Mapping) or not isinstance(family := data.get("family"), str):
             raise UserError(f"{where} is {quoted(data)}; it must be an object with a 'family'")
-        if family not in FAMILIES:
-            raise UserError(f"unknown {where} family {quoted(family)}; {near_matches(family, FAMILIES)}")
+        if family not in families:
+            raise UserError(f"unknown {where} family {quoted(family)}; {near_matches(family, families)}")
         options = {name: value for name, value in data.items() if name != "family"}
-        return cast(Self, super(Arch, FAMILIES[family]).from_dict(options, where))
+        return cast(Self, super(Arch, families[family]).from_dict(options, where))
 
     def build(self, rngs: nnx.Rngs) -> "Network":
         """Return the module this definition describes. Only `cnnjax.functional` calls it."""

@@ -1,5 +1,6 @@
 """The pictures of a run and the page that shows them."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,10 +11,10 @@ from cnnjax.config import Experiment
 from cnnjax.data import Dataset, Split, epoch_order, normalize
 from cnnjax.functional import Variables, features
 from cnnjax.report import figures, page
-from cnnjax.runs.folder import RunFolder
 from cnnjax.training.classification import softmax
 from cnnjax.training.evaluation import predict_logits
-from cnnjax.training.step import augmented, step_key
+from cnnjax.training.state import step_key
+from cnnjax.training.step import augmented
 
 EXAMPLES = 32
 
@@ -23,16 +24,16 @@ def write(
     experiment: Experiment,
     dataset: Dataset,
     variables: Variables,
-    folder: RunFolder,
+    folder: Path,
     results: dict[str, Any],
     rows: list[dict[str, Any]],
 ) -> None:
     """Draw curves, confusion, mistakes, filters and examples as PNG, and write report.html, which holds them all."""
     arch, preprocessing, test = experiment.model, dataset.preprocessing, dataset.test
-    logits = predict_logits(arch, preprocessing, variables, test.images, experiment.train.eval_batch_size)
+    logits = predict_logits(arch, preprocessing, variables, test, experiment.train.eval_batch_size)
     classes = tuple(name.replace("$", r"\$") for name in dataset.classes)  # a formula lies between two of them
     first_batch = _first_batch(experiment, dataset)
-    image = test.images[:1]
+    image = test.read(np.arange(1))
     maps = features(arch, variables, normalize(preprocessing, image))
     drawings = {
         "curves": figures.curves(
@@ -49,14 +50,15 @@ def write(
         ),
     }
     for stem, figure in drawings.items():
-        figures.save(figure, folder.path / f"{stem}.png")
-    page.write(folder.path, name, experiment, results, rows, [f"{stem}.png" for stem in drawings])
+        figures.save(figure, folder / f"{stem}.png")
+    page.write(folder, name, experiment, results, rows, [f"{stem}.png" for stem in drawings])
 
 
 def _first_batch(experiment: Experiment, dataset: Dataset) -> Split:
     """Return the images of the first training step, augmented, or as many of them as a picture holds."""
     order = epoch_order(experiment.seed, 0, len(dataset.train.labels))
-    images, labels = dataset.train.take(order[: experiment.train.batch_size])
+    picked = order[: experiment.train.batch_size]
+    images, labels = dataset.train.read(picked), dataset.train.labels[picked]
     key = jax.random.fold_in(step_key(experiment.seed), 0)
     seen, _ = augmented(experiment.augmentation, jnp.asarray(images), key)
     return Split(np.asarray(seen)[:EXAMPLES], labels[:EXAMPLES])

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cnnjax.data import Split
+from cnnjax.data import Source
 from cnnjax.system.files import write_bytes
 from cnnjax.training.classification import class_figures, classification_report
 
@@ -73,7 +73,7 @@ def confusion(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) 
     return figure
 
 
-def mistakes(probabilities: np.ndarray, test: Split, classes: tuple[str, ...]) -> Figure:
+def mistakes(probabilities: np.ndarray, test: Source, classes: tuple[str, ...]) -> Figure:
     """Draw the wrong answers that were given with the most confidence."""
     answers = probabilities.argmax(axis=1)
     confidence = probabilities.max(axis=1)
@@ -83,7 +83,7 @@ def mistakes(probabilities: np.ndarray, test: Split, classes: tuple[str, ...]) -
         f"{classes[answers[i]]} {100 * confidence[i]:.0f} %\nis {classes[test.labels[i]]}" for i in chosen
     ]  # fmt: skip
     title = f"{len(wrong)} of {len(answers)} test images are answered wrongly; the most confident of them"
-    return _grid([test.images[i] for i in chosen], titles, title, columns=8)
+    return _grid(list(test.read(chosen)), titles, title, columns=8)
 
 
 def examples(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], batch_size: int) -> Figure:

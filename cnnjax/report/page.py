@@ -5,8 +5,7 @@ import html
 from pathlib import Path
 from typing import Any
 
-from cnnjax.config import Experiment
-from cnnjax.runs.naming import flatten
+from cnnjax.config import Experiment, flatten
 from cnnjax.system.files import write_bytes
 
 STYLE = """

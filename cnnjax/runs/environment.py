@@ -7,9 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from cnnjax import __version__
+from cnnjax import __version__, parallel
 
 DECISIVE = ("backend", "device", "cpus", "packages.jax", "packages.jaxlib")
 """What in an entry decides the bits of a result, besides everything in its lowering."""
@@ -18,15 +16,12 @@ DECISIVE = ("backend", "device", "cpus", "packages.jax", "packages.jaxlib")
 def environment(lowering: dict[str, Any]) -> dict[str, Any]:
     """Return what a figure depends on besides the config: versions, device, commit, and the lowering choices."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    devices = jax.devices()
     return {
         "python": platform.python_version(),
         "packages": {"cnnjax": __version__} | {name: version(name) for name in packages},
         "machine": f"{platform.system()} {platform.machine()}",
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "backend": jax.default_backend(),
-        "device": devices[0].device_kind,
-        "devices": len(devices),
+        **parallel.describe(),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
         "lowering": lowering,

@@ -7,11 +7,11 @@ from rich.text import Text
 from cnnjax.data import Dataset
 from cnnjax.errors import UserError, printable
 from cnnjax.runs.predictor import Predictor
-from cnnjax.system.progress import say
+from cnnjax.system.console import say
 from cnnjax.training.classification import Report, classification_report
 
 
-def judge(network: Predictor, dataset: Dataset, part: str) -> Report:
+def evaluate(network: Predictor, dataset: Dataset, part: str) -> Report:
     """Return the figures of the network on a part (train, validation or test) of the data."""
     network.require_classes()
     if network.classes != dataset.classes:
@@ -26,17 +26,16 @@ def judge(network: Predictor, dataset: Dataset, part: str) -> Report:
             "data.validation and data.split_seed as the run has them"
         )
     split = dataset.part(part)
-    if split.images.shape[1:] != network.arch.image_shape:
+    if split.image_shape != network.arch.image_shape:
         raise UserError(
-            f"the images of {dataset.name} are {split.images.shape[1:]} and the run takes {network.arch.image_shape}; "
+            f"the images of {dataset.name} are {split.image_shape} and the run takes {network.arch.image_shape}; "
             "give data of that size with --data.source"
         )
-    return classification_report(network.logits(split.images), split.labels)
+    return classification_report(network.logits_of(split), split.labels)
 
 
-def print_report(network: Predictor, dataset: Dataset, part: str, console: Console) -> None:
+def print_report(report: Report, network: Predictor, dataset: Dataset, part: str, console: Console) -> None:
     """Print the table of the whole part and the table of its classes."""
-    report = judge(network, dataset, part)
     say(console, f"{dataset.name}, {part}: {report.images:,} images; parameters of {network.checkpoint}")
     whole = Table()
     figures = {

@@ -1,6 +1,7 @@
 """The folder of a run: what was run, on what, and what came of it.
 
 config.json        the experiment and its name; `scripts/train.py RUN/config.json` reproduces the run
+experiment.py      the user's file, where it defines a network, a loss or a data set of its own; never run unasked
 environment.json   one entry for each start: versions, device, commit, how things were computed
 metrics.jsonl      one line an epoch, each epoch once
 checkpoints/       see `cnnjax.checkpoint`
@@ -17,16 +18,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cnnjax.config import Data, Experiment
+from cnnjax import losses, models
+from cnnjax.config import Data, Experiment, flatten
 from cnnjax.errors import UserError, quoted
+from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions, hint
 from cnnjax.runs.environment import DECISIVE
 from cnnjax.runs.metrics import has_numbers, metrics_line, read_rows
-from cnnjax.runs.naming import LONGEST_NAME, differences, flatten
+from cnnjax.runs.naming import LONGEST_NAME, differences
 from cnnjax.system import formats
-from cnnjax.system.files import make_folder, open_own, open_plain, read_json, write_bytes, write_json
+from cnnjax.system.files import make_folder, open_own, open_plain, read_bytes, read_json, write_bytes, write_json
 from cnnjax.system.lock import HELD, locked
 
-FORMAT = 1
+FORMAT = 2
 LOCK = ".lock"
 BEFORE_CONFIG = (LOCK, f"{LOCK}{HELD}", ".config.json.writing")
 """What a run that was killed in its first moment may have left."""
@@ -35,18 +38,21 @@ RESULTS, FIGURES = ("epochs", "best_epoch", "stopped_early", "seconds", "images_
 PARTS = ("train", "validation", "test")
 
 
-def experiment_from_dict(data: Any) -> Experiment:
+def experiment_from_dict(data: Any, definitions: Definitions = BUILT_IN) -> Experiment:
     """Read what `Experiment.to_dict` wrote; as data, nothing in it is run."""
     if not isinstance(data, dict):
         raise UserError(f"the experiment is {quoted(data)}; it must be an object")
-    return Experiment.from_dict(data)
+    parts: dict[str, Any] = {"model": models.from_dict(data.get("model"), definitions.families)}
+    if "loss" in data:
+        parts["loss"] = losses.from_dict(data["loss"], definitions.losses)
+    return Experiment.from_dict({**data, **parts})
 
 
 class RunFolder:
     """Reads and writes a run's files."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, definitions: Definitions = BUILT_IN):
+        self.path, self.definitions = path, definitions
         self.checkpoints = path / "checkpoints"
         self.require_lock: Callable[[], None] = _nothing
         """Raises LostLock where the folder was locked here, and may be another process's by now."""
@@ -74,7 +80,7 @@ class RunFolder:
             )
         config = self.path / "config.json"
         if config.exists():
-            _, recorded = read_config(config)
+            _, recorded = read_config(config, self.definitions)
             if changed := differences(recorded, experiment):
                 listed = "; ".join(
                     f"{option} was {quoted(a)} and is now {quoted(b)}" for option, (a, b) in changed.items()
@@ -95,10 +101,17 @@ class RunFolder:
         if experiment.data.dir is not None:  # so that it is found from another working folder too
             experiment = experiment.replace(data=experiment.data.replace(dir=str(Path(experiment.data.dir).resolve())))
         config = self.path / "config.json"
-        name, recorded = read_config(config) if config.exists() else (name, None)
+        name, recorded = read_config(config, self.definitions) if config.exists() else (name, None)
         if recorded != experiment:  # a new run, or one whose data have moved
             write_json(config, {**formats.written(FORMAT), "name": name, "experiment": experiment.to_dict()})
+        if self.definitions.code is not None and not (self.path / COPY).exists():
+            write_bytes(self.path / COPY, self.definitions.code)
         make_folder(self.checkpoints)
+
+    def code_has_changed(self) -> bool:
+        """Return whether the code that defines parts of the experiment differs from the copy in the folder."""
+        copy = self.path / COPY
+        return self.definitions.code is not None and copy.exists() and read_bytes(copy) != self.definitions.code
 
     def record_environment(self, entry: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Add an entry for this start; return what decides the bits and was another at the start before, both values.
@@ -164,7 +177,7 @@ def _nothing() -> None:
     """Require nothing."""
 
 
-def read_config(path: Path) -> tuple[str, Experiment]:
+def read_config(path: Path, definitions: Definitions = BUILT_IN) -> tuple[str, Experiment]:
     """Return the name and the experiment in a config.json."""
     data = read_json(path)
     has_format = isinstance(data, dict) and isinstance(data.get("format"), int)
@@ -175,10 +188,15 @@ def read_config(path: Path) -> tuple[str, Experiment]:
     name = data["name"]
     if not (name.isprintable() and 0 < len(name) <= LONGEST_NAME and "/" not in name) or name in (".", ".."):
         raise UserError(f"{path} names its run {name[:80]!r}; a name has up to {LONGEST_NAME} printable characters")
-    return data["name"], experiment_from_dict(data.get("experiment"))
+    try:
+        return data["name"], experiment_from_dict(data.get("experiment"), definitions)
+    except UserError as error:
+        if (advice := hint(path.parent)) and definitions.code is None:
+            raise UserError(f"{path}: {error}{advice}") from error
+        raise
 
 
-def recorded_data(run: Path) -> Data | None:
+def recorded_data(run: Path, definitions: Definitions = BUILT_IN) -> Data | None:
     """Return the data that a run was trained on, or None where the folder does not say."""
     config = run / "config.json"
-    return read_config(config)[1].data if config.exists() else None
+    return read_config(config, definitions)[1].data if config.exists() else None

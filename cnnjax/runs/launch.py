@@ -1,6 +1,7 @@
 """From an experiment to a finished run folder: train, judge the best parameters, draw."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,36 +12,44 @@ from rich.table import Table
 
 from cnnjax import checkpoint, data, report
 from cnnjax.config import Experiment
-from cnnjax.data import Dataset
+from cnnjax.data import Dataset, make_loader
+from cnnjax.data.loader import loading_plan
 from cnnjax.errors import CnnjaxError, PartlyDone, UserError, quoted
 from cnnjax.functional import Variables
 from cnnjax.models import convolution
 from cnnjax.models.layers import norm_lowering, pooling_lowering
+from cnnjax.parallel import one_device
 from cnnjax.runs import predictor
+from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions
 from cnnjax.runs.environment import environment
 from cnnjax.runs.folder import PARTS, RunFolder
+from cnnjax.runs.metrics_log import MetricsLog
+from cnnjax.runs.progress import TerminalProgress
+from cnnjax.runs.saving import Saver, tidy
+from cnnjax.system import signals
 from cnnjax.system.compilation import are_deterministic
-from cnnjax.system.progress import TerminalProgress, say
+from cnnjax.system.console import say
 from cnnjax.system.signals import deferred_signals
-from cnnjax.training import feed, out_of_memory
-from cnnjax.training.evaluation import evaluate, to_device
+from cnnjax.training import out_of_memory
+from cnnjax.training.evaluation import evaluate
+from cnnjax.training.hooks import Hook
 from cnnjax.training.loop import Outcome, fit, plan
 from cnnjax.training.profiling import Profile, check_steps
-from cnnjax.training.saving import tidy
-from cnnjax.training.step import is_unrolled
+from cnnjax.training.step import is_unrolled, steps_per_dispatch
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """An experiment with its name and its folder."""
+class Launch:
+    """An experiment with its name, its folder, and the tables that know what it is made of."""
 
     name: str
     experiment: Experiment
     folder: Path
+    definitions: Definitions = BUILT_IN
 
 
 def run(
-    run: Run, console: Console, resume: Literal["auto", "never"] = "auto", profiled: range | None = None,
+    launch: Launch, console: Console, resume: Literal["auto", "never"] = "auto", profiled: range | None = None,
     resume_command: str = "the same call",
 ) -> dict[str, Any]:  # fmt: skip
     """Train, or continue, or say that it is finished; return the results, which are also in results.json.
@@ -53,59 +62,61 @@ def run(
             Diverged; Interrupted (Ctrl-C, SIGTERM or SIGUSR1); PartlyDone: the metrics or the report are missing.
     """
     with deferred_signals(f"interrupted; what goes on from here is: {resume_command}"):
-        folder = RunFolder(run.folder)
-        if resume == "never" and (run.folder / "config.json").exists():
-            raise UserError(f"{run.folder} holds a run and --resume is never; choose another folder with --out")
+        folder = RunFolder(launch.folder, launch.definitions)
+        if resume == "never" and (launch.folder / "config.json").exists():
+            raise UserError(f"{launch.folder} holds a run and --resume is never; choose another folder with --out")
         # All that can be refused is refused before the folder is made.
-        folder.check(run.experiment)
-        dataset = data.load(run.experiment.data)
-        steps_per_epoch, _ = plan(run.experiment, dataset)
+        folder.check(launch.experiment)
+        dataset = data.load(launch.experiment.data, launch.definitions.sources)
+        steps_per_epoch, _ = plan(launch.experiment, dataset)
         if profiled is not None:
             done = checkpoint.newest_step(folder.checkpoints)
-            check_steps(profiled, 0 if folder.finished else steps_per_epoch * run.experiment.train.epochs - done)
+            check_steps(profiled, 0 if folder.finished else steps_per_epoch * launch.experiment.train.epochs - done)
         with folder.locked():
-            results, problems = _run_in(folder, run, dataset, steps_per_epoch, console, profiled)
-    print_results(run.name, results, console)
+            results, problems = _run_in(folder, launch, dataset, steps_per_epoch, console, profiled)
+    print_results(launch.name, results, console)
     if problems:
         raise PartlyDone(
-            f"{run.folder} is trained to its end, but {'; and '.join(problems)}; to try again: {resume_command}"
+            f"{launch.folder} is trained to its end, but {'; and '.join(problems)}; to try again: {resume_command}"
         )
-    say(console, f"results: {run.folder}/   open {run.folder}/report.html")
+    say(console, f"results: {launch.folder}/   open {launch.folder}/report.html")
     return results
 
 
 def _run_in(
-    folder: RunFolder, run: Run, dataset: Dataset, steps_per_epoch: int, console: Console, profiled: range | None
+    folder: RunFolder, launch: Launch, dataset: Dataset, steps_per_epoch: int, console: Console, profiled: range | None
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the results, and what could not be written beside them."""
-    folder.start(run.name, run.experiment)
+    folder.start(launch.name, launch.experiment)
+    if folder.code_has_changed():
+        say(console, f"notice: {folder.path / COPY} differs from the experiment file that is used now")
     if folder.finished:
         results = folder.read_results()
         checkpoint.best(folder.checkpoints)
-        problem = tidy(folder, run.experiment.train, results["epochs"], lambda text: say(console, text))
-        say(console, f"{run.folder} is finished already; another --seed or --out makes another run")
+        problem = tidy(folder, launch.experiment.train, results["epochs"], lambda text: say(console, text))
+        say(console, f"{launch.folder} is finished already; another --seed or --out makes another run")
         return results, [problem] if problem else []
-    computed = environment(lowering(run.experiment, dataset, steps_per_epoch))
+    computed = environment(lowering(launch.experiment, dataset, steps_per_epoch))
     changed = folder.record_environment(computed | {"data": dataset.record()})
     if changed and checkpoint.newest_step(folder.checkpoints):
         say(console, _other_bits(changed))
-    return _train(run, dataset, folder, console, profiled)
+    return _train(launch, dataset, folder, console, profiled)
 
 
 def _train(
-    run: Run, dataset: Dataset, folder: RunFolder, console: Console, profiled: range | None
+    launch: Launch, dataset: Dataset, folder: RunFolder, console: Console, profiled: range | None
 ) -> tuple[dict[str, Any], list[str]]:
-    profile = None if profiled is None else Profile(profiled, run.folder / "profile")
-    outcome = _fit(run, dataset, folder, console, profile)
+    profile = None if profiled is None else Profile(profiled, launch.folder / "profile")
+    outcome, problem = _fit(launch, dataset, folder, console, profile)
     if profile:
         say(console, profile.sentence())
     say(console, "judging the best parameters, drawing the report ...")
-    variables = predictor.load(run.folder).variables
-    results = _judge(run.experiment, dataset, outcome, variables)
-    problems = [outcome.problem] if outcome.problem else []
+    variables = predictor.load(launch.folder, launch.definitions).variables
+    results = _judge(launch.experiment, dataset, outcome, variables)
+    problems = [problem] if problem else []
     folder.require_lock()
     try:
-        report.write(run.name, run.experiment, dataset, variables, folder, results, outcome.rows)
+        report.write(launch.name, launch.experiment, dataset, variables, folder.path, results, outcome.rows)
     except CnnjaxError:
         raise
     except Exception as error:  # whatever a picture fails for, the training is done
@@ -118,7 +129,8 @@ def _train(
 def lowering(experiment: Experiment, dataset: Dataset, steps_per_epoch: int) -> dict[str, Any]:
     """Return how things are computed on this backend, where there was a choice; see the rules named."""
     backend = jax.default_backend()
-    resident, steps = feed.way(dataset.train, experiment.train.batch_size, steps_per_epoch)
+    steps = steps_per_dispatch(backend, steps_per_epoch)
+    resident, steps = loading_plan(dataset.train, experiment.train.batch_size, steps)
     chosen = {
         "steps_per_dispatch": steps,
         "images": "resident" if resident else "streamed",
@@ -144,7 +156,7 @@ def _from_file(value: Any) -> str:
 
 
 def print_results(name: str, results: dict[str, Any], console: Console) -> None:
-    """Print the table at the end of a run."""
+    """Print the table at the end of a launch."""
     early = ", stopped early" if results["stopped_early"] else ""
     console.print()
     say(console, name)
@@ -159,14 +171,32 @@ def print_results(name: str, results: dict[str, Any], console: Console) -> None:
     say(console, f"{results['seconds']:.1f} s of training, {results['images_per_second']:,.0f} images/s")
 
 
-def _fit(run: Run, dataset: Dataset, folder: RunFolder, console: Console, profile: Profile | None) -> Outcome:
+def _fit(
+    launch: Launch, dataset: Dataset, folder: RunFolder, console: Console, profile: Profile | None
+) -> tuple[Outcome, str | None]:
     progress = TerminalProgress(console)
     try:
-        return fit(run.experiment, dataset, folder, progress, profile=profile)
+        return fit_in_folder(launch.experiment, dataset, folder, progress, profile=profile)
     finally:
         progress.close()
         if profile:
             profile.close()
+
+
+def fit_in_folder(
+    experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: Hook,
+    poll: Callable[[], None] = signals.poll, profile: Profile | None = None,
+) -> tuple[Outcome, str | None]:  # fmt: skip
+    """Train from the folder's newest good checkpoint; return the outcome, and why metrics.jsonl lacks some of it.
+
+    The hooks' order is a promise: an epoch's line of metrics, then its checkpoint, then what the user sees.
+    """
+    _, hyperparameters = plan(experiment, dataset)
+    saver = Saver(experiment, dataset, folder, progress.notice)
+    start = saver.resume(hyperparameters)
+    log = MetricsLog(folder, [] if start is None else start.rows, progress.notice)
+    outcome = fit(experiment, dataset, start, (log, saver, progress), poll, profile)
+    return outcome, log.problem
 
 
 def _judge(experiment: Experiment, dataset: Dataset, outcome: Outcome, variables: Variables) -> dict[str, Any]:
@@ -177,11 +207,12 @@ def _judge(experiment: Experiment, dataset: Dataset, outcome: Outcome, variables
         "best_epoch": outcome.best_epoch,
         **speed(outcome.rows, experiment.train.batch_size),
     }
+    batch_size = experiment.train.eval_batch_size
     for part in PARTS:
         split = dataset.part(part)
-        batch_size = experiment.train.eval_batch_size
         with out_of_memory.in_evaluation(batch_size):
-            figures = evaluate(experiment.model, dataset.preprocessing, variables, to_device(split), batch_size)
+            loader = make_loader(split, batch_size, 1, one_device())
+            figures = evaluate(experiment.model, dataset.preprocessing, variables, loader, batch_size)
         results[part] = {**figures, "images": len(split.labels)}
     return results
 

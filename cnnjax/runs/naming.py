@@ -3,19 +3,11 @@
 import hashlib
 from typing import Any
 
-from cnnjax.config import Experiment
+from cnnjax.config import Experiment, flatten
 
 LONGEST_NAME = 150
 PLACES_NOT_CONTENT = ("data.dir",)
 """Options that say where something lies: they neither name a run nor make it another one."""
-
-
-def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested data by dotted names: ``{"optimizer.lr": 0.1}``."""
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
-    return flat
 
 
 def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:

@@ -1,17 +1,18 @@
 """A trained network as its run folder holds it: with its classes and its preprocessing."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from cnnjax import checkpoint, models
-from cnnjax.data import Preprocessing, read_image
+from cnnjax.data import Preprocessing, Source, Split, read_image
 from cnnjax.errors import UserError, require
 from cnnjax.functional import Variables, abstract_variables
 from cnnjax.models.layers import Arch
+from cnnjax.runs.definitions import BUILT_IN, Definitions, hint
 from cnnjax.training.classification import softmax, top_classes
 from cnnjax.training.evaluation import predict_logits
 
@@ -32,7 +33,11 @@ class Predictor:
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return the logits float32 [N, classes] of images uint8 [N, H, W, C]."""
-        return predict_logits(self.arch, self.preprocessing, self.variables, images, BATCH_SIZE)
+        return self.logits_of(Split(images, np.zeros(len(images), np.int32)))
+
+    def logits_of(self, source: Source) -> np.ndarray:
+        """Return the logits float32 [N, classes] of all images of a source."""
+        return predict_logits(self.arch, self.preprocessing, self.variables, source, BATCH_SIZE)
 
     def top(self, images: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
         """Return each image's k likeliest classes by name with their probabilities."""
@@ -53,7 +58,7 @@ class Predictor:
         return np.stack([read_image(path, self.preprocessing) for path in paths])
 
 
-def load(run: Path) -> Predictor:
+def load(run: Path, definitions: Definitions = BUILT_IN) -> Predictor:
     """Load the best parameters of a run.
 
     Raises:
@@ -63,7 +68,12 @@ def load(run: Path) -> Predictor:
     if not folder.is_dir():
         raise UserError(f"{run} is not the folder of a run (it has no checkpoints/); give one such as runs/lenet_mini")
     saved = checkpoint.best(folder)
-    described = describe(saved)
+    try:
+        described = describe(saved, definitions.families)
+    except UserError as error:
+        if (advice := hint(run)) and definitions.code is None:
+            raise UserError(f"{error}{advice}") from error
+        raise
     like = abstract_variables(described.arch)._asdict()
     return Predictor(
         arch=described.arch,
@@ -84,7 +94,7 @@ class Description(NamedTuple):
     data: dict[str, str]
 
 
-def describe(saved: checkpoint.Checkpoint) -> Description:
+def describe(saved: checkpoint.Checkpoint, families: Mapping[str, type[Arch]] = models.FAMILIES) -> Description:
     """Read what a checkpoint says of its network, as data that a stranger may have written.
 
     Raises:
@@ -94,7 +104,7 @@ def describe(saved: checkpoint.Checkpoint) -> Description:
     if not isinstance(info, dict) or not {"model", "classes", "preprocessing"} <= info.keys():
         raise UserError(f"{saved.path} does not say what its network is; give the folder of a run of cnnjax")
     try:
-        arch = models.from_dict(info["model"])
+        arch = models.from_dict(info["model"], families)
         preprocessing = Preprocessing.from_dict(info["preprocessing"], "preprocessing")
         classes, data = info["classes"], info.get("data", {})
         named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)

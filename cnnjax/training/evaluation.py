@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,20 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnnjax.data import Preprocessing, Split, normalize
+from cnnjax.data import DeviceSplit, Loader, Preprocessing, Source, normalize
+from cnnjax.data.loader import padded_batches
 from cnnjax.functional import Variables, apply
 from cnnjax.models.layers import Arch
 from cnnjax.system import signals
-
-IN_FLIGHT = 8
-"""Calls that may be queued on the device before the host waits for the oldest, here and in training."""
-
-
-class DeviceSplit(NamedTuple):
-    """A split that stays on the device: images uint8 [N, H, W, C], labels int32 [N]."""
-
-    images: jax.Array
-    labels: jax.Array
 
 
 class EvalSums(NamedTuple):
@@ -32,19 +23,6 @@ class EvalSums(NamedTuple):
     loss: jax.Array
     top1: jax.Array
     top5: jax.Array
-
-
-def to_device(split: Split) -> DeviceSplit:
-    return DeviceSplit(*map(jax.device_put, split))
-
-
-def padded_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (indices int32 [B], mask bool [B]) that cover ``range(count)`` once; the last batch is filled up."""
-    batch_size = min(batch_size, count)
-    for start in range(0, count, batch_size):
-        indices = np.arange(start, start + batch_size, dtype=np.int32)
-        mask = indices < count
-        yield np.where(mask, indices, np.int32(0)), mask
 
 
 def label_ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -84,31 +62,32 @@ def logits_step(arch: Arch, preprocessing: Preprocessing, variables: Variables, 
 
 
 def evaluate(
-    arch: Arch, preprocessing: Preprocessing, variables: Variables, data: DeviceSplit, batch_size: int,
+    arch: Arch, preprocessing: Preprocessing, variables: Variables, loader: Loader, batch_size: int,
     poll: Callable[[], None] = signals.poll,
 ) -> dict[str, float]:  # fmt: skip
     """Return mean cross-entropy ``loss`` (nats, without label smoothing) and the shares ``top1`` and ``top5``.
 
     ``poll`` is called between batches, so that a caller can interrupt; no more than some are queued on the device.
     """
-    count = len(data.labels)
     sums: list[EvalSums] = []
-    for indices, mask in padded_batches(count, batch_size):
+    count = 0
+    for data, indices, mask in loader.evaluation(batch_size):
         sums.append(eval_step(arch, preprocessing, variables, data, indices, mask))
-        if len(sums) > IN_FLIGHT:
-            jax.block_until_ready(sums[-IN_FLIGHT])
+        count += int(mask.sum())
+        if len(sums) > loader.in_flight:
+            jax.block_until_ready(sums[-loader.in_flight])
         poll()
     fetched = jax.device_get(sums)
     return {name: math.fsum(float(getattr(s, name)) for s in fetched) / count for name in EvalSums._fields}
 
 
 def predict_logits(
-    arch: Arch, preprocessing: Preprocessing, variables: Variables, images: np.ndarray, batch_size: int
+    arch: Arch, preprocessing: Preprocessing, variables: Variables, source: Source, batch_size: int
 ) -> np.ndarray:
-    """Return the logits float32 [N, classes] of images uint8 [N, H, W, C], on the host."""
+    """Return the logits float32 [N, classes] of the images of a source, on the host."""
     parts = []
-    for indices, mask in padded_batches(len(images), batch_size):
-        logits = logits_step(arch, preprocessing, variables, images[indices])
+    for indices, mask in padded_batches(len(source.labels), batch_size):
+        logits = logits_step(arch, preprocessing, variables, source.read(indices))
         parts.append(np.asarray(logits)[mask])
         signals.poll()
     return np.concatenate(parts)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 import jax
 
 from cnnjax.config import Experiment
-from cnnjax.data import Preprocessing, epoch_order
+from cnnjax.data import DeviceSplit, Preprocessing, epoch_order
+from cnnjax.data.loader import IN_FLIGHT
 from cnnjax.errors import UserError
-from cnnjax.optim import make_optimizer
-from cnnjax.training.evaluation import IN_FLIGHT, DeviceSplit
-from cnnjax.training.step import init_state, make_dispatch, make_train_step, step_key
+from cnnjax.optim import Hyperparameters
+from cnnjax.training.state import init_state, step_key
+from cnnjax.training.step import make_dispatch, make_train_step
 
 ERRORS = (MemoryError, jax.errors.JaxRuntimeError)
 """What may say that memory is short; `is_shortage` knows whether it does."""
@@ -49,12 +50,13 @@ def in_evaluation(batch_size: int) -> contextlib.AbstractContextManager[None]:
 
 
 def in_training(
-    error: BaseException, experiment: Experiment, preprocessing: Preprocessing, train: DeviceSplit,
-    notice: Callable[[str], None],
+    error: BaseException, experiment: Experiment, hyperparameters: Hyperparameters, preprocessing: Preprocessing,
+    sample: Callable[[int], DeviceSplit], notice: Callable[[str], None],
 ) -> UserError:  # fmt: skip
     """Return what is said of a training step that did not fit, after smaller batches were tried.
 
-    The caller has let go of the state that it trained, and here so do the calls that failed.
+    The caller has let go of the state that it trained, and here so do the calls that failed. ``sample`` gives at least
+    as many training images as it is asked for.
     """
     traceback.clear_frames(error.__traceback__)
     config = experiment.train
@@ -62,7 +64,7 @@ def in_training(
     for batch_size in smaller(config.batch_size, config.accumulate):
         notice(f"out of memory at train.batch_size {config.batch_size}; trying {batch_size} ...")
         spare = batch_size // SPARE // config.accumulate * config.accumulate
-        if step_fits(experiment, preprocessing, train, batch_size + spare):
+        if step_fits(experiment, hyperparameters, preprocessing, sample, batch_size + spare):
             fits = batch_size
             break
     return UserError(
@@ -79,20 +81,19 @@ def smaller(batch_size: int, accumulate: int) -> Iterator[int]:
         yield batch_size
 
 
-def step_fits(experiment: Experiment, preprocessing: Preprocessing, train: DeviceSplit, batch_size: int) -> bool:
+def step_fits(
+    experiment: Experiment, hyperparameters: Hyperparameters, preprocessing: Preprocessing,
+    sample: Callable[[int], DeviceSplit], batch_size: int,
+) -> bool:  # fmt: skip
     """Run some steps with that batch size, queued as in a training; return whether memory sufficed."""
-    arch, config, count = experiment.model, experiment.train, len(train.labels)
     try:
-        optimizer = make_optimizer(experiment.optimizer, lambda step: experiment.optimizer.lr)
-        step = make_train_step(
-            arch, optimizer, preprocessing, config.label_smoothing, experiment.augmentation, remat=config.remat,
-            accumulate=config.accumulate,
-        )  # fmt: skip
-        dispatch = make_dispatch(step, batch_size, count // batch_size)
+        data = sample(batch_size)
+        count = len(data.labels)
+        dispatch = make_dispatch(make_train_step(experiment, preprocessing), batch_size, count // batch_size)
         order = jax.device_put(epoch_order(experiment.seed, 0, count))
-        state = init_state(arch, optimizer, experiment.seed)
+        state = init_state(experiment, hyperparameters)
         for _ in range(IN_FLIGHT + 1):
-            state, metrics = dispatch(state, train, order, step_key(experiment.seed), steps=1)
+            state, metrics = dispatch(state, data, order, step_key(experiment.seed), hyperparameters, steps=1)
         jax.block_until_ready((state, metrics))
     except ERRORS:  # of any kind: under a shortage XLA's own kernels may fail without saying that it is one
         return False

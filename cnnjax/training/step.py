@@ -1,4 +1,4 @@
-"""The train state and the pure train step."""
+"""The pure train step, and how several of them go to the device in one call."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,37 +8,14 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from cnnjax.config import Augmentation
-from cnnjax.data import Preprocessing, augment, normalize
-from cnnjax.functional import Tree, Variables, apply, init
-from cnnjax.models.layers import Arch
-from cnnjax.training.evaluation import DeviceSplit
+from cnnjax.config import Augmentation, Experiment
+from cnnjax.data import DeviceSplit, Preprocessing, augment, normalize
+from cnnjax.functional import Tree, Variables, apply
+from cnnjax.losses import Batch, weighted_mean
+from cnnjax.optim import Hyperparameters, learning_rate, make_rule, split_frozen
+from cnnjax.training.state import EpochMetrics, TrainState, averaged, empty_metrics, joined
 
-INIT_STREAM, STEP_STREAM = 0, 1
 NO_AUGMENTATION = Augmentation()
-
-
-class EpochMetrics(NamedTuple):
-    """Sums over the training images of the current epoch, and the first step whose loss was not finite (or -1)."""
-
-    loss: jax.Array
-    correct: jax.Array
-    images: jax.Array
-    bad_step: jax.Array
-
-
-class TrainState(NamedTuple):
-    """All that training changes. With the experiment and the data it decides every later state."""
-
-    step: jax.Array
-    params: Tree
-    batch_stats: Tree
-    opt_state: Any
-    metrics: EpochMetrics
-
-    @property
-    def variables(self) -> Variables:
-        return Variables(self.params, self.batch_stats)
 
 
 class Gradient(NamedTuple):
@@ -50,24 +27,10 @@ class Gradient(NamedTuple):
     correct: jax.Array
 
 
-GradientFn = Callable[[Variables, jax.Array, jax.Array, jax.Array], Gradient]
-TrainStep = Callable[[TrainState, jax.Array, jax.Array, jax.Array], TrainState]
+GradientFn = Callable[[Tree, Tree, Batch, jax.Array], Gradient]
+"""From trainable parameters, batch statistics, a batch and a key."""
+TrainStep = Callable[[TrainState, Batch, jax.Array, Hyperparameters], TrainState]
 Dispatch = Callable[..., tuple[TrainState, EpochMetrics]]
-
-
-def empty_metrics() -> EpochMetrics:
-    return EpochMetrics(jnp.float32(0), jnp.int32(0), jnp.int32(0), jnp.int32(-1))
-
-
-def init_state(arch: Arch, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """Return the state before the first step; the same seed gives the same parameters."""
-    params, batch_stats = init(arch, jax.random.fold_in(jax.random.key(seed), INIT_STREAM))
-    return TrainState(jnp.int32(0), params, batch_stats, optimizer.init(params), empty_metrics())
-
-
-def step_key(seed: int) -> jax.Array:
-    """Return the key that each step folds its number into; a resumed run draws what an uninterrupted one would."""
-    return jax.random.fold_in(jax.random.key(seed), STEP_STREAM)
 
 
 def augmented(config: Augmentation, images: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -78,106 +41,136 @@ def augmented(config: Augmentation, images: jax.Array, key: jax.Array) -> tuple[
     return augment(config, augmentation_key, images), network_key
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
-    """Return the cross-entropy [N] in nats against labels smoothed over all classes (Szegedy 2016, section 7)."""
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), smoothing)
-    return optax.softmax_cross_entropy(logits, targets)
+def make_train_step(experiment: Experiment, preprocessing: Preprocessing) -> TrainStep:
+    """Return the pure function ``(state, batch, key, hyperparameters) -> state``.
 
-
-def make_train_step(
-    arch: Arch, optimizer: optax.GradientTransformation, preprocessing: Preprocessing, label_smoothing: float,
-    augmentation: Augmentation = NO_AUGMENTATION, *, remat: tuple[str, ...] = (), accumulate: int = 1,
-) -> TrainStep:  # fmt: skip
-    """Return the pure function ``(state, images uint8 [B, H, W, C], labels int32 [B], key) -> state``.
-
-    ``remat`` and ``accumulate`` are those of `cnnjax.config.Train`.
+    The program depends on the names in the experiment alone (network, loss, rule, schedule, augmentation, which
+    parameters are frozen); its values come with the hyperparameters, so ``jax.vmap`` over states and hyperparameters
+    trains members side by side in one program.
     """
+    arch, loss, train = experiment.model, experiment.loss, experiment.train
+    rule = make_rule(experiment.optimizer)
 
-    def loss_fn(params: Tree, batch_stats: Tree, images: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
-        variables = Variables(params, batch_stats)
-        pixels = normalize(preprocessing, images)
-        outputs, new_stats = apply(arch, variables, pixels, train=True, key=key, remat=remat)
-        return cross_entropy(outputs.logits, labels, label_smoothing).mean(), (outputs.logits, new_stats)
+    def gradient_fn(frozen: Tree, hyperparameters: Hyperparameters) -> GradientFn:
+        def loss_fn(trainable: Tree, batch_stats: Tree, batch: Batch, key: jax.Array) -> Any:
+            variables = Variables(joined(trainable, frozen), batch_stats)
+            pixels = normalize(preprocessing, batch.images)
+            outputs, new_stats = apply(arch, variables, pixels, train=True, key=key, remat=train.remat)
+            losses = loss(outputs, batch, hyperparameters)
+            return weighted_mean(losses, batch.weights), (outputs.logits, new_stats)
 
-    def gradient(variables: Variables, images: jax.Array, labels: jax.Array, key: jax.Array) -> Gradient:
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (logits, batch_stats)), grads = grad_fn(*variables, images, labels, key)
-        return Gradient(grads, batch_stats, loss, (logits.argmax(axis=-1) == labels).sum(dtype=jnp.int32))
+        def gradient(trainable: Tree, batch_stats: Tree, batch: Batch, key: jax.Array) -> Gradient:
+            grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+            (mean, (logits, new_stats)), grads = grad_fn(trainable, batch_stats, batch, key)
+            right = logits.argmax(axis=-1) == batch.labels()
+            if batch.weights is not None:
+                right &= batch.weights > 0
+            return Gradient(grads, new_stats, mean, right.sum(dtype=jnp.int32))
 
-    def train_step(state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array) -> TrainState:
-        images, key = augmented(augmentation, images, key)
-        found = accumulated(gradient, accumulate)(state.variables, images, labels, key)
+        return gradient
+
+    def train_step(
+        state: TrainState, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters
+    ) -> TrainState:  # fmt: skip
+        images, key = augmented(experiment.augmentation, batch.images, key)
+        batch = batch._replace(images=images)
+        trainable, frozen = split_frozen(state.params, train.freeze)
+        gradient = accumulated(gradient_fn(frozen, hyperparameters), train.accumulate)
+        step = gradient(trainable, state.batch_stats, batch, key)
         with jax.named_scope("optimizer"):
-            updates, opt_state = optimizer.update(found.params, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
-        loss = state.metrics.loss + found.loss * len(labels)
-        first_bad = (state.metrics.bad_step < 0) & ~jnp.isfinite(loss)
-        metrics = EpochMetrics(
-            loss=loss,
-            correct=state.metrics.correct + found.correct,
-            images=state.metrics.images + len(labels),
-            bad_step=jnp.where(first_bad, state.step + 1, state.metrics.bad_step),
-        )
-        return TrainState(state.step + 1, params, found.batch_stats, opt_state, metrics)
+            rate = learning_rate(experiment.schedule.name, state.step, hyperparameters)
+            updates, opt_state = rule(hyperparameters, rate).update(step.params, state.opt_state, trainable)
+            params = joined(optax.apply_updates(trainable, updates), frozen)
+            ema = state.ema
+            if ema is not None:
+                ema = averaged(ema, Variables(params, step.batch_stats), hyperparameters.ema_decay)
+        metrics = _add(state.metrics, step, batch, state.step + 1)
+        return TrainState(state.step + 1, params, step.batch_stats, opt_state, metrics, ema)
 
     return train_step
+
+
+def _add(metrics: EpochMetrics, step: Gradient, batch: Batch, number: jax.Array) -> EpochMetrics:
+    """Return the epoch's sums after a step. Examples of weight 0 are not counted."""
+    images = len(batch.images) if batch.weights is None else (batch.weights > 0).sum(dtype=jnp.int32)
+    loss = metrics.loss + step.loss.astype(jnp.float32) * jnp.asarray(images, jnp.float32)
+    first_bad = (metrics.bad_step < 0) & ~jnp.isfinite(loss)
+    return EpochMetrics(
+        loss=loss,
+        correct=metrics.correct + step.correct,
+        images=metrics.images + images,
+        bad_step=jnp.where(first_bad, number, metrics.bad_step),
+    )
 
 
 def accumulated(gradient: GradientFn, parts: int) -> GradientFn:
     """Return ``gradient`` of a batch that goes through the network in so many equal parts, one after the other.
 
     Only one part's activations are in memory. Each part draws its own chance; its norms see its own statistics, and the
-    running ones move with each part.
+    running ones move with each part. With weights, each part counts by the weight that it holds.
     """
     if parts == 1:
         return gradient
 
-    def whole(variables: Variables, images: jax.Array, labels: jax.Array, key: jax.Array) -> Gradient:
-        def add(sums: Gradient, part: tuple[jax.Array, ...]) -> tuple[Gradient, None]:
-            sums, part = lax.optimization_barrier((sums, part))  # no part begins before the last one has ended
-            number, part_images, part_labels = part
-            moved = variables._replace(batch_stats=sums.batch_stats)
-            found = gradient(moved, part_images, part_labels, jax.random.fold_in(key, number))
-            params = jax.tree.map(jnp.add, sums.params, found.params)
-            return Gradient(params, found.batch_stats, sums.loss + found.loss, sums.correct + found.correct), None
+    def whole(trainable: Tree, batch_stats: Tree, batch: Batch, key: jax.Array) -> Gradient:
+        def add(sums: Gradient, numbered: tuple[jax.Array, Batch]) -> tuple[Gradient, None]:
+            sums, numbered = lax.optimization_barrier((sums, numbered))  # no part begins before the last one has ended
+            number, part = numbered
+            step = gradient(trainable, sums.batch_stats, part, jax.random.fold_in(key, number))
+            grads, loss = step.params, step.loss
+            if part.weights is not None:
+                share = part.weights.sum()
+                grads, loss = jax.tree.map(lambda leaf: leaf * share.astype(leaf.dtype), grads), loss * share
+            params = jax.tree.map(jnp.add, sums.params, grads)
+            return Gradient(params, step.batch_stats, sums.loss + loss, sums.correct + step.correct), None
 
-        numbers = jnp.arange(parts)
-        batches = (array.reshape(parts, -1, *array.shape[1:]) for array in (images, labels))
-        zeros = jax.tree.map(jnp.zeros_like, variables.params)
-        none = Gradient(zeros, variables.batch_stats, jnp.float32(0), jnp.int32(0))
-        sums, _ = lax.scan(add, none, (numbers, *batches), unroll=is_unrolled(jax.default_backend()))
-        return sums._replace(params=jax.tree.map(lambda leaf: leaf / parts, sums.params), loss=sums.loss / parts)
+        in_parts = jax.tree.map(lambda array: array.reshape(parts, -1, *array.shape[1:]), batch)
+        zeros = jax.tree.map(jnp.zeros_like, trainable)
+        first = jax.eval_shape(gradient, trainable, batch_stats, jax.tree.map(lambda array: array[0], in_parts), key)
+        none = Gradient(zeros, batch_stats, jnp.zeros_like(first.loss), jnp.int32(0))
+        sums, _ = lax.scan(add, none, (jnp.arange(parts), in_parts), unroll=is_unrolled(jax.default_backend()))
+        count: Any = parts
+        if batch.weights is not None:
+            total = batch.weights.sum()
+            count = jnp.where(total > 0, total, 1)
+        divided = jax.tree.map(lambda leaf: leaf / jnp.asarray(count, leaf.dtype), (sums.params, sums.loss))
+        return sums._replace(params=divided[0], loss=divided[1])
 
     return whole
 
 
 def make_dispatch(train_step: TrainStep, batch_size: int, steps_per_epoch: int) -> Dispatch:
-    """Return the jitted ``(state, data, order, key, steps=k) -> (state, metrics)``: k steps in one call of the device.
+    """Return the jitted ``(state, data, order, key, hyperparameters, steps=k) -> (state, metrics)``.
 
-    The state is donated. Which images a step sees follows from ``state.step`` and the epoch's ``order`` [N] alone; an
-    order that begins with the images of a later step of the epoch comes with the number of that step, ``start``. The
-    metrics is a copy that outlives the donation, for showing progress.
+    It runs k steps in one call of the device and donates the state. Which images a step sees follows from
+    ``state.step`` and the epoch's ``order`` [N] alone; an order that begins with the images of a later step of the
+    epoch comes with the number of that step, ``start``. The metrics are a copy that outlives the donation, for showing
+    progress.
     """
 
     def one_step(
-        state: TrainState, data: DeviceSplit, order: jax.Array, key: jax.Array, start: jax.Array | None
-    ) -> TrainState:
+        state: TrainState, data: DeviceSplit, order: jax.Array, key: jax.Array, hyperparameters: Hyperparameters,
+        start: jax.Array | None,
+    ) -> TrainState:  # fmt: skip
         position = state.step % steps_per_epoch
         starts_epoch = position == 0
         metrics = jax.tree.map(lambda fresh, sums: jnp.where(starts_epoch, fresh, sums), empty_metrics(), state.metrics)
         first = position if start is None else position - start
         picked = lax.dynamic_slice(order, (first * batch_size,), (batch_size,))
         key = jax.random.fold_in(key, state.step)
-        return train_step(state._replace(metrics=metrics), data.images[picked], data.labels[picked], key)
+        batch = Batch(data.images[picked], data.labels[picked])
+        return train_step(state._replace(metrics=metrics), batch, key, hyperparameters)
 
     def dispatch(
-        state: TrainState, data: DeviceSplit, order: jax.Array, key: jax.Array, *, steps: int,
-        start: jax.Array | None = None,
+        state: TrainState, data: DeviceSplit, order: jax.Array, key: jax.Array, hyperparameters: Hyperparameters, *,
+        steps: int, start: jax.Array | None = None,
     ) -> tuple[TrainState, EpochMetrics]:  # fmt: skip
         if steps == 1:
-            state = one_step(state, data, order, key, start)
+            state = one_step(state, data, order, key, hyperparameters, start)
         else:
-            state, _ = lax.scan(lambda s, _: (one_step(s, data, order, key, start), None), state, length=steps)
+            state, _ = lax.scan(
+                lambda s, _: (one_step(s, data, order, key, hyperparameters, start), None), state, length=steps
+            )
         return state, jax.tree.map(jnp.copy, state.metrics)
 
     options = compiler_options(jax.default_backend())

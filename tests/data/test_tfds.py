@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from conftest import fit_run
 from PIL import Image
 
 from cnnjax import create, data
@@ -13,7 +14,6 @@ from cnnjax.data.image_folder import mean_and_std
 from cnnjax.data.tfds_source import find_prepared, load_tfds
 from cnnjax.errors import UserError
 from cnnjax.runs.folder import RunFolder
-from cnnjax.training.loop import fit
 from tests.data.prepared import CLASSES, edit, image_of, images_of, load, prepare
 
 
@@ -56,7 +56,7 @@ def test_a_network_learns_it(prepared, tmp_path, progress):
     )
     folder = RunFolder(tmp_path / "run")
     folder.start("run", experiment)
-    fit(experiment, data.load(experiment.data), folder, progress)
+    fit_run(experiment, folder, progress)
     assert progress.rows[-1]["validation_top1"] > 0.9
 
 

@@ -20,10 +20,10 @@ from cnnjax import checkpoint
 from cnnjax.data.idx import write_idx
 from cnnjax.data.sources import IDX_FILES
 from cnnjax.native.library import LIBRARY
-from cnnjax.optim import make_optimizer
+from cnnjax.optim import make_hyperparameters
 from cnnjax.runs import predictor
 from cnnjax.runs.folder import RunFolder, read_config
-from cnnjax.training.step import init_state
+from cnnjax.runs.saving import read_state
 
 ROOT = Path(__file__).resolve().parents[2]
 CLOCK = ("seconds", "images_per_second")
@@ -37,7 +37,7 @@ experiment = Experiment(
     data=Data(source="mnist", dir={data!r}, validation=0.2),
     augmentation=Augmentation(pad_crop=1),
     optimizer=Optimizer(name="momentum", lr=0.02),
-    train=Train(epochs=10, batch_size=16, keep=2),
+    train=Train(epochs=10, batch_size=16, ema_decay=0.99, keep=2),
     early_stopping=EarlyStopping(patience=None),
 )
 """
@@ -141,16 +141,14 @@ class Workshop:
             check(found is not None and not notices, f"checkpoints of the finished run: {notices or 'none'}")
             assert found
             _, experiment = read_config(run / "config.json")
-            optimizer = make_optimizer(experiment.optimizer, lambda step: 1e-3)
-            state = jax.eval_shape(lambda: init_state(experiment.model, optimizer, 0))
-            training = {"step": state.step, "opt_state": state.opt_state}
+            state = read_state(found, experiment, make_hyperparameters(experiment, 100))
             best = predictor.load(run)
             results = json.loads((run / "results.json").read_text())
             check((run / "report.html").exists(), "there is no report")
             return {
                 "checkpoints": [path.name for path in checkpoint.list_paths(run / "checkpoints")],
-                "training": digest(checkpoint.restore(found, "training", training)),
-                "parameters": digest(checkpoint.restore(found, "variables", state.variables._asdict())),
+                "training": digest((state.step, state.opt_state, state.metrics, state.ema)),
+                "parameters": digest(state.variables),
                 "best": (best.checkpoint.name, digest(best.variables)),
                 "standing": found.info["early_stopping"],
                 "metrics": [without_clock(row) for row in RunFolder(run).read_metrics()],

@@ -54,7 +54,7 @@ def run(tmp_path, experiment):
 
 def train(experiment, folder):
     experiment = experiment.replace(train=experiment.train.replace(epochs=1))
-    return launch.run(launch.Run("run", experiment, folder), Console(quiet=True))
+    return launch.run(launch.Launch("run", experiment, folder), Console(quiet=True))
 
 
 @pytest.mark.slow
@@ -117,7 +117,7 @@ def test_checkpoints_that_lie_elsewhere_are_refused_before_anything_is_written(r
     run.checkpoints.rmdir()
     run.checkpoints.symlink_to(outside.parent / target)
     with pytest.raises(UserError, match="checkpoints is a link, and a run deletes what it no longer needs there"):
-        launch.run(launch.Run("run", experiment, run.path), Console(quiet=True))
+        launch.run(launch.Launch("run", experiment, run.path), Console(quiet=True))
     assert not (run.path / LOCK).exists()
 
 

@@ -9,13 +9,15 @@ import pytest
 
 import cnnjax
 from cnnjax import Variables, create, features, init, list_models, models
-from cnnjax.config import Optimizer
+from cnnjax.config import Experiment, Train
 from cnnjax.data import Preprocessing
 from cnnjax.errors import UserError
 from cnnjax.functional import abstract_variables, leaves_by_path, stages
+from cnnjax.losses import Batch
 from cnnjax.models.layers import Activation, activation
-from cnnjax.optim import make_optimizer
-from cnnjax.training.step import init_state, make_train_step
+from cnnjax.optim import make_hyperparameters
+from cnnjax.training.state import init_state
+from cnnjax.training.step import make_train_step
 
 VARIANTS = list_models()
 TINY = {"depths": (1, 2), "width": 8, "group_width": 32, "num_classes": 5, "input_size": 32}
@@ -81,14 +83,16 @@ class TestEveryVariant:
 
     def test_a_whole_train_step_keeps_the_states_shape(self, name):
         arch = create(name)
-        optimizer = make_optimizer(Optimizer(name="adam"), lambda step: 1e-3)
+        experiment = Experiment(model=arch, train=Train(label_smoothing=0.1))
+        values = make_hyperparameters(experiment, 10)
         channels = (0.5,) * arch.channels
         height, width, _ = arch.image_shape
         preprocessing = Preprocessing(height=height, width=width, mean=channels, std=channels)
-        step = make_train_step(arch, optimizer, preprocessing, label_smoothing=0.1)
-        state = jax.eval_shape(lambda: init_state(arch, optimizer, seed=0))
+        step = make_train_step(experiment, preprocessing)
+        state = jax.eval_shape(lambda: init_state(experiment, values))
         images = jax.ShapeDtypeStruct((4, *arch.image_shape), jnp.uint8)
-        after = jax.eval_shape(step, state, images, jax.ShapeDtypeStruct((4,), jnp.int32), KEY)
+        batch = Batch(images, jax.ShapeDtypeStruct((4,), jnp.int32))
+        after = jax.eval_shape(step, state, batch, KEY, values)
         assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
             lambda leaf: (leaf.shape, leaf.dtype), state
         )

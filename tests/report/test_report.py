@@ -9,12 +9,12 @@ from rich.console import Console
 
 from cnnjax import create, data, report
 from cnnjax.config import Augmentation, Data, Train
-from cnnjax.data import epoch_order
-from cnnjax.optim import make_optimizer
+from cnnjax.data import DeviceSplit, epoch_order
+from cnnjax.optim import make_hyperparameters
 from cnnjax.runs import launch, predictor
-from cnnjax.runs.evaluation import print_report
-from cnnjax.training.evaluation import to_device
-from cnnjax.training.step import augmented, init_state, make_dispatch, step_key
+from cnnjax.runs.evaluation import evaluate, print_report
+from cnnjax.training.state import init_state, step_key
+from cnnjax.training.step import augmented, make_dispatch
 
 PICTURES = ("curves", "confusion", "mistakes", "filters", "examples")
 
@@ -31,7 +31,7 @@ def run(request, digits, tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("runs") / "run"
     console = Console(record=True, width=100, force_terminal=False)
-    results = launch.run(launch.Run("tiny", experiment, folder), console)
+    results = launch.run(launch.Launch("tiny", experiment, folder), console)
     return experiment, folder, results, console.export_text()
 
 
@@ -72,7 +72,7 @@ def test_a_finished_run_says_so_and_shows_its_results_again(run):
     experiment, folder, results, _ = run
     before = times(folder)
     console = Console(record=True, width=100)
-    assert launch.run(launch.Run("tiny", experiment, folder), console) == results
+    assert launch.run(launch.Launch("tiny", experiment, folder), console) == results
     assert "is finished already" in console.export_text()
     assert times(folder) == before
 
@@ -83,7 +83,7 @@ def test_a_run_killed_while_its_pictures_were_drawn_draws_them_again(run, tmp_pa
     shutil.copytree(folder, copy)
     (copy / "results.json").unlink()
     (copy / "confusion.png").unlink()
-    again = launch.run(launch.Run("tiny", experiment, copy), Console(record=True, width=100))
+    again = launch.run(launch.Launch("tiny", experiment, copy), Console(record=True, width=100))
     assert again == results
     for name in PICTURES:
         assert (copy / f"{name}.png").read_bytes() == (folder / f"{name}.png").read_bytes(), name
@@ -106,16 +106,17 @@ def test_the_examples_are_what_the_first_step_sees(experiment):
     dataset = data.load(experiment.data)
     seen = []
 
-    def spy(state, images, labels, key):
-        images, _ = augmented(experiment.augmentation, images, key)
-        jax.debug.callback(lambda *arrays: seen.extend(arrays), images, labels)
+    def spy(state, batch, key, hyperparameters):
+        images, _ = augmented(experiment.augmentation, batch.images, key)
+        jax.debug.callback(lambda *arrays: seen.extend(arrays), images, batch.targets)
         return state._replace(step=state.step + 1)
 
     batch, count = experiment.train.batch_size, len(dataset.train.labels)
-    state = init_state(experiment.model, make_optimizer(experiment.optimizer, lambda step: 0.1), experiment.seed)
+    values = make_hyperparameters(experiment, count // batch)
+    state = init_state(experiment, values)
     order = jax.device_put(epoch_order(experiment.seed, 0, count))
     dispatch = make_dispatch(spy, batch, count // batch)
-    dispatch(state, to_device(dataset.train), order, step_key(experiment.seed), steps=1)
+    dispatch(state, DeviceSplit(*dataset.train), order, step_key(experiment.seed), values, steps=1)
     jax.effects_barrier()
     drawn = report._first_batch(experiment, dataset)
     assert np.array_equal(drawn.images, seen[0])
@@ -134,7 +135,8 @@ def test_names_of_classes_are_only_names(experiment, tmp_path):
     place = Data(source="image_folder", dir=str(tmp_path / "images"), validation=0.25)
     experiment = experiment.replace(data=place, train=Train(epochs=1, batch_size=10))
     console = Console(record=True, width=100, force_terminal=False)
-    launch.run(launch.Run("tiny", experiment, tmp_path / "run"), console)
-    print_report(predictor.load(tmp_path / "run"), data.load(place), "test", console)
+    launch.run(launch.Launch("tiny", experiment, tmp_path / "run"), console)
+    network, dataset = predictor.load(tmp_path / "run"), data.load(place)
+    print_report(evaluate(network, dataset, "test"), network, dataset, "test", console)
     text = console.export_text()
     assert all(name in text for name in names)

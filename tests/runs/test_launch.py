@@ -6,9 +6,8 @@ from rich.console import Console
 
 from cnnjax import data
 from cnnjax.runs import launch
-from cnnjax.runs.launch import Run
+from cnnjax.runs.progress import TerminalProgress
 from cnnjax.system.compilation import DETERMINISTIC
-from cnnjax.system.progress import TerminalProgress
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def start(experiment, tmp_path, monkeypatch, capsys):
                 patch.setattr(launch, "environment", lambda *a: environment(*a) | {"packages": {"jax": jax}})
             patch.setattr(TerminalProgress, stop, stopped)
             with pytest.raises(KeyboardInterrupt):
-                launch.run(Run("a", experiment, tmp_path / "run"), Console())
+                launch.run(launch.Launch("a", experiment, tmp_path / "run"), Console())
         return capsys.readouterr().out
 
     return start

@@ -112,7 +112,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path, experiment):
             + "}}}",
             "a number is NaN, or larger than 1e\\+300",
         ),
-        ('{"format": 9, "name": "a", "experiment": {}}', "has format 9, newer than 1"),
+        ('{"format": 9, "name": "a", "experiment": {}}', "has format 9, newer than 2"),
         ('{"format": 1, "name": "a", "experiment": {}}', "model is None; it must be an object with a 'family'"),
         ('{"format": 1, "name": "a", "experiment": {"model": {"family": "lenet"}, "sed": 3}}', "did you mean 'seed'"),
         (

@@ -3,13 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from conftest import fit_run
 from test_loop import train
 
-from cnnjax import data
+from cnnjax.data.loader import IN_FLIGHT
 from cnnjax.runs.folder import RunFolder
 from cnnjax.training import loop
-from cnnjax.training.evaluation import IN_FLIGHT
-from cnnjax.training.loop import fit
 
 ARRAY = type(jax.numpy.zeros(()))
 COMPILATION = "/jax/core/compile/backend_compile_duration"
@@ -106,10 +105,10 @@ def watched(progress, log, last=None):
     """Return a progress that notes each epoch's end, and stops the training after the epoch ``last``."""
 
     class Watched(type(progress)):
-        def epoch(self, row):
-            super().epoch(row)
+        def epoch(self, snapshot):
+            super().epoch(snapshot)
             log.append("epoch")
-            if row["epoch"] == last:
+            if len(snapshot.rows) == last:
                 raise KeyboardInterrupt
 
     return Watched()
@@ -149,7 +148,7 @@ def test_each_way_to_fetch_a_figure_or_to_wait_for_it_would_be_seen(experiment, 
     experiment = experiment.replace(train=experiment.train.replace(epochs=1))
     folder = RunFolder(tmp_path / "run")
     folder.start("run", experiment)
-    fit(experiment, data.load(experiment.data), folder, watched(progress, log), poll=lambda: way(log.metrics.loss))
+    fit_run(experiment, folder, watched(progress, log), poll=lambda: way(log.metrics.loss))
     assert log.within_epochs()
 
 

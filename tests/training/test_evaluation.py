@@ -5,7 +5,9 @@ import pytest
 
 from cnnjax import create, data, init
 from cnnjax.data import Split
-from cnnjax.training.evaluation import evaluate, label_ranks, padded_batches, predict_logits, to_device
+from cnnjax.data.loader import Resident, Streamed, padded_batches
+from cnnjax.parallel import one_device
+from cnnjax.training.evaluation import evaluate, label_ranks, predict_logits
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (8, 4), (3, 4), (1, 1), (7, 7)])
@@ -24,12 +26,17 @@ def judged(digits):
     return arch, dataset, variables
 
 
+def resident(split):
+    return Resident(split, 1, one_device())
+
+
+@pytest.mark.parametrize("load", [resident, lambda split: Streamed(split, 50, 1, one_device())])
 @pytest.mark.parametrize("batch_size", [1000, 130, 50, 13])
-def test_masked_evaluation_equals_float64_numpy(judged, batch_size):
+def test_masked_evaluation_equals_float64_numpy(judged, batch_size, load):
     arch, dataset, variables = judged
     test = dataset.test
-    found = evaluate(arch, dataset.preprocessing, variables, to_device(test), batch_size)
-    logits = predict_logits(arch, dataset.preprocessing, variables, test.images, 130).astype(np.float64)
+    found = evaluate(arch, dataset.preprocessing, variables, load(test), batch_size)
+    logits = predict_logits(arch, dataset.preprocessing, variables, test, 130).astype(np.float64)
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     order = np.argsort(-logits, axis=1, kind="stable")
@@ -41,7 +48,7 @@ def test_masked_evaluation_equals_float64_numpy(judged, batch_size):
 
 def test_logits_do_not_depend_on_the_batch(judged):
     arch, dataset, variables = judged
-    images = dataset.test.images[:7]
+    images = dataset.test.take(np.arange(7))
     whole = predict_logits(arch, dataset.preprocessing, variables, images, 7)
     parts = predict_logits(arch, dataset.preprocessing, variables, images, 3)
     np.testing.assert_allclose(whole, parts, rtol=1e-5, atol=1e-5)
@@ -56,7 +63,7 @@ def test_nan_logits_are_not_counted_as_right(judged):
     arch, dataset, variables = judged
     broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), variables)
     split = Split(dataset.test.images, np.zeros_like(dataset.test.labels))
-    found = evaluate(arch, dataset.preprocessing, broken, to_device(split), 50)
+    found = evaluate(arch, dataset.preprocessing, broken, resident(split), 50)
     assert np.isnan(found["loss"])
     assert (found["top1"], found["top5"]) == (0, 0)
 
@@ -64,5 +71,5 @@ def test_nan_logits_are_not_counted_as_right(judged):
 def test_the_caller_is_polled_between_batches(judged):
     arch, dataset, variables = judged
     calls = []
-    evaluate(arch, dataset.preprocessing, variables, to_device(dataset.test), 50, poll=lambda: calls.append(1))
+    evaluate(arch, dataset.preprocessing, variables, resident(dataset.test), 50, poll=lambda: calls.append(1))
     assert len(calls) == 3

@@ -8,13 +8,13 @@ from cnnjax.config import Train
 from cnnjax.errors import PartlyDone
 from cnnjax.runs import launch
 from cnnjax.runs.folder import RunFolder
-from cnnjax.training.saving import tidy
+from cnnjax.runs.saving import tidy
 
 
 @pytest.fixture
 def finish(experiment, tmp_path):
     """Return a function that trains the run, or starts it once more; its folder's name looks like markup."""
-    this = launch.Run("run", experiment.replace(train=experiment.train.replace(keep=1)), tmp_path / "run[/z]")
+    this = launch.Launch("run", experiment.replace(train=experiment.train.replace(keep=1)), tmp_path / "run[/z]")
 
     def start():
         return launch.run(this, Console())

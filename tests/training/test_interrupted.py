@@ -5,15 +5,15 @@ import signal
 
 import numpy as np
 import pytest
+from conftest import fit_run
 
-from cnnjax import checkpoint, data
+from cnnjax import checkpoint
 from cnnjax.errors import Diverged, Interrupted, UserError
 from cnnjax.functional import abstract_variables, leaves_by_path
 from cnnjax.runs.folder import RunFolder
 from cnnjax.runs.predictor import load
 from cnnjax.system import signals
-from cnnjax.training import feed
-from cnnjax.training.loop import fit
+from cnnjax.training import loop
 
 CLOCK = ("seconds", "images_per_second")
 POLLS = 10 + 2
@@ -37,7 +37,7 @@ def train(experiment, path, progress, interrupted_at=None):
         signals.poll()
 
     with signals.deferred_signals("stopped"):
-        return fit(experiment, data.load(experiment.data), folder, progress, poll)
+        return fit_run(experiment, folder, progress, poll=poll)
 
 
 def outcome(experiment, path):
@@ -65,7 +65,7 @@ def assert_same(found, whole):
 def test_stopped_in_steps_and_evaluations_and_continued_it_ends_with_the_same_bits(
     experiment, tmp_path, progress, monkeypatch, chunk
 ):
-    monkeypatch.setattr(feed, "steps_per_dispatch", lambda backend, steps: chunk)
+    monkeypatch.setattr(loop, "steps_per_dispatch", lambda backend, steps: chunk)
     train(experiment, tmp_path / "whole", progress)
     for at in (0, 0, 1):
         with pytest.raises(Interrupted, match="stopped"):

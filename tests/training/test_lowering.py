@@ -5,16 +5,16 @@ import jax.numpy as jnp
 import pytest
 
 from cnnjax import apply, create
-from cnnjax.config import Augmentation, Optimizer
-from cnnjax.data import Preprocessing
+from cnnjax.config import Augmentation, Experiment, Optimizer, Train
+from cnnjax.data import DeviceSplit, Preprocessing
 from cnnjax.functional import abstract_variables
 from cnnjax.models import FAMILIES, convolution
 from cnnjax.models.layers import norm_lowering, pooling_lowering
 from cnnjax.models.resnet import ResNet
 from cnnjax.native.library import HANDLERS
-from cnnjax.optim import make_optimizer
-from cnnjax.training.evaluation import DeviceSplit
-from cnnjax.training.step import init_state, make_dispatch, make_train_step, step_key
+from cnnjax.optim import make_hyperparameters
+from cnnjax.training.state import init_state, step_key
+from cnnjax.training.step import make_dispatch, make_train_step
 
 SMALL = {"num_classes": 10, "input_size": 32, "channels": 3}
 RESNET = {**SMALL, "depths": (1, 1), "width": 16, "stochastic_depth": 0.1}
@@ -32,16 +32,20 @@ BATCH = 4
 
 def export(arch, *platforms, steps, native=False):
     """Return the module of a donated dispatch; nothing is computed, and calls unknown to JAX are refused."""
-    optimizer = make_optimizer(Optimizer(name="adamw", weight_decay=0.01, clip_norm=1.0), lambda step: 1e-3)
+    experiment = Experiment(
+        model=arch, optimizer=Optimizer(name="adamw", weight_decay=0.01, clip_norm=1.0),
+        augmentation=Augmentation(pad_crop=2, flip=True), train=Train(ema_decay=0.99, label_smoothing=0.1),
+    )  # fmt: skip
+    values = make_hyperparameters(experiment, 2)
     height, width, channels = arch.image_shape
     preprocessing = Preprocessing(height=height, width=width, mean=(0.5,) * channels, std=(0.25,) * channels)
-    train_step = make_train_step(arch, optimizer, preprocessing, 0.1, Augmentation(pad_crop=2, flip=True))
+    train_step = make_train_step(experiment, preprocessing)
     images = jax.ShapeDtypeStruct((2 * BATCH, *arch.image_shape), jnp.uint8)
     numbers = jax.ShapeDtypeStruct((2 * BATCH,), jnp.int32)
-    state, key = jax.eval_shape(lambda: (init_state(arch, optimizer, 0), step_key(0)))
+    state, key = jax.eval_shape(lambda: (init_state(experiment, values), step_key(0)))
     known = [jax.export.DisabledSafetyCheck.custom_call(target) for target in HANDLERS] if native else []
     exporting = jax.export.export(make_dispatch(train_step, BATCH, 2), platforms=platforms, disabled_checks=known)
-    return exporting(state, DeviceSplit(images, numbers), numbers, key, steps=steps).mlir_module()
+    return exporting(state, DeviceSplit(images, numbers), numbers, key, values, steps=steps).mlir_module()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

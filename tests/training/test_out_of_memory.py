@@ -2,12 +2,11 @@
 
 import jax
 import pytest
+from conftest import fit_run
 
-from cnnjax import data
 from cnnjax.errors import UserError
 from cnnjax.runs.folder import RunFolder
 from cnnjax.training import loop, out_of_memory
-from cnnjax.training.loop import fit
 from cnnjax.training.out_of_memory import smaller
 
 QUEUED = jax.errors.JaxRuntimeError(
@@ -19,7 +18,7 @@ SHORTAGE = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocat
 def train(experiment, path, progress):
     folder = RunFolder(path)
     folder.start("run", experiment)
-    return fit(experiment, data.load(experiment.data), folder, progress)
+    return fit_run(experiment, folder, progress)
 
 
 @pytest.fixture
@@ -94,7 +93,7 @@ def test_images_that_do_not_fit_are_named(experiment, tmp_path, progress, monkey
     def fail(*arguments):
         raise SHORTAGE
 
-    monkeypatch.setattr(loop, "to_device", fail)
+    monkeypatch.setattr(loop, "make_loader", fail)
     with pytest.raises(UserError, match=r"out of memory when the images of mnist went to the device"):
         train(experiment, tmp_path / "run", progress)
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from cnnjax.errors import UserError
 from cnnjax.runs import launch
 from cnnjax.runs.predictor import load
-from cnnjax.training import feed
+from cnnjax.training import loop
 from cnnjax.training.profiling import Profile, read_steps
 
 
@@ -64,9 +64,9 @@ def test_an_interrupt_within_the_steps_ends_the_trace(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_a_trace_holds_the_steps_and_changes_no_result(experiment, tmp_path, monkeypatch, capsys, chunk):
-    monkeypatch.setattr(feed, "steps_per_dispatch", lambda backend, steps: chunk)  # 10 steps an epoch
+    monkeypatch.setattr(loop, "steps_per_dispatch", lambda backend, steps: chunk)  # 10 steps an epoch
     experiment = experiment.replace(train=experiment.train.replace(epochs=2))
-    plain, profiled = (launch.Run("a", experiment, tmp_path / name) for name in ("plain", "profiled"))
+    plain, profiled = (launch.Launch("a", experiment, tmp_path / name) for name in ("plain", "profiled"))
     launch.run(plain, Console())
     launch.run(profiled, Console(), profiled=range(4, 8))
     told = capsys.readouterr().out
@@ -83,7 +83,7 @@ def test_a_trace_holds_the_steps_and_changes_no_result(experiment, tmp_path, mon
 
 def test_steps_beyond_the_end_are_refused_before_a_folder_is_made(experiment, tmp_path):
     with pytest.raises(UserError, match="--profile is 10:31 and this start trains 30 steps; .* must be 30 or less"):
-        launch.run(launch.Run("a", experiment, tmp_path / "run"), Console(), profiled=range(10, 31))
+        launch.run(launch.Launch("a", experiment, tmp_path / "run"), Console(), profiled=range(10, 31))
     assert not (tmp_path / "run").exists()
 
 
@@ -94,10 +94,10 @@ def test_a_continued_run_counts_from_its_start(experiment, tmp_path, progress):
         pass
 
     class Stopper(type(progress)):
-        def epoch(self, row):
+        def epoch(self, snapshot):
             raise Stop
 
     with pytest.raises(Stop):
         train(experiment, tmp_path / "run", Stopper())
     with pytest.raises(UserError, match="this start trains 20 steps"):
-        launch.run(launch.Run("run", experiment, tmp_path / "run"), Console(), profiled=range(21))
+        launch.run(launch.Launch("run", experiment, tmp_path / "run"), Console(), profiled=range(21))

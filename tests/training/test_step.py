@@ -1,24 +1,18 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from cnnjax import apply, create, data
-from cnnjax.config import Augmentation, Optimizer
-from cnnjax.data import augment, epoch_order, normalize
+from cnnjax.config import Augmentation, Experiment, Optimizer, Train
+from cnnjax.data import DeviceSplit, augment, epoch_order, normalize
 from cnnjax.functional import Variables, leaves_by_path
-from cnnjax.optim import make_optimizer
+from cnnjax.losses import Batch
+from cnnjax.optim import make_hyperparameters
 from cnnjax.training import step as step_module
-from cnnjax.training.evaluation import to_device
-from cnnjax.training.step import (
-    compiler_options,
-    cross_entropy,
-    init_state,
-    make_dispatch,
-    make_train_step,
-    step_key,
-    steps_per_dispatch,
-)
+from cnnjax.training.state import init_state, step_key
+from cnnjax.training.step import compiler_options, make_dispatch, make_train_step, steps_per_dispatch
 
 STEPS_PER_EPOCH = 10
 
@@ -26,10 +20,14 @@ STEPS_PER_EPOCH = 10
 @pytest.fixture
 def setup(experiment):
     dataset = data.load(experiment.data)
-    optimizer = make_optimizer(experiment.optimizer, lambda step: 3e-3)
-    train_step = make_train_step(experiment.model, optimizer, dataset.preprocessing, 0.0)
-    dispatch = make_dispatch(train_step, 32, STEPS_PER_EPOCH)
-    return dispatch, lambda: init_state(experiment.model, optimizer, 0), to_device(dataset.train)
+    values = make_hyperparameters(experiment, STEPS_PER_EPOCH)
+    jitted = make_dispatch(make_train_step(experiment, dataset.preprocessing), 32, STEPS_PER_EPOCH)
+
+    def dispatch(state, train, order, key, **options):
+        return jitted(state, train, order, key, values, **options)
+
+    dispatch.cache_size = jitted._cache_size
+    return dispatch, lambda: init_state(experiment, values), DeviceSplit(*map(jnp.asarray, dataset.train))
 
 
 AUGMENTED = Augmentation(pad_crop=2, flip=True)
@@ -39,26 +37,17 @@ AUGMENTED = Augmentation(pad_crop=2, flip=True)
 def steps(experiment):
     """A train step with each augmentation, and what it takes."""
     dataset = data.load(experiment.data)
-    optimizer = make_optimizer(experiment.optimizer, lambda step: 3e-3)
-    images, labels = (jnp.asarray(array[:32]) for array in dataset.train)
-    arguments = (init_state(experiment.model, optimizer, 0), images, labels, jax.random.key(5))
-    parts = (experiment.model, optimizer, dataset.preprocessing, 0.0)
-    return lambda *augmentation: make_train_step(*parts, *augmentation), arguments
+    values = make_hyperparameters(experiment, STEPS_PER_EPOCH)
+    batch = Batch(*(jnp.asarray(array[:32]) for array in dataset.train))
+
+    def make(augmentation=Augmentation()):  # noqa: B008
+        return make_train_step(experiment.replace(augmentation=augmentation), dataset.preprocessing)
+
+    return make, (init_state(experiment, values), batch, jax.random.key(5), values)
 
 
 def order(epoch):
     return jnp.asarray(epoch_order(0, epoch, 320))
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy_equals_float64_numpy(smoothing):
-    rng = np.random.default_rng(0)
-    logits, labels = rng.normal(size=(6, 4)), rng.integers(0, 4, 6)
-    targets = np.full((6, 4), smoothing / 4)
-    targets[np.arange(6), labels] += 1 - smoothing
-    log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    found = cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(labels), smoothing)
-    np.testing.assert_allclose(found, -(targets * log_probabilities).sum(axis=1), rtol=1e-5)
 
 
 def test_several_steps_in_a_dispatch_equal_single_ones(setup):
@@ -97,15 +86,15 @@ def test_an_epoch_sees_every_image_of_its_order_once(setup):
     dispatch, fresh, train = setup
     seen = []
 
-    def spy(state, images, labels, key):
-        jax.debug.callback(lambda pixels: seen.extend(pixels[:, 0, 0, 0].tolist()), images)
+    def spy(state, batch, key, hyperparameters):
+        jax.debug.callback(lambda pixels: seen.extend(pixels[:, 0, 0, 0].tolist()), batch.images)
         return state._replace(step=state.step + 1)
 
     numbered = train._replace(images=jnp.arange(320, dtype=jnp.int32).reshape(320, 1, 1, 1))
     state = fresh()
     spying = make_dispatch(spy, 32, STEPS_PER_EPOCH)
     for _ in range(STEPS_PER_EPOCH):
-        state, _ = spying(state, numbered, order(0), step_key(0), steps=1)
+        state, _ = spying(state, numbered, order(0), step_key(0), None, steps=1)
     jax.effects_barrier()
     assert seen == epoch_order(0, 0, 320).tolist()
 
@@ -125,18 +114,19 @@ def test_it_compiles_once(setup):
     state = fresh()
     for _ in range(5):
         state, _ = dispatch(state, train, order(0), step_key(0), steps=1)
-    assert dispatch._cache_size() == 1
+    assert dispatch.cache_size() == 1
 
 
 def test_a_step_with_augmentation_is_a_step_on_augmented_images(steps):
-    make, (state, images, labels, key) = steps
-    after = jax.jit(make(AUGMENTED))(state, images, labels, key)
+    make, (state, batch, key, values) = steps
+    after = jax.jit(make(AUGMENTED))(state, batch, key, values)
     network_key, augmentation_key = jax.random.split(key)
-    expected = jax.jit(make())(state, augment(AUGMENTED, augmentation_key, images), labels, network_key)
+    changed = batch._replace(images=augment(AUGMENTED, augmentation_key, batch.images))
+    expected = jax.jit(make())(state, changed, network_key, values)
     for path, leaf in leaves_by_path(expected.params).items():
         np.testing.assert_allclose(leaves_by_path(after.params)[path], leaf, rtol=1e-5, atol=1e-6, err_msg=path)
     np.testing.assert_allclose(after.metrics.loss, expected.metrics.loss, rtol=1e-5)
-    plain = jax.jit(make())(state, images, labels, key)
+    plain = jax.jit(make())(state, batch, key, values)
     assert abs(float(plain.metrics.loss) - float(after.metrics.loss)) > 1e-3
 
 
@@ -183,47 +173,49 @@ def close(after, expected, rtol=1e-5, atol=1e-7):
 def uneven(experiment):
     """A step by plain gradients (adam would hide a wrong scale), on a batch of 32 whose parts have unequal losses."""
     dataset = data.load(experiment.data)
-    optimizer = make_optimizer(Optimizer(name="sgd", lr=0.1), lambda step: 0.1)
     order = np.argsort(dataset.train.labels[:32], kind="stable")
-    images, labels = (jnp.asarray(array[:32][order]) for array in dataset.train)
+    batch = Batch(*(jnp.asarray(array[:32][order]) for array in dataset.train))
 
     def make(arch, **options):
-        step = make_train_step(arch, optimizer, dataset.preprocessing, 0.0, **options)
-        return jax.jit(step, compiler_options=compiler_options("cpu")), init_state(arch, optimizer, 0)
+        plain = Experiment(model=arch, optimizer=Optimizer(name="sgd", lr=0.1), train=Train(batch_size=32, **options))
+        values = make_hyperparameters(plain, STEPS_PER_EPOCH)
+        step = jax.jit(make_train_step(plain, dataset.preprocessing), compiler_options=compiler_options("cpu"))
+        return lambda state, batch, key: step(state, batch, key, values), init_state(plain, values)
 
-    return make, images, labels, dataset.preprocessing
+    return make, batch, dataset.preprocessing
 
 
 @pytest.mark.parametrize("is_unrolled", [True, False])
 def test_a_batch_in_parts_gives_the_step_of_the_whole(uneven, monkeypatch, is_unrolled):
     monkeypatch.setattr(step_module, "is_unrolled", lambda backend: is_unrolled)
-    make, images, labels, _ = uneven
+    make, batch, _ = uneven
     arch, key = create("mlp", activation="tanh"), jax.random.key(5)
     (whole, state), (parts, _) = make(arch), make(arch, accumulate=4)
-    expected, after = whole(state, images, labels, key), parts(state, images, labels, key)
+    expected, after = whole(state, batch, key), parts(state, batch, key)
     close(after.params, expected.params)
     np.testing.assert_allclose(after.metrics.loss, expected.metrics.loss, rtol=1e-6)
     assert after.metrics._replace(loss=0) == expected.metrics._replace(loss=0)
     assert int(after.metrics.images) == 32
     assert int(after.step) == 1
     # A part alone gives another step: what is compared above does depend on all of them.
-    first = whole(state, images[:8], labels[:8], key)
+    first = whole(state, Batch(batch.images[:8], batch.targets[:8]), key)
     assert abs(float(first.metrics.loss) / 8 - float(after.metrics.loss) / 32) > 0.01
     assert np.abs(first.params["head"]["bias"] - after.params["head"]["bias"]).max() > 1e-3
 
 
 def test_each_part_has_its_own_chance_and_statistics(uneven):
-    make, images, labels, preprocessing = uneven
+    make, batch, preprocessing = uneven
+    images, labels, _ = batch
     arch = create("resnet18", depths=(1, 1), width=8, num_classes=10, input_size=28, channels=1, stochastic_depth=0.5)
     step, state = make(arch, accumulate=2)
-    after = step(state, images, labels, jax.random.key(5))
+    after = step(state, batch, jax.random.key(5))
 
     def loss(params, batch_stats, number):
         part = slice(16 * number, 16 * number + 16)
         key = jax.random.fold_in(jax.random.key(5), number)
         pixels = normalize(preprocessing, images[part])
         outputs, moved = apply(arch, Variables(params, batch_stats), pixels, train=True, key=key)
-        return cross_entropy(outputs.logits, labels[part], 0.0).mean(), moved
+        return optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels[part]).mean(), moved
 
     gradient = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=2)
     (loss0, moved), grads0 = gradient(state.params, state.batch_stats, 0)
@@ -235,11 +227,11 @@ def test_each_part_has_its_own_chance_and_statistics(uneven):
 
 def test_the_optimizer_counts_one_update_for_all_parts(experiment):
     dataset = data.load(experiment.data)
-    optimizer = make_optimizer(Optimizer(name="adam"), lambda step: 1e-3)
-    images, labels = (jnp.asarray(array[:32]) for array in dataset.train)
-    step = make_train_step(experiment.model, optimizer, dataset.preprocessing, 0.0, accumulate=4)
-    state = init_state(experiment.model, optimizer, 0)
-    after = jax.jit(step)(state, images, labels, jax.random.key(0))
+    experiment = experiment.replace(train=experiment.train.replace(accumulate=4))
+    values = make_hyperparameters(experiment, STEPS_PER_EPOCH)
+    batch = Batch(*(jnp.asarray(array[:32]) for array in dataset.train))
+    step = make_train_step(experiment, dataset.preprocessing)
+    after = jax.jit(step)(init_state(experiment, values), batch, jax.random.key(0), values)
     counts = [leaf for leaf in jax.tree.leaves(after.opt_state) if leaf.ndim == 0]
     assert counts
     assert all(int(count) == 1 for count in counts)
@@ -248,12 +240,13 @@ def test_the_optimizer_counts_one_update_for_all_parts(experiment):
 def test_recomputed_stages_and_parts_take_less_memory(setup, experiment):
     _, _, train = setup
     arch = create("resnet18", depths=(4, 4), width=8, num_classes=10, input_size=28, channels=1, stem="cifar")
-    optimizer = make_optimizer(Optimizer(name="sgd"), lambda step: 0.1)
     preprocessing = data.load(experiment.data).preprocessing
 
     def temporaries(**options):
-        dispatch = make_dispatch(make_train_step(arch, optimizer, preprocessing, 0.0, **options), 32, STEPS_PER_EPOCH)
-        lowered = dispatch.lower(init_state(arch, optimizer, 0), train, order(0), step_key(0), steps=1)
+        plain = Experiment(model=arch, optimizer=Optimizer(name="sgd"), train=Train(batch_size=32, **options))
+        values = make_hyperparameters(plain, STEPS_PER_EPOCH)
+        dispatch = make_dispatch(make_train_step(plain, preprocessing), 32, STEPS_PER_EPOCH)
+        lowered = dispatch.lower(init_state(plain, values), train, order(0), step_key(0), values, steps=1)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     everything = temporaries()

@@ -3,13 +3,13 @@
 import shutil
 
 import pytest
+from conftest import fit_run
 from rich.console import Console
 
-from cnnjax import checkpoint, data, report
+from cnnjax import checkpoint, report
 from cnnjax.errors import PartlyDone, UserError
 from cnnjax.runs import launch
 from cnnjax.runs.folder import RunFolder
-from cnnjax.training.loop import fit
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def blocked(experiment, tmp_path):
 
 
 def train(experiment, folder, progress):
-    return fit(experiment, data.load(experiment.data), folder, progress)
+    return fit_run(experiment, folder, progress)
 
 
 def test_the_training_goes_on_and_says_so_once(experiment, blocked, progress):
@@ -34,8 +34,8 @@ def test_the_training_goes_on_and_says_so_once(experiment, blocked, progress):
 
 def test_what_was_missing_is_written_when_it_can_be(experiment, blocked, progress):
     class Mended(type(progress)):
-        def epoch(self, row):
-            if row["epoch"] == 2:
+        def epoch(self, snapshot):
+            if len(snapshot.rows) == 2:
                 (blocked.path / "metrics.jsonl").rmdir()
 
     outcome = train(experiment, blocked, Mended())
@@ -57,8 +57,8 @@ def test_what_happens_to_it_while_it_trains_is_made_good_at_the_next_epoch(exper
     path = folder.path / "metrics.jsonl"
 
     class Damaging(type(progress)):
-        def epoch(self, row):
-            if row["epoch"] == 2:
+        def epoch(self, snapshot):
+            if len(snapshot.rows) == 2:
                 damage(path)
                 self.inode = path.stat().st_ino if path.exists() else None
 
@@ -87,7 +87,7 @@ def test_a_damaged_file_is_made_anew_from_the_newest_checkpoint(experiment, tmp_
 def test_a_run_without_its_metrics_or_report_is_done_in_part_and_the_next_start_mends_it(
     experiment, blocked, monkeypatch
 ):  # fmt: skip
-    this = launch.Run("run", experiment, blocked.path)
+    this = launch.Launch("run", experiment, blocked.path)
 
     def fail(*arguments):
         raise RuntimeError("no fonts")
@@ -110,7 +110,7 @@ def test_a_folder_that_vanishes_is_one_sentence_and_is_not_made_again(experiment
     folder.start("run", experiment)
 
     class Vanishing(type(progress)):
-        def epoch(self, row):
+        def epoch(self, snapshot):
             shutil.rmtree(folder.path)
 
     with pytest.raises(UserError, match=r"step-00000020 could not be saved \(No such file or directory\)"):

@@ -3,15 +3,18 @@ import threading
 import jax
 import numpy as np
 import pytest
+from conftest import fit_run
 
 from cnnjax import checkpoint, data
+from cnnjax.data import loader
+from cnnjax.data.loader import AHEAD, LoadingPlan, Resident, Streamed, loading_plan
 from cnnjax.functional import abstract_variables, leaves_by_path
+from cnnjax.parallel import one_device
 from cnnjax.runs.folder import RunFolder
-from cnnjax.training import feed
-from cnnjax.training.feed import AHEAD, Resident, Streamed
-from cnnjax.training.loop import fit
+from cnnjax.training import loop
 
 BATCH = 8
+PLACEMENT = one_device()
 
 
 @pytest.fixture
@@ -34,7 +37,8 @@ def seen(portions):
 def test_each_step_sees_the_images_of_the_order_in_either_way(split, chunk):
     order = np.random.default_rng(0).permutation(len(split.labels)).astype(np.int32)
     resident, streamed = (
-        seen(way.epoch(order, 0, 10)) for way in (Resident(split, chunk), Streamed(split, BATCH, chunk))
+        seen(way.epoch(order, 0, 10))
+        for way in (Resident(split, chunk, PLACEMENT), Streamed(split, BATCH, chunk, PLACEMENT))
     )
     assert list(resident) == list(streamed) == list(range(10))
     for step, expected in resident.items():
@@ -46,61 +50,56 @@ def test_each_step_sees_the_images_of_the_order_in_either_way(split, chunk):
 
 def test_an_epoch_goes_on_from_a_step_within_it(split):
     order = np.arange(len(split.labels), dtype=np.int32)
-    found = seen(Streamed(split, BATCH, 3).epoch(order, 5, 10))
+    found = seen(Streamed(split, BATCH, 3, PLACEMENT).epoch(order, 5, 10))
     assert list(found) == [5, 6, 7, 8, 9]
     np.testing.assert_array_equal(found[9][1], split.labels[72:80])
 
 
 def test_two_portions_are_on_their_way_and_no_more(split, monkeypatch):
     sent, send = [], Streamed._send
-    monkeypatch.setattr(
-        Streamed, "_send", lambda self, order, start, end: sent.append(start) or send(self, order, start, end)
-    )
-    portions = Streamed(split, BATCH, 1).epoch(np.arange(len(split.labels), dtype=np.int32), 0, 10)
+    monkeypatch.setattr(Streamed, "_send", lambda self, indices: sent.append(indices) or send(self, indices))
+    portions = Streamed(split, BATCH, 1, PLACEMENT).epoch(np.arange(len(split.labels), dtype=np.int32), 0, 10)
     next(portions)
     assert 1 <= len(sent) <= 1 + AHEAD
     next(portions)
     assert len(sent) <= 2 + AHEAD
     portions.close()
     assert len(sent) <= 2 + AHEAD
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("feed")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
 
 
 def test_what_fails_in_the_thread_is_raised_where_the_images_are_taken(split, monkeypatch):
-    def fail(self, order, start, end):
+    def fail(self, indices):
         raise MemoryError("no room")
 
     monkeypatch.setattr(Streamed, "_send", fail)
     with pytest.raises(MemoryError, match="no room"):
-        next(Streamed(split, BATCH, 1).epoch(np.arange(80, dtype=np.int32), 0, 10))
+        next(Streamed(split, BATCH, 1, PLACEMENT).epoch(np.arange(80, dtype=np.int32), 0, 10))
 
 
 def test_the_rule(split, monkeypatch):
-    monkeypatch.setattr(feed, "steps_per_dispatch", lambda backend, steps: 64)
     for memory, expected in ((None, (True, 64)), (4 * split.images.nbytes, (True, 64)), (10_000, (False, 64))):
-        monkeypatch.setattr(feed, "device_memory", lambda memory=memory: memory)
-        assert feed.way(split, BATCH, 100) == expected
-    monkeypatch.setattr(feed, "CHUNK_BYTES", 3 * BATCH * 28 * 28)
-    assert feed.way(split, BATCH, 100) == (False, 3)
-    monkeypatch.setattr(feed, "CHUNK_BYTES", 1)
-    assert feed.way(split, BATCH, 100) == (False, 1)
+        monkeypatch.setattr(loader, "device_memory", lambda memory=memory: memory)
+        assert loading_plan(split, BATCH, 64) == LoadingPlan(*expected)
+    monkeypatch.setattr(loader, "CHUNK_BYTES", 3 * BATCH * 28 * 28)
+    assert loading_plan(split, BATCH, 64) == LoadingPlan(False, 3)
+    monkeypatch.setattr(loader, "CHUNK_BYTES", 1)
+    assert loading_plan(split, BATCH, 64) == LoadingPlan(False, 1)
 
 
 def test_a_streamed_training_ends_with_the_bits_of_a_resident_one(experiment, tmp_path, progress, monkeypatch):
-    dataset = data.load(experiment.data)
-
     def trained(name):
         folder = RunFolder(tmp_path / name)
         folder.start(name, experiment)
-        fit(experiment, dataset, folder, progress)
+        fit_run(experiment, folder, progress)
         (newest,) = sorted(folder.checkpoints.glob("step-*"))[-1:]
         like = abstract_variables(experiment.model)._asdict()
         return leaves_by_path(checkpoint.restore(checkpoint.open_checkpoint(newest), "variables", like))
 
     resident = trained("resident")
-    monkeypatch.setattr(feed, "device_memory", lambda: 1)
-    monkeypatch.setattr(feed, "CHUNK_BYTES", 3 * experiment.train.batch_size * 28 * 28)
-    monkeypatch.setattr(feed, "steps_per_dispatch", lambda backend, steps: 1)
+    monkeypatch.setattr(loader, "device_memory", lambda: 1)
+    monkeypatch.setattr(loader, "CHUNK_BYTES", 3 * experiment.train.batch_size * 28 * 28)
+    monkeypatch.setattr(loop, "steps_per_dispatch", lambda backend, steps: 1)
     streamed = trained("streamed")
     assert resident.keys() == streamed.keys()
     assert jax.tree.all(jax.tree.map(np.array_equal, resident, streamed))

@@ -3,7 +3,9 @@ import io
 import pytest
 from rich.console import Console
 
-from cnnjax.system.progress import TerminalProgress, say
+from cnnjax.runs.progress import TerminalProgress
+from cnnjax.system.console import say
+from cnnjax.training.hooks import Plan, Snapshot
 
 ROW = {
     "epoch": 10, "train_loss": 0.5, "train_top1": 0.81, "validation_loss": 0.6, "validation_top1": 0.79,
@@ -11,28 +13,28 @@ ROW = {
 }  # fmt: skip
 
 
-def quoted(terminal: bool) -> str:
+def shown(terminal: bool) -> str:
     console = Console(file=io.StringIO(), width=80, force_terminal=terminal)
     progress = TerminalProgress(console)
-    progress.start(epochs=30, steps_per_epoch=234, batch_size=256, steps_done=9 * 234)
+    progress.start(Plan(epochs=30, steps_per_epoch=234, batch_size=256, steps_done=9 * 234))
     for step in (100, 120):
         progress.step(10, step, loss=0.4567, top1=0.8123)
     progress.bar.refresh()
-    progress.epoch(ROW)
+    progress.epoch(Snapshot(None, None, [ROW], 0.0))
     progress.close()
     return console.file.getvalue()
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_bar_shows_all_its_figures_in_80_columns():
-    text = quoted(terminal=True)
+    text = shown(terminal=True)
     for expected in ("epoch 10/30", "2226/7020", "loss 0.457", "top-1 81.2%", "images/s"):
         assert expected in text
     assert "\u2026" not in text  # nothing was cut
 
 
 def test_elsewhere_there_is_a_line_an_epoch():
-    assert quoted(terminal=False) == (
+    assert shown(terminal=False) == (
         "epoch 10/30  train loss 0.5000 top-1 81.00 %  validation loss 0.6000 top-1 79.00 %  12,346 images/s  saved\n"
     )
 

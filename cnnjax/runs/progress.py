@@ -1,21 +1,15 @@
 """What a user sees while a network trains: a live bar on a terminal, a line an epoch elsewhere."""
 
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
-from cnnjax.errors import printable
-
-
-def say(console: Console, text: str) -> None:
-    """Print a line as it is: what a path or a file's text holds is no markup, and nothing that a terminal obeys."""
-    console.print(Text(printable(text)), soft_wrap=True)
+from cnnjax.system.console import say
+from cnnjax.training.hooks import Hook, Plan, Snapshot
 
 
-class TerminalProgress:
+class TerminalProgress(Hook):
     """Shows epoch, step, loss, accuracy, images/s and the time left of a training."""
 
     def __init__(self, console: Console):
@@ -31,15 +25,15 @@ class TerminalProgress:
             disable=not console.is_terminal,
         )
 
-    def start(self, epochs: int, steps_per_epoch: int, batch_size: int, steps_done: int) -> None:
+    def start(self, plan: Plan) -> None:
         """Begin to show a training of that many epochs at the most."""
-        self.epochs, self.steps_per_epoch, self.batch_size = epochs, steps_per_epoch, batch_size
-        self.began, self.began_step = time.perf_counter(), steps_done
+        self.epochs, self.steps_per_epoch, self.batch_size, self.began_step = plan
+        self.began = time.perf_counter()
         self.task = self.bar.add_task(
             "",
-            total=epochs * steps_per_epoch,
+            total=self.epochs * self.steps_per_epoch,
             completed=self.began_step,
-            epoch=f"{steps_done // steps_per_epoch + 1}/{epochs}",
+            epoch=f"{self.began_step // self.steps_per_epoch + 1}/{self.epochs}",
             figures="",
         )
         self.bar.start()
@@ -51,8 +45,9 @@ class TerminalProgress:
         figures = f"loss {loss:.3f} top-1 {100 * top1:.1f}% {speed:,.0f} images/s"
         self.bar.update(self.task, completed=done, epoch=f"{epoch}/{self.epochs}", figures=figures)
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def epoch(self, snapshot: Snapshot) -> None:
         """Leave a line on a finished epoch; it is called once the epoch's checkpoint is complete and on disk."""
+        row = snapshot.rows[-1]
         self.bar.update(self.task, completed=row["epoch"] * self.steps_per_epoch)
         say(
             self.console,

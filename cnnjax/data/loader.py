@@ -1,0 +1,176 @@
+"""Loaders: how the images of a source reach the device.
+
+`Resident` sends all of them once. `Streamed` reads some steps' worth at a time, from memory or from disk, with two
+chunks ahead. Both give each step the same images, so a rule may choose (`loading_plan`) without changing a result.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, Protocol, TypeVar
+
+import jax
+import numpy as np
+
+from cnnjax.data.dataset import Source, Split
+from cnnjax.parallel import Placement, device_memory
+
+T = TypeVar("T")
+RESIDENT_SHARE = 0.25
+"""Share of the device's memory up to which the images of a source stay there."""
+CHUNK_BYTES = 2**28
+"""Bytes of images that go to the device at once where they do not stay there; at least those of one step."""
+AHEAD = 2
+"""Chunks that are on their way while another is used."""
+IN_FLIGHT = 8
+"""Calls that may be queued on the device before the host waits for the oldest, in training and evaluation."""
+
+
+class DeviceSplit(NamedTuple):
+    """Images on the device: uint8 [N, H, W, C], with their labels int32 [N]."""
+
+    images: jax.Array
+    labels: jax.Array
+
+
+class Chunk(NamedTuple):
+    """Some steps' images on the device; ``order`` [M] begins with those of the epoch's step ``start`` (None: 0)."""
+
+    data: DeviceSplit
+    order: jax.Array
+    start: jax.Array | None
+    steps: int
+
+
+class EvaluationBatch(NamedTuple):
+    """``data`` holds the images at ``indices`` int32 [B]; those count for which ``mask`` bool [B] holds."""
+
+    data: DeviceSplit
+    indices: np.ndarray
+    mask: np.ndarray
+
+
+class Loader(Protocol):
+    """Gives the images of one source in the order of an epoch, or each once for an evaluation."""
+
+    in_flight: int
+    """Calls that may be queued on the device before the host waits for the oldest: each keeps its chunk."""
+
+    def epoch(self, order: np.ndarray, first: int, end: int) -> Iterator[Chunk]:
+        """Yield the chunks of the steps ``first`` to ``end``; step k sees the images order[k * B : k * B + B]."""
+
+    def evaluation(self, batch_size: int) -> Iterator[EvaluationBatch]:
+        """Yield batches that hold each image once; the last one is filled up with images that do not count."""
+
+    def sample(self, count: int) -> DeviceSplit:
+        """Return at least ``count`` images, for trying a step."""
+
+
+class Resident:
+    """All images stay on the device; only the order is sent."""
+
+    in_flight = IN_FLIGHT
+
+    def __init__(self, source: Source, steps: int, placement: Placement):
+        everything = np.arange(len(source.labels))
+        images = source.images if isinstance(source, Split) else source.read(everything)
+        self.data, self.steps, self.placement = DeviceSplit(*placement.put((images, source.labels))), steps, placement
+
+    def epoch(self, order: np.ndarray, first: int, end: int) -> Iterator[Chunk]:
+        on_device = self.placement.put(order)
+        for start in range(first, end, self.steps):
+            yield Chunk(self.data, on_device, None, min(self.steps, end - start))
+
+    def evaluation(self, batch_size: int) -> Iterator[EvaluationBatch]:
+        for indices, mask in padded_batches(len(self.data.labels), batch_size):
+            yield EvaluationBatch(self.data, indices, mask)
+
+    def sample(self, count: int) -> DeviceSplit:
+        return self.data
+
+
+class Streamed:
+    """A thread reads the images of the next steps on the host and sends them while the device computes."""
+
+    in_flight = AHEAD
+
+    def __init__(self, source: Source, batch_size: int, steps: int, placement: Placement):
+        self.source, self.batch_size, self.steps, self.placement = source, batch_size, steps, placement
+
+    def epoch(self, order: np.ndarray, first: int, end: int) -> Iterator[Chunk]:
+        def chunk(start: int) -> Chunk:
+            steps = min(self.steps, end - start)
+            picked = order[start * self.batch_size : (start + steps) * self.batch_size]
+            local = self.placement.put(np.arange(len(picked), dtype=np.int32))
+            return Chunk(self._send(picked), local, self.placement.put(np.int32(start)), steps)
+
+        return ahead(chunk, range(first, end, self.steps))
+
+    def evaluation(self, batch_size: int) -> Iterator[EvaluationBatch]:
+        def batch(part: tuple[np.ndarray, np.ndarray]) -> EvaluationBatch:
+            indices, mask = part
+            return EvaluationBatch(self._send(indices), np.arange(len(indices), dtype=np.int32), mask)
+
+        return ahead(batch, padded_batches(len(self.source.labels), batch_size))
+
+    def sample(self, count: int) -> DeviceSplit:
+        return self._send(np.arange(min(count, len(self.source.labels))))
+
+    def _send(self, indices: np.ndarray) -> DeviceSplit:
+        return DeviceSplit(*self.placement.put((self.source.read(indices), self.source.labels[indices])))
+
+
+U = TypeVar("U")
+
+
+def ahead(make: Callable[[T], U], parts: "Iterator[T] | range") -> Iterator[U]:
+    """Yield ``make(part)`` for each of the parts, made by a thread that is up to `AHEAD` of them ahead."""
+    on_the_way: deque[Future[U]] = deque()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
+    try:
+        for part in parts:
+            on_the_way.append(pool.submit(make, part))  # type: ignore[arg-type]
+            if len(on_the_way) > AHEAD:
+                yield on_the_way.popleft().result()
+        while on_the_way:
+            yield on_the_way.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def padded_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (indices int32 [B], mask bool [B]) that cover ``range(count)`` once; the last batch is filled up."""
+    batch_size = min(batch_size, count)
+    for start in range(0, count, batch_size):
+        indices = np.arange(start, start + batch_size, dtype=np.int32)
+        mask = indices < count
+        yield np.where(mask, indices, np.int32(0)), mask
+
+
+class LoadingPlan(NamedTuple):
+    """How a source reaches the device: whether it stays there, and how many steps go to the device in one call."""
+
+    resident: bool
+    steps: int
+
+
+def loading_plan(source: Source, batch_size: int, steps: int) -> LoadingPlan:
+    """Return how a source is loaded for calls of up to ``steps`` steps: by where its images lie, and their size.
+
+    Images in memory stay on the device if they fit there; the memory of a CPU is the host's. Those on disk are
+    streamed.
+    """
+    bytes_per_image = int(np.prod(source.image_shape))
+    memory = device_memory()
+    size = len(source.labels) * bytes_per_image
+    if isinstance(source, Split) and (memory is None or size <= RESIDENT_SHARE * memory):
+        return LoadingPlan(True, steps)
+    return LoadingPlan(False, max(1, min(steps, CHUNK_BYTES // (batch_size * bytes_per_image))))
+
+
+def make_loader(source: Source, batch_size: int, steps: int, placement: Placement) -> Loader:
+    """Return the loader for a source by `loading_plan`."""
+    plan = loading_plan(source, batch_size, steps)
+    if plan.resident:
+        return Resident(source, plan.steps, placement)
+    return Streamed(source, batch_size, plan.steps, placement)

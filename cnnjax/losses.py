@@ -1,0 +1,112 @@
+"""Losses: from a network's outputs and a batch to one number an example.
+
+A loss is a frozen dataclass like a network's definition: its fields are settings of the program, and what may differ
+between members of one program (label smoothing) comes with the `Hyperparameters`.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from pydantic import Field
+
+from cnnjax.errors import UserError, near_matches, quoted
+from cnnjax.schema import Number, Schema
+
+
+class Batch(NamedTuple):
+    """What one training step sees.
+
+    images: [B, H, W, C], uint8 as stored.
+    targets: the labels int32 [B], or soft labels float32 [B, classes], each row a distribution over the classes.
+    weights: float32 [B], how much each example counts; 0 masks padding. None lets all count alike.
+    """
+
+    images: jax.Array
+    targets: jax.Array
+    weights: jax.Array | None = None
+
+    def soft_targets(self, classes: int, dtype: Any) -> jax.Array:
+        """Return the targets as distributions [B, classes]."""
+        if self.targets.ndim == 1:
+            return jax.nn.one_hot(self.targets, classes, dtype=dtype)
+        return self.targets.astype(dtype)
+
+    def labels(self) -> jax.Array:
+        """Return the labels int32 [B]; of soft labels the likeliest class."""
+        return self.targets if self.targets.ndim == 1 else self.targets.argmax(axis=-1).astype(jnp.int32)
+
+
+class LossOutputs(Protocol):
+    """What a loss reads: see `cnnjax.models.layers.Outputs`."""
+
+    @property
+    def logits(self) -> jax.Array: ...
+    @property
+    def aux(self) -> tuple[jax.Array, ...]: ...
+
+
+class LossHyperparameters(Protocol):
+    """What a loss reads of `cnnjax.optim.Hyperparameters`."""
+
+    @property
+    def label_smoothing(self) -> Any: ...
+
+
+class Loss(Schema):
+    """Base of the losses. A subclass names itself by ``kind`` and defines ``__call__``."""
+
+    kind: ClassVar[str]
+    """The loss's name in files."""
+
+    def __call__(self, outputs: LossOutputs, batch: Batch, hyperparameters: LossHyperparameters) -> jax.Array:
+        """Return the loss float32 [B] of each example, before weighting."""
+        raise TypeError(f"{type(self).__name__} defines no __call__; it must return the loss [B] of each example")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the loss as plain data: its kind and its fields. `from_dict` reads it."""
+        return {"kind": self.kind, **super().to_dict()}
+
+
+class CrossEntropy(Loss, at="loss."):
+    """Cross-entropy in nats against smoothed labels (Szegedy et al. 2016, section 7), with the auxiliary heads'."""
+
+    kind: ClassVar[str] = "cross_entropy"
+
+    aux_weight: Annotated[Number, Field(ge=0)] = 0.3
+    """How much the loss of each auxiliary head counts, 0 or more (Szegedy et al. 2015, section 5: 0.3)."""
+
+    def __call__(self, outputs: LossOutputs, batch: Batch, hyperparameters: LossHyperparameters) -> jax.Array:
+        """Return the cross-entropy [B], plus ``aux_weight`` times that of each auxiliary head."""
+        loss = self._of(outputs.logits, batch, hyperparameters)
+        for logits in outputs.aux:
+            loss += jnp.asarray(self.aux_weight, loss.dtype) * self._of(logits, batch, hyperparameters)
+        return loss
+
+    def _of(self, logits: jax.Array, batch: Batch, hyperparameters: LossHyperparameters) -> jax.Array:
+        smoothing = jnp.asarray(hyperparameters.label_smoothing, logits.dtype)
+        targets = optax.smooth_labels(batch.soft_targets(logits.shape[-1], logits.dtype), smoothing)
+        return optax.softmax_cross_entropy(logits, targets)
+
+
+def weighted_mean(losses: jax.Array, weights: jax.Array | None) -> jax.Array:
+    """Return the mean of losses [B], each counted by its weight [B]; a batch of weight 0 gives 0."""
+    if weights is None:
+        return losses.mean()
+    total = weights.sum()
+    return jnp.where(total > 0, (losses * weights).sum() / jnp.where(total > 0, total, 1), 0)
+
+
+LOSSES: dict[str, type[Loss]] = {CrossEntropy.kind: CrossEntropy}
+
+
+def from_dict(data: object, losses: Mapping[str, type[Loss]] = LOSSES) -> Loss:
+    """Read what `Loss.to_dict` wrote; ``losses`` are the known ones by their kind."""
+    if not isinstance(data, Mapping) or not isinstance(data.get("kind"), str):
+        raise UserError(f"loss is {quoted(data)}; it must be an object with a 'kind'")
+    kind = data["kind"]
+    if kind not in losses:
+        raise UserError(f"unknown loss {quoted(kind)}; {near_matches(kind, losses)}")
+    return losses[kind].from_dict({k: v for k, v in data.items() if k != "kind"}, "loss")

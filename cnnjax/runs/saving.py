@@ -1,0 +1,202 @@
+"""What a checkpoint holds of a training, and the way back.
+
+Items of format 2: ``variables``, what is evaluated and published (the averages where the training keeps some), and
+``training``, every other field of the `TrainState`. `cnnjax.runs.format_1` reads the items of format 1.
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from cnnjax import checkpoint
+from cnnjax.checkpoint import Checkpoint
+from cnnjax.config import Experiment, Train
+from cnnjax.data import Dataset
+from cnnjax.errors import UserError
+from cnnjax.optim import Hyperparameters
+from cnnjax.runs import format_1
+from cnnjax.runs.folder import RunFolder
+from cnnjax.runs.metrics import metrics_line, saved_rows
+from cnnjax.runs.metrics_log import MetricsLog
+from cnnjax.training.early_stopping import EarlyStoppingState
+from cnnjax.training.hooks import Hook, Snapshot
+from cnnjax.training.state import TrainState, init_state
+
+METRICS = "metrics.jsonl"
+"""Each checkpoint holds the rows of all epochs before it, so that the run's own file can be made of them again."""
+
+
+class ResumeInfo(NamedTuple):
+    """What a checkpoint says of its training beside the arrays."""
+
+    early_stopping: EarlyStoppingState
+    rows: list[dict[str, Any]]
+    seconds: float
+    steps_within: int
+    """Steps of the epoch that is not done."""
+
+
+class Saver(Hook):
+    """Saves each epoch, and the position of an interrupt within one."""
+
+    def __init__(self, experiment: Experiment, dataset: Dataset, folder: RunFolder, say: Callable[[str], None]):
+        self.experiment, self.dataset, self.folder, self.say = experiment, dataset, folder, say
+        self.place = folder.checkpoints.stat()
+
+    def epoch(self, snapshot: Snapshot) -> None:
+        """Save the position after an epoch.
+
+        Raises:
+            UserError: it could not be saved, or the run's folder is no longer there, or no longer this process's.
+        """
+        self._save(snapshot, {"metrics": snapshot.rows[-1]})
+        self._prune(snapshot.early_stopping)
+
+    def interrupted(self, snapshot: Snapshot) -> None:
+        """Save the position within an epoch, if any step has been made since the last one was saved."""
+        step = int(snapshot.state.step)
+        if step > checkpoint.newest_step(self.folder.checkpoints):
+            self._save(snapshot, {"seconds": snapshot.seconds}, within_epoch=True)
+            self.say(f"saved step {step}, within epoch {len(snapshot.rows) + 1}")
+
+    def _save(self, snapshot: Snapshot, more: dict[str, Any], *, within_epoch: bool = False) -> None:
+        info: dict[str, Any] = {
+            "epoch": len(snapshot.rows),
+            "model": self.experiment.model.to_dict(),
+            "classes": list(self.dataset.classes),
+            "preprocessing": self.dataset.preprocessing.to_dict(),
+            "data": self.dataset.record(),
+            "early_stopping": snapshot.early_stopping.to_dict(),
+            **more,
+        }
+        files = {METRICS: b"".join(map(metrics_line, snapshot.rows))}
+        checkpoint.save(
+            self.folder.checkpoints, int(snapshot.state.step), items(snapshot.state), info, files,
+            within_epoch=within_epoch, place=self.place, require_lock=self.folder.require_lock,
+        )  # fmt: skip
+
+    def resume(self, hyperparameters: Hyperparameters) -> Snapshot | None:
+        """Return the newest good checkpoint's position, or None where there is no checkpoint."""
+        saved, notices = checkpoint.newest_good(self.folder.checkpoints)
+        for notice in notices:
+            self.say(notice)
+        if saved is None:
+            return None
+        info = read_resume_info(saved, self.folder, self.dataset, self.experiment.train)
+        if info.early_stopping.best_step:
+            checkpoint.best(self.folder.checkpoints)  # a run that could not end with its best is told so now
+        state = read_state(saved, self.experiment, hyperparameters)
+        _require_consistent(saved, state, info.steps_within * self.experiment.train.batch_size)
+        within = f", at step {saved.step}," if info.steps_within else ""
+        self.say(f"continuing after epoch {len(info.rows)}{within} from {saved.path}")
+        self._prune(info.early_stopping)  # which a kill may have kept from being done
+        return Snapshot(state, info.early_stopping, info.rows, info.seconds)
+
+    def _prune(self, standing: EarlyStoppingState) -> None:
+        self.folder.require_lock()
+        checkpoint.prune(self.folder.checkpoints, self.experiment.train.keep, standing.best_step)
+
+
+def read_state(saved: Checkpoint, experiment: Experiment, hyperparameters: Hyperparameters) -> TrainState:
+    """Return the state in a training checkpoint of any format; the hyperparameters' values do not matter.
+
+    Raises:
+        UserError: the checkpoint's arrays are of another training.
+    """
+    fresh = jax.eval_shape(lambda: init_state(experiment, hyperparameters))
+    if saved.info["format"] == 1:
+        return format_1.restore(saved, fresh, experiment.optimizer)
+    return restore(saved, fresh)
+
+
+def items(state: TrainState) -> dict[str, dict[str, Any]]:
+    """Return a state as a checkpoint's items: each array once, and no field that is None."""
+    fields = {name: value for name, value in state._asdict().items() if value is not None}
+    evaluated = state.evaluated._asdict()
+    if state.ema is None:  # what is trained is what is evaluated
+        fields = {name: value for name, value in fields.items() if name not in evaluated}
+    else:
+        fields["ema"] = {"updates": state.ema.updates}
+    return {"variables": evaluated, "training": fields}
+
+
+def restore(saved: Checkpoint, like: TrainState) -> TrainState:
+    """Return the state in a checkpoint of format 2; ``like`` has its structure, shapes and dtypes.
+
+    Raises:
+        UserError: the checkpoint's arrays are of another training.
+    """
+    wanted = items(like)
+    variables = checkpoint.restore(saved, "variables", wanted["variables"])
+    fields = checkpoint.restore(saved, "training", wanted["training"])
+    if like.ema is None:
+        return like._replace(**fields, **variables)
+    return like._replace(**fields | {"ema": like.ema._replace(**variables, updates=fields["ema"]["updates"])})
+
+
+def read_resume_info(saved: Checkpoint, folder: RunFolder, dataset: Dataset, train: Train) -> ResumeInfo:
+    """Read what a checkpoint says of its training, as untrusted data.
+
+    Raises:
+        UserError: it is no checkpoint of a training on these data, or its numbers do not fit together.
+    """
+    info = saved.info
+    if not info.get("data") or not {"epoch", "early_stopping"} <= info.keys():
+        raise UserError(
+            f"checkpoint {saved.path} is not a training checkpoint and cannot be resumed; give another --out"
+        )
+    held, given = info["data"]["content_hash"], dataset.content_hash
+    if held != given:
+        raise UserError(
+            f"the files of {dataset.name} are not those this run began with (sha256 {given[:12]}, was "
+            f"{held[:12]}); give the same files with --data.dir, or another --out"
+        )
+    steps_per_epoch = len(dataset.train.labels) // train.batch_size
+    within = saved.step - info["epoch"] * steps_per_epoch
+    standing = EarlyStoppingState.from_dict(info["early_stopping"], f"{saved.path}: early_stopping")
+    fits = 0 <= within <= steps_per_epoch and info["epoch"] <= train.epochs
+    if not fits or bool(standing.best_step) != bool(info["epoch"]):
+        raise UserError(
+            f"checkpoint {saved.path} is not one of cnnjax: after {info['epoch']} epochs of {steps_per_epoch} steps "
+            f"it is at step {saved.step}, and the best was step {standing.best_step}"
+        )
+    if info["format"] == 1:  # later ones hold the sums of the epoch among their arrays
+        _require_images(saved, format_1.images_within(saved), within * train.batch_size)
+    # Versions that kept no rows in checkpoints have them in the run's own file alone.
+    own = saved.path / METRICS
+    rows = saved_rows(own if own.exists() else folder.path / METRICS, info["epoch"])
+    return ResumeInfo(standing, rows, info.get("seconds", 0.0), within)
+
+
+def _require_consistent(saved: Checkpoint, state: TrainState, images: int) -> None:
+    """Raise UserError unless the arrays are of the checkpoint's step and of its position within the epoch."""
+    if int(state.step) != saved.step:
+        raise UserError(f"checkpoint {saved.path} is not one of cnnjax: its arrays are of step {int(state.step)}")
+    if images:
+        _require_images(saved, int(state.metrics.images), images)
+
+
+def _require_images(saved: Checkpoint, summed: int, seen: int) -> None:
+    if summed != seen:
+        raise UserError(
+            f"checkpoint {saved.path} is not one of cnnjax: at step {saved.step} it has seen {seen} images of the next "
+            f"epoch, and its sums are of {summed}"
+        )
+
+
+def tidy(folder: RunFolder, train: Train, epochs: int, notice: Callable[[str], None]) -> str | None:
+    """Do for a finished run what a kill or a hand may have undone; return why metrics.jsonl could not be written."""
+    try:
+        saved = checkpoint.open_checkpoint(checkpoint.list_paths(folder.checkpoints)[-1])
+    except UserError:  # its best parameters are there, and more is not promised
+        return None
+    if saved.info.get("epoch") != epochs or epochs > train.epochs:
+        return None
+    with contextlib.suppress(OSError):
+        checkpoint.prune(folder.checkpoints, train.keep, saved.info.get("early_stopping", {}).get("best_step", 0))
+    if not (saved.path / METRICS).exists():
+        return None
+    rows = saved_rows(saved.path / METRICS, epochs)
+    return None if folder.has_metrics(rows) else MetricsLog(folder, rows, notice).problem

@@ -1,0 +1,76 @@
+"""Losses against float64 numpy."""
+
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import losses
+from cnnjax.errors import UserError
+from cnnjax.losses import Batch, CrossEntropy, weighted_mean
+from cnnjax.models.layers import Outputs
+
+RNG = np.random.default_rng(0)
+LOGITS, LABELS = RNG.normal(size=(6, 4)), RNG.integers(0, 4, 6)
+SOFT = RNG.dirichlet(np.ones(4), 6)
+IMAGES = jnp.zeros((6, 1, 1, 1))
+
+
+def cross_entropy(logits, targets):
+    return -(targets * (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))).sum(axis=1)
+
+
+def found(logits, targets, smoothing=0.0, aux=(), **options):
+    outputs = Outputs(jnp.asarray(logits, jnp.float32), tuple(jnp.asarray(a, jnp.float32) for a in aux))
+    batch = Batch(IMAGES, jnp.asarray(targets, jnp.float32 if targets.ndim > 1 else jnp.int32))
+    return CrossEntropy(**options)(outputs, batch, SimpleNamespace(label_smoothing=np.float32(smoothing)))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("targets", [LABELS, SOFT], ids=["labels", "soft labels"])
+def test_cross_entropy_equals_its_formula(targets, smoothing):
+    distributions = np.eye(4)[targets] if targets.ndim == 1 else targets
+    expected = cross_entropy(LOGITS, (1 - smoothing) * distributions + smoothing / 4)
+    np.testing.assert_allclose(found(LOGITS, targets, smoothing), expected, rtol=1e-5)
+
+
+def test_labels_are_soft_labels_with_all_on_one_class():
+    np.testing.assert_array_equal(found(LOGITS, LABELS), found(LOGITS, np.eye(4)[LABELS]))
+
+
+def test_auxiliary_heads_count_by_their_weight():
+    second, third = RNG.normal(size=(2, 6, 4))
+    expected = cross_entropy(LOGITS, SOFT) + 0.4 * (cross_entropy(second, SOFT) + cross_entropy(third, SOFT))
+    np.testing.assert_allclose(found(LOGITS, SOFT, aux=(second, third), aux_weight=0.4), expected, rtol=1e-5)
+
+
+def test_weights_mask_and_weigh():
+    values = jnp.arange(4, dtype=jnp.float32)
+    assert float(weighted_mean(values, None)) == 1.5
+    assert float(weighted_mean(values, jnp.array([1.0, 1.0, 0.0, 0.0]))) == 0.5
+    assert float(weighted_mean(values, jnp.array([0.0, 1.0, 0.0, 3.0]))) == 2.5
+    assert float(weighted_mean(values, jnp.zeros(4))) == 0
+
+
+def test_the_labels_of_soft_labels_are_the_likeliest():
+    np.testing.assert_array_equal(Batch(IMAGES, jnp.asarray(SOFT)).labels(), SOFT.argmax(axis=1))
+
+
+def test_a_loss_writes_and_reads_back():
+    loss = CrossEntropy(aux_weight=0.5)
+    assert loss.to_dict() == {"kind": "cross_entropy", "aux_weight": 0.5}
+    assert losses.from_dict(loss.to_dict()) == loss
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (3, "loss is 3; it must be an object with a 'kind'"),
+        ({"kind": "cross_entropi"}, "unknown loss 'cross_entropi'; did you mean 'cross_entropy'"),
+        ({"kind": "cross_entropy", "aux": 1.0}, "loss has no option 'aux'; choose from: aux_weight"),
+    ],
+)
+def test_what_is_no_loss_is_refused(data, message):
+    with pytest.raises(UserError, match=message):
+        losses.from_dict(data)
