@@ -1,5 +1,6 @@
 # make train    the environment, then the main job: LeNet-5 on the embedded images
-# make test     the environment, then the tests
+# make test     the environment, then the tests that are quick (3 minutes on 2 cores)
+# make test-all the environment, then every test: also those that compile large networks, train long or start processes
 # make oracle   an environment of its own, then the converters against torchvision, timm and Keras (fetches torch)
 # make parity   the same for every size of network, written to docs/parity.md
 # make faults   break real trainings in every way docs/reliability.md speaks of; FAULTS_SIZE=ci does less of each
@@ -17,6 +18,7 @@ PLATFORM ?= cpu
 EXPERIMENT ?= lenet_mini
 ARGS ?=
 FAULTS_SIZE ?= full
+SLOW = compiles_large or trains_long or many_processes
 
 ifeq ($(filter $(PLATFORM),cpu cuda cuda12 tpu),)
 $(error PLATFORM is $(PLATFORM); choose cpu, cuda, cuda12 or tpu)
@@ -32,13 +34,17 @@ JAX = $(shell sed -n 's/^jax==\([0-9.]*\).*/\1/p' requirements.lock)
 ON = $(if $(filter-out cpu,$(PLATFORM)),--platform $(PLATFORM:cuda12=cuda))
 BACKEND = $(if $(filter cuda,$(PLATFORM)),cuda13,$(PLATFORM))
 
-.PHONY: train test native oracle parity faults check lock env clean
+.PHONY: train test test-all native oracle parity faults check lock env clean
 
 train: $(PLATFORM_STAMP)
 	$(VENV)/bin/python scripts/train.py $(EXPERIMENT) $(ON) $(ARGS)
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not ($(SLOW))"
+	@echo "make test-all also runs the tests marked $(SLOW); make oracle, make faults and make check run the rest"
+
+test-all: $(STAMP)
+	CNNJAX_TESTS=all $(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 native: $(STAMP)
 	$(VENV)/bin/python -m cnnjax.native.build

@@ -128,14 +128,27 @@ def _explain(error: BaseException, sentence: str, debug: bool) -> None:
         print("error:", printable(" ".join(sentence.splitlines())), file=sys.stderr)
 
 
-def start_jax(platform: Platform, deterministic: bool = False) -> None:
-    """Compute on that platform, with the programs that earlier starts have compiled; before anything is computed."""
+def use_precision(arch: Any) -> None:
+    """Let JAX compute in 64 bits where the network does, unless JAX_ENABLE_X64 says otherwise."""
+    if arch.dtype == "float64" and "JAX_ENABLE_X64" not in os.environ:
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+
+
+def start_jax(platform: Platform, deterministic: bool = False, arch: Any = None) -> None:
+    """Compute on that platform, with the programs that earlier starts have compiled; before anything is computed.
+
+    ``arch`` is the network where it is known by then: a float64 network computes in 64 bits.
+    """
     from cnnjax.parallel import use_platform
     from cnnjax.system.compilation import keep_programs, use_deterministic_programs
 
     if deterministic:
         use_deterministic_programs()
     use_platform(platform)
+    if arch is not None:
+        use_precision(arch)
     keep_programs()
 
 

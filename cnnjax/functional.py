@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnnjax.errors import UserError, choose
-from cnnjax.models.layers import Arch, Features, Network, Outputs, kernel_shape
+from cnnjax.models.layers import Arch, Features, Network, Outputs, kernel_shape, parameter_dtype
 
 Tree = dict[str, Any]
 """A nested dict of arrays."""
@@ -51,7 +51,7 @@ class _Definition(NamedTuple):
 @functools.partial(jax.jit, static_argnums=0)
 def init(arch: Arch, key: jax.Array) -> Variables:
     """Return fresh variables for ``arch``, drawn from the PRNG ``key``. ``jax.vmap`` over keys makes an ensemble."""
-    _, params, batch_stats = _split(arch.build(nnx.Rngs(params=key)))
+    _, params, batch_stats = _split(_build(arch, nnx.Rngs(params=key)))
     return Variables(_nest(params), _nest(batch_stats))
 
 
@@ -71,7 +71,8 @@ def apply(
             costs time and saves memory; results are the same but for rounding.
 
     Returns:
-        Outputs with float32 logits [N, classes], and the batch statistics, which change only with ``train``.
+        Outputs with logits [N, classes], float32 or for a float64 network float64, and the batch statistics, which
+        change only with ``train``.
 
     Raises:
         UserError: the variables are not those of ``arch``, the images do not fit it, or it has no such stage.
@@ -82,7 +83,7 @@ def apply(
     rngs = None if key is None else nnx.Rngs(default=key)
     outputs = module(_cast(arch, images), rngs)
     _, _, batch_stats = _split(module)
-    return jax.tree.map(lambda logits: logits.astype(jnp.float32), outputs), _nest(batch_stats)
+    return jax.tree.map(lambda logits: logits.astype(parameter_dtype(arch.dtype)), outputs), _nest(batch_stats)
 
 
 def features(arch: Arch, variables: Variables, images: jax.Array) -> Features:
@@ -98,7 +99,7 @@ def stages(arch: Arch) -> tuple[str, ...]:
     names: list[str] = []
 
     def trace(images: jax.Array) -> None:
-        module = arch.build(nnx.Rngs(0))
+        module = _build(arch, nnx.Rngs(0))
         module.eval()
         names.extend(module.features(_cast(arch, images)))
 
@@ -117,6 +118,7 @@ def chosen_stages(arch: Arch, names: tuple[str, ...]) -> tuple[str, ...]:
 
 def abstract_variables(arch: Arch) -> Variables:
     """Return the variables' shapes and dtypes without allocating them."""
+    require_precision(arch)  # whatever an earlier call has left in the cache
     definition = _definition(arch)
     return Variables(_nest(definition.params), _nest(definition.batch_stats))
 
@@ -126,7 +128,7 @@ def layer_calls(arch: Arch, image_shape: tuple[int, int, int] | None = None) -> 
     calls: list[LayerCall] = []
 
     def trace(images: jax.Array) -> Outputs:
-        module = arch.build(nnx.Rngs(0))
+        module = _build(arch, nnx.Rngs(0))
         module.eval()
         for path, layer in _innermost(module):
             parent = functools.reduce(_child, path[:-1], module)
@@ -161,9 +163,23 @@ def _child(module: Any, name: str | int) -> Any:
     return module[name] if isinstance(name, int) else getattr(module, name)
 
 
+def _build(arch: Arch, rngs: nnx.Rngs) -> Network:
+    require_precision(arch)
+    return arch.build(rngs)
+
+
+def require_precision(arch: Arch) -> None:
+    """Raise UserError where a float64 network meets a JAX that makes float32 of every float64."""
+    if jax.dtypes.canonicalize_dtype(arch.dtype) != arch.dtype:
+        raise UserError(
+            "model.dtype is 'float64' and JAX is limited to 32 bits; choose 'float32' or 'bfloat16', or set "
+            "jax.config.update('jax_enable_x64', True) before anything is computed (or JAX_ENABLE_X64=1)"
+        )
+
+
 @functools.lru_cache(maxsize=256)
 def _definition(arch: Arch) -> _Definition:
-    module = nnx.eval_shape(lambda: arch.build(nnx.Rngs(0)))
+    module = nnx.eval_shape(lambda: _build(arch, nnx.Rngs(0)))
     return _Definition(*_split(module))
 
 
@@ -172,8 +188,8 @@ def _merge(arch: Arch, variables: Variables, images: jax.Array) -> Network:
         raise UserError(
             f"the images have the shape {tuple(images.shape)}; the network takes [N, H, W, C] with C = {arch.channels}"
         )
-    definition = _definition(arch)
     check_variables(arch, variables)
+    definition = _definition(arch)
     states: list[Any] = [
         nnx.from_flat_state({path: _leaf(tree, path) for path in shapes})
         for tree, shapes in zip(variables, definition[1:], strict=True)

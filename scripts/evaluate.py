@@ -58,7 +58,7 @@ def evaluate(arguments: list[str]) -> None:
 
     split, config, platform = cli.parse(options, arguments[1:], f"scripts/evaluate.py {run}")
     cli.start_jax(platform)
-    loaded = cnnjax.load(run, code=code, trust_code=trust_code)
+    loaded = cnnjax.load(run, code=code, trust_code=trust_code, prepare=cli.use_precision)
     if recorded is None and not named:
         raise UserError(f"{run} does not say which data it was trained on (no config.json); give --data.source NAME")
     dataset = loaded.dataset(config)

@@ -49,7 +49,7 @@ def predict(arguments: list[str]) -> None:
 
     import cnnjax
 
-    answers = cnnjax.load(run, code=code, trust_code=trust_code).predict(images, top)
+    answers = cnnjax.load(run, code=code, trust_code=trust_code, prepare=cli.use_precision).predict(images, top)
     for path, classes in zip(images, answers, strict=True):
         listed = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in classes)
         print(f"{path}: {printable(listed)}")

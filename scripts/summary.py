@@ -48,6 +48,7 @@ def summarize(arguments: list[str]) -> None:
         return arch
 
     arch = cli.parse(options, arguments[1:], f"scripts/summary.py {name}")
+    cli.use_precision(arch)
     Console().print(summary_table(arch, name))
 
 

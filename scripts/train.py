@@ -73,7 +73,7 @@ def train(arguments: list[str]) -> None:
     from cnnjax.training.profiling import read_steps
 
     profiled = None if profile is None else read_steps(profile)
-    cli.start_jax(platform, deterministic)
+    cli.start_jax(platform, deterministic, experiment.model)
     full_name = run_name(f"{name},model={model}" if model else name, chosen, experiment)
     with lasting_output() as output:
         cnnjax.train(

@@ -32,6 +32,11 @@ if not LIBRARY.exists():
     os.environ["CNNJAX_NATIVE"] = "0"
 
 
+def examples(most: int) -> int:
+    """Return how many drawn examples a property is tried on: all in `make test-all`, a quarter elsewhere."""
+    return most if os.environ.get("CNNJAX_TESTS") == "all" else max(most // 4, 3)
+
+
 def pytest_addoption(parser):
     parser.addoption("--update", action="store_true", help="write the golden files anew")
 

@@ -332,9 +332,9 @@ def test_a_newer_format_is_refused_and_stays_where_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(formats, "__version__", "9.1.0")
     save(tmp_path, 1)
     monkeypatch.undo()
-    with pytest.raises(UserError, match="newer than 1; it needs cnnjax 9.1.0 or newer, and this is 0.1.0"):
+    with pytest.raises(UserError, match="newer than 2; it needs cnnjax 9.1.0 or newer, and this is 0.1.0"):
         checkpoint.best(tmp_path)
-    with pytest.raises(UserError, match="newer than 1; it needs cnnjax 9.1.0 or newer, and this is 0.1.0"):
+    with pytest.raises(UserError, match="newer than 2; it needs cnnjax 9.1.0 or newer, and this is 0.1.0"):
         checkpoint.newest_good(tmp_path)
     assert names(tmp_path) == ["step-00000001"]
 
@@ -352,7 +352,7 @@ def of_another_form(tmp_path):
 def test_a_newer_format_with_another_manifest_is_refused_and_not_damaged(tmp_path, of_another_form):
     save(tmp_path, 1)
     for find in (checkpoint.best, checkpoint.newest_good):
-        with pytest.raises(formats.NewerFormat, match="step-00000002 has format 2, newer than 1; it needs cnnjax "):
+        with pytest.raises(formats.NewerFormat, match="step-00000002 has format 3, newer than 2; it needs cnnjax "):
             find(tmp_path)
     assert of_another_form.is_dir()
 

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import runpy
 import shlex
 import signal
 import socket
@@ -25,6 +24,7 @@ from cnnjax.runs.folder import RunFolder, read_config
 from cnnjax.runs.predictor import load
 from cnnjax.runs.saving import read_state
 from cnnjax.system.signals import SIGNALS
+from tests.scripts_here import run_script
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
@@ -87,20 +87,20 @@ def test_a_training_prints_its_epochs_its_table_and_its_folder(digits, tmp_path)
 
 
 def test_evaluate_prints_every_figure(workplace):
-    done = call("evaluate.py", "runs/done", cwd=workplace)
+    done = run_script("evaluate.py", "runs/done", cwd=workplace)
     assert done.returncode == 0, done.stderr
     for expected in ("loss", "top-1", "top-5", "calibration error", "precision", "recall", "F1"):
         assert expected in done.stdout
     results = json.loads((workplace / "runs" / "done" / "results.json").read_text())
     assert f"{results['test']['loss']:.4f}" in done.stdout
     assert f"{100 * results['test']['top1']:.2f} %" in done.stdout
-    validation = call("evaluate.py", "runs/done", "--split", "validation", cwd=workplace)
+    validation = run_script("evaluate.py", "runs/done", "--split", "validation", cwd=workplace)
     assert f"{results['validation']['loss']:.4f}" in validation.stdout
 
 
 def test_predict_names_the_top_3_with_percentages(workplace):
     photos = sorted((workplace / "photos").iterdir())
-    done = call("predict.py", "runs/done", *photos, cwd=workplace)
+    done = run_script("predict.py", "runs/done", *photos, cwd=workplace)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 2
@@ -109,11 +109,11 @@ def test_predict_names_the_top_3_with_percentages(workplace):
 
 
 def test_summary_prints_the_published_figures(workplace):
-    done = call("summary.py", "lenet", cwd=workplace)
+    done = run_script("summary.py", "lenet", cwd=workplace)
     assert done.returncode == 0, done.stderr
     assert "61,706" in done.stdout
     assert "416,520" in done.stdout
-    larger = call("summary.py", "lenet", "--input-size", 32, cwd=workplace)
+    larger = run_script("summary.py", "lenet", "--input-size", 32, cwd=workplace)
     assert "576" in larger.stdout
 
 
@@ -135,13 +135,13 @@ def test_an_experiment_file_of_ones_own(workplace, digits):
         "experiment = Experiment(model=create('mlp', activation='tanh'), "
         f"data=Data(source='mnist', dir={str(digits)!r}), train=Train(epochs=1))\n"
     )
-    done = call("train.py", "mine.py", "--seed", 4, cwd=workplace)
+    done = run_script("train.py", "mine.py", "--seed", 4, cwd=workplace)
     assert done.returncode == 0, done.stderr
     assert (workplace / "runs" / "mine,seed=4" / "results.json").exists()
 
 
 def test_another_model_is_named_in_the_runs_name(workplace, digits):
-    done = call(
+    done = run_script(
         "train.py", "lenet_mini", "--model", "mlp", "--model.activation", "tanh", "--data.source", "mnist",
         "--data.dir", digits, "--train.epochs", 1, cwd=workplace,
     )  # fmt: skip
@@ -175,7 +175,7 @@ def test_another_model_is_named_in_the_runs_name(workplace, digits):
     ],
 )
 def test_help(arguments, expected, tmp_path):
-    done = call(*arguments, cwd=tmp_path)
+    done = run_script(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for text in expected:
         assert text.lower() in done.stdout.lower()
@@ -193,7 +193,7 @@ BAD = [
     (["train.py", "leaves.py"], "leaves.py does not run: SystemExit"),
     (["train.py", "lines.py"], "lines.py does not run: ValueError: one two"),
     (["train.py", "class.py"], "model is <class 'int'>; it must be a definition, such as create('lenet')"),
-    (["train.py", "foreign.py"], "make it with create(...)"),
+    (["train.py", "foreign.py"], "make the model with create(...)"),
     (["evaluate.py", "runs/done", "--split", "validation", "--data.split-seed", "1"], "divided its training images"),
     (["train.py", "lenet_fashion", "--data.dir", "nowhere"], "fashion_mnist was not found: none of nowhere"),
     (["train.py", "lenet_mini", "--model", "lenett"], "unknown model 'lenett'; did you mean 'lenet'"),
@@ -238,7 +238,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
-def test_bad_input_is_one_sentence_with_exit_code_2(workplace, arguments, message, monkeypatch, capfd):
+def test_bad_input_is_one_sentence_with_exit_code_2(workplace, arguments, message):
     (workplace / "broken.py").write_text("1 / 0\n")
     (workplace / "empty.py").write_text("experiment = 3\n")
     (workplace / "leaves.py").write_text("raise SystemExit(0)\n")
@@ -247,12 +247,8 @@ def test_bad_input_is_one_sentence_with_exit_code_2(workplace, arguments, messag
     (workplace / "class.py").write_text(made.format("int"))
     (workplace / "foreign.py").write_text(made.format("Train()"))
     before = sorted(workplace.rglob("*"))
-    monkeypatch.chdir(workplace)
-    monkeypatch.setattr(sys, "argv", [str(SCRIPTS / arguments[0]), *arguments[1:]])
-    with pytest.raises(SystemExit) as stop:  # in this process: three dozen starts of Python would take minutes
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    told = capfd.readouterr().err
-    assert stop.value.code == 2, told
+    code, _, told = run_script(*arguments, cwd=workplace)
+    assert code == 2, told
     assert told.startswith("error: ")
     assert told.count("\n") == 1, told
     assert message in told
@@ -268,7 +264,7 @@ def test_a_platform_that_is_not_there_is_one_sentence_with_exit_code_2(tmp_path)
 
 
 def test_debug_shows_where_an_error_came_from(workplace):
-    done = call("train.py", "lenet_mini", "--optimizer.lr", "0", "--debug", cwd=workplace)
+    done = run_script("train.py", "lenet_mini", "--optimizer.lr", "0", "--debug", cwd=workplace)
     assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: optimizer.lr is 0.0")
@@ -342,7 +338,7 @@ def test_a_short_script_whose_output_fails_ends_without_a_traceback(arguments, f
 
 
 def test_a_divergence_has_exit_code_3_with_step_and_learning_rate(workplace, digits):
-    done = call(
+    done = run_script(
         "train.py", "mlp_fashion", "--data.source", "mnist", "--data.dir", digits, "--optimizer.name", "sgd",
         "--optimizer.lr", "1e30", "--train.batch-size", 32, "--out", "runs/wild", cwd=workplace,
     )  # fmt: skip
@@ -382,7 +378,7 @@ def lines(folder) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
-@pytest.mark.slow
+@pytest.mark.many_processes
 def test_killed_at_random_steps_and_started_again_it_ends_with_the_same_bits(tmp_path):
     digits = write_digits(tmp_path / "digits", train=3000)
     arguments = ("train.py", *LONG, "--data.dir", digits, "--early-stopping.patience", "None")
@@ -409,9 +405,8 @@ def test_killed_at_random_steps_and_started_again_it_ends_with_the_same_bits(tmp
         newest_state, (tmp_path / "whole", tmp_path / "killed")
     )
     assert (step, info) == (step_killed, info_killed)
-    assert (
-        len(arrays) == len(arrays_killed) == 33
-    )  # 10 parameters, adam's two moments of each, its count, the schedule's, and the step
+    # 10 parameters, adam's two moments and the average of each, three counts, the step and the epoch's sums
+    assert len(arrays) == len(arrays_killed) == 47
     assert all(np.array_equal(a, b) for a, b in zip(arrays, arrays_killed, strict=True))
     best, best_killed = (load(tmp_path / name).variables.params for name in ("whole", "killed"))
     assert all(np.array_equal(a, leaves_by_path(best_killed)[path]) for path, a in leaves_by_path(best).items())

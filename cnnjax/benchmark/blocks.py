@@ -12,7 +12,6 @@ Convolutions have no bias, and each (of a separable pair: the 1x1) is followed b
 one row on each side, where Keras's "same" pads below and right alone; the size and the time are the same.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from flax import nnx
 
 from cnnjax.errors import choose
 from cnnjax.models import create, list_models
+from cnnjax.models.blocks import SeparableConv
 from cnnjax.models.layers import (
     HE,
     Arch,
@@ -32,7 +32,6 @@ from cnnjax.models.layers import (
     Size,
     activation,
     convolve,
-    convolve_separable,
     global_average,
     max_pool,
 )
@@ -110,23 +109,6 @@ class ResNeXtBlockModule(BlockModule):
         return convolve(self.conv3, y, norm=self.norm3, added=x, activation=self.activation)
 
 
-class Separable(nnx.Module):
-    """An activation, a depthwise 3x3 convolution, a 1x1 convolution, a norm, and what follows."""
-
-    def __init__(self, arch: Arch, inputs: int, outputs: int, rngs: nnx.Rngs):
-        self.depthwise = make_conv(arch, inputs, inputs, 3, rngs, groups=inputs)
-        self.pointwise = make_conv(arch, inputs, outputs, 1, rngs)
-        self.norm = make_norm(arch, outputs, rngs)
-
-    def __call__(
-        self, x: jax.Array, *, before: Callable[..., jax.Array] = jax.nn.identity,
-        activation: Callable[..., jax.Array] = jax.nn.identity, added: jax.Array | None = None,
-    ) -> jax.Array:  # fmt: skip
-        return convolve_separable(
-            self.depthwise, self.pointwise, x, before=before, norm=self.norm, activation=activation, added=added
-        )
-
-
 class SeparableEntryModule(BlockModule):
     """The layers of `SeparableEntry`; stage: block [N, 37, 37, 256]."""
 
@@ -135,8 +117,8 @@ class SeparableEntryModule(BlockModule):
         outputs = 2 * arch.channels
         self.shortcut = make_conv(arch, arch.channels, outputs, 1, rngs, stride=2)
         self.shortcut_norm = make_norm(arch, outputs, rngs)
-        self.separable1 = Separable(arch, arch.channels, outputs, rngs)
-        self.separable2 = Separable(arch, outputs, outputs, rngs)
+        self.separable1 = make_separable(arch, arch.channels, outputs, rngs)
+        self.separable2 = make_separable(arch, outputs, outputs, rngs)
         self.head = Dense(outputs, arch.num_classes, dtype=arch.dtype, rngs=rngs)
 
     def block(self, x: jax.Array) -> jax.Array:
@@ -151,7 +133,7 @@ class SeparableMiddleModule(BlockModule):
     def __init__(self, arch: SeparableMiddle, rngs: nnx.Rngs):
         self.activation = activation(arch.activation)
         self.separable1, self.separable2, self.separable3 = (
-            Separable(arch, arch.channels, arch.channels, rngs) for _ in range(3)
+            make_separable(arch, arch.channels, arch.channels, rngs) for _ in range(3)
         )
         self.head = Dense(arch.channels, arch.num_classes, dtype=arch.dtype, rngs=rngs)
 
@@ -167,6 +149,12 @@ def make_conv(
         inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias=False, kernel_init=HE,
         dtype=arch.dtype, rngs=rngs,
     )  # fmt: skip
+
+
+def make_separable(arch: Arch, inputs: int, outputs: int, rngs: nnx.Rngs) -> SeparableConv:
+    return SeparableConv(
+        inputs, outputs, 3, padding=1, norm=make_norm(arch, outputs, rngs), kernel_init=HE, dtype=arch.dtype, rngs=rngs
+    )
 
 
 def make_norm(arch: Arch, channels: int, rngs: nnx.Rngs) -> BatchNorm:

@@ -178,6 +178,6 @@ def _leaves(variables: Variables) -> dict[str, Any]:
 
 
 def _fill(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
-    """Return a tree of that structure with the arrays in it, as float32."""
-    leaves = [np.ascontiguousarray(arrays[path], np.float32) for path in leaves_by_path(tree)]
+    """Return a tree of that structure with the arrays in it, in the dtypes of its leaves."""
+    leaves = [np.ascontiguousarray(arrays[path], leaf.dtype) for path, leaf in leaves_by_path(tree).items()]
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from cnnjax.data.image_files import decode_picture, read_picture_file
 from cnnjax.errors import UserError
+from cnnjax.models.layers import parameter_dtype
 from cnnjax.schema import Number, Schema
 
 
@@ -45,13 +46,17 @@ class Preprocessing(Schema, at="preprocessing."):
         return len(self.mean)
 
 
-def normalize(preprocessing: Preprocessing, images: jax.Array | np.ndarray) -> jax.Array:
-    """Map uint8 [N, H, W, C], red first, to float32 in the network's order: ``(images / 255 - mean) / std``."""
+def normalize(preprocessing: Preprocessing, images: jax.Array | np.ndarray, dtype: str = "float32") -> jax.Array:
+    """Map uint8 [N, H, W, C], red first, to floats in the network's order: ``(images / 255 - mean) / std``.
+
+    ``dtype`` is the network's: pixels are float64 for a float64 network and float32 for every other.
+    """
     if preprocessing.channel_order == "bgr":
         images = images[..., ::-1]
-    mean = jnp.asarray(preprocessing.mean, jnp.float32).reshape(1, 1, 1, -1)
-    std = jnp.asarray(preprocessing.std, jnp.float32).reshape(1, 1, 1, -1)
-    return (jnp.asarray(images).astype(jnp.float32) / jnp.float32(255) - mean) / std
+    pixel = parameter_dtype(dtype)
+    mean = jnp.asarray(preprocessing.mean, pixel).reshape(1, 1, 1, -1)
+    std = jnp.asarray(preprocessing.std, pixel).reshape(1, 1, 1, -1)
+    return (jnp.asarray(images).astype(pixel) / pixel(255) - mean) / std
 
 
 def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What several architectures share: the base of every network, activations, convolution, dense, pooling, flattening.
 
-Images and activations are [N, H, W, C]. Parameters and batch statistics are float32; a network computes in its `dtype`.
+Images and activations are [N, H, W, C]. A network computes in its `dtype`. Parameters and batch statistics are float32,
+and float64 in a float64 network.
 What each layer does is named in the compiled program (`jax.named_scope`), so that a profile can say where time goes.
 """
 
@@ -16,7 +17,7 @@ from flax import nnx
 from pydantic import Field
 
 from cnnjax import native
-from cnnjax.errors import UserError, near_matches, quoted
+from cnnjax.errors import UserError, near_matches, quoted, require
 from cnnjax.models.convolution import conv_general_dilated, make_window, way
 from cnnjax.schema import Schema
 
@@ -63,8 +64,8 @@ class Arch(Schema, at="model."):
     """Channels of the images: 1 grey, 3 RGB."""
     activation: Activation = "relu"
     """The nonlinearity, by its name in jax.nn."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the network computes in; parameters stay float32."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """What the network computes in; parameters stay float32, or are float64 too, which needs jax_enable_x64."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -120,22 +121,46 @@ class Network(nnx.Module):
         return self.classify(self.features(images, rngs), rngs)
 
 
+def parameter_dtype(dtype: Any) -> Any:
+    """Return the dtype of parameters, statistics and logits in a network of that dtype: float32 at least."""
+    return jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
+
+
+def pair(name: str, value: int | tuple[int, int], least: int = 1) -> tuple[int, int]:
+    """Return an option for height and width, given as one number for both or as a pair.
+
+    Raises:
+        UserError: it is neither, or below ``least``.
+    """
+    both = value if isinstance(value, tuple) else (value, value)
+    whole = len(both) == 2 and all(type(number) is int and number >= least for number in both)
+    require(whole, name, value, f"a whole number or a pair of them (height, width), each {least} or more")
+    return both
+
+
 def activation(name: Activation) -> Callable[[jax.Array], jax.Array]:
     """Return the elementwise function of jax.nn with that name."""
     return getattr(jax.nn, name)
 
 
 class Conv(nnx.Conv):
-    """A square convolution: zero bias, and by default Glorot-uniform kernels (Glorot and Bengio 2010)."""
+    """A convolution: zero bias, and by default Glorot-uniform kernels (Glorot and Bengio 2010).
+
+    ``size`` and ``stride`` are a number or a pair (height, width). So is ``padding``, rows and columns of zeros on each
+    side, unless it is "SAME" or "VALID".
+    """
 
     def __init__(
-        self, inputs: int, outputs: int, size: int, *, stride: int = 1, padding: str | int, groups: int = 1,
-        bias: bool = True, kernel_init: Initializer = GLOROT, dtype: str, rngs: nnx.Rngs,
+        self, inputs: int, outputs: int, size: int | tuple[int, int], *, stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int], groups: int = 1, bias: bool = True, kernel_init: Initializer = GLOROT,
+        dtype: str, rngs: nnx.Rngs,
     ):  # fmt: skip
+        edges = padding if isinstance(padding, str) else pair("padding", padding, least=0)
         super().__init__(
-            inputs, outputs, (size, size), (stride, stride), feature_group_count=groups, use_bias=bias,
-            padding=padding if isinstance(padding, str) else ((padding, padding), (padding, padding)),
-            dtype=jnp.dtype(dtype), kernel_init=kernel_init, conv_general_dilated=conv_general_dilated, rngs=rngs,
+            inputs, outputs, pair("size", size), pair("stride", stride), feature_group_count=groups, use_bias=bias,
+            padding=edges if isinstance(edges, str) else tuple((edge, edge) for edge in edges),
+            dtype=jnp.dtype(dtype), param_dtype=parameter_dtype(dtype), kernel_init=kernel_init,
+            conv_general_dilated=conv_general_dilated, rngs=rngs,
         )  # fmt: skip
 
     def window(self, x: jax.Array) -> native.Window:
@@ -147,7 +172,9 @@ class Dense(nnx.Linear):
     """A dense layer, Glorot-uniform kernel and zero bias."""
 
     def __init__(self, inputs: int, outputs: int, *, dtype: str, rngs: nnx.Rngs):
-        super().__init__(inputs, outputs, dtype=jnp.dtype(dtype), kernel_init=GLOROT, rngs=rngs)
+        super().__init__(
+            inputs, outputs, dtype=jnp.dtype(dtype), param_dtype=parameter_dtype(dtype), kernel_init=GLOROT, rngs=rngs
+        )
 
     @jax.named_scope("dense")
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
@@ -156,7 +183,7 @@ class Dense(nnx.Linear):
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation over N, H and W (Ioffe and Szegedy 2015), computed in float32.
+    """Batch normalisation over N, H and W (Ioffe and Szegedy 2015), computed in float32, or in float64.
 
     With ``unbiased_variance`` the running variance is torch's: that of the batch times count / (count - 1). What
     normalises a training batch is the biased one in any case.
@@ -169,10 +196,11 @@ class BatchNorm(nnx.Module):
         self.momentum, self.epsilon, self.unbiased_variance = momentum, epsilon, unbiased_variance
         self.dtype = jnp.dtype(dtype)
         self.use_running_average = False  # set by train() and eval()
-        self.scale = nnx.Param(jnp.full(channels, 0.0 if zero_scale else 1.0, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
-        self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))
-        self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
+        wide = parameter_dtype(dtype)
+        self.scale = nnx.Param(jnp.full(channels, 0.0 if zero_scale else 1.0, wide))
+        self.bias = nnx.Param(jnp.zeros(channels, wide))
+        self.mean = nnx.BatchStat(jnp.zeros(channels, wide))
+        self.var = nnx.BatchStat(jnp.ones(channels, wide))
 
     @jax.named_scope("norm")
     def __call__(
@@ -186,7 +214,7 @@ class BatchNorm(nnx.Module):
             self._move(mean, var, count=x.size // x.shape[-1])
             y = y.astype(self.dtype)
             return y if relu else activation(y)
-        wide = x.astype(jnp.float32)
+        wide = x.astype(parameter_dtype(x.dtype))
         if self.use_running_average:
             factor, offset = self.as_scale_and_offset()
         else:
@@ -421,5 +449,5 @@ def _largest_of_slices(x: jax.Array, axis: int, size: int, stride: int, padding:
 
 @jax.named_scope("pooling")
 def global_average(x: jax.Array) -> jax.Array:
-    """Return the mean [N, C] over all positions of [N, H, W, C], summed in float32."""
-    return x.astype(jnp.float32).mean((1, 2)).astype(x.dtype)
+    """Return the mean [N, C] over all positions of [N, H, W, C], summed in float32 at least."""
+    return x.astype(parameter_dtype(x.dtype)).mean((1, 2)).astype(x.dtype)

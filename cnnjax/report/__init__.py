@@ -34,7 +34,7 @@ def write(
     classes = tuple(name.replace("$", r"\$") for name in dataset.classes)  # a formula lies between two of them
     first_batch = _first_batch(experiment, dataset)
     image = test.read(np.arange(1))
-    maps = features(arch, variables, normalize(preprocessing, image))
+    maps = features(arch, variables, normalize(preprocessing, image, arch.dtype))
     drawings = {
         "curves": figures.curves(
             rows, results["best_epoch"], experiment.early_stopping.metric, experiment.train.label_smoothing

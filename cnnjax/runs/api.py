@@ -1,7 +1,6 @@
 """Training and using networks from Python: what the scripts call."""
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ from rich.console import Console
 from cnnjax import data
 from cnnjax.config import Data, Experiment
 from cnnjax.errors import UserError, require
+from cnnjax.models.layers import Arch
 from cnnjax.runs import evaluation, launch, predictor
 from cnnjax.runs.definitions import BUILT_IN, Definitions, of_run, with_parts_of
 from cnnjax.runs.folder import RunFolder, recorded_data
@@ -20,16 +20,19 @@ from cnnjax.training.classification import Report
 class Run:
     """A run folder with a trained network."""
 
-    def __init__(self, path: Path, definitions: Definitions = BUILT_IN):
+    def __init__(self, path: Path, definitions: Definitions = BUILT_IN, network: Predictor | None = None):
         self.path, self.definitions = path, definitions
+        self._network = network
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
-    @functools.cached_property
+    @property
     def network(self) -> Predictor:
         """The network with the best parameters by validation, its classes and its preprocessing."""
-        return predictor.load(self.path, self.definitions)
+        if self._network is None:
+            self._network = predictor.load(self.path, self.definitions)
+        return self._network
 
     @property
     def results(self) -> dict[str, Any]:
@@ -118,17 +121,20 @@ def train(
     return Run(folder, definitions)
 
 
-def load(run: str | Path, *, code: str | Path | None = None, trust_code: bool = False) -> Run:
+def load(
+    run: str | Path, *, code: str | Path | None = None, trust_code: bool = False,
+    prepare: Callable[[Arch], None] = lambda arch: None,
+) -> Run:  # fmt: skip
     """Return the run in a folder, ready to predict and to evaluate.
 
     Args:
         run: the run's folder, such as ``runs/lenet_mini``.
         code: the experiment file that defines the run's network, loss or data set. It is run.
         trust_code: run the copy of that file that lies in the run's folder. Only for folders that you trust.
+        prepare: called with the network's definition before an array is read.
 
     Raises:
         UserError: the folder holds no run with a checkpoint, or the checkpoint is damaged.
     """
-    loaded = Run(Path(run), of_run(Path(run), None if code is None else Path(code), trust_code))
-    _ = loaded.network  # what is wrong with the folder is reported here
-    return loaded
+    definitions = of_run(Path(run), None if code is None else Path(code), trust_code)
+    return Run(Path(run), definitions, predictor.load(Path(run), definitions, prepare))

@@ -30,7 +30,10 @@ def restore(saved: Checkpoint, like: TrainState, config: Optimizer) -> TrainStat
     opt_state = jax.tree.map(lambda node: remembered.get(type(node), node), like.opt_state, is_leaf=_is_remembered)
     tally = _tally(saved)
     metrics = EpochMetrics(
-        jnp.float32(tally["loss"]), jnp.int32(tally["correct"]), jnp.int32(tally["images"]), jnp.int32(-1)
+        jnp.asarray(tally["loss"], like.metrics.loss.dtype),
+        jnp.int32(tally["correct"]),
+        jnp.int32(tally["images"]),
+        jnp.int32(-1),
     )
     return TrainState(training["step"], opt_state=opt_state, metrics=metrics, **variables)
 

@@ -1,7 +1,7 @@
 """A trained network as its run folder holds it: with its classes and its preprocessing."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,8 +58,10 @@ class Predictor:
         return np.stack([read_image(path, self.preprocessing) for path in paths])
 
 
-def load(run: Path, definitions: Definitions = BUILT_IN) -> Predictor:
-    """Load the best parameters of a run.
+def load(
+    run: Path, definitions: Definitions = BUILT_IN, prepare: Callable[[Arch], None] = lambda arch: None
+) -> Predictor:
+    """Load the best parameters of a run. ``prepare`` is called with its network before an array is read.
 
     Raises:
         UserError: the folder holds no run with a checkpoint, or the checkpoint is damaged.
@@ -74,6 +76,7 @@ def load(run: Path, definitions: Definitions = BUILT_IN) -> Predictor:
         if (advice := hint(run)) and definitions.code is None:
             raise UserError(f"{error}{advice}") from error
         raise
+    prepare(described.arch)
     like = abstract_variables(described.arch)._asdict()
     return Predictor(
         arch=described.arch,

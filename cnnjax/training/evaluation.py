@@ -44,12 +44,12 @@ def eval_step(
 ) -> EvalSums:
     """Return the sums over the images at ``indices`` [B] where ``mask`` [B] holds."""
     labels = data.labels[indices]
-    outputs, _ = apply(arch, variables, normalize(preprocessing, data.images[indices]))
+    outputs, _ = apply(arch, variables, normalize(preprocessing, data.images[indices], arch.dtype))
     losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
     # A NaN has no rank: without the second condition it would stand before nothing and count as right.
     ranks = jnp.where(jnp.isfinite(losses), label_ranks(outputs.logits, labels), outputs.logits.shape[1])
     return EvalSums(
-        loss=jnp.where(mask, losses, jnp.float32(0)).sum(),
+        loss=jnp.where(mask, losses, jnp.zeros((), losses.dtype)).sum(),
         top1=(mask & (ranks < 1)).sum(dtype=jnp.int32),
         top5=(mask & (ranks < 5)).sum(dtype=jnp.int32),
     )
@@ -57,8 +57,8 @@ def eval_step(
 
 @functools.partial(jax.jit, static_argnames=("arch", "preprocessing"))
 def logits_step(arch: Arch, preprocessing: Preprocessing, variables: Variables, images: jax.Array) -> jax.Array:
-    """Return the logits float32 [N, classes] of images uint8 [N, H, W, C]."""
-    return apply(arch, variables, normalize(preprocessing, images))[0].logits
+    """Return the logits [N, classes], float32 or float64 as `apply` has them, of images uint8 [N, H, W, C]."""
+    return apply(arch, variables, normalize(preprocessing, images, arch.dtype))[0].logits
 
 
 def evaluate(
@@ -84,7 +84,7 @@ def evaluate(
 def predict_logits(
     arch: Arch, preprocessing: Preprocessing, variables: Variables, source: Source, batch_size: int
 ) -> np.ndarray:
-    """Return the logits float32 [N, classes] of the images of a source, on the host."""
+    """Return the logits [N, classes], float32 or float64, of the images of a source, on the host."""
     parts = []
     for indices, mask in padded_batches(len(source.labels), batch_size):
         logits = logits_step(arch, preprocessing, variables, source.read(indices))

@@ -12,7 +12,7 @@ import numpy as np
 from cnnjax.config import MOST_STEPS, Experiment
 from cnnjax.data import Dataset, Loader, epoch_order, make_loader
 from cnnjax.errors import Diverged, Interrupted, UserError
-from cnnjax.functional import abstract_variables, chosen_stages
+from cnnjax.functional import abstract_variables, chosen_stages, require_precision
 from cnnjax.optim import Hyperparameters, learning_rate, make_hyperparameters, split_frozen
 from cnnjax.parallel import Placement, one_device
 from cnnjax.system import signals
@@ -179,6 +179,7 @@ def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, Hyperparameters
             f"augmentation.pad_crop is {padding} and the images are {shape[1]}x{shape[0]}; it must be "
             f"{min(shape[:2]) - 1} or less, so that each crop shows some of its image"
         )
+    require_precision(arch)
     chosen_stages(arch, experiment.train.remat)
     split_frozen(abstract_variables(arch).params, experiment.train.freeze)
     steps = count // batch_size

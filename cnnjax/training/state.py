@@ -8,6 +8,7 @@ import optax
 
 from cnnjax.config import Experiment
 from cnnjax.functional import Tree, Variables, init
+from cnnjax.models.layers import parameter_dtype
 from cnnjax.optim import Hyperparameters, join, make_rule, split_frozen
 
 INIT_STREAM, STEP_STREAM = 0, 1
@@ -56,9 +57,9 @@ class TrainState(NamedTuple):
         return self.variables if self.ema is None else Variables(self.ema.params, self.ema.batch_stats)
 
 
-def empty_metrics() -> EpochMetrics:
-    """Return the sums before the first step of an epoch."""
-    return EpochMetrics(jnp.float32(0), jnp.int32(0), jnp.int32(0), jnp.int32(-1))
+def empty_metrics(dtype: Any = jnp.float32) -> EpochMetrics:
+    """Return the sums before the first step of an epoch, the loss in ``dtype``."""
+    return EpochMetrics(jnp.zeros((), dtype), jnp.int32(0), jnp.int32(0), jnp.int32(-1))
 
 
 def init_state(experiment: Experiment, hyperparameters: Hyperparameters) -> TrainState:
@@ -74,7 +75,8 @@ def state_of(experiment: Experiment, hyperparameters: Hyperparameters, variables
     # Copies: the step gives the state's memory away, and an array may be given once.
     copied = jax.tree.map(jnp.copy, variables)
     ema = None if experiment.train.ema_decay is None else Ema(copied.params, copied.batch_stats, jnp.int32(0))
-    return TrainState(jnp.int32(0), *variables, rule.init(trainable), empty_metrics(), ema)
+    metrics = empty_metrics(parameter_dtype(experiment.model.dtype))
+    return TrainState(jnp.int32(0), *variables, rule.init(trainable), metrics, ema)
 
 
 def step_key(seed: int) -> jax.Array:
@@ -89,7 +91,8 @@ def averaged(ema: Ema, variables: Variables, decay: Any) -> Ema:
     """
     updates = ema.updates.astype(jnp.float32)
     keep = jnp.minimum(decay, (1 + updates) / (10 + updates))
-    params, batch_stats = optax.incremental_update(variables, Variables(ema.params, ema.batch_stats), 1 - keep)
+    with jax.numpy_dtype_promotion("standard"):  # which optax relies on
+        params, batch_stats = optax.incremental_update(variables, Variables(ema.params, ema.batch_stats), 1 - keep)
     return Ema(params, batch_stats, ema.updates + 1)
 
 

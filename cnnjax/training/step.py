@@ -54,7 +54,7 @@ def make_train_step(experiment: Experiment, preprocessing: Preprocessing) -> Tra
     def gradient_fn(frozen: Tree, hyperparameters: Hyperparameters) -> GradientFn:
         def loss_fn(trainable: Tree, batch_stats: Tree, batch: Batch, key: jax.Array) -> Any:
             variables = Variables(joined(trainable, frozen), batch_stats)
-            pixels = normalize(preprocessing, batch.images)
+            pixels = normalize(preprocessing, batch.images, arch.dtype)
             outputs, new_stats = apply(arch, variables, pixels, train=True, key=key, remat=train.remat)
             losses = loss(outputs, batch, hyperparameters)
             return weighted_mean(losses, batch.weights), (outputs.logits, new_stats)
@@ -62,7 +62,8 @@ def make_train_step(experiment: Experiment, preprocessing: Preprocessing) -> Tra
         def gradient(trainable: Tree, batch_stats: Tree, batch: Batch, key: jax.Array) -> Gradient:
             grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
             (mean, (logits, new_stats)), grads = grad_fn(trainable, batch_stats, batch, key)
-            right = logits.argmax(axis=-1) == batch.labels()
+            labels = batch.labels()
+            right = logits.argmax(axis=-1).astype(labels.dtype) == labels
             if batch.weights is not None:
                 right &= batch.weights > 0
             return Gradient(grads, new_stats, mean, right.sum(dtype=jnp.int32))
@@ -93,7 +94,8 @@ def make_train_step(experiment: Experiment, preprocessing: Preprocessing) -> Tra
 def _add(metrics: EpochMetrics, step: Gradient, batch: Batch, number: jax.Array) -> EpochMetrics:
     """Return the epoch's sums after a step. Examples of weight 0 are not counted."""
     images = len(batch.images) if batch.weights is None else (batch.weights > 0).sum(dtype=jnp.int32)
-    loss = metrics.loss + step.loss.astype(jnp.float32) * jnp.asarray(images, jnp.float32)
+    dtype = metrics.loss.dtype
+    loss = metrics.loss + step.loss.astype(dtype) * jnp.asarray(images, dtype)
     first_bad = (metrics.bad_step < 0) & ~jnp.isfinite(loss)
     return EpochMetrics(
         loss=loss,
@@ -154,7 +156,8 @@ def make_dispatch(train_step: TrainStep, batch_size: int, steps_per_epoch: int) 
     ) -> TrainState:  # fmt: skip
         position = state.step % steps_per_epoch
         starts_epoch = position == 0
-        metrics = jax.tree.map(lambda fresh, sums: jnp.where(starts_epoch, fresh, sums), empty_metrics(), state.metrics)
+        empty = empty_metrics(state.metrics.loss.dtype)
+        metrics = jax.tree.map(lambda fresh, sums: jnp.where(starts_epoch, fresh, sums), empty, state.metrics)
         first = position if start is None else position - start
         picked = lax.dynamic_slice(order, (first * batch_size,), (batch_size,))
         key = jax.random.fold_in(key, state.step)

@@ -1,7 +1,5 @@
 """scripts/convert.py as a user runs it."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -16,18 +14,19 @@ from cnnjax.convert.folder import convert_to_run
 from cnnjax.errors import UserError
 from cnnjax.runs import predictor
 from tests.convert.published import KERAS_V1, tensors_of, write_legacy_h5
+from tests.scripts_here import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 CIFAR = create("resnet20_cifar")
 MEAN_STD = ("--mean", "0.5", "0.5", "0.5", "--std", "0.25", "0.25", "0.25")
 
 
-def script(name, *arguments):
-    command = [sys.executable, ROOT / "scripts" / name, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+@pytest.fixture
+def script(tmp_path):
+    return lambda name, *arguments: run_script(name, *arguments, cwd=tmp_path)
 
 
-def test_there_predict_and_back(tmp_path):
+def test_there_predict_and_back(tmp_path, script):
     tensors = tensors_of(CIFAR, "cifar")
     save_file(tensors, tmp_path / "weights.safetensors")
     classes = [f"kind{n}" for n in range(10)]
@@ -59,9 +58,7 @@ def test_there_predict_and_back(tmp_path):
     ],
 )
 def test_bad_input_is_one_sentence(arguments, message, tmp_path):
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "convert.py", *arguments], capture_output=True, text=True, cwd=tmp_path
-    )
+    done = run_script("convert.py", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1

@@ -57,7 +57,7 @@ def train(experiment, folder):
     return launch.run(launch.Launch("run", experiment, folder), Console(quiet=True))
 
 
-@pytest.mark.slow
+@pytest.mark.many_processes
 def test_links_where_files_are_written_are_replaced(tmp_path, experiment, outside):
     folder = tmp_path / "run"
     short = experiment.replace(train=experiment.train.replace(epochs=1))
@@ -71,7 +71,7 @@ def test_links_where_files_are_written_are_replaced(tmp_path, experiment, outsid
     assert not [*folder.rglob("*.writing")]
 
 
-@pytest.mark.slow
+@pytest.mark.many_processes
 def test_a_run_whose_own_folder_is_reached_through_a_link_is_as_any_other(tmp_path, experiment):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run").symlink_to("elsewhere")

@@ -1,0 +1,173 @@
+"""Blocks that several families share, and rectangular convolutions, against numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import export
+
+from cnnjax.errors import UserError
+from cnnjax.models.blocks import Branches, SeparableConv, SqueezeExcite
+from cnnjax.models.layers import HE, BatchNorm, Conv
+from cnnjax.models.pools import MaxPool
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def image(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def options(dtype="float64", seed=0):
+    return {"dtype": dtype, "rngs": nnx.Rngs(seed)}
+
+
+def values(layer):
+    return np.asarray(layer.get_value())
+
+
+def convolution(x, kernel, strides, edges, groups=1):
+    """The sum over the window, for each output: `edges` are (above, below), (left, right)."""
+    height, width, inputs, outputs = kernel.shape
+    padded = np.pad(x, ((0, 0), *edges, (0, 0)))
+    rows, columns = ((padded.shape[1 + a] - kernel.shape[a]) // strides[a] + 1 for a in (0, 1))
+    result = np.zeros((len(x), rows, columns, outputs))
+    for o in range(outputs):
+        first = o // (outputs // groups) * inputs
+        for i in range(rows):
+            for j in range(columns):
+                top, left = i * strides[0], j * strides[1]
+                window = padded[:, top : top + height, left : left + width, first : first + inputs]
+                result[:, i, j, o] = (window * kernel[None, :, :, :, o]).sum((1, 2, 3))
+    return result
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "edges"),
+    [
+        ((1, 7), 1, (0, 3), ((0, 0), (3, 3))),
+        ((7, 1), 1, (3, 0), ((3, 3), (0, 0))),
+        ((3, 2), (2, 1), 1, ((1, 1), (1, 1))),
+        (3, (1, 2), "SAME", ((1, 1), (0, 1))),
+        ((1, 3), (2, 3), "VALID", ((0, 0), (0, 0))),
+        ((1, 1), (2, 3), 0, ((0, 0), (0, 0))),
+    ],
+)
+def test_rectangular_convolutions(size, stride, padding, edges, groups):
+    conv = Conv(4, 8, size, stride=stride, padding=padding, groups=groups, **options())
+    conv.bias.set_value(jnp.asarray(image(8, 1)))
+    x = image((2, 9, 8, 4))
+    strides = stride if isinstance(stride, tuple) else (stride, stride)
+    expected = convolution(x, values(conv.kernel), strides, edges, groups) + values(conv.bias)[None, None, None]
+    found = conv(jnp.asarray(x))
+    assert found.dtype == jnp.float64
+    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("size", (3, 3, 3)), ("size", 0), ("stride", (1, 0)), ("padding", -1), ("padding", (0, 1.5))]
+)
+def test_impossible_windows_are_refused(option, value):
+    with pytest.raises(UserError, match=rf"{option} is .*; it must be a whole number or a pair of them"):
+        Conv(1, 1, **{"size": 3, "stride": 1, "padding": 0, option: value}, **options())
+
+
+def gate(x, block):
+    hidden = np.maximum(x.mean((1, 2)) @ values(block.fc1.kernel)[0, 0] + values(block.fc1.bias)[None], 0)
+    return 1 / (1 + np.exp(-(hidden @ values(block.fc2.kernel)[0, 0] + values(block.fc2.bias)[None])))
+
+
+def test_squeeze_and_excitation_is_its_formula():
+    block, x = SqueezeExcite(6, 2, **options()), image((3, 5, 4, 6))
+    block.fc1.bias.set_value(jnp.asarray(image(2, 1)))
+    block.fc2.bias.set_value(jnp.asarray(image(6, 2)))
+    np.testing.assert_allclose(block(jnp.asarray(x)), x * gate(x, block)[:, None, None], rtol=1e-12)
+    assert block.fc1.kernel.shape == (1, 1, 6, 2)
+    swish = SqueezeExcite(6, 2, activation=jax.nn.silu, **options())
+    plain = SqueezeExcite(6, 2, **options())
+    assert (swish(jnp.asarray(x)) != plain(jnp.asarray(x))).any()
+    with pytest.raises(UserError, match="reduced is 0; it must be 1 or more"):
+        SqueezeExcite(6, 0, **options())
+
+
+def test_branches_are_concatenated_in_the_order_they_are_given():
+    narrow, tall = Conv(3, 2, 1, padding=0, **options()), Conv(3, 4, (7, 1), padding=(3, 0), **options(seed=1))
+    x = jnp.asarray(image((2, 6, 5, 3)))
+    block = Branches(tall=tall, pool=MaxPool(3, 1, padding=1), narrow=narrow)
+    np.testing.assert_array_equal(block(x), jnp.concatenate([tall(x), MaxPool(3, 1, padding=1)(x), narrow(x)], -1))
+    names = {"/".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(block, nnx.Param))}
+    assert names == {"tall/kernel", "tall/bias", "narrow/kernel", "narrow/bias"}
+
+
+def test_branches_that_do_not_fit_are_refused():
+    conv = Conv(3, 2, 3, padding=0, **options())
+    with pytest.raises(UserError, match="the branches give maps of conv 4x3, pool 6x5; one size is needed"):
+        Branches(conv=conv, pool=MaxPool(1))(jnp.zeros((1, 6, 5, 3)))
+    with pytest.raises(UserError, match=r"branches is \[\]; it must be one or more"):
+        Branches()
+    with pytest.raises(UserError, match="branch 'act' is 'function'; it must be a module"):
+        Branches(act=lambda x: x)
+    with pytest.raises(UserError, match="a branch's name is 'train'; it must be none of"):
+        Branches(train=conv)
+
+
+def make_norm(channels):
+    norm = BatchNorm(channels, momentum=0.9, epsilon=1e-3, unbiased_variance=True, **options())
+    for number, leaf in enumerate((norm.scale, norm.bias, norm.mean, norm.var)):
+        leaf.set_value(jnp.asarray(np.abs(image(channels, number)) + 0.1))
+    norm.use_running_average = True
+    return norm
+
+
+@pytest.mark.parametrize("with_norm", [True, False])
+def test_a_separable_convolution_is_a_depthwise_one_and_a_product(with_norm):
+    norm = make_norm(6) if with_norm else None
+    block = SeparableConv(4, 6, (3, 1), stride=(1, 2), padding=(1, 0), norm=norm, kernel_init=HE, **options())
+    x, added = image((2, 5, 6, 4)), image((2, 5, 3, 6), 1)
+    spread = convolution(np.maximum(x, 0), values(block.depthwise.kernel), (1, 2), ((1, 1), (0, 0)), groups=4)
+    expected = spread @ values(block.pointwise.kernel)[0, 0]
+    if norm is not None:
+        scale = values(norm.scale) / np.sqrt(values(norm.var) + 1e-3)
+        expected = (expected - values(norm.mean)) * scale + values(norm.bias)
+    found = block(jnp.asarray(x), before=jax.nn.relu, activation=jnp.tanh, added=jnp.asarray(added))
+    np.testing.assert_allclose(found, np.tanh(expected + added), rtol=1e-11, atol=1e-13)
+
+
+BLOCKS = {
+    "squeeze": lambda dtype: SqueezeExcite(4, 2, **options(dtype)),
+    "branches": lambda dtype: Branches(
+        a=Conv(4, 3, (1, 3), padding=(0, 1), **options(dtype)), b=MaxPool(3, 1, padding=1)
+    ),
+    "separable": lambda dtype: SeparableConv(4, 6, **options(dtype)),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+def test_blocks_keep_their_dtype_and_agree_with_float64(name, dtype):
+    """The same parameters, drawn in float64 and rounded."""
+    wide, block = BLOCKS[name]("float64"), BLOCKS[name](dtype)
+    drawn = nnx.state(wide, nnx.Param)
+    nnx.update(block, jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), drawn, nnx.state(block, nnx.Param)))
+    x = jnp.asarray(image((2, 5, 6, 4)), dtype)
+    found, expected = block(x), wide(x.astype(jnp.float64))
+    assert found.dtype == x.dtype
+    np.testing.assert_allclose(
+        found.astype(jnp.float64), expected, atol={"bfloat16": 0.05, "float32": 1e-6, "float64": 0}[dtype]
+    )
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_program_for_any_batch_size(name):
+    block = BLOCKS[name]("float32")
+    (batch,) = export.symbolic_shape("batch")
+    exported = export.export(jax.jit(block.__call__))(jax.ShapeDtypeStruct((batch, 6, 7, 4), jnp.float32))
+    for count in (1, 3):
+        x = jnp.asarray(image((count, 6, 7, 4)), jnp.float32)
+        np.testing.assert_allclose(exported.call(x), block(x), rtol=1e-5, atol=1e-6)
