@@ -47,7 +47,7 @@ test-all: $(STAMP)
 	CNNJAX_TESTS=all $(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 native: $(STAMP)
-	$(VENV)/bin/python -m cnnjax.native.build
+	$(VENV)/bin/python -m cnnjax.ops.native.build
 
 oracle: $(ORACLE_STAMP)
 	$(ORACLE_VENV)/bin/python -m pytest -n 2 -o python_files='oracle_*.py' -o filterwarnings=ignore tests/oracle

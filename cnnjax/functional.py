@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnnjax.errors import UserError, choose
-from cnnjax.models.layers import Arch, Features, Network, Outputs, kernel_shape, parameter_dtype
+from cnnjax.models.layers import Arch, Features, Network, Outputs, kernel_shape
+from cnnjax.ops.dispatch import parameter_dtype
 
 Tree = dict[str, Any]
 """A nested dict of arrays."""
@@ -131,8 +132,7 @@ def layer_calls(arch: Arch, image_shape: tuple[int, int, int] | None = None) -> 
         module = _build(arch, nnx.Rngs(0))
         module.eval()
         for path, layer in _innermost(module):
-            parent = functools.reduce(_child, path[:-1], module)
-            setattr(parent, str(path[-1]), _recorded(path, layer, calls))
+            _observe(path, layer, calls)
         return module(_cast(arch, images))
 
     jax.eval_shape(trace, jax.ShapeDtypeStruct((1, *(image_shape or arch.image_shape)), jnp.float32))
@@ -146,21 +146,26 @@ def _innermost(module: nnx.Module) -> list[tuple[Path, nnx.Module]]:
     return [(path, layer) for path, layer in modules.items() if path not in parents]
 
 
-def _recorded(path: Path, layer: Any, calls: list[LayerCall]) -> Callable:
-    def call(x: jax.Array, *others: Any, **options: Any) -> jax.Array | None:
-        output = layer(x, *others, **options)
-        if output is x or output is None:  # a layer that does nothing here, such as dropout or an absent shortcut
+def _observe(path: Path, layer: Any, calls: list[LayerCall]) -> None:
+    """Let a layer of a module that is built for this alone note its calls, as an instance of a subclass of its own."""
+    kind = type(layer)
+
+    class Observed(kind):  # type: ignore[valid-type, misc]
+        def __call__(self, x: jax.Array, *others: Any, **options: Any) -> jax.Array | None:
+            output = super().__call__(x, *others, **options)
+            if output is not x and output is not None:  # else it does nothing here, as dropout or an absent shortcut
+                parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param)))
+                name = "/".join(map(str, path))
+                calls.append(LayerCall(name, kind.__name__, output.shape[1:], kernel_shape(layer), parameters))
             return output
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param)))
-        name = "/".join(map(str, path))
-        calls.append(LayerCall(name, type(layer).__name__, output.shape[1:], kernel_shape(layer), parameters))
-        return output
 
-    return call
+        def in_one_pass(self, *arguments: Any, in_steps: Callable[[], jax.Array]) -> jax.Array:
+            return in_steps()
 
+        def after_depthwise(self, *arguments: Any, in_steps: Callable[[], jax.Array]) -> jax.Array:
+            return in_steps()
 
-def _child(module: Any, name: str | int) -> Any:
-    return module[name] if isinstance(name, int) else getattr(module, name)
+    object.__setattr__(layer, "__class__", Observed)
 
 
 def _build(arch: Arch, rngs: nnx.Rngs) -> Network:

@@ -67,6 +67,7 @@ def convert(name: str, source: str, arguments: list[str]) -> None:
         return file, out, classes, mean, std, model
 
     file, out, *given, model = cli.parse(options, arguments, f"scripts/convert.py {name} --from {source}")
+    cli.use_precision(model)
     print(convert_to_run(name, model, source, file, out, *given))
 
 
@@ -89,7 +90,7 @@ def export(run: str, target: str, arguments: list[str]) -> None:
     from cnnjax.convert import save_weights
     from cnnjax.runs import predictor
 
-    network = predictor.load(Path(run))
+    network = predictor.load(Path(run), prepare=cli.use_precision)
     save_weights(network.arch, network.variables, target, file)
     print(f"{file}: {network.arch.family}, parameters of {network.checkpoint}, for {target}")
 

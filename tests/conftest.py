@@ -13,7 +13,7 @@ from cnnjax.config import Data, EarlyStopping, Experiment, Optimizer, Train
 from cnnjax.data.idx import write_idx
 from cnnjax.data.sources import IDX_FILES
 from cnnjax.models import create
-from cnnjax.native.library import LIBRARY
+from cnnjax.ops.native.library import LIBRARY
 from cnnjax.runs.launch import fit_in_folder
 from cnnjax.training.hooks import Hook
 from cnnjax.training.loop import Outcome

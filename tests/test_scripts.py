@@ -255,6 +255,24 @@ def test_bad_input_is_one_sentence_with_exit_code_2(workplace, arguments, messag
     assert sorted(workplace.rglob("*")) == before
 
 
+@pytest.mark.many_processes
+def test_a_float64_network_is_trained_and_used_in_float64(digits, tmp_path):
+    options = ("lenet_mini", "--data.source", "mnist", "--data.dir", digits, "--model.dtype", "float64")
+    refused = call("train.py", *options, "--out", "run", cwd=tmp_path, JAX_ENABLE_X64="0")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: model.dtype is 'float64' and JAX is limited to 32 bits; choose")
+    assert refused.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+    done = call("train.py", *options, "--train.epochs", 1, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    saved, _ = checkpoint.newest_good(tmp_path / "run/checkpoints")
+    assert all(leaf.startswith("float64") for leaf in saved.info["items"]["variables"].values())
+    judged = call("evaluate.py", "run", cwd=tmp_path)
+    assert judged.returncode == 0, judged.stderr
+    loss = RunFolder(tmp_path / "run").read_results()["test"]["loss"]
+    assert f"{loss:.4f}" in judged.stdout
+
+
 def test_a_platform_that_is_not_there_is_one_sentence_with_exit_code_2(tmp_path):
     done = call("train.py", "lenet_mini", "--platform", "tpu", cwd=tmp_path)
     assert done.returncode == 2, done.stderr

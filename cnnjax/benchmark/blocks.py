@@ -12,6 +12,7 @@ Convolutions have no bias, and each (of a separable pair: the 1x1) is followed b
 one row on each side, where Keras's "same" pads below and right alone; the size and the time are the same.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -30,8 +31,9 @@ from cnnjax.models.layers import (
     Network,
     Outputs,
     Size,
+    Stage,
     activation,
-    convolve,
+    conv_norm_act,
     global_average,
     max_pool,
 )
@@ -81,11 +83,11 @@ class BlockModule(Network):
 
     head: Dense
 
-    def block(self, x: jax.Array) -> jax.Array:
+    def block(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         raise NotImplementedError
 
-    def features(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
-        return {"block": self.stage("block", type(self).block, self, images)}
+    def stages(self) -> Sequence[Stage]:
+        return (Stage("block", type(self).block, (self,)),)
 
     def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:
         return Outputs(self.head(global_average(features["block"])))
@@ -103,10 +105,10 @@ class ResNeXtBlockModule(BlockModule):
         self.norm3 = make_norm(arch, arch.channels, rngs)
         self.head = Dense(arch.channels, arch.num_classes, dtype=arch.dtype, rngs=rngs)
 
-    def block(self, x: jax.Array) -> jax.Array:
-        y = convolve(self.conv1, x, norm=self.norm1, activation=self.activation)
-        y = convolve(self.conv2, y, norm=self.norm2, activation=self.activation)
-        return convolve(self.conv3, y, norm=self.norm3, added=x, activation=self.activation)
+    def block(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        y = conv_norm_act(self.conv1, self.norm1, x, activation=self.activation)
+        y = conv_norm_act(self.conv2, self.norm2, y, activation=self.activation)
+        return conv_norm_act(self.conv3, self.norm3, y, residual=x, activation=self.activation)
 
 
 class SeparableEntryModule(BlockModule):
@@ -121,10 +123,10 @@ class SeparableEntryModule(BlockModule):
         self.separable2 = make_separable(arch, outputs, outputs, rngs)
         self.head = Dense(outputs, arch.num_classes, dtype=arch.dtype, rngs=rngs)
 
-    def block(self, x: jax.Array) -> jax.Array:
+    def block(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         y = self.separable1(x, before=self.activation, activation=self.activation)
         y = max_pool(self.separable2(y), size=3, stride=2, padding=1)
-        return convolve(self.shortcut, x, norm=self.shortcut_norm, added=y)
+        return conv_norm_act(self.shortcut, self.shortcut_norm, x, residual=y)
 
 
 class SeparableMiddleModule(BlockModule):
@@ -137,9 +139,9 @@ class SeparableMiddleModule(BlockModule):
         )
         self.head = Dense(arch.channels, arch.num_classes, dtype=arch.dtype, rngs=rngs)
 
-    def block(self, x: jax.Array) -> jax.Array:
+    def block(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         y = self.separable1(x, before=self.activation, activation=self.activation)
-        return self.separable3(self.separable2(y, activation=self.activation), added=x)
+        return self.separable3(self.separable2(y, activation=self.activation), residual=x)
 
 
 def make_conv(

@@ -28,11 +28,12 @@ from cnnjax.functional import chosen_stages, stages
 from cnnjax.losses import Batch
 from cnnjax.models import create, list_models
 from cnnjax.models.layers import Arch
+from cnnjax.ops.dispatch import compiler_options
 from cnnjax.optim import make_hyperparameters
 from cnnjax.parallel import device_memory
 from cnnjax.schema import Number, Schema
 from cnnjax.training.state import init_state
-from cnnjax.training.step import compiler_options, make_train_step
+from cnnjax.training.step import make_train_step
 
 GIB = 2**30
 MULTIPLE = 8

@@ -12,12 +12,12 @@ from cnnjax.complexity import complexity
 from cnnjax.config import Experiment, Optimizer
 from cnnjax.data import DeviceSplit, Preprocessing, epoch_order
 from cnnjax.functional import abstract_variables, init
-from cnnjax.models.convolution import lowering
 from cnnjax.models.layers import Arch
+from cnnjax.ops.dispatch import conv_library, steps_per_dispatch
 from cnnjax.optim import make_hyperparameters
 from cnnjax.training.evaluation import logits_step
 from cnnjax.training.state import init_state, step_key
-from cnnjax.training.step import make_dispatch, make_train_step, steps_per_dispatch
+from cnnjax.training.step import make_dispatch, make_train_step
 
 PACKAGES = ("cnnjax", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -28,7 +28,7 @@ def prepare(job: Job) -> Prepared:
     height, width, _ = job.image_shape
     arch = network(job.model, dtype=job.dtype, input_size=height)
     preprocessing = Preprocessing(height=height, width=width, mean=job.mean, std=job.std)
-    by = lowering(jnp.dtype(job.dtype))
+    by = conv_library(jnp.dtype(job.dtype))
     prepared = (training if job.task == "train" else inference)(job, arch, preprocessing)
     rate, source = on_jax.peak_rate(job.dtype)
     facts = prepared.facts.replace(

@@ -58,5 +58,7 @@ def save_weights(arch: Arch, variables: Variables, source: str, path: Path) -> N
         raise UserError(f"weights cannot be written for {source}; they can for torchvision, timm and cifar")
     if path.suffix != ".safetensors" or path.is_dir() or not path.parent.is_dir():
         raise UserError(f"{path} cannot be written; give a name that ends in .safetensors, in a folder that is there")
+    if arch.dtype == "float64":
+        raise UserError(f"{path} cannot be written: model.dtype is 'float64', and weight files hold float32 here")
     check_variables(arch, variables)
     write_safetensors(path, from_variables(target.table, variables))

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from cnnjax.data.image_files import decode_picture, read_picture_file
 from cnnjax.errors import UserError
-from cnnjax.models.layers import parameter_dtype
+from cnnjax.ops.dispatch import parameter_dtype
 from cnnjax.schema import Number, Schema
 
 

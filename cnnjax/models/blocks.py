@@ -12,9 +12,9 @@ from cnnjax.models.layers import (
     BatchNorm,
     Conv,
     Initializer,
-    convolve,
-    convolve_separable,
+    conv_norm_act,
     global_average,
+    separable_norm_act,
 )
 
 
@@ -37,7 +37,8 @@ class SqueezeExcite(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [N, H, W, C] to [N, H, W, C]."""
         means = global_average(x)[:, None, None]
-        return x * convolve(self.fc2, convolve(self.fc1, means, activation=self.activation), activation=jax.nn.sigmoid)
+        reduced = conv_norm_act(self.fc1, None, means, activation=self.activation)
+        return x * conv_norm_act(self.fc2, None, reduced, activation=jax.nn.sigmoid)
 
 
 class Branches(nnx.Module):
@@ -98,9 +99,9 @@ class SeparableConv(nnx.Module):
 
     def __call__(
         self, x: jax.Array, *, before: Callable[..., jax.Array] = jax.nn.identity,
-        activation: Callable[..., jax.Array] = jax.nn.identity, added: jax.Array | None = None,
+        activation: Callable[..., jax.Array] = jax.nn.identity, residual: jax.Array | None = None,
     ) -> jax.Array:  # fmt: skip
-        """Map [N, H, W, C] to activation(norm(pointwise(depthwise(before(x)))) + added), [N, H', W', C']."""
-        return convolve_separable(
-            self.depthwise, self.pointwise, x, before=before, norm=self.norm, activation=activation, added=added
+        """Map [N, H, W, C] to activation(norm(pointwise(depthwise(before(x)))) + residual), [N, H', W', C']."""
+        return separable_norm_act(
+            self.depthwise, self.pointwise, self.norm, x, before=before, activation=activation, residual=residual
         )

@@ -5,20 +5,22 @@ and float64 in a float64 network.
 What each layer does is named in the compiled program (`jax.named_scope`), so that a profile can say where time goes.
 """
 
-import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from pydantic import Field
 
-from cnnjax import native
 from cnnjax.errors import UserError, near_matches, quoted, require
-from cnnjax.models.convolution import conv_general_dilated, make_window, way
+from cnnjax.ops.batch_norm import affine, normalize_batch, scale_and_offset
+from cnnjax.ops.conv import Affine, conv_affine, conv_general_dilated, separable_affine
+from cnnjax.ops.dispatch import parameter_dtype as parameter_dtype
+from cnnjax.ops.pooling import global_average as global_average
+from cnnjax.ops.pooling import max_pool as max_pool
+from cnnjax.ops.window import Window, make_window
 from cnnjax.schema import Schema
 
 Activation = Literal[
@@ -93,37 +95,47 @@ class Arch(Schema, at="model."):
         raise NotImplementedError(f"{type(self).__name__} defines no network")
 
 
+class Stage(NamedTuple):
+    """A part of a network: ``run(*layers, x, rngs)`` maps the activation before it to its own, [N, H, W, C]."""
+
+    name: str
+    run: Callable[..., jax.Array]
+    layers: tuple[nnx.Module, ...] = ()
+
+
 class Network(nnx.Module):
-    """Base of every network: named stages, then a head. Chance enters through ``rngs`` at the call alone."""
+    """Base of every network: stages one after the other, then a head. Chance enters through ``rngs`` at the call alone.
+
+    A model declares its stages and its head; this class runs them, so that recomputation (``remat``), feature maps and
+    complexity need nothing from a model.
+    """
 
     remat: tuple[str, ...] = ()
     """The stages whose activations are computed again for the backward pass; set by `cnnjax.functional.apply`."""
 
-    def stage(self, name: str, run: Callable[..., jax.Array], *arguments: Any) -> jax.Array:
-        """Return ``run(*arguments)``, the activation of a stage; the layers it calls are among the arguments.
+    def stages(self) -> Sequence[Stage]:
+        """Return the stages in order."""
+        raise NotImplementedError(f"{type(self).__name__} declares no stages")
+
+    def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:
+        """Turn the stages' activations into logits."""
+        raise NotImplementedError(f"{type(self).__name__} has no head")
+
+    def features(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
+        """Run the stages on images [N, H, W, C] of any size that they can carry.
 
         Each stage that is computed again is a checkpoint of its own: only its inputs stay, and its recomputation
         waits for the gradient that needs it.
         """
-        if name in self.remat:  # only what a layer changes comes out again: statistics once, and no parameters
-            run = nnx.remat(run, graph_updates=False)
-        return run(*arguments)
-
-    def features(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
-        """Run the stages on images [N, H, W, C] of any size that they can carry."""
-        raise NotImplementedError
-
-    def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:
-        """Turn the stages' activations into logits."""
-        raise NotImplementedError
+        x, features = images, {}
+        for name, run, layers in self.stages():
+            if name in self.remat:  # only what a layer changes comes out again: statistics once, and no parameters
+                run = nnx.remat(run, graph_updates=False)
+            features[name] = x = run(*layers, x, rngs)
+        return features
 
     def __call__(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Outputs:
         return self.classify(self.features(images, rngs), rngs)
-
-
-def parameter_dtype(dtype: Any) -> Any:
-    """Return the dtype of parameters, statistics and logits in a network of that dtype: float32 at least."""
-    return jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
 
 
 def pair(name: str, value: int | tuple[int, int], least: int = 1) -> tuple[int, int]:
@@ -163,9 +175,38 @@ class Conv(nnx.Conv):
             conv_general_dilated=conv_general_dilated, rngs=rngs,
         )  # fmt: skip
 
-    def window(self, x: jax.Array) -> native.Window:
+    def window(self, x: jax.Array) -> Window:
         """Return how the kernel moves over [N, H, W, C]."""
         return make_window(x, self.kernel.get_value(), self.strides, self.padding, (1, 1), self.feature_group_count)
+
+    def in_one_pass(
+        self, x: jax.Array, norm: "BatchNorm | None", activation: Callable[..., jax.Array],
+        residual: jax.Array | None, *, in_steps: Callable[[], jax.Array],
+    ) -> jax.Array:  # fmt: skip
+        """Return activation(norm(self(x)) + residual) in one pass where this backend has it, else ``in_steps()``."""
+        return conv_affine(
+            x, self.kernel.get_value().astype(self.dtype), self.window(x), lambda: self.affine(norm),
+            activation=activation, residual=residual, in_steps=in_steps,
+        )  # fmt: skip
+
+    def after_depthwise(
+        self, x: jax.Array, depthwise: "Conv", norm: "BatchNorm", before: Callable[..., jax.Array],
+        activation: Callable[..., jax.Array], residual: jax.Array | None, *, in_steps: Callable[[], jax.Array],
+    ) -> jax.Array:  # fmt: skip
+        """Return activation(norm(self(depthwise(before(x)))) + residual) in one pass, else ``in_steps()``."""
+        return separable_affine(
+            x, depthwise.kernel.get_value().astype(depthwise.dtype), self.kernel.get_value().astype(self.dtype),
+            (depthwise.window(x), self.window(x)), lambda: self.affine(norm), before=before, activation=activation,
+            residual=residual, in_steps=in_steps,
+        )  # fmt: skip
+
+    def affine(self, norm: "BatchNorm | None") -> Affine:
+        """Return the bias and a norm in evaluation as one scale [C] and one offset [C]."""
+        offset = None if self.bias is None else self.bias.get_value()
+        if norm is None:
+            return None, offset
+        scale, shift = norm.as_scale_and_offset()
+        return scale, shift if offset is None else shift + offset * scale
 
 
 class Dense(nnx.Linear):
@@ -204,25 +245,22 @@ class BatchNorm(nnx.Module):
 
     @jax.named_scope("norm")
     def __call__(
-        self, x: jax.Array, *, activation: Callable[..., jax.Array] = jax.nn.identity, added: jax.Array | None = None
+        self,
+        x: jax.Array,
+        *,
+        activation: Callable[..., jax.Array] = jax.nn.identity,
+        residual: jax.Array | None = None,
     ) -> jax.Array:
-        """Map [N, H, W, C] to activation(norm(x) + added); in training, move the running statistics."""
-        relu = activation is jax.nn.relu
-        if not self.use_running_average and norm_lowering(x.dtype) == "native":
-            scale, bias = self.scale.get_value(), self.bias.get_value()
-            y, mean, var = native.batch_norm(x, scale, bias, epsilon=self.epsilon, relu=relu, added=added)
-            self._move(mean, var, count=x.size // x.shape[-1])
-            y = y.astype(self.dtype)
-            return y if relu else activation(y)
-        wide = x.astype(parameter_dtype(x.dtype))
+        """Map [N, H, W, C] to activation(norm(x) + residual); in training, move the running statistics."""
         if self.use_running_average:
             factor, offset = self.as_scale_and_offset()
-        else:
-            mean, var = moments(wide)
-            self._move(mean, var, count=x.size // x.shape[-1])
-            factor, offset = self._scale_and_offset(mean, var)
-        y = (wide * factor[None, None, None] + offset[None, None, None]).astype(self.dtype)
-        return activation(y if added is None else y + added)
+            return affine(x, factor, offset, dtype=self.dtype, activation=activation, residual=residual)
+        y, mean, var = normalize_batch(
+            x, self.scale.get_value(), self.bias.get_value(), epsilon=self.epsilon, dtype=self.dtype,
+            activation=activation, residual=residual,
+        )  # fmt: skip
+        self._move(mean, var, count=x.size // x.shape[-1])
+        return y
 
     def _move(self, mean: jax.Array, var: jax.Array, count: int) -> None:
         running = var * (count / max(count - 1, 1)) if self.unbiased_variance else var
@@ -231,112 +269,55 @@ class BatchNorm(nnx.Module):
 
     def as_scale_and_offset(self) -> tuple[jax.Array, jax.Array]:
         """Return what the norm does in evaluation: x * scale [C] + offset [C]."""
-        return self._scale_and_offset(self.mean.get_value(), self.var.get_value())
-
-    def _scale_and_offset(self, mean: jax.Array, var: jax.Array) -> tuple[jax.Array, jax.Array]:
-        scale = self.scale.get_value() * jax.lax.rsqrt(var + self.epsilon)
-        return scale, self.bias.get_value() - mean * scale
+        statistics = self.mean.get_value(), self.var.get_value()
+        return scale_and_offset(self.scale.get_value(), self.bias.get_value(), *statistics, self.epsilon)
 
 
-def norm_lowering(dtype: Any) -> str:
-    """Return how a batch is normalised in training: "native", on a CPU in few passes through memory, or "xla"."""
-    return "native" if has_kernels(dtype) else "xla"
+class ConvNormAct(nnx.Module):
+    """A convolution, its norm and its activation, with a residual before the activation where one is given."""
+
+    def __init__(self, conv: Conv, norm: BatchNorm | None, activation: Callable[..., jax.Array] = jax.nn.identity):
+        self.conv, self.norm, self.activation = conv, norm, activation
+
+    def __call__(self, x: jax.Array, residual: jax.Array | None = None) -> jax.Array:
+        """Map [N, H, W, C] to activation(norm(conv(x)) + residual)."""
+        return conv_norm_act(self.conv, self.norm, x, activation=self.activation, residual=residual)
 
 
-def has_kernels(dtype: Any) -> bool:
-    """Return whether the native part has kernels of its own for arrays of that type here."""
-    return jax.default_backend() == "cpu" and dtype == jnp.float32 and native.load_kernels() is not None
+def conv_norm_act(
+    conv: Conv, norm: BatchNorm | None, x: jax.Array, *, activation: Callable[..., jax.Array] = jax.nn.identity,
+    residual: jax.Array | None = None,
+) -> jax.Array:  # fmt: skip
+    """Return activation(norm(conv(x)) + residual) for [N, H, W, C].
 
-
-@jax.custom_jvp
-def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the mean and the biased variance [C] over all positions of [N, H, W, C].
-
-    The derivative of the variance is written out: by itself it would pass through the mean once more, to add zero.
+    `ConvNormAct` as a function, for blocks whose published parameters name convolutions and norms side by side.
     """
-    return x.mean((0, 1, 2)), x.var((0, 1, 2))
+
+    def in_steps() -> jax.Array:
+        y = conv(x)
+        if norm is not None:
+            return norm(y, activation=activation, residual=residual)
+        return activation(y if residual is None else y + residual)
+
+    if norm is not None and not norm.use_running_average:
+        return in_steps()
+    return conv.in_one_pass(x, norm, activation, residual, in_steps=in_steps)
 
 
-@moments.defjvp
-def _moments_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> Any:
-    (x,), (change,) = primals, tangents
-    mean, var = moments(x)
-    return (mean, var), (change.mean((0, 1, 2)), 2 * ((x - mean[None, None, None]) * change).mean((0, 1, 2)))
-
-
-def convolve(
-    conv: "Conv", x: jax.Array, *, norm: BatchNorm | None = None,
-    activation: Callable[..., jax.Array] = jax.nn.identity, added: jax.Array | None = None,
+def separable_norm_act(
+    depthwise: Conv, pointwise: Conv, norm: BatchNorm | None, x: jax.Array, *,
+    before: Callable[..., jax.Array] = jax.nn.identity, activation: Callable[..., jax.Array] = jax.nn.identity,
+    residual: jax.Array | None = None,
 ) -> jax.Array:  # fmt: skip
-    """Return activation(norm(conv(x)) + added) for [N, H, W, C]; in evaluation at once, where `lowering` can."""
-    simple = isinstance(conv, Conv) and _is_affine(norm)
-    if simple and (window := conv.window(x)) and way(x, conv.kernel.get_value(), window) == "native":
-        convolution = functools.partial(native.convolution_with_epilogue, x, _kernel(conv), window)
-        return _with_epilogue(convolution, conv, norm, activation, added)
-    x = conv(x)
-    if isinstance(norm, BatchNorm):
-        return norm(x, activation=activation, added=added)
-    x = x if norm is None else norm(x)
-    return activation(x if added is None else x + added)
+    """Return activation(norm(pointwise(depthwise(before(x)))) + residual) for [N, H, W, C]."""
 
+    def in_steps() -> jax.Array:
+        y = conv_norm_act(depthwise, None, before(x))
+        return conv_norm_act(pointwise, norm, y, activation=activation, residual=residual)
 
-def convolve_separable(
-    depthwise: "Conv", pointwise: "Conv", x: jax.Array, *, before: Callable[..., jax.Array] = jax.nn.identity,
-    norm: BatchNorm | None = None, activation: Callable[..., jax.Array] = jax.nn.identity,
-    added: jax.Array | None = None,
-) -> jax.Array:  # fmt: skip
-    """Return activation(norm(pointwise(depthwise(before(x)))) + added); in evaluation at once, where the CPU can.
-
-    At once: where ``depthwise`` has one output for each channel of [N, H, W, C] and ``pointwise`` a kernel of 1x1.
-    """
-    simple = isinstance(depthwise, Conv) and isinstance(pointwise, Conv) and norm is not None and _is_affine(norm)
-    at_once = simple and _is_separable(depthwise, pointwise, x) and separable_lowering(x) == "native"
-    rectified = at_once and before is jax.nn.relu
-    x = x if rectified else before(x)
-    if not at_once:
-        return convolve(pointwise, convolve(depthwise, x), norm=norm, activation=activation, added=added)
-    kernels = _kernel(depthwise), _kernel(pointwise)
-    convolution = functools.partial(native.separable_convolution, x, *kernels, depthwise.window(x), rectified=rectified)
-    return _with_epilogue(convolution, pointwise, norm, activation, added)
-
-
-def _is_separable(depthwise: "Conv", pointwise: "Conv", x: jax.Array) -> bool:
-    """Return whether the one has an output for each channel and no bias, and the other goes to each position alone."""
-    shape = depthwise.kernel.get_value().shape
-    of_each = shape[2:] == (1, x.shape[3]) and depthwise.feature_group_count == x.shape[3] and depthwise.bias is None
-    return of_each and pointwise.kernel.get_value().shape[:2] == (1, 1) and pointwise.window(x) == native.POINTWISE
-
-
-def separable_lowering(x: jax.Array) -> str:
-    """Return how a separable convolution of [N, H, W, C] is evaluated: at once, "native", or in "steps"."""
-    known = all(isinstance(size, int) for size in x.shape)  # a program may be exported for any batch
-    return "native" if known and has_kernels(x.dtype) else "steps"
-
-
-def _is_affine(norm: Any) -> bool:
-    """Return whether a norm, or none, is a scale and an offset."""
-    return norm is None or (isinstance(norm, BatchNorm) and norm.use_running_average)
-
-
-def _kernel(conv: "Conv") -> jax.Array:
-    return conv.kernel.get_value().astype(conv.dtype)
-
-
-@jax.named_scope("convolution")
-def _with_epilogue(
-    convolution: Callable[..., jax.Array], conv: "Conv", norm: BatchNorm | None, activation: Callable[..., jax.Array],
-    added: jax.Array | None,
-) -> jax.Array:  # fmt: skip
-    """Return what ``convolution`` gives with the bias of ``conv``, its norm and what follows as its epilogue."""
-    offset = None if conv.bias is None else conv.bias.get_value()
-    scale = None
-    if norm is not None:
-        scale, shift = norm.as_scale_and_offset()
-        offset = shift if offset is None else shift + offset * scale
-    names = (name for name, function in native.NONLINEARITIES.items() if function is activation)
-    nonlinearity = next(names, None)
-    x = convolution(scale=scale, offset=offset, added=added, nonlinearity=nonlinearity or "identity")
-    return x if nonlinearity else activation(x)
+    if depthwise.bias is not None or norm is None or not norm.use_running_average:
+        return in_steps()
+    return pointwise.after_depthwise(x, depthwise, norm, before, activation, residual, in_steps=in_steps)
 
 
 class StochasticDepth(nnx.Module):
@@ -405,49 +386,3 @@ def kernel_shape(layer: Any) -> tuple[int, ...] | None:
     """Return the shape of a layer's kernel, or None where it has none."""
     kernel = getattr(layer, "kernel", None)
     return None if kernel is None else tuple(kernel.shape)
-
-
-@jax.named_scope("pooling")
-def max_pool(x: jax.Array, *, size: int, stride: int, padding: int, pad_value: float = -jnp.inf) -> jax.Array:
-    """Take the largest of each window of [N, H, W, C]; what lies outside counts as ``pad_value``.
-
-    Of equal values the first in the window gets the gradient.
-    """
-    if padding and pad_value != -jnp.inf:
-        edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-        x, padding = jnp.pad(x, edges, constant_values=pad_value), 0
-    by = pooling_lowering(x.dtype)
-    if by == "native" and size <= native.LARGEST_POOL:
-        return native.max_pool(x, size=size, stride=stride, padding=padding)
-    if by != "reduce_window":
-        return _largest_of_slices(_largest_of_slices(x, 2, size, stride, padding), 1, size, stride, padding)
-    around = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    lowest = np.asarray(-np.inf, x.dtype)  # a constant: of a traced value XLA could not tell that it is a maximum
-    return jax.lax.reduce_window(x, lowest, jax.lax.max, (1, size, size, 1), (1, stride, stride, 1), around)
-
-
-def pooling_lowering(dtype: Any) -> str:
-    """Return how windows are pooled: on a CPU by the native part or, as it has none for bfloat16, by strided slices.
-
-    Slices are many times faster there than a windowed reduction, the native part is three times faster than slices.
-    """
-    if jax.default_backend() != "cpu":
-        return "reduce_window"
-    return "native" if has_kernels(dtype) else "slices"
-
-
-def _largest_of_slices(x: jax.Array, axis: int, size: int, stride: int, padding: int) -> jax.Array:
-    """Take the largest of each window along one axis; a NaN is the largest."""
-    edges = [(padding, padding) if a == axis else (0, 0) for a in range(x.ndim)]
-    x = jnp.pad(x, edges, constant_values=-jnp.inf)
-    count = (x.shape[axis] - size) // stride + 1
-    first, *others = (jax.lax.slice_in_dim(x, i, i + (count - 1) * stride + 1, stride, axis) for i in range(size))
-    for other in others:
-        first = jnp.where((other > first) | jnp.isnan(other), other, first)
-    return first
-
-
-@jax.named_scope("pooling")
-def global_average(x: jax.Array) -> jax.Array:
-    """Return the mean [N, C] over all positions of [N, H, W, C], summed in float32 at least."""
-    return x.astype(parameter_dtype(x.dtype)).mean((1, 2)).astype(x.dtype)

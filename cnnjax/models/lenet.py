@@ -22,6 +22,7 @@ is refused. (A lecture's "30x30 ends in 7x7" holds when *both* convolutions are 
 is VALID: 30, 15, 11, 5.)
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import jax
@@ -39,8 +40,9 @@ from cnnjax.models.layers import (
     Outputs,
     Pool,
     Size,
+    Stage,
     activation,
-    convolve,
+    conv_norm_act,
 )
 
 SMALLEST_INPUT = 12
@@ -84,13 +86,14 @@ class LeNetModule(Network):
         self.dense2 = Dense(120, 84, dtype=dtype, rngs=rngs)
         self.head = Dense(84, arch.num_classes, dtype=dtype, rngs=rngs)
 
-    def features(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
-        def run(conv: Conv, pool: Pool, x: jax.Array) -> jax.Array:
-            return pool(convolve(conv, x, activation=self.activation))
+    def stages(self) -> Sequence[Stage]:
+        def conv_pool(conv: Conv, pool: Pool, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+            return pool(conv_norm_act(conv, None, x, activation=self.activation))
 
-        stage1 = self.stage("stage1", run, self.conv1, self.pool1, images)
-        stage2 = self.stage("stage2", run, self.conv2, self.pool2, stage1)
-        return {"stage1": stage1, "stage2": stage2}
+        return (
+            Stage("stage1", conv_pool, (self.conv1, self.pool1)),
+            Stage("stage2", conv_pool, (self.conv2, self.pool2)),
+        )
 
     def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:
         x = self.activation(self.dense1(self.flatten(features["stage2"])))

@@ -5,10 +5,12 @@ Deviations: the activation is a field (the paper: a scaled tanh).
 Expected at 28x28x1 and 10 classes: 266,610 parameters, 266,200 multiply-adds.
 """
 
+from collections.abc import Sequence
+
 import jax
 from flax import nnx
 
-from cnnjax.models.layers import Arch, Dense, Features, Flatten, Network, Outputs, Size, activation, as_map
+from cnnjax.models.layers import Arch, Dense, Features, Flatten, Network, Outputs, Size, Stage, activation, as_map
 
 
 class MLP(Arch):
@@ -35,13 +37,14 @@ class MLPModule(Network):
         self.dense2 = Dense(300, 100, dtype=arch.dtype, rngs=rngs)
         self.head = Dense(100, arch.num_classes, dtype=arch.dtype, rngs=rngs)
 
-    def features(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
-        def run(dense: Dense, x: jax.Array) -> jax.Array:
-            return self.activation(dense(x))
+    def stages(self) -> Sequence[Stage]:
+        def hidden1(flatten: Flatten, dense: Dense, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+            return as_map(self.activation(dense(flatten(x))))
 
-        stage1 = self.stage("stage1", run, self.dense1, self.flatten(images))
-        stage2 = self.stage("stage2", run, self.dense2, stage1)
-        return {"stage1": as_map(stage1), "stage2": as_map(stage2)}
+        def hidden2(dense: Dense, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+            return as_map(self.activation(dense(x[:, 0, 0, :])))
+
+        return Stage("stage1", hidden1, (self.flatten, self.dense1)), Stage("stage2", hidden2, (self.dense2,))
 
     def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:
         return Outputs(self.head(features["stage2"][:, 0, 0, :]))

@@ -22,7 +22,7 @@ Expected (parameters, multiply-adds at 224 px): resnet18 11,689,512, 1.81 G; res
 resnet50_v1 25,583,592, 3.86 G; resnet50_v2 25,568,360, 3.48 G; resnet20_cifar 269,722, 41 M at 32 px.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Literal, Self
 
 import jax
@@ -41,9 +41,10 @@ from cnnjax.models.layers import (
     Network,
     Outputs,
     Size,
+    Stage,
     StochasticDepth,
     activation,
-    convolve,
+    conv_norm_act,
     global_average,
     max_pool,
 )
@@ -129,9 +130,10 @@ class ResNetModule(Network):
     """The layers of `ResNet`; stages: stem, stage1, stage2, ... as in the table above."""
 
     def __init__(self, arch: ResNet, rngs: nnx.Rngs):
-        self.depths, self.preactivated = arch.depths, arch.form == "v2"
+        self.depth, self.preactivated = len(arch.depths), arch.form == "v2"
         self.activation = activation(arch.activation)
         self.stem = Stem(arch, rngs)
+        block = BasicBlock if arch.block == "basic" else PreactBottleneck if self.preactivated else Bottleneck
         inputs, made = arch.width, 0
         for index, depth in enumerate(arch.depths):
             width, halving = arch.width * 2**index, arch.halving_block(index)
@@ -139,29 +141,27 @@ class ResNetModule(Network):
             for number in range(depth):
                 made += 1
                 rate = arch.stochastic_depth * made / sum(arch.depths)
-                blocks.append(Block(arch, inputs, width, 2 if number == halving else 1, number == 0, rate, rngs))
+                stride = 2 if number == halving else 1
+                blocks.append(block(arch, inputs, width, stride, first=number == 0, rate=rate, rngs=rngs))
                 inputs = width * arch.expansion
             setattr(self, f"stage{index + 1}", nnx.List(blocks))
         if self.preactivated:
             self.norm = make_norm(arch, inputs, rngs)
         self.head = Dense(inputs, arch.num_classes, dtype=arch.dtype, rngs=rngs) if arch.num_classes else None
 
-    def features(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
-        x = self.stage("stem", Stem.__call__, self.stem, images)
-        found = {"stem": x}
-        for name in (f"stage{index}" for index in range(1, len(self.depths) + 1)):
-            found[name] = x = self.stage(name, run_blocks, getattr(self, name), x, rngs)
-        return found
+    def stages(self) -> Sequence[Stage]:
+        names = [f"stage{number}" for number in range(1, self.depth + 1)]
+        return Stage("stem", Stem.__call__, (self.stem,)), *(Stage(n, run_blocks, (getattr(self, n),)) for n in names)
 
     def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:
-        x = features[f"stage{len(self.depths)}"]
+        x = features[f"stage{self.depth}"]
         if self.preactivated:
             x = self.activation(self.norm(x))
         embedding = global_average(x)
         return Outputs(embedding if self.head is None else self.head(embedding))
 
 
-def run_blocks(blocks: Iterable["Block"], x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+def run_blocks(blocks: Iterable[nnx.Module], x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
     for block in blocks:
         x = block(x, rngs)
     return x
@@ -173,55 +173,93 @@ class Stem(nnx.Module):
     def __init__(self, arch: ResNet, rngs: nnx.Rngs):
         self.pools = arch.stem == "imagenet"
         self.pad_value = -jnp.inf if arch.form == "v1.5" else 0.0  # the same after an activation that ends at zero
-        self.activation = activation(arch.activation)
+        self.activation = jax.nn.identity if arch.form == "v2" else activation(arch.activation)
         size, stride = (7, 2) if self.pools else (3, 1)
         self.conv = make_conv(arch, arch.channels, arch.width, size, rngs, stride, bias=arch.form != "v1.5")
         self.norm = None if arch.form == "v2" else make_norm(arch, arch.width, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = convolve(self.conv, x, norm=self.norm, activation=self.activation if self.norm else jax.nn.identity)
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        x = conv_norm_act(self.conv, self.norm, x, activation=self.activation)
         return max_pool(x, size=3, stride=2, padding=1, pad_value=self.pad_value) if self.pools else x
 
 
-class Block(nnx.Module):
-    """A residual block. ``arch.form`` decides where norms, biases and the stride stand."""
+class BasicBlock(nnx.Module):
+    """3x3, 3x3 with a shortcut (He et al. 2015, figure 5, left)."""
 
     def __init__(
-        self, arch: ResNet, inputs: int, width: int, stride: int, first: bool, rate: float, rngs: nnx.Rngs
+        self, arch: ResNet, inputs: int, width: int, stride: int, *, first: bool, rate: float, rngs: nnx.Rngs
     ):  # fmt: skip
-        outputs, inner = width * arch.expansion, arch.inner_width(width)
-        early, late = (stride, 1) if arch.form == "v1" else (1, stride)
-        if arch.block == "basic":
-            plan = [(3, outputs, stride, 1), (3, outputs, 1, 1)]
-        else:
-            plan = [(1, inner, early, 1), (3, inner, late, arch.groups), (1, outputs, 1, 1)]
-        self.preactivated, self.count = arch.form == "v2", len(plan)
+        bias = arch.form == "v1"
         self.activation = activation(arch.activation)
-        channels = inputs
-        for number, (size, channels_out, conv_stride, groups) in enumerate(plan, start=1):
-            last = number == len(plan)
-            bias = arch.form == "v1" or (self.preactivated and last)
-            conv = make_conv(arch, channels, channels_out, size, rngs, conv_stride, groups, bias)
-            normed = channels if self.preactivated else channels_out
-            setattr(self, f"conv{number}", conv)
-            setattr(self, f"norm{number}", make_norm(arch, normed, rngs, last and arch.zero_init_residual))
-            channels = channels_out
+        self.conv1 = make_conv(arch, inputs, width, 3, rngs, stride, bias=bias)
+        self.norm1 = make_norm(arch, width, rngs)
+        self.conv2 = make_conv(arch, width, width, 3, rngs, bias=bias)
+        self.norm2 = make_norm(arch, width, rngs, arch.zero_init_residual)
+        self.shortcut = Shortcut(arch, inputs, width, stride, first, rngs)
+        self.drop = StochasticDepth(rate)
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        y = conv_norm_act(self.conv1, self.norm1, x, activation=self.activation)
+        return add(self.conv2, self.norm2, y, self.shortcut(x), self.activation, self.drop, rngs)
+
+
+class Bottleneck(nnx.Module):
+    """1x1, 3x3, 1x1 with a shortcut (He et al. 2015, figure 5, right)."""
+
+    def __init__(
+        self, arch: ResNet, inputs: int, width: int, stride: int, *, first: bool, rate: float, rngs: nnx.Rngs
+    ):  # fmt: skip
+        outputs, inner, bias = 4 * width, arch.inner_width(width), arch.form == "v1"
+        stride1, stride2 = (stride, 1) if arch.form == "v1" else (1, stride)
+        self.activation = activation(arch.activation)
+        self.conv1 = make_conv(arch, inputs, inner, 1, rngs, stride1, bias=bias)
+        self.norm1 = make_norm(arch, inner, rngs)
+        self.conv2 = make_conv(arch, inner, inner, 3, rngs, stride2, arch.groups, bias=bias)
+        self.norm2 = make_norm(arch, inner, rngs)
+        self.conv3 = make_conv(arch, inner, outputs, 1, rngs, bias=bias)
+        self.norm3 = make_norm(arch, outputs, rngs, arch.zero_init_residual)
         self.shortcut = Shortcut(arch, inputs, outputs, stride, first, rngs)
         self.drop = StochasticDepth(rate)
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        convs, norms = ([getattr(self, f"{kind}{n}") for n in range(1, self.count + 1)] for kind in ("conv", "norm"))
-        y, last_activation = x, self.activation
-        if self.preactivated:
-            y, last_activation = self.activation(norms[0](x)), jax.nn.identity
-            norms = [*norms[1:], None]  # those that follow each convolution
-        skip = self.shortcut(x, y)
-        for conv, norm in zip(convs[:-1], norms[:-1], strict=True):
-            y = convolve(conv, y, norm=norm, activation=self.activation)
-        if getattr(self.drop, "drops", False):  # `functional.layer_calls` puts functions in the place of layers
-            y = self.drop(convolve(convs[-1], y, norm=norms[-1]), rngs)
-            return last_activation(y if skip is None else y + skip)
-        return convolve(convs[-1], y, norm=norms[-1], added=skip, activation=last_activation)
+        y = conv_norm_act(self.conv1, self.norm1, x, activation=self.activation)
+        y = conv_norm_act(self.conv2, self.norm2, y, activation=self.activation)
+        return add(self.conv3, self.norm3, y, self.shortcut(x), self.activation, self.drop, rngs)
+
+
+class PreactBottleneck(nnx.Module):
+    """Norm and activation before each of 1x1, 3x3, 1x1, and nothing after the sum (He et al. 2016, figure 1b)."""
+
+    def __init__(
+        self, arch: ResNet, inputs: int, width: int, stride: int, *, first: bool, rate: float, rngs: nnx.Rngs
+    ):  # fmt: skip
+        outputs, inner = 4 * width, arch.inner_width(width)
+        self.activation = activation(arch.activation)
+        self.conv1 = make_conv(arch, inputs, inner, 1, rngs)
+        self.norm1 = make_norm(arch, inputs, rngs)
+        self.conv2 = make_conv(arch, inner, inner, 3, rngs, stride, arch.groups)
+        self.norm2 = make_norm(arch, inner, rngs)
+        self.conv3 = make_conv(arch, inner, outputs, 1, rngs, bias=True)
+        self.norm3 = make_norm(arch, inner, rngs)
+        self.shortcut = Shortcut(arch, inputs, outputs, stride, first, rngs)
+        self.drop = StochasticDepth(rate)
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        activated = self.activation(self.norm1(x))
+        y = conv_norm_act(self.conv1, self.norm2, activated, activation=self.activation)
+        y = conv_norm_act(self.conv2, self.norm3, y, activation=self.activation)
+        return add(self.conv3, None, y, self.shortcut(x, activated), jax.nn.identity, self.drop, rngs)
+
+
+def add(
+    conv: Conv, norm: BatchNorm | None, y: jax.Array, shortcut: jax.Array | None, activation: Callable[..., jax.Array],
+    drop: StochasticDepth, rngs: nnx.Rngs | None,
+) -> jax.Array:  # fmt: skip
+    """Return activation(norm(conv(y)) + shortcut), the end of every block; ``drop`` skips the first term at random."""
+    if not drop.drops:
+        return conv_norm_act(conv, norm, y, activation=activation, residual=shortcut)
+    y = drop(conv_norm_act(conv, norm, y), rngs)
+    return activation(y if shortcut is None else y + shortcut)
 
 
 class Shortcut(nnx.Module):
@@ -235,12 +273,12 @@ class Shortcut(nnx.Module):
         self.conv = make_conv(arch, inputs, outputs, 1, rngs, stride, bias=arch.form != "v1.5") if projects else None
         self.norm = make_norm(arch, outputs, rngs) if projects and arch.form != "v2" else None
 
-    def __call__(self, x: jax.Array, activated: jax.Array) -> jax.Array | None:
-        """Take the block's input ``x``, and what the projection sees: the same, in v2 after norm and activation."""
+    def __call__(self, x: jax.Array, activated: jax.Array | None = None) -> jax.Array | None:
+        """Take the block's input ``x``, and in v2 the same after norm and activation, which the projection sees."""
         if self.kind == "none":
             return None
         if self.conv is not None:
-            return convolve(self.conv, activated, norm=self.norm)
+            return conv_norm_act(self.conv, self.norm, x if activated is None else activated)
         kept = x[:, :: self.stride, :: self.stride]
         if self.kind == "padding":
             before = self.missing // 2

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
@@ -16,8 +15,8 @@ from cnnjax.data import Dataset, make_loader
 from cnnjax.data.loader import loading_plan
 from cnnjax.errors import CnnjaxError, PartlyDone, UserError, quoted
 from cnnjax.functional import Variables
-from cnnjax.models import convolution
-from cnnjax.models.layers import norm_lowering, pooling_lowering
+from cnnjax.ops import dispatch
+from cnnjax.ops.dispatch import steps_per_dispatch
 from cnnjax.parallel import one_device
 from cnnjax.runs import predictor
 from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions
@@ -35,7 +34,6 @@ from cnnjax.training.evaluation import evaluate
 from cnnjax.training.hooks import Hook
 from cnnjax.training.loop import Outcome, fit, plan
 from cnnjax.training.profiling import Profile, check_steps
-from cnnjax.training.step import is_unrolled, steps_per_dispatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,12 +132,8 @@ def lowering(experiment: Experiment, dataset: Dataset, steps_per_epoch: int) -> 
     chosen = {
         "steps_per_dispatch": steps,
         "images": "resident" if resident else "streamed",
-        "convolution": convolution.lowering(jnp.dtype(experiment.model.dtype)),
-        "norm": norm_lowering(jnp.dtype(experiment.model.dtype)),
-        "max_pool": pooling_lowering(jnp.dtype(experiment.model.dtype)),
+        **dispatch.record(experiment.model.dtype, accumulates=experiment.train.accumulate > 1),
     }
-    if experiment.train.accumulate > 1:
-        chosen["accumulation"] = "unrolled" if is_unrolled(backend) else "loop"
     if backend != "cpu":
         chosen["deterministic"] = are_deterministic()
     return chosen

@@ -13,6 +13,7 @@ from cnnjax.config import MOST_STEPS, Experiment
 from cnnjax.data import Dataset, Loader, epoch_order, make_loader
 from cnnjax.errors import Diverged, Interrupted, UserError
 from cnnjax.functional import abstract_variables, chosen_stages, require_precision
+from cnnjax.ops.dispatch import steps_per_dispatch
 from cnnjax.optim import Hyperparameters, learning_rate, make_hyperparameters, split_frozen
 from cnnjax.parallel import Placement, one_device
 from cnnjax.system import signals
@@ -22,7 +23,7 @@ from cnnjax.training.evaluation import evaluate
 from cnnjax.training.hooks import Hook, Plan, Snapshot
 from cnnjax.training.profiling import Profile
 from cnnjax.training.state import EpochMetrics, init_state, step_key
-from cnnjax.training.step import Dispatch, make_dispatch, make_train_step, steps_per_dispatch
+from cnnjax.training.step import Dispatch, make_dispatch, make_train_step
 
 SECONDS_BETWEEN_LOOKS = 0.2
 """How often figures are fetched from the device for the progress bar; it changes no result."""

@@ -8,7 +8,7 @@ import optax
 
 from cnnjax.config import Experiment
 from cnnjax.functional import Tree, Variables, init
-from cnnjax.models.layers import parameter_dtype
+from cnnjax.ops.dispatch import parameter_dtype
 from cnnjax.optim import Hyperparameters, join, make_rule, split_frozen
 
 INIT_STREAM, STEP_STREAM = 0, 1

@@ -12,6 +12,7 @@ from cnnjax.config import Augmentation, Experiment
 from cnnjax.data import DeviceSplit, Preprocessing, augment, normalize
 from cnnjax.functional import Tree, Variables, apply
 from cnnjax.losses import Batch, weighted_mean
+from cnnjax.ops.dispatch import compiler_options, is_unrolled
 from cnnjax.optim import Hyperparameters, learning_rate, make_rule, split_frozen
 from cnnjax.training.state import EpochMetrics, TrainState, averaged, empty_metrics, joined
 
@@ -178,29 +179,3 @@ def make_dispatch(train_step: TrainStep, batch_size: int, steps_per_epoch: int) 
 
     options = compiler_options(jax.default_backend())
     return jax.jit(dispatch, static_argnames="steps", donate_argnums=0, compiler_options=options)
-
-
-def steps_per_dispatch(backend: str, steps_per_epoch: int) -> int:
-    """Return how many steps go to the device in one call.
-
-    On a CPU one: XLA runs a convolution inside a loop about four times slower there. On an accelerator many, since a
-    step of a small network takes less time than its launch.
-    """
-    return 1 if backend == "cpu" else min(steps_per_epoch, 64)
-
-
-def is_unrolled(backend: str) -> bool:
-    """Return whether the parts of an accumulated gradient stand one after another in the program, not in a loop.
-
-    On a CPU they do: in a loop, XLA's convolutions took twenty times as long there.
-    """
-    return backend == "cpu"
-
-
-def compiler_options(backend: str) -> dict[str, Any] | None:
-    """Return what XLA is told besides: on a CPU to keep optimization barriers until the program is scheduled.
-
-    It would drop them before, and then compute a stage again, or begin a part of the batch, long before it is needed:
-    nothing would be saved.
-    """
-    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if backend == "cpu" else None

@@ -70,6 +70,15 @@ def test_there_and_back_is_bit_exact(arch_and_source):
     assert same_bits(to_variables(table, arch, held(from_variables(table, variables))), jax.device_get(variables))
 
 
+def test_a_float64_network_takes_float64_leaves(torch_tensors):
+    table = source_of(TORCH, "torchvision").table
+    with jax.enable_x64(True):
+        wide = to_variables(table, TORCH.replace(dtype="float64"), held(torch_tensors))
+    narrow = to_variables(table, TORCH, held(torch_tensors))
+    assert {leaf.dtype for leaf in jax.tree.leaves(wide)} == {np.dtype(np.float64)}
+    assert same_bits(wide, narrow)  # the values are those of the file
+
+
 def test_pre_activation_norms_stand_before_their_convolutions():
     table = source_of(KERAS_V2, "keras").table
     names = {path: table.find(path)[0] for path in leaves_by_path(abstract_variables(KERAS_V2).params)}
@@ -205,4 +214,10 @@ def test_sources_that_are_not_there(name, options, source, message):
 def test_weights_are_written_only_for_who_takes_state_dicts(tmp_path):
     with pytest.raises(UserError, match="weights cannot be written for keras"):
         save_weights(KERAS_V2, init(KERAS_V2, jax.random.key(0)), "keras", tmp_path / "x.safetensors")
+    wide = TORCH.replace(dtype="float64")
+    with (
+        jax.enable_x64(True),
+        pytest.raises(UserError, match="cannot be written: model.dtype is 'float64', and weight files hold float32"),
+    ):
+        save_weights(wide, init(wide, jax.random.key(0)), "torchvision", tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cnnjax.native.library import LIBRARY
+from cnnjax.ops.native.library import LIBRARY
 from tests.faults import damage, disks, kills, month, others, signals
 from tests.faults.workshop import ROOT, Row, Workshop
 

@@ -19,7 +19,7 @@ import numpy as np
 from cnnjax import checkpoint
 from cnnjax.data.idx import write_idx
 from cnnjax.data.sources import IDX_FILES
-from cnnjax.native.library import LIBRARY
+from cnnjax.ops.native.library import LIBRARY
 from cnnjax.optim import make_hyperparameters
 from cnnjax.runs import predictor
 from cnnjax.runs.folder import RunFolder, read_config

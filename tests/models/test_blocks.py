@@ -129,14 +129,14 @@ def make_norm(channels):
 def test_a_separable_convolution_is_a_depthwise_one_and_a_product(with_norm):
     norm = make_norm(6) if with_norm else None
     block = SeparableConv(4, 6, (3, 1), stride=(1, 2), padding=(1, 0), norm=norm, kernel_init=HE, **options())
-    x, added = image((2, 5, 6, 4)), image((2, 5, 3, 6), 1)
+    x, residual = image((2, 5, 6, 4)), image((2, 5, 3, 6), 1)
     spread = convolution(np.maximum(x, 0), values(block.depthwise.kernel), (1, 2), ((1, 1), (0, 0)), groups=4)
     expected = spread @ values(block.pointwise.kernel)[0, 0]
     if norm is not None:
         scale = values(norm.scale) / np.sqrt(values(norm.var) + 1e-3)
         expected = (expected - values(norm.mean)) * scale + values(norm.bias)
-    found = block(jnp.asarray(x), before=jax.nn.relu, activation=jnp.tanh, added=jnp.asarray(added))
-    np.testing.assert_allclose(found, np.tanh(expected + added), rtol=1e-11, atol=1e-13)
+    found = block(jnp.asarray(x), before=jax.nn.relu, activation=jnp.tanh, residual=jnp.asarray(residual))
+    np.testing.assert_allclose(found, np.tanh(expected + residual), rtol=1e-11, atol=1e-13)
 
 
 BLOCKS = {

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.models import convolution as rules
-from cnnjax.native import Window
-from cnnjax.native.convolution import xla_convolution
+from cnnjax.ops import conv
+from cnnjax.ops import dispatch as rules
+from cnnjax.ops.native.convolution import xla_convolution
+from cnnjax.ops.window import Window
 
 SAME = ((1, 1), (1, 1))
 NONE = ((0, 0), (0, 0))
@@ -33,8 +34,8 @@ def shapes(images, kernel):
 )
 def test_the_rule(monkeypatch, images, kernel, window, plain, native):
     for by, expected in (("xla", "xla"), ("xla-cpu", plain), ("oneDNN 3.2", native)):
-        monkeypatch.setattr(rules, "lowering", lambda dtype, by=by: by)
-        assert rules.way(*shapes(images, kernel), window) == expected
+        monkeypatch.setattr(rules, "conv_library", lambda dtype, by=by: by)
+        assert rules.conv_algorithm(*shapes(images, kernel), window) == expected
 
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
@@ -42,11 +43,11 @@ def test_the_rule(monkeypatch, images, kernel, window, plain, native):
 @pytest.mark.parametrize(
     ("convolve", "kernel", "groups"),
     [
-        (rules._by_matmul, (1, 1, 6, 5), 1),
-        (rules._by_patches, (3, 2, 6, 5), 1),
-        (rules._by_patches, (3, 2, 2, 9), 3),
-        (rules._by_shifts, (3, 3, 1, 6), 6),
-        (rules._by_shifts, (2, 3, 1, 12), 6),
+        (conv._by_matmul, (1, 1, 6, 5), 1),
+        (conv._by_patches, (3, 2, 6, 5), 1),
+        (conv._by_patches, (3, 2, 2, 9), 3),
+        (conv._by_shifts, (3, 3, 1, 6), 6),
+        (conv._by_shifts, (2, 3, 1, 12), 6),
     ],
 )
 def test_each_way_and_its_gradients_are_the_convolution(strides, dilation, convolve, kernel, groups):
@@ -63,4 +64,4 @@ def test_each_way_and_its_gradients_are_the_convolution(strides, dilation, convo
 
 def test_on_an_accelerator_a_convolution_is_xlas(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert rules.lowering(jnp.dtype("float32")) == "xla"
+    assert rules.conv_library(jnp.dtype("float32")) == "xla"

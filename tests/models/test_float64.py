@@ -13,7 +13,7 @@ from cnnjax.data import DeviceSplit, Preprocessing, normalize
 from cnnjax.errors import UserError
 from cnnjax.functional import Variables, abstract_variables, layer_calls, leaves_by_path
 from cnnjax.losses import Batch, CrossEntropy
-from cnnjax.models import convolution, layers
+from cnnjax.ops import dispatch
 from cnnjax.optim import make_hyperparameters
 from cnnjax.training.evaluation import eval_step, logits_step
 from cnnjax.training.state import init_state
@@ -77,6 +77,7 @@ def test_everything_is_float64(wide, arch):
     images, labels = batch(arch)
     pixels = normalize(preprocessing(arch), images, arch.dtype)
     assert dtypes(pixels) == dtypes(variables.params) == dtypes(abstract_variables(arch)) == {"float64"}
+    np.testing.assert_allclose(pixels, (images / 255 - 0.4) / 0.3, rtol=1e-14, atol=1e-15)
     outputs, batch_stats = apply(arch, variables, pixels)
     assert dtypes(outputs) == {"float64"}
     assert dtypes(features(arch, variables, pixels)) == {"float64"}
@@ -90,9 +91,10 @@ def test_everything_is_float64(wide, arch):
     assert logits_step(arch, preprocessing(arch), variables, images).dtype == jnp.float64
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["momentum", "adam", "rmsprop"])
-def test_a_train_step_keeps_its_state_in_float64(wide, name):
-    arch = NETWORKS["resnet"]
+def test_a_train_step_keeps_the_dtype_of_its_state(wide, name, dtype):
+    arch = NETWORKS["resnet"].replace(dtype=dtype)
     experiment = Experiment(
         model=arch, optimizer=Optimizer(name=name, lr=1e-2, weight_decay=1e-4, clip_norm=1.0),
         augmentation=Augmentation(pad_crop=1, flip=True),
@@ -102,7 +104,7 @@ def test_a_train_step_keeps_its_state_in_float64(wide, name):
     step, state = make_train_step(experiment, preprocessing(arch)), init_state(experiment, values)
     seen = Batch(*map(jnp.asarray, batch(arch)))
     after = jax.eval_shape(step, state, seen, jax.random.key(1), values)
-    assert dtypes(state) == dtypes(after) == {"float64"}
+    assert dtypes(state) == dtypes(after) == {dtype}
     assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, state)
 
 
@@ -159,11 +161,11 @@ def test_parameters_of_other_networks_stay_float32_under_x64(wide):
 
 def test_the_native_part_is_never_chosen(monkeypatch):
     """Where its library is present and JAX computes on a CPU."""
-    monkeypatch.setattr(layers.native, "load_kernels", lambda: object())
-    monkeypatch.setattr(convolution.native, "load", lambda: type("Library", (), {"version": "x", "has_bfloat16": True}))
+    monkeypatch.setattr(dispatch.library, "load_kernels", lambda: object())
+    monkeypatch.setattr(dispatch.library, "load", lambda: type("Library", (), {"version": "x", "has_bfloat16": True}))
     for dtype, chosen in (("float32", True), ("float64", False)):
-        assert layers.has_kernels(jnp.dtype(dtype)) is chosen
-        assert (convolution.lowering(jnp.dtype(dtype)) == "x") is chosen
+        assert dispatch.has_kernels(jnp.dtype(dtype)) is chosen
+        assert (dispatch.conv_library(jnp.dtype(dtype)) == "x") is chosen
 
 
 def test_without_x64_it_is_refused_in_one_sentence(arch):

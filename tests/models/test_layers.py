@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.models import layers
-from cnnjax.models.layers import max_pool, moments
+from cnnjax.ops import pooling
+from cnnjax.ops.batch_norm import moments
+from cnnjax.ops.pooling import max_pool
 
 
 def test_the_moments_have_the_derivatives_of_the_formula():
@@ -37,7 +38,7 @@ def test_pooling_by_slices_is_the_windowed_reduction(monkeypatch, size, stride, 
 
     found = {}
     for way in ("slices", "reduce_window"):
-        monkeypatch.setattr(layers, "pooling_lowering", lambda dtype, way=way: way)
+        monkeypatch.setattr(pooling, "pool_algorithm", lambda dtype, way=way: way)
         result, back = jax.vjp(pooled, x)
         cotangent = jnp.asarray(np.random.default_rng(1).integers(1, 9, result.shape), jnp.float32)
         found[way] = (result, *back(cotangent))

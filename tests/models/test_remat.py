@@ -8,7 +8,7 @@ import pytest
 from cnnjax import apply, create, features, init
 from cnnjax.errors import UserError
 from cnnjax.functional import chosen_stages, stages
-from cnnjax.training.step import compiler_options
+from cnnjax.ops.dispatch import compiler_options
 
 NETWORKS = {
     "lenet": create("lenet"),
@@ -40,7 +40,8 @@ def equal(a, b):
 def test_loss_statistics_and_gradient_are_the_same(name):
     """Loss and statistics bit for bit as the tests compile; in gradients the order of a sum may differ.
 
-    In float64: in float32 the rounding of a tensor whose gradients nearly cancel is as large as a slip would be.
+    A norm behind a convolution cancels the gradient of its bias, of which rounding alone is left. So the bound is a
+    share of the network's largest gradient, in float64, where that share can be as small as 1e-12.
     """
     with jax.enable_x64(True):
         check_remat(NETWORKS[name].replace(dtype="float64"))
@@ -53,8 +54,9 @@ def check_remat(arch):
         again = jax.jit(gradient(arch, remat)[0], compiler_options=compiler_options("cpu"))(params)
         (loss, moved), grads = again
         assert equal((loss, moved), expected[0]), remat
+        largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[1]))
         for ours, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(expected[1]), strict=True):
-            assert np.abs(ours - theirs).max() <= 1e-12 * np.abs(theirs).max(), remat
+            assert np.abs(ours - theirs).max() <= 1e-12 * largest, remat
     if arch.family == "resnet":  # chance took part: another key gives another loss
         assert float(jax.jit(gradient(arch, (), seed=4)[0])(params)[0][0]) != float(expected[0][0])
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnjax.models import layers
-from cnnjax.native import batch_norm
+from cnnjax.ops import dispatch
+from cnnjax.ops.native.batch_norm import batch_norm
 from tests.native.test_native_convolution import CLOSE, error, random
 from tests.native.test_winograd import needs_kernels
 
@@ -20,20 +21,20 @@ EPSILON = 1e-3
 pytestmark = needs_kernels
 
 
-def by_formula(x, scale, offset, *added, relu):
+def by_formula(x, scale, offset, *residual, relu):
     mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
     y = (x - mean[None, None, None]) / jnp.sqrt(variance + EPSILON)[None, None, None]
-    y = y * scale[None, None, None] + offset[None, None, None] + (added[0] if added else 0.0)
+    y = y * scale[None, None, None] + offset[None, None, None] + (residual[0] if residual else 0.0)
     return jnp.maximum(y, 0.0) if relu else y, mean, variance
 
 
-def ours(x, scale, offset, *added, relu):
-    return batch_norm(x, scale, offset, epsilon=EPSILON, relu=relu, added=added[0] if added else None)
+def ours(x, scale, offset, *residual, relu):
+    return batch_norm(x, scale, offset, epsilon=EPSILON, relu=relu, residual=residual[0] if residual else None)
 
 
-def operands(shape, added, seed=0, mean=3.0):
+def operands(shape, residual, seed=0, mean=3.0):
     x, scale, offset, more = random(seed, shape, shape[-1:], shape[-1:], shape)
-    return (x + np.float32(mean), scale + 1, offset, *([more] if added else []))
+    return (x + np.float32(mean), scale + 1, offset, *([more] if residual else []))
 
 
 def value_and_cotangents(function, cotangent, *arguments):
@@ -41,12 +42,14 @@ def value_and_cotangents(function, cotangent, *arguments):
     return y, *back(cotangent)
 
 
-def gradients_by_formula(cotangent, x, scale, offset, *added, relu):
-    """Return (y, dx, dscale, doffset, dadded) in float64."""
-    cotangent, x, scale, offset, *added = (part.astype(np.float64) for part in (cotangent, x, scale, offset, *added))
+def gradients_by_formula(cotangent, x, scale, offset, *residual, relu):
+    """Return (y, dx, dscale, doffset, dresidual) in float64."""
+    cotangent, x, scale, offset, *residual = (
+        part.astype(np.float64) for part in (cotangent, x, scale, offset, *residual)
+    )
     axes, deviation = (0, 1, 2), np.sqrt(x.var((0, 1, 2)) + EPSILON)
     standard = (x - x.mean(axes)) / deviation
-    y = standard * scale + offset + sum(added)
+    y = standard * scale + offset + sum(residual)
     passed = np.where(y > 0, cotangent, 0) if relu else cotangent
     along = passed - passed.mean(axes) - standard * (passed * standard).mean(axes)
     found = [
@@ -55,7 +58,7 @@ def gradients_by_formula(cotangent, x, scale, offset, *added, relu):
         (passed * standard).sum(axes),
         passed.sum(axes),
     ]
-    return found + [passed] * len(added)
+    return found + [passed] * len(residual)
 
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 40), st.integers(1, 80)).filter(
@@ -65,8 +68,8 @@ shapes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 40), st.
 
 @settings(max_examples=examples(20), deadline=None, derandomize=True)
 @given(shapes, st.booleans(), st.booleans(), st.integers(0, 2**31))
-def test_it_and_its_gradients_are_the_formulas_in_float64(shape, relu, added, seed):
-    given_operands = operands(shape, added, seed)
+def test_it_and_its_gradients_are_the_formulas_in_float64(shape, relu, residual, seed):
+    given_operands = operands(shape, residual, seed)
     (cotangent,) = random(seed + 1, shape)
     function = functools.partial(ours, relu=relu)
     y, mean, variance = function(*given_operands)
@@ -90,16 +93,16 @@ def test_a_large_mean_is_as_exact(shape):
 
 
 @pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("added", [False, True])
-def test_forward_mode_second_derivatives_and_vmap(relu, added):
-    given_operands = operands((2, 3, 4, 5), added)
+@pytest.mark.parametrize("residual", [False, True])
+def test_forward_mode_second_derivatives_and_vmap(relu, residual):
+    given_operands = operands((2, 3, 4, 5), residual)
     mine = functools.partial(ours, relu=relu)
     exact = functools.partial(by_formula, relu=relu)
 
     def bent(function):  # of all three results
         return lambda *of: sum(jnp.sum(jnp.sin(part)) for part in function(*of))
 
-    tangents = operands((2, 3, 4, 5), added, seed=1)
+    tangents = operands((2, 3, 4, 5), residual, seed=1)
     for found, expected in (
         (jax.jvp(mine, given_operands, tangents)[1], jax.jvp(exact, given_operands, tangents)[1]),
         (jax.hessian(bent(mine))(*given_operands), jax.hessian(bent(exact))(*given_operands)),
@@ -129,10 +132,11 @@ def test_what_is_not_finite_is_not_hidden():
 
 
 @pytest.mark.parametrize("wrong", [
-    {"scale": jnp.ones(1)}, {"offset": jnp.ones((1, 3))}, {"added": jnp.ones((2, 4, 1, 3))}, {"added": jnp.ones(3)},
+    {"scale": jnp.ones(1)}, {"offset": jnp.ones((1, 3))}, {"residual": jnp.ones((2, 4, 1, 3))},
+    {"residual": jnp.ones(3)},
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(wrong):
-    fitting = {"scale": jnp.ones(3), "offset": jnp.ones(3), "added": None}
+    fitting = {"scale": jnp.ones(3), "offset": jnp.ones(3), "residual": None}
     with pytest.raises(ValueError, match="is needed"):
         batch_norm(jnp.ones((2, 4, 4, 3)), epsilon=EPSILON, **{**fitting, **wrong})
 
@@ -148,7 +152,7 @@ def test_a_layer_takes_it_in_training_alone(trains):
 
 
 def test_a_layer_takes_it_for_float32_alone(monkeypatch):
-    assert layers.norm_lowering(jnp.float32) == "native"
-    assert layers.norm_lowering(jnp.bfloat16) == "xla"
-    monkeypatch.setattr(layers.native, "load_kernels", lambda: None)
-    assert layers.norm_lowering(jnp.float32) == "xla"
+    assert dispatch.norm_algorithm(jnp.float32) == "native"
+    assert dispatch.norm_algorithm(jnp.bfloat16) == "xla"
+    monkeypatch.setattr(dispatch.library, "load_kernels", lambda: None)
+    assert dispatch.norm_algorithm(jnp.float32) == "xla"

@@ -8,18 +8,27 @@ from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnjax.models import layers
-from cnnjax.models.layers import pooling_lowering
-from cnnjax.native import LARGEST_POOL, max_pool
-from cnnjax.native.pooling import Pooling, _largest_and_places, _put, _take, _xla_largest, _xla_put, _xla_take
+from cnnjax.ops import pooling
+from cnnjax.ops.dispatch import pool_algorithm
+from cnnjax.ops.native.pooling import (
+    LARGEST_POOL,
+    Pooling,
+    _largest_and_places,
+    _put,
+    _take,
+    _xla_largest,
+    _xla_put,
+    _xla_take,
+    max_pool,
+)
 from tests.native.test_winograd import needs_kernels
 
 USUAL = {"size": 3, "stride": 2, "padding": 1}
 
 
 def by_slices(x, *, size, stride, padding):
-    rows = layers._largest_of_slices(x, 2, size, stride, padding)
-    return layers._largest_of_slices(rows, 1, size, stride, padding)
+    rows = pooling._largest_of_slices(x, 2, size, stride, padding)
+    return pooling._largest_of_slices(rows, 1, size, stride, padding)
 
 
 def by_loop(images, cotangent, tangent, *, size, stride, padding):
@@ -154,7 +163,7 @@ def test_places_are_kept_for_a_derivative_alone():
     images = jnp.zeros((2, 8, 8, 16))
 
     def loss(x):
-        return layers.max_pool(x, **USUAL).sum()
+        return pooling.max_pool(x, **USUAL).sum()
 
     evaluation, training = (jax.jit(f).lower(images).as_text() for f in (loss, jax.grad(loss)))
     assert "cnnjax_max_pool" in evaluation
@@ -165,7 +174,7 @@ def test_places_are_kept_for_a_derivative_alone():
 
 @needs_kernels
 def test_on_other_platforms_there_is_nothing_native():
-    step = jax.jit(jax.value_and_grad(lambda x: layers.max_pool(x, **USUAL).sum()))
+    step = jax.jit(jax.value_and_grad(lambda x: pooling.max_pool(x, **USUAL).sum()))
     exported = jax.export.export(step, platforms=["cuda", "tpu"])(jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.float32))
     assert "custom_call" not in exported.mlir_module()
 
@@ -173,13 +182,13 @@ def test_on_other_platforms_there_is_nothing_native():
 @needs_kernels
 def test_a_window_of_more_places_than_are_counted_and_bfloat16_go_by_slices():
     def text(dtype, size):
-        pool = jax.jit(lambda x: layers.max_pool(x, size=size, stride=1, padding=0))
+        pool = jax.jit(lambda x: pooling.max_pool(x, size=size, stride=1, padding=0))
         return pool.lower(jnp.zeros((1, 20, 20, 1), dtype)).as_text()
 
     assert "cnnjax_max_pool" in text(jnp.float32, LARGEST_POOL)
     assert "cnnjax_max_pool" not in text(jnp.float32, LARGEST_POOL + 1)
     assert "cnnjax_max_pool" not in text(jnp.bfloat16, LARGEST_POOL)
-    assert [pooling_lowering(dtype) for dtype in (jnp.float32, jnp.bfloat16)] == ["native", "slices"]
+    assert [pool_algorithm(dtype) for dtype in (jnp.float32, jnp.bfloat16)] == ["native", "slices"]
     # the last place, 255, is counted too
     images = np.arange(400.0, dtype=np.float32).reshape(1, 20, 20, 1)
     grads = jax.grad(lambda x: max_pool(x, size=LARGEST_POOL, stride=1, padding=0).sum())(images)

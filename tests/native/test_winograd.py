@@ -8,27 +8,27 @@ from conftest import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cnnjax.native import Window, convolution, convolution_with_epilogue, load
-from cnnjax.native.library import cores
+from cnnjax.ops.native.convolution import convolution
+from cnnjax.ops.native.epilogue import convolution_with_epilogue
+from cnnjax.ops.native.library import cores, load
+from cnnjax.ops.window import Window
 from tests.native.test_native_convolution import CLOSE, error, exact, random
 
-ENOUGH_TILES = 50 * cores()
-"""Of 4x4 outputs; see `goes_by_winograd` in convolution.cc."""
 needs_kernels = pytest.mark.skipif(
     not getattr(load(), "has_kernels", False),
     reason="the native part is not built or off, or it has no kernels for this processor",
 )
 
 
-def counting(own: str):
-    """Return a fixture: a function that says how many convolutions have gone by this way since it was asked last."""
+def counting(algorithm: str):
+    """Return a fixture: a function that returns how many convolutions it has computed since the last call."""
 
     @pytest.fixture
     def counted():
-        seen = [load().calls(own)]
+        seen = [load().calls(algorithm)]
 
         def more() -> int:
-            seen.append(load().calls(own))
+            seen.append(load().calls(algorithm))
             return seen[-1] - seen[-2]
 
         return more
@@ -37,6 +37,8 @@ def counting(own: str):
 
 
 counted = counting("winograd")
+ENOUGH_TILES = load().bound("winograd_tiles_to_sum") * cores() if load() else 1
+"""Of 4x4 outputs, for the gradient by the kernel, too."""
 SAME = Window((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
 
 
@@ -69,7 +71,7 @@ def test_it_and_its_gradients_are_xlas_in_float64(counted, case):
 
 
 def is_xlas_in_float64(counted, case, calls):
-    """Check a convolution and its gradients, of which so many go the counted way."""
+    """Check a convolution and its gradients, of which so many are counted."""
     images_shape, kernel_shape, window, seed = case
     images, kernel = random(seed, images_shape, kernel_shape)
     found, back = jax.vjp(lambda x, w: convolution(x, w, window), images, kernel)
@@ -91,11 +93,11 @@ def test_with_an_epilogue_it_is_the_same_in_steps(case, parts, nonlinearity):
     images_shape, kernel_shape, window, seed = case
     images, kernel = random(seed, images_shape, kernel_shape)
     plain = np.asarray(convolution(images, kernel, window), np.float64)
-    scale, offset, added = random(seed + 2, plain.shape[-1:], plain.shape[-1:], plain.shape)
+    scale, offset, residual = random(seed + 2, plain.shape[-1:], plain.shape[-1:], plain.shape)
     given_parts = {name: part for name, part, there in zip(
-        ("scale", "offset", "added"), (scale, offset, added), parts, strict=True) if there}  # fmt: skip
+        ("scale", "offset", "residual"), (scale, offset, residual), parts, strict=True) if there}  # fmt: skip
     found = convolution_with_epilogue(images, kernel, window, **given_parts, nonlinearity=nonlinearity)
-    expected = plain * given_parts.get("scale", 1.0) + given_parts.get("offset", 0.0) + given_parts.get("added", 0.0)
+    expected = plain * given_parts.get("scale", 1.0) + given_parts.get("offset", 0.0) + given_parts.get("residual", 0.0)
     assert error(found, np.maximum(expected, 0) if nonlinearity == "relu" else expected) < CLOSE
 
 
@@ -120,7 +122,7 @@ def test_each_group_has_its_own_channels(counted, width):
 
 
 @needs_kernels
-def test_depthwise_does_not_go_this_way(counted):
+def test_depthwise_is_not_computed_by_it(counted):
     images, kernel = random(0, (-(-ENOUGH_TILES // 4), 8, 8, 32), (3, 3, 1, 32))
     jax.block_until_ready(convolution(images, kernel, SAME._replace(groups=32)))
     assert counted() == 0

@@ -3,6 +3,7 @@
 import os
 import signal
 
+import jax
 import numpy as np
 import pytest
 from conftest import fit_run
@@ -75,6 +76,19 @@ def test_stopped_in_steps_and_evaluations_and_continued_it_ends_with_the_same_bi
     assert saved == [f"saved step {step}, within epoch 1" for step in expected]
     train(experiment, tmp_path / "run", progress)
     assert_same(outcome(experiment, tmp_path / "run"), outcome(experiment, tmp_path / "whole"))
+
+
+def test_a_float64_training_continues_with_the_same_bits(experiment, tmp_path, progress, monkeypatch):
+    monkeypatch.setattr(loop, "steps_per_dispatch", lambda backend, steps: 5)
+    wide = experiment.replace(model=experiment.model.replace(dtype="float64"), train=experiment.train.replace(epochs=1))
+    with jax.enable_x64(True):
+        train(wide, tmp_path / "whole", progress)
+        with pytest.raises(Interrupted, match="stopped"):
+            train(wide, tmp_path / "run", progress, 0)
+        train(wide, tmp_path / "run", progress)
+        found, whole = (outcome(wide, tmp_path / name) for name in ("run", "whole"))
+    assert_same(found, whole)
+    assert {str(leaf.dtype) for leaf in found[0].values()} == {"float64"}
 
 
 @pytest.mark.parametrize("at", [9, 10, 11, POLLS + 4, POLLS + 10])

@@ -8,10 +8,10 @@ from cnnjax import apply, create
 from cnnjax.config import Augmentation, Experiment, Optimizer, Train
 from cnnjax.data import DeviceSplit, Preprocessing
 from cnnjax.functional import abstract_variables
-from cnnjax.models import FAMILIES, convolution
-from cnnjax.models.layers import norm_lowering, pooling_lowering
+from cnnjax.models import FAMILIES
 from cnnjax.models.resnet import ResNet
-from cnnjax.native.library import HANDLERS
+from cnnjax.ops.dispatch import conv_library, norm_algorithm, pool_algorithm
+from cnnjax.ops.native.library import HANDLERS
 from cnnjax.optim import make_hyperparameters
 from cnnjax.training.state import init_state, step_key
 from cnnjax.training.step import make_dispatch, make_train_step
@@ -52,15 +52,15 @@ def export(arch, *platforms, steps, native=False):
 @pytest.mark.parametrize("name", ARCHS)
 def test_a_donated_step_lowers_for_every_platform_and_natively_for_the_cpu_alone(name, dtype):
     arch = ARCHS[name].replace(dtype=dtype)
-    native = name != "mlp" and convolution.lowering(jnp.dtype(dtype)) != "xla-cpu"
+    native = name != "mlp" and conv_library(jnp.dtype(dtype)) != "xla-cpu"
     accelerators = export(arch, "cuda", "tpu", steps=2)  # each in the way that `steps_per_dispatch` takes there
     cpu = export(arch, "cpu", steps=1, native=native)
     assert not any(name in accelerators for name in HANDLERS)
     assert ("cnnjax_convolution" in cpu) == native
     pools = isinstance(arch, ResNet) and arch.stem == "imagenet"
-    assert ("cnnjax_max_pool" in cpu) == (pools and pooling_lowering(jnp.dtype(dtype)) == "native")
+    assert ("cnnjax_max_pool" in cpu) == (pools and pool_algorithm(jnp.dtype(dtype)) == "native")
     norms = isinstance(arch, ResNet)
-    assert ("cnnjax_batch_norm" in cpu) == (norms and norm_lowering(jnp.dtype(dtype)) == "native")
+    assert ("cnnjax_batch_norm" in cpu) == (norms and norm_algorithm(jnp.dtype(dtype)) == "native")
     for module in (accelerators, cpu):
         assert "tf.aliasing_output" in module or "jax.buffer_donor" in module
 

@@ -9,10 +9,11 @@ from cnnjax.config import Augmentation, Experiment, Optimizer, Train
 from cnnjax.data import DeviceSplit, augment, epoch_order, normalize
 from cnnjax.functional import Variables, leaves_by_path
 from cnnjax.losses import Batch
+from cnnjax.ops.dispatch import compiler_options, steps_per_dispatch
 from cnnjax.optim import make_hyperparameters
 from cnnjax.training import step as step_module
 from cnnjax.training.state import init_state, step_key
-from cnnjax.training.step import compiler_options, make_dispatch, make_train_step, steps_per_dispatch
+from cnnjax.training.step import make_dispatch, make_train_step
 
 STEPS_PER_EPOCH = 10
 

@@ -1,0 +1,64 @@
+"""Batch normalisation as functions of arrays; `cnnjax.models.layers.BatchNorm` keeps the running statistics."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from cnnjax.ops.dispatch import norm_algorithm, parameter_dtype
+from cnnjax.ops.native.batch_norm import batch_norm as native_batch_norm
+
+Activation = Callable[..., jax.Array]
+
+
+def normalize_batch(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float, dtype: Any, activation: Activation,
+    residual: jax.Array | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
+    """Normalise [N, H, W, C] by its own statistics (Ioffe and Szegedy 2015, algorithm 1).
+
+    Returns:
+        activation(norm(x) + residual) in ``dtype``, and the batch's mean and biased variance [C].
+    """
+    if norm_algorithm(x.dtype) == "native":
+        relu = activation is jax.nn.relu
+        y, mean, var = native_batch_norm(x, scale, bias, epsilon=epsilon, relu=relu, residual=residual)
+        y = y.astype(dtype)
+        return y if relu else activation(y), mean, var
+    mean, var = moments(x.astype(parameter_dtype(x.dtype)))
+    factor, offset = scale_and_offset(scale, bias, mean, var, epsilon)
+    return affine(x, factor, offset, dtype=dtype, activation=activation, residual=residual), mean, var
+
+
+def affine(
+    x: jax.Array, factor: jax.Array, offset: jax.Array, *, dtype: Any, activation: Activation,
+    residual: jax.Array | None,
+) -> jax.Array:  # fmt: skip
+    """Return activation(x * factor [C] + offset [C] + residual) for [N, H, W, C], computed in float32 at least."""
+    wide = x.astype(parameter_dtype(x.dtype))
+    y = (wide * factor[None, None, None] + offset[None, None, None]).astype(dtype)
+    return activation(y if residual is None else y + residual)
+
+
+def scale_and_offset(
+    scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array]:
+    """Return the norm as x * factor [C] + offset [C]."""
+    factor = scale * jax.lax.rsqrt(var + epsilon)
+    return factor, bias - mean * factor
+
+
+@jax.custom_jvp
+def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the mean and the biased variance [C] over all positions of [N, H, W, C].
+
+    The derivative of the variance is written out: by itself it would pass through the mean once more, to add zero.
+    """
+    return x.mean((0, 1, 2)), x.var((0, 1, 2))
+
+
+@moments.defjvp
+def _moments_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> Any:
+    (x,), (change,) = primals, tangents
+    mean, var = moments(x)
+    return (mean, var), (change.mean((0, 1, 2)), 2 * ((x - mean[None, None, None]) * change).mean((0, 1, 2)))

@@ -1,0 +1,123 @@
+"""Convolution as functions of arrays, each by the algorithm that `cnnjax.ops.dispatch` chooses."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnnjax.ops.dispatch import conv_algorithm, separable_algorithm
+from cnnjax.ops.native import convolution as native
+from cnnjax.ops.native.epilogue import NONLINEARITIES, convolution_with_epilogue
+from cnnjax.ops.native.separable import separable_convolution
+from cnnjax.ops.window import POINTWISE, Window, make_window, output_shape
+
+Activation = Callable[..., jax.Array]
+Affine = tuple[jax.Array | None, jax.Array | None]
+"""What follows a convolution: a scale [C'] and an offset [C'], each where there is one."""
+
+
+@jax.named_scope("convolution")
+def conv_general_dilated(
+    images: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Any, *, rhs_dilation: tuple[int, int],
+    feature_group_count: int, **options: Any,
+) -> jax.Array:  # fmt: skip
+    """Convolve [N, H, W, C] with [h, w, C / groups, C']; it stands in for `lax.conv_general_dilated` in nnx.Conv."""
+    window = make_window(images, kernel, strides, padding, rhs_dilation, feature_group_count)
+    algorithm = conv_algorithm(images, kernel, window)
+    if algorithm == "xla":
+        return lax.conv_general_dilated(
+            images, kernel, strides, padding, rhs_dilation=rhs_dilation, feature_group_count=feature_group_count,
+            **options,
+        )  # fmt: skip
+    algorithms = {"native": native.convolution, "matmul": _by_matmul, "patches": _by_patches, "shifts": _by_shifts}
+    return algorithms[algorithm](images, kernel, window)
+
+
+def conv_affine(
+    images: jax.Array, kernel: jax.Array, window: Window, affine: Callable[[], Affine], *, activation: Activation,
+    residual: jax.Array | None, in_steps: Callable[[], jax.Array],
+) -> jax.Array:  # fmt: skip
+    """Return activation(conv(images) * scale + offset + residual), which ``in_steps()`` computes step by step.
+
+    In one pass where the native part has it.
+    """
+    if conv_algorithm(images, kernel, window) != "native":
+        return in_steps()
+    return _with_epilogue(
+        functools.partial(convolution_with_epilogue, images, kernel, window), affine(), activation, residual
+    )
+
+
+def separable_affine(
+    images: jax.Array, depthwise: jax.Array, pointwise: jax.Array, windows: tuple[Window, Window],
+    affine: Callable[[], Affine], *, before: Activation, activation: Activation,
+    residual: jax.Array | None, in_steps: Callable[[], jax.Array],
+) -> jax.Array:  # fmt: skip
+    """Return activation(pointwise(depthwise(before(images))) * scale + offset + residual); see `conv_affine`.
+
+    In one pass where ``depthwise`` has one output for each channel and ``pointwise`` is 1x1 without stride and padding.
+    """
+    channels = images.shape[3]
+    of_each = depthwise.shape[2:] == (1, channels) and windows[0].groups == channels
+    is_separable = of_each and pointwise.shape[:2] == (1, 1) and windows[1] == POINTWISE
+    if not (is_separable and separable_algorithm(images) == "native"):
+        return in_steps()
+    rectified = before is jax.nn.relu
+    images = images if rectified else before(images)
+    convolution = functools.partial(
+        separable_convolution, images, depthwise, pointwise, windows[0], rectified=rectified
+    )  # fmt: skip
+    return _with_epilogue(convolution, affine(), activation, residual)
+
+
+@jax.named_scope("convolution")
+def _with_epilogue(
+    convolution: Callable[..., jax.Array], affine: Affine, activation: Activation, residual: jax.Array | None
+) -> jax.Array:
+    """Return what a native convolution gives with what follows as its epilogue."""
+    scale, offset = affine
+    names = (name for name, function in NONLINEARITIES.items() if function is activation)
+    nonlinearity = next(names, None)
+    y = convolution(scale=scale, offset=offset, residual=residual, nonlinearity=nonlinearity or "identity")
+    return y if nonlinearity else activation(y)
+
+
+def _by_matmul(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """A 1x1 convolution: the positions that the stride keeps, times the kernel."""
+    (kept,) = _shifted(images, kernel, window)
+    return jnp.einsum("nhwc,co->nhwo", kept, kernel[0, 0])
+
+
+def _by_patches(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """All inputs of an output side by side, times the kernel as a matrix, in groups."""
+    height, width, inputs, outputs = kernel.shape
+    shifted = [x.reshape(*x.shape[:3], window.groups, inputs) for x in _shifted(images, kernel, window)]
+    patches = jnp.concatenate(shifted, axis=-1)
+    matrices = kernel.reshape(height * width * inputs, window.groups, outputs // window.groups)
+    products = jnp.einsum("nhwgk,kgo->nhwgo", patches, matrices)
+    return products.reshape(*products.shape[:3], outputs)
+
+
+def _by_shifts(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """A depthwise convolution: one product of arrays for each place in the kernel, summed."""
+    repeats = kernel.shape[3] // window.groups  # outputs of each channel
+    flat = kernel.reshape(-1, kernel.shape[3])
+    shifted = (jnp.repeat(x, repeats, axis=-1) if repeats > 1 else x for x in _shifted(images, kernel, window))
+    products = [x * flat[place][None, None, None] for place, x in enumerate(shifted)]
+    return sum(products[1:], start=products[0])
+
+
+def _shifted(images: jax.Array, kernel: jax.Array, window: Window) -> list[jax.Array]:
+    """Return, for each place in the kernel, the inputs [N, H', W', C] that it meets."""
+    _, height, width, _ = output_shape(images, kernel, window)
+    padded = jnp.pad(images, ((0, 0), *window.padding, (0, 0)))
+    (down, right), shifted = window.strides, []
+    for i in range(kernel.shape[0]):
+        for j in range(kernel.shape[1]):
+            top, left = i * window.dilation[0], j * window.dilation[1]
+            end = (len(images), top + (height - 1) * down + 1, left + (width - 1) * right + 1, images.shape[3])
+            shifted.append(lax.slice(padded, (0, top, left, 0), end, (1, down, right, 1)))
+    return shifted

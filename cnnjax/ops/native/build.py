@@ -1,0 +1,66 @@
+"""Build the native part: `make native`. Needed: g++ or clang++, and oneDNN with its headers.
+
+Debian, Ubuntu: apt install g++ libdnnl-dev; conda: conda install -c conda-forge gxx onednn; Homebrew: brew
+install gcc onednn, CXX=g++-15.
+CXX names the compiler, CPATH and LIBRARY_PATH where oneDNN lies if not in the usual places.
+"""
+
+import itertools
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+
+from cnnjax.ops.native.library import HERE, LIBRARY, seal
+from cnnjax.system.files import write_bytes
+
+HANDLERS = (
+    "convolution_handlers", "separable_handler", "batch_norm_handlers", "pooling_handlers", "convolution",
+    "onednn_conv",
+)  # fmt: skip
+"""What XLA calls, and what chooses; built once."""
+KERNELS = (
+    "winograd", "few_channel_conv", "small_map_conv", "conv1x1", "conv1x1_weight_grad", "pointwise", "batch_norm",
+    "pooling",
+)  # fmt: skip
+"""The kernels of our own; built for each level."""
+KERNEL_OPTIONS = ["-fvisibility=hidden", "-fno-predictive-commoning"]
+"""What a kernel calls may be inlined if it is hidden. What was loaded is not kept for later: the registers are full."""
+LEVELS = {"v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
+"""Kernels are compiled for each, by its namespace, and the library chooses when it is loaded."""
+
+
+def build() -> None:
+    """Compile into this folder; the library is whole or not there."""
+    levels = LEVELS if platform.machine() in ("x86_64", "AMD64") else {"generic": []}
+    compiler = [os.environ.get("CXX", "g++"), "-std=c++17", "-fPIC", "-fopenmp", f"-isystem{jax.ffi.include_dir()}"]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            objects = []
+            for name in HANDLERS:
+                objects.append(Path(folder) / f"{name}.o")
+                _run([*compiler, "-O2", "-c", HERE / f"{name}.cc", "-o", objects[-1]])
+            # The lowest level first: of what several files hold, such as templates, the linker takes the first.
+            for (level, options), name in itertools.product(levels.items(), KERNELS):
+                objects.append(Path(folder) / f"{name}-{level}.o")
+                named = [f"-DCNNJAX_LEVEL={level}", *options]
+                _run([*compiler, "-O3", *KERNEL_OPTIONS, *named, "-c", HERE / f"{name}.cc", "-o", objects[-1]])
+            linked = Path(folder) / LIBRARY.name
+            _run([*compiler, "-shared", *objects, "-o", linked, "-ldnnl"])
+            whole = linked.read_bytes()
+            write_bytes(LIBRARY, whole + seal(whole))
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"error: the native part was not built ({error}); {__doc__.partition('Needed: ')[2].strip()}")
+    print(f"{LIBRARY} is built; CNNJAX_NATIVE=0 turns it off")
+
+
+def _run(command: list[str | Path]) -> None:
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    build()
