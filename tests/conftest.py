@@ -1,12 +1,14 @@
 """Strict surroundings for every test, and small real and made-up data."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from cnnjax import data
 from cnnjax.config import Data, EarlyStopping, Experiment, Optimizer, Train
@@ -14,6 +16,7 @@ from cnnjax.data.idx import write_idx
 from cnnjax.data.sources import IDX_FILES
 from cnnjax.models import create
 from cnnjax.ops.native.library import LIBRARY
+from cnnjax.runs.folder import RunFolder
 from cnnjax.runs.launch import fit_in_folder
 from cnnjax.training.hooks import Hook
 from cnnjax.training.loop import Outcome
@@ -32,9 +35,68 @@ if not LIBRARY.exists():
     os.environ["CNNJAX_NATIVE"] = "0"
 
 
-def examples(most: int) -> int:
-    """Return how many drawn examples a property is tried on: all in `make test-all`, a quarter elsewhere."""
-    return most if os.environ.get("CNNJAX_TESTS") == "all" else max(most // 4, 3)
+# Where hypothesis draws examples: always the same ones, fewer of them outside CI and `make test-all`.
+settings.register_profile(
+    "local", max_examples=8, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+settings.register_profile("ci", settings.get_profile("local"), max_examples=40)
+settings.load_profile(os.environ.get("CNNJAX_TESTS", "local"))
+
+LEFT_OUT = pytest.StashKey[int]()
+"""How many tests the expression after -m has left out, in this process or, with pytest-xdist, in each worker."""
+COMPILED = pytest.StashKey[tempfile.TemporaryDirectory]()
+"""The folder of programs that this session has compiled."""
+
+
+def pytest_deselected(items):
+    config = items[0].config
+    if config.option.keyword:  # a choice of names is no choice of quick tests
+        return
+    config.stash[LEFT_OUT] = config.stash.get(LEFT_OUT, 0) + len(items)
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = session.config.stash.get(LEFT_OUT, 0)
+
+
+class Workers:
+    """Tells pytest-xdist's workers where compiled programs lie, and hears what they have left out."""
+
+    def pytest_configure_node(self, node):
+        node.workerinput["compiled"] = node.config.stash[COMPILED].name
+
+    def pytest_testnodedown(self, node, error):
+        left_out = getattr(node, "workeroutput", {}).get("left_out", 0)
+        node.config.stash[LEFT_OUT] = max(left_out, node.config.stash.get(LEFT_OUT, 0))
+
+
+def pytest_configure(config):
+    """Let all workers of this session share what they compile: many tests train the same network."""
+    if hasattr(config, "workerinput"):
+        keep_compiled(config.workerinput["compiled"])
+        return
+    config.stash[COMPILED] = tempfile.TemporaryDirectory(prefix="cnnjax-tests-")
+    keep_compiled(config.stash[COMPILED].name)
+    if config.pluginmanager.hasplugin("dsession"):
+        config.pluginmanager.register(Workers())
+
+
+def keep_compiled(folder: str):
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+
+
+def pytest_unconfigure(config):
+    """Say how to run the rest, after pytest's own last line."""
+    if hasattr(config, "workerinput"):
+        return
+    config.stash[COMPILED].cleanup()
+    if left_out := config.stash.get(LEFT_OUT, 0):
+        print(f"slower tests left out: {left_out:,}; make test-all runs every test, make oracle and make faults the rest")
 
 
 def pytest_addoption(parser):
@@ -77,7 +139,7 @@ def prepared(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def experiment(digits) -> Experiment:
-    """A training of a second or two."""
+    """A training of a second or two; a value, so that all tests can share it."""
     return Experiment(
         model=create("lenet", activation="relu", pooling="max"),
         data=Data(source="mnist", dir=str(digits), validation=0.2),
@@ -85,6 +147,15 @@ def experiment(digits) -> Experiment:
         train=Train(epochs=3, batch_size=32, eval_batch_size=50),
         early_stopping=EarlyStopping(patience=None),
     )
+
+
+@pytest.fixture(scope="session")
+def trained_run(experiment, tmp_path_factory) -> Path:
+    """The folder of ``experiment`` as `fit` leaves it after its three epochs; to read, and to copy before a change."""
+    folder = RunFolder(tmp_path_factory.mktemp("trained") / "run")
+    folder.start("run", experiment)
+    fit_run(experiment, folder, SilentProgress())
+    return folder.path
 
 
 class SilentProgress(Hook):

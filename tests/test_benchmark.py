@@ -13,6 +13,7 @@ from cnnjax.benchmark.protocol import Ended
 from cnnjax.benchmark.turns import Block, Row
 from cnnjax.benchmark.work import OTHERS, OURS, XLA, Facts, Job, Lap, Peer
 from cnnjax.errors import PartlyDone, UserError
+from tests.script import run_script
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
 THERE, MISSING = Peer("there", "no.module", "jax"), Peer("missing", "no.module", "no_such_package")
@@ -152,14 +153,14 @@ def test_a_run_of_ours(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(page, "PAGE", tmp_path / "docs" / "benchmarks.md")
     monkeypatch.setattr(turns, "TURN_SECONDS", 0.1)
     arguments = [
-        "--models", "lenet", "--batch", "8", "--against", "none", "--turns", "1", "--platform", "cpu", "--write"
+        "--models", "mlp", "--batch", "8", "--against", "none", "--turns", "1", "--platform", "cpu", "--write"
     ]  # fmt: skip
     assert command.run("train", arguments) == 0
     assert re.search(r"cnnjax +[\d,.]+ +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+ +\d+ % +1\.00", capsys.readouterr().out)
     text = page.PAGE.read_text()
     assert f"## Training, batch 8, float32, {machine.processor()}\n" in text
     assert f"`python scripts/benchmark.py train {' '.join(arguments)}` on {machine.description()}; cnnjax 0" in text
-    assert "| **lenet, 28x28x1, batch 8** |" in text
+    assert "| **mlp, 28x28x1, batch 8** |" in text
     assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {9}
 
 
@@ -291,17 +292,18 @@ def test_the_usage_needs_no_jax():
     assert ended.stdout.endswith("False\n")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["trian"], "error: unknown command 'trian'; did you mean 'train'?\n"),
-        (["infer", "--models", "lenet", "--platform", "tpu"], "error: --platform tpu is not available here"),
-    ],
-)
-def test_the_script_ends_with_2_and_one_sentence(arguments, sentence):
-    ended = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
+def test_the_script_ends_with_2_and_one_sentence():
+    ended = run_script("benchmark.py", "trian")
+    assert ended == (2, "", "error: unknown command 'trian'; did you mean 'train'?\n")
+
+
+@pytest.mark.many_processes
+def test_a_platform_that_is_not_there_is_one_sentence():
+    """In a process: in this one JAX has its backend already."""
+    arguments = [sys.executable, SCRIPT, "infer", "--models", "lenet", "--platform", "tpu"]
+    ended = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith(sentence)
+    assert ended.stderr.startswith("error: --platform tpu is not available here")
     assert ended.stderr.count("\n") == 1
 
 

@@ -1,3 +1,7 @@
+import math
+import re
+from pathlib import Path
+
 import jax
 import pytest
 from rich.console import Console
@@ -5,6 +9,7 @@ from rich.console import Console
 from cnnjax import create, list_models
 from cnnjax.complexity import complexity, summary_table
 from cnnjax.functional import abstract_variables
+from tests.forms import mark_deep, mark_deep_ones
 
 HAND = {  # parameters and multiply-adds, worked out by hand in each model file's docstring
     "lenet": (61_706, 416_520),
@@ -30,7 +35,26 @@ KERAS = {  # trainable parameters
     "resnet101_v2": 44_577_896,
     "resnet152_v2": 60_236_904,
 }
+PROJECTIONS = sum(64 * 2**i * 128 * 2**i + 2 * 128 * 2**i for i in range(3))
+"""Parameters of the projections of a network of basic blocks, with their norms."""
 CIFAR = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
+
+
+def published(name: str) -> int:
+    """Return how many parameters are published for a variant, or, of a plain network, for its residual twin."""
+    if match := re.fullmatch(r"(resnet|plain)(\d+)_cifar", name):  # option A has no parameters
+        return CIFAR[int(match[2])]
+    if name.startswith("plain"):
+        return published(name.replace("plain", "resnet")) - PROJECTIONS
+    return KERAS[name] if name in KERAS else (HAND | TORCHVISION)[name][0]
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_the_recorded_parameters_are_as_many_as_published(name):
+    """Of every variant, however deep: test_golden.py holds what is recorded against the network."""
+    lines = (Path(__file__).parent / "golden" / "models" / f"{name}.txt").read_text().splitlines()
+    shapes = [re.search(r"\[(.*?)\]", line)[1] for line in lines if line.startswith("params")]
+    assert sum(math.prod(map(int, shape.split(", "))) for shape in shapes) == published(name)
 
 
 def test_every_variant_is_compared_with_a_published_figure_or_with_its_twin():
@@ -39,7 +63,7 @@ def test_every_variant_is_compared_with_a_published_figure_or_with_its_twin():
     assert {*HAND, *TORCHVISION, *KERAS, *cifar, *twins} == set(list_models())
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", mark_deep_ones(TORCHVISION))
 def test_parameters_and_multiply_adds_are_torchvisions(name):
     found = complexity(create(name))
     parameters, giga = TORCHVISION[name]
@@ -47,23 +71,22 @@ def test_parameters_and_multiply_adds_are_torchvisions(name):
     assert found.multiply_adds == pytest.approx(giga * 1e9, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", KERAS)
+@pytest.mark.parametrize("name", mark_deep_ones(KERAS))
 def test_parameters_are_keras(name):
     assert complexity(create(name)).parameters == KERAS[name]
 
 
-@pytest.mark.parametrize("depth", CIFAR)
-def test_cifar_parameters_are_those_of_the_published_networks(depth):
-    assert complexity(create(f"resnet{depth}_cifar")).parameters == CIFAR[depth]
+@pytest.mark.parametrize(("name", "depth"), [mark_deep(f"resnet{depth}_cifar", depth) for depth in CIFAR])
+def test_cifar_parameters_are_those_of_the_published_networks(name, depth):
+    assert complexity(create(name)).parameters == CIFAR[depth]
     if depth != 110:  # option A has no parameters, so that the plain network has as many
         assert complexity(create(f"plain{depth}_cifar")).parameters == CIFAR[depth]
 
 
-@pytest.mark.parametrize("depth", [18, 34])
-def test_a_plain_network_lacks_the_projections_alone(depth):
-    residual, plain = (complexity(create(f"{kind}{depth}")) for kind in ("resnet", "plain"))
-    projections = sum(64 * 2**i * 128 * 2**i + 2 * 128 * 2**i for i in range(3))
-    assert residual.parameters - plain.parameters == projections
+@pytest.mark.parametrize("name", mark_deep_ones(["resnet18", "resnet34"]))
+def test_a_plain_network_lacks_the_projections_alone(name):
+    residual, plain = (complexity(create(each)) for each in (name, name.replace("resnet", "plain")))
+    assert residual.parameters - plain.parameters == PROJECTIONS
 
 
 @pytest.mark.parametrize("name", HAND)

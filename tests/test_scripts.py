@@ -1,4 +1,7 @@
-"""The scripts as a user runs them: as processes, with their output and exit codes."""
+"""The scripts as a user runs them: their output, exit codes and files.
+
+Those that `run_script` runs are in this process; `call` starts one where a process is the point.
+"""
 
 import json
 import os
@@ -24,12 +27,12 @@ from cnnjax.runs.folder import RunFolder, read_config
 from cnnjax.runs.predictor import load
 from cnnjax.runs.saving import read_state
 from cnnjax.system.signals import SIGNALS
-from tests.scripts_here import run_script
+from tests.script import SCRIPTS, run_script
 
-ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ROOT / "scripts"
 KEPT = {}
 """Where the scripts that `call` starts keep their compiled programs."""
+AS_HERE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "CNNJAX_CACHE": "0"}
+"""Let a process compile as the tests do, so that it computes the bits that `run_script` does."""
 
 
 def command(*arguments):
@@ -43,6 +46,11 @@ def call(*arguments, cwd, **environment):
     )  # fmt: skip
 
 
+def same_parameters(a, b):
+    a, b = leaves_by_path(a), leaves_by_path(b)
+    return a.keys() == b.keys() and all(np.array_equal(a[path], b[path]) for path in a)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs(tmp_path_factory):
     KEPT["CNNJAX_CACHE"] = str(tmp_path_factory.mktemp("programs"))
@@ -53,13 +61,13 @@ def programs(tmp_path_factory):
 def workplace(digits, tmp_path_factory):
     """A folder with a short finished run and an image."""
     folder = tmp_path_factory.mktemp("workplace")
-    done = call(
+    done = run_script(
         "train.py", "lenet_mini", "--data.source", "mnist", "--data.dir", digits, "--train.epochs", 2,
         "--out", "runs/done",
         cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    exported = call("data.py", "export", "fashion_mnist_mini", "photos", "--count", 2, cwd=folder)
+    exported = run_script("data.py", "export", "fashion_mnist_mini", "photos", "--count", 2, cwd=folder)
     assert exported.returncode == 0, exported.stderr
     (folder / "text.png").write_text("not an image")
     return folder
@@ -117,16 +125,25 @@ def test_summary_prints_the_published_figures(workplace):
     assert "576" in larger.stdout
 
 
-def test_a_config_reproduces_its_run_by_kept_programs_and_by_fresh_ones(workplace, programs):
-    before = sorted(programs.iterdir())
-    again = call("train.py", "runs/done/config.json", "--out", "runs/again", cwd=workplace)
+def test_a_config_reproduces_its_run(workplace):
+    again = run_script("train.py", "runs/done/config.json", "--out", "runs/again", cwd=workplace)
     assert again.returncode == 0, again.stderr
+    assert same_parameters(*(load(workplace / "runs" / name).variables.params for name in ("done", "again")))
+
+
+@pytest.mark.many_processes
+def test_kept_programs_and_fresh_ones_end_with_the_same_bits(workplace, programs):
+    def train(name, **environment):
+        done = call("train.py", "runs/done/config.json", "--out", f"runs/{name}", cwd=workplace, **environment)
+        assert done.returncode == 0, done.stderr
+        return load(workplace / "runs" / name).variables.params
+
+    first = train("compiled")
+    before = sorted(programs.iterdir())
+    kept = train("kept")
     assert sorted(programs.iterdir()) == before  # all were there
-    fresh = call("train.py", "runs/done/config.json", "--out", "runs/fresh", cwd=workplace, CNNJAX_CACHE="0")
-    assert fresh.returncode == 0, fresh.stderr
-    first, *others = (load(workplace / "runs" / name).variables.params for name in ("done", "again", "fresh"))
-    for other in others:
-        assert all(np.array_equal(a, leaves_by_path(other)[path]) for path, a in leaves_by_path(first).items())
+    assert same_parameters(first, kept)
+    assert same_parameters(first, train("fresh", CNNJAX_CACHE="0"))
 
 
 def test_an_experiment_file_of_ones_own(workplace, digits):
@@ -238,7 +255,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
-def test_bad_input_is_one_sentence_with_exit_code_2(workplace, arguments, message):
+def test_bad_input_is_one_sentence_with_exit_code_2(workplace, arguments, message, capfd):
     (workplace / "broken.py").write_text("1 / 0\n")
     (workplace / "empty.py").write_text("experiment = 3\n")
     (workplace / "leaves.py").write_text("raise SystemExit(0)\n")
@@ -247,11 +264,12 @@ def test_bad_input_is_one_sentence_with_exit_code_2(workplace, arguments, messag
     (workplace / "class.py").write_text(made.format("int"))
     (workplace / "foreign.py").write_text(made.format("Train()"))
     before = sorted(workplace.rglob("*"))
-    code, _, told = run_script(*arguments, cwd=workplace)
-    assert code == 2, told
-    assert told.startswith("error: ")
-    assert told.count("\n") == 1, told
-    assert message in told
+    ended = run_script(*arguments, cwd=workplace)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1, ended.stderr
+    assert message in ended.stderr
+    assert capfd.readouterr().err == ""  # nor did a library write past sys.stderr
     assert sorted(workplace.rglob("*")) == before
 
 
@@ -303,10 +321,11 @@ def failing_output(request):
 def call_with_output(output, *arguments, cwd):
     return subprocess.run(
         command(*arguments), cwd=cwd, stdout=output, stderr=subprocess.PIPE, text=True, timeout=240,
-        env={**os.environ, **KEPT, "PYTHONUNBUFFERED": ""},  # as for users: what fails may fail only at the end
+        env={**os.environ, **AS_HERE, "PYTHONUNBUFFERED": ""},  # as for users: what fails may fail only at the end
     )  # fmt: skip
 
 
+@pytest.mark.many_processes
 def test_a_training_whose_output_fails_goes_on_to_its_end(workplace, failing_output, tmp_path):
     output, said = failing_output
     done = call_with_output(output, "train.py", workplace / "runs" / "done", "--out", tmp_path / "run", cwd=workplace)
@@ -321,11 +340,11 @@ def call_without(stream, *arguments, cwd, **environment):
     """Call a script whose standard output (1) or error (2) is closed."""
     started = ["sh", "-c", f'exec "$@" {stream}>&-', "sh", *command(*arguments)]
     return subprocess.run(
-        started, cwd=cwd, capture_output=True, text=True, timeout=240, env={**os.environ, **KEPT, **environment}
+        started, cwd=cwd, capture_output=True, text=True, timeout=240, env={**os.environ, **AS_HERE, **environment}
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("begun_again", [True, False])
+@pytest.mark.parametrize("begun_again", [True, pytest.param(False, marks=pytest.mark.many_processes)])
 def test_a_training_without_standard_output_goes_on_and_no_file_takes_its_place(
     begun_again, workplace, digits, tmp_path
 ):  # fmt: skip
@@ -426,16 +445,20 @@ def test_killed_at_random_steps_and_started_again_it_ends_with_the_same_bits(tmp
     # 10 parameters, adam's two moments and the average of each, three counts, the step and the epoch's sums
     assert len(arrays) == len(arrays_killed) == 47
     assert all(np.array_equal(a, b) for a, b in zip(arrays, arrays_killed, strict=True))
-    best, best_killed = (load(tmp_path / name).variables.params for name in ("whole", "killed"))
-    assert all(np.array_equal(a, leaves_by_path(best_killed)[path]) for path, a in leaves_by_path(best).items())
+    assert same_parameters(*(load(tmp_path / name).variables.params for name in ("whole", "killed")))
 
 
-@pytest.mark.parametrize("sent", SIGNALS)
+@pytest.mark.parametrize(
+    "sent",
+    [pytest.param(sent, marks=() if sent == signal.SIGTERM else pytest.mark.many_processes) for sent in SIGNALS],
+)
 def test_an_interrupt_leaves_one_sentence_and_exit_code_1(tmp_path, sent):
     digits = write_digits(tmp_path / "digits", train=1000)
     arguments = ("train.py", *LONG, "--train.epochs", 5000, "--data.dir", digits, "--early-stopping.patience", "None")
     started = command(*arguments, "--out", "the run")
-    process = subprocess.Popen(started, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        started, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **AS_HERE}
+    )
     try:
         while lines(tmp_path / "the run") < 1:
             assert process.poll() is None
@@ -451,6 +474,7 @@ def test_an_interrupt_leaves_one_sentence_and_exit_code_1(tmp_path, sent):
     assert checkpoint.newest_step(tmp_path / "the run" / "checkpoints") == saved
 
 
+@pytest.mark.many_processes
 def test_an_interrupt_before_the_first_epoch_ends_cleanly_too(tmp_path):
     process = subprocess.Popen(
         command("train.py", "lenet_mini", "--train.epochs", 2, "--out", "run"),
@@ -473,8 +497,8 @@ def test_an_interrupt_before_the_first_epoch_ends_cleanly_too(tmp_path):
 def test_a_second_process_in_the_same_folder_is_refused(workplace):
     folder = RunFolder(workplace / "runs" / "done")
     with folder.locked():
-        done = call("train.py", "runs/done", "--out", "runs/done", cwd=workplace)
+        done = call("train.py", "runs/done", "--out", "runs/done", cwd=workplace, **AS_HERE)
     assert done.returncode == 2, done.stderr
     holder = f"pid {os.getpid()} on host {socket.gethostname()}"
     assert done.stderr == f"error: another process ({holder}) trains in runs/done; wait for it, or choose --out\n"
-    assert call("train.py", "runs/done", "--out", "runs/done", cwd=workplace).returncode == 0
+    assert run_script("train.py", "runs/done", "--out", "runs/done", cwd=workplace).returncode == 0

@@ -9,9 +9,10 @@ import h5py
 import jax
 import numpy as np
 
-from cnnjax import create, init
+from cnnjax import create
 from cnnjax.convert import source_of
 from cnnjax.convert.rules import from_variables
+from cnnjax.functional import abstract_variables
 from cnnjax.system.files import json_bytes
 
 TINY = {"depths": (1, 2), "width": 8, "num_classes": 5, "input_size": 32}
@@ -20,8 +21,14 @@ KINDS = {"kernel": "Conv2D", "gamma": "BatchNormalization"}
 
 
 def tensors_of(arch, source, seed=0) -> dict[str, np.ndarray]:
-    """Return random tensors by the names of a source."""
-    return from_variables(source_of(arch, source).table, init(arch, jax.random.key(seed)))
+    """Return random tensors by the names of a source; vectors are positive, as variances have to be."""
+    rng = np.random.default_rng(seed)
+
+    def drawn(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        values = rng.uniform(0.5, 1.5, leaf.shape) if leaf.ndim == 1 else rng.normal(0, 0.1, leaf.shape)
+        return values.astype(leaf.dtype)
+
+    return from_variables(source_of(arch, source).table, jax.tree.map(drawn, abstract_variables(arch)))
 
 
 def by_layer(tensors) -> dict[str, dict[str, np.ndarray]]:

@@ -1,7 +1,5 @@
 """scripts/convert.py as a user runs it."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -14,9 +12,8 @@ from cnnjax.convert.folder import convert_to_run
 from cnnjax.errors import UserError
 from cnnjax.runs import predictor
 from tests.convert.published import KERAS_V1, tensors_of, write_legacy_h5
-from tests.scripts_here import run_script
+from tests.script import run_script
 
-ROOT = Path(__file__).resolve().parents[2]
 CIFAR = create("resnet20_cifar")
 MEAN_STD = ("--mean", "0.5", "0.5", "0.5", "--std", "0.25", "0.25", "0.25")
 
@@ -31,13 +28,13 @@ def test_there_predict_and_back(tmp_path, script):
     save_file(tensors, tmp_path / "weights.safetensors")
     classes = [f"kind{n}" for n in range(10)]
     file, run = tmp_path / "weights.safetensors", tmp_path / "run"
-    done = script("convert.py", "resnet20_cifar", "--from", "cifar", file, run, *MEAN_STD, "--classes", *classes)
+    done = run_script("convert.py", "resnet20_cifar", "--from", "cifar", file, run, *MEAN_STD, "--classes", *classes)
     assert done.returncode == 0, done.stderr
     assert "269,722 parameters" in done.stdout
     Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save(tmp_path / "photo.png")
-    done = script("predict.py", tmp_path / "run", tmp_path / "photo.png")
+    done = run_script("predict.py", tmp_path / "run", tmp_path / "photo.png")
     assert "photo.png: kind" in done.stdout
-    done = script("convert.py", tmp_path / "run", "--to", "cifar", tmp_path / "back.safetensors")
+    done = run_script("convert.py", tmp_path / "run", "--to", "cifar", tmp_path / "back.safetensors")
     assert done.returncode == 0, done.stderr
     back = load_file(tmp_path / "back.safetensors")
     assert back.keys() == tensors.keys()

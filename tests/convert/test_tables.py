@@ -12,6 +12,7 @@ from cnnjax.errors import UserError
 from cnnjax.functional import abstract_variables, leaves_by_path
 from cnnjax.models.resnet import VARIANTS
 from tests.convert.published import KERAS_V2, TORCH, tensors_of
+from tests.forms import mark_deep, mark_deep_ones
 
 CASES = [(name, source) for name, arch in VARIANTS.items() for source in sources(arch)]
 
@@ -30,7 +31,7 @@ def same_bits(a, b):
     return jax.tree.structure(a) == jax.tree.structure(b) and jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
-@pytest.mark.parametrize(("name", "source"), CASES)
+@pytest.mark.parametrize(("name", "source"), [mark_deep(*case) for case in CASES])
 def test_every_leaf_has_a_name_of_its_own(name, source):
     table = source_of(create(name), source).table
     leaves = [path for tree in abstract_variables(create(name)) for path in leaves_by_path(tree)]
@@ -113,9 +114,10 @@ def published_cifar(depth: int) -> dict[str, np.ndarray]:
     return tensors
 
 
-@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
-def test_the_published_cifar_networks_are_converted(depth, tmp_path):
-    arch, tensors = create(f"resnet{depth}_cifar"), published_cifar(depth)
+@pytest.mark.parametrize("name", mark_deep_ones(f"resnet{depth}_cifar" for depth in (20, 32, 44, 56, 110)))
+def test_the_published_cifar_networks_are_converted(name, tmp_path):
+    depth = 6 * create(name).depths[0] + 2
+    arch, tensors = create(name), published_cifar(depth)
     save_file(tensors, tmp_path / "weights.safetensors")
     variables = load_weights(arch, "cifar", tmp_path / "weights.safetensors")
     save_weights(arch, variables, "cifar", tmp_path / "back.safetensors")

@@ -1,6 +1,6 @@
 """Files that mean ill, each with the function it comes to; read in a process of their own, which measures itself.
 
-python -m tests.hostile.attacks            prints a line of JSON for each: name, outcome, megabytes, seconds
+python -m tests.hostile.attacks [NAME...]  prints a line of JSON for each: name, outcome, megabytes, seconds
 """
 
 import contextlib
@@ -412,8 +412,8 @@ def too_late(*_: Any) -> None:
     raise TimeoutError(f"it took more than {MOST_SECONDS} seconds")
 
 
-def main() -> None:
-    """Measure all attacks; what every reader needs is loaded before."""
+def main(names: list[str]) -> None:
+    """Measure the attacks that are named, or all of them; what every reader needs is loaded before."""
     signal.signal(signal.SIGALRM, too_late)
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
@@ -423,12 +423,12 @@ def main() -> None:
         picture(Path("a.png"))
         checkpoint_with()(Path(CHECKPOINT))
         read_checkpoint(Path(CHECKPOINT))
-        for number, (name, attack) in enumerate(ATTACKS.items()):
+        for number, name in enumerate(names or ATTACKS):
             folder = Path(place) / str(number)
             folder.mkdir()
-            print(json.dumps([name, *measure(attack, folder)]), flush=True)
+            print(json.dumps([name, *measure(ATTACKS[name], folder)]), flush=True)
             shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

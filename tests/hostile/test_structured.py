@@ -5,7 +5,7 @@ import json
 import zipfile
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnjax.convert.weight_files import open_tensors
@@ -14,10 +14,8 @@ from cnnjax.models import FAMILIES
 from cnnjax.runs.folder import experiment_from_dict
 from tests.hostile.formats import PREPROCESSING
 
-SETTINGS = settings(
-    max_examples=150, deadline=None, derandomize=True, database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
+MANY = settings(max_examples=4 * settings().max_examples)
+"""These examples are cheap."""
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner))
 
@@ -31,7 +29,7 @@ def fields_of(cls) -> st.SearchStrategy:
     return st.dictionaries(names, JSON, max_size=4)
 
 
-@SETTINGS
+@MANY
 @given(family=st.sampled_from(list(FAMILIES)), data=st.data())
 def test_a_model_is_read_or_refused(family, data):
     model = {"family": family, **data.draw(fields_of(FAMILIES[family]))}
@@ -39,7 +37,7 @@ def test_a_model_is_read_or_refused(family, data):
         experiment_from_dict(json.loads(json.dumps({"model": model})))
 
 
-@SETTINGS
+@MANY
 @given(
     parts=st.dictionaries(st.sampled_from(["data", "optimizer", "schedule", "train", "early_stopping", "seed"]), JSON)
 )
@@ -48,7 +46,7 @@ def test_an_experiment_is_read_or_refused(parts):
         experiment_from_dict(json.loads(json.dumps({"model": {"family": "lenet"}, **parts})))
 
 
-@SETTINGS
+@MANY
 @given(data=fields_of(type(PREPROCESSING)))
 def test_a_preprocessing_is_read_or_refused(data):
     with contextlib.suppress(UserError):
@@ -68,7 +66,7 @@ PIECES = st.sampled_from(
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_instructions_in_any_order_are_read_or_refused(zipped, tmp_path):
-    @SETTINGS
+    @MANY
     @given(pieces=st.lists(PIECES, max_size=30))
     def check(pieces):
         path, described = tmp_path / "a.pth", b"\x80\x02" + b"".join(pieces) + b"."

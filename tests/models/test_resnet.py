@@ -43,7 +43,10 @@ def test_any_size_is_taken():
     assert shapes("resnet18", (97, 160))["stage4"] == (4, 5, 512)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet50_v1"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", *(pytest.param(name, marks=pytest.mark.compiles_large) for name in ("resnet50", "resnet50_v1"))],
+)
 def test_with_zero_init_each_block_is_the_identity_up_to_its_activation(name):
     # Without a stem that pools, and in the stage without projections, what goes in comes out.
     arch = create(name, depths=(3,), width=16, block="basic", stem="cifar", zero_init_residual=True, input_size=32)
@@ -61,7 +64,16 @@ def test_with_zero_init_each_block_is_the_identity_up_to_its_activation(name):
         assert np.abs(grads[f"stage1/{block}/norm2/scale"]).max() > 0
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet50_v1", "resnext50_32x4d"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet50",
+        *(
+            pytest.param(name, marks=pytest.mark.compiles_large)
+            for name in ("resnet18", "resnet50_v1", "resnext50_32x4d")
+        ),
+    ],
+)
 def test_with_zero_init_every_gradient_is_finite_and_each_last_norm_has_one(name):
     arch = create(name, **{**SMALL, "group_width": 8 if "next" in name else 64}, zero_init_residual=True)
     variables = init(arch, KEY)

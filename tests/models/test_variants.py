@@ -18,6 +18,7 @@ from cnnjax.models.layers import Activation, activation
 from cnnjax.optim import make_hyperparameters
 from cnnjax.training.state import init_state
 from cnnjax.training.step import make_train_step
+from tests.forms import mark_deep_ones
 
 VARIANTS = list_models()
 TINY = {"depths": (1, 2), "width": 8, "group_width": 32, "num_classes": 5, "input_size": 32}
@@ -33,6 +34,8 @@ SMALLEST = {  # of each family and form: those whose values are computed
     "resnet cifar B": create("resnet20_cifar", depths=(1, 1), width=8, shortcut="projection"),
     "plain cifar": create("plain20_cifar", depths=(1, 1), width=8),
 }
+QUICK = ("lenet", "mlp", "resnet v2", "resnet cifar")
+"""Of them those that `make test` computes: each family, with each layout of a block; test_resnet.py has v1.5."""
 KEY = jax.random.key(0)
 
 apply = jax.jit(cnnjax.apply, static_argnames=("arch", "train"))  # a plain call compiles each operation by itself
@@ -56,7 +59,7 @@ def test_models_are_listed_by_pattern():
     assert list_models("zz*") == []
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", mark_deep_ones(VARIANTS))
 class TestEveryVariant:
     def test_is_plain_data(self, name):
         arch = create(name)
@@ -106,7 +109,9 @@ class TestEveryVariant:
             jax.eval_shape(lambda v, x: apply(arch, v, x), variables, images)
 
 
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.compiles_large) for name in SMALLEST]
+)
 class TestValues:
     def test_every_parameter_gets_a_finite_gradient(self, name):
         arch = SMALLEST[name]

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import examples
 from flax import nnx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnjax.models import layers
@@ -66,7 +65,6 @@ shapes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 40), st.
 )
 
 
-@settings(max_examples=examples(20), deadline=None, derandomize=True)
 @given(shapes, st.booleans(), st.booleans(), st.integers(0, 2**31))
 def test_it_and_its_gradients_are_the_formulas_in_float64(shape, relu, residual, seed):
     given_operands = operands(shape, residual, seed)

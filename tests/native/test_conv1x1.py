@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import examples
 from flax import nnx
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cnnjax.models import layers
@@ -19,12 +18,6 @@ from tests.native.test_native_convolution import CLOSE, error, random
 from tests.native.test_winograd import counting, needs_kernels
 
 counted, counted_gradients = counting("conv1x1"), counting("conv1x1_weight_grad")
-quick = settings(
-    max_examples=examples(40),
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 seeds = st.integers(0, 2**31)
 channels = st.sampled_from([1, 3, 7, 8, 16, 17, 31, 40, 64, 65, 100, 129])
 """Some fill vectors and panels, some do not."""
@@ -66,7 +59,6 @@ def finished(result, some, nonlinearity):
 
 
 @needs_kernels
-@quick
 @given(pointwise())
 @example(((1, 9, 9, 64), (1, 1, 64, 8), 0))
 @example(((1, 9, 9, 63), (1, 1, 63, 40), 0))
@@ -87,7 +79,6 @@ def test_of_one_position_it_and_its_gradients_are_xlas(counted, counted_gradient
 
 
 @needs_kernels
-@quick
 @given(pointwise(), parts, st.sampled_from(sorted(NONLINEARITIES)))
 def test_of_one_position_with_what_follows_it_is_xlas(counted, case, chosen, nonlinearity):
     images_shape, kernel_shape, seed = case
@@ -118,7 +109,6 @@ def in_steps(images, depthwise, pointwise, window, rectified):
 
 
 @needs_kernels
-@quick
 @given(separable(), st.booleans(), parts, st.sampled_from(sorted(NONLINEARITIES)))
 def test_after_a_depthwise_one_it_is_xlas_of_both(case, rectified, chosen, nonlinearity):
     *shapes, window, seed = case

@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from conftest import examples
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnjax.ops.native.convolution import convolution, xla_convolution
@@ -15,12 +14,6 @@ from tests.native.test_native_convolution import CLOSE, error, exact, random
 from tests.native.test_winograd import counting, is_xlas_in_float64, needs_kernels
 
 counted = counting("few_channel_conv")
-quick = settings(
-    max_examples=examples(15),
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 
 
 @st.composite
@@ -40,14 +33,12 @@ def cases(draw, most_channels=8):
 
 
 @needs_kernels
-@quick
 @given(cases())
 def test_it_and_its_gradients_are_xlas_in_float64(counted, case):
     is_xlas_in_float64(counted, case, calls=3 if load().is_wide else 1)
 
 
 @needs_kernels
-@quick
 @given(
     cases(most_channels=20), st.tuples(st.booleans(), st.booleans(), st.booleans()),
     st.sampled_from(sorted(NONLINEARITIES)),

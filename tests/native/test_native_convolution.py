@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import examples
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnjax import create, init
@@ -73,7 +72,6 @@ def random(seed, *shapes):
 
 
 @needs_library
-@settings(max_examples=examples(40), deadline=None, derandomize=True)
 @given(cases())
 def test_it_and_its_gradients_are_xlas_in_float64(case):
     images_shape, kernel_shape, window, seed = case
@@ -87,7 +85,6 @@ def test_it_and_its_gradients_are_xlas_in_float64(case):
 
 
 @needs_library
-@settings(max_examples=examples(40), deadline=None, derandomize=True)
 @given(cases(), st.tuples(st.booleans(), st.booleans(), st.booleans()), st.sampled_from(sorted(NONLINEARITIES)))
 def test_with_an_epilogue_it_is_the_same_in_steps(case, parts, nonlinearity):
     images_shape, kernel_shape, window, seed = case
@@ -153,7 +150,6 @@ class TestDerivatives:
 
 
 @needs_library
-@settings(max_examples=examples(40), deadline=None, derandomize=True)
 @given(
     st.tuples(st.integers(1, 3), st.integers(3, 9), st.integers(3, 9)), st.sampled_from([1, 3, 16, 24]),
     st.sampled_from([16, 32, 48, 80]), st.sampled_from([1, 3]), st.sampled_from([1, 2]), st.integers(0, 2**31),

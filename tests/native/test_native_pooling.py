@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import examples
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnjax.ops import pooling
@@ -70,7 +69,6 @@ def cases(draw):
 
 
 @needs_kernels
-@settings(max_examples=examples(25), deadline=None, derandomize=True)
 @given(cases())
 def test_it_and_its_derivatives_are_those_of_a_loop_over_places(case):
     images, sizes, rng = case

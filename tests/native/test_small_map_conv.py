@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from conftest import examples
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnjax.ops.native.convolution import convolution, xla_convolution
@@ -15,12 +14,6 @@ from tests.native.test_native_convolution import CLOSE, error, random
 from tests.native.test_winograd import counting, needs_kernels
 
 counted = counting("small_map_conv")
-quick = settings(
-    max_examples=examples(20),
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 
 
 @st.composite
@@ -44,7 +37,6 @@ seeds = st.integers(0, 2**31)
 
 
 @needs_kernels
-@quick
 @given(
     cases(), st.tuples(st.booleans(), st.booleans(), st.booleans()), st.sampled_from(sorted(NONLINEARITIES)),
 )  # fmt: skip

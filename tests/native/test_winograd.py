@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import examples
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnjax.ops.native.convolution import convolution
@@ -59,12 +58,6 @@ def cases(draw):
 
 
 @needs_kernels
-@settings(
-    max_examples=examples(16),
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 @given(case=cases())
 def test_it_and_its_gradients_are_xlas_in_float64(counted, case):
     is_xlas_in_float64(counted, case, calls=3)
@@ -87,7 +80,6 @@ def is_xlas_in_float64(counted, case, calls):
 
 
 @needs_kernels
-@settings(max_examples=examples(12), deadline=None, derandomize=True)
 @given(cases(), st.tuples(st.booleans(), st.booleans(), st.booleans()), st.sampled_from(["identity", "relu"]))
 def test_with_an_epilogue_it_is_the_same_in_steps(case, parts, nonlinearity):
     images_shape, kernel_shape, window, seed = case

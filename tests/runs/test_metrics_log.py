@@ -70,10 +70,9 @@ def test_what_happens_to_it_while_it_trains_is_made_good_at_the_next_epoch(exper
 
 
 @pytest.mark.parametrize("damage", ["lost", "cut", "another line"])
-def test_a_damaged_file_is_made_anew_from_the_newest_checkpoint(experiment, tmp_path, progress, damage):
-    folder = RunFolder(tmp_path / "run")
-    folder.start("run", experiment)
-    rows = train(experiment, folder, progress).rows
+def test_a_damaged_file_is_made_anew_from_the_newest_checkpoint(experiment, tmp_path, progress, trained_run, damage):
+    folder = RunFolder(shutil.copytree(trained_run, tmp_path / "run"))
+    rows = folder.read_metrics()
     path = folder.path / "metrics.jsonl"
     {
         "lost": path.unlink,
@@ -118,10 +117,8 @@ def test_a_folder_that_vanishes_is_one_sentence_and_is_not_made_again(experiment
     assert not folder.path.exists()
 
 
-def test_each_checkpoint_holds_the_rows_so_far(experiment, tmp_path, progress):
-    folder = RunFolder(tmp_path / "run")
-    folder.start("run", experiment)
-    train(experiment, folder, progress)
+def test_each_checkpoint_holds_the_rows_so_far(trained_run):
+    folder = RunFolder(trained_run)
     for path in checkpoint.list_paths(folder.checkpoints):
         lines = (path / "metrics.jsonl").read_bytes()
         assert (folder.path / "metrics.jsonl").read_bytes().startswith(lines)

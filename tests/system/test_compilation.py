@@ -23,6 +23,14 @@ print(bytes(jax.device_get(y)).hex(), found["hits"], found["misses"], sep=",")
 """
 
 
+@pytest.fixture(autouse=True)
+def without_the_tests_own_programs():
+    folder = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", folder)
+
+
 def start(folder):
     return subprocess.Popen(
         [sys.executable, "-c", COMPUTE], env={**os.environ, "CNNJAX_CACHE": str(folder)},

@@ -136,14 +136,16 @@ def test_a_continued_training_runs_the_same_programs(experiment, tmp_path, progr
     assert log.within_epochs() == []
 
 
-@pytest.mark.parametrize(
-    "way",
-    [
-        float, int, bool, str, lambda a: a.item(), lambda a: a.tolist(), lambda a: jax.device_get(a),
-        lambda a: np.asarray(a), lambda a: np.array(a), lambda a: f"{a:.2f}", lambda a: 1.0 if a > 2 else 0.0,
-        lambda a: a.block_until_ready(), lambda a: jax.block_until_ready(a), lambda a: jax.block_until_ready([a, a]),
-    ],
+QUICK_WAYS = (float, lambda a: jax.device_get(a), lambda a: np.asarray(a), lambda a: a.block_until_ready())
+OTHER_WAYS = (
+    int, bool, str, lambda a: a.item(), lambda a: a.tolist(), lambda a: np.array(a), lambda a: f"{a:.2f}",
+    lambda a: 1.0 if a > 2 else 0.0, lambda a: jax.block_until_ready(a), lambda a: jax.block_until_ready([a, a]),
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "way", [*QUICK_WAYS, *(pytest.param(way, marks=pytest.mark.trains_long) for way in OTHER_WAYS)]
+)
 def test_each_way_to_fetch_a_figure_or_to_wait_for_it_would_be_seen(experiment, tmp_path, progress, log, way):
     experiment = experiment.replace(train=experiment.train.replace(epochs=1))
     folder = RunFolder(tmp_path / "run")

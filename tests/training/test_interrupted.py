@@ -6,9 +6,9 @@ import signal
 import jax
 import numpy as np
 import pytest
-from conftest import fit_run
+from conftest import SilentProgress, fit_run
 
-from cnnjax import checkpoint
+from cnnjax import checkpoint, create
 from cnnjax.errors import Diverged, Interrupted, UserError
 from cnnjax.functional import abstract_variables, leaves_by_path
 from cnnjax.runs.folder import RunFolder
@@ -21,7 +21,7 @@ POLLS = 10 + 2
 """An epoch's steps, and its evaluation's batches."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def experiment(experiment):
     return experiment.replace(train=experiment.train.replace(epochs=2))
 
@@ -49,10 +49,12 @@ def outcome(experiment, path):
     return leaves_by_path(last), leaves_by_path(load(path).variables.params), load(path).checkpoint.name, rows
 
 
-@pytest.fixture
-def whole(experiment, tmp_path, progress):
-    train(experiment, tmp_path / "whole", progress)
-    return outcome(experiment, tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(experiment, tmp_path_factory):
+    """What a training reaches that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(experiment, folder, SilentProgress())
+    return outcome(experiment, folder)
 
 
 def assert_same(found, whole):
@@ -62,10 +64,13 @@ def assert_same(found, whole):
     assert found[2:] == whole[2:]
 
 
-@pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.parametrize(
+    ("model", "chunk"), [("lenet", 1), ("mlp", 4), pytest.param("lenet", 4, marks=pytest.mark.trains_long)]
+)
 def test_stopped_in_steps_and_evaluations_and_continued_it_ends_with_the_same_bits(
-    experiment, tmp_path, progress, monkeypatch, chunk
+    experiment, tmp_path, progress, monkeypatch, model, chunk
 ):
+    experiment = experiment.replace(model=create(model, activation="relu"))
     monkeypatch.setattr(loop, "steps_per_dispatch", lambda backend, steps: chunk)
     train(experiment, tmp_path / "whole", progress)
     for at in (0, 0, 1):
@@ -92,6 +97,9 @@ def test_a_float64_training_continues_with_the_same_bits(experiment, tmp_path, p
 
 
 @pytest.mark.parametrize("at", [9, 10, 11, POLLS + 4, POLLS + 10])
+@pytest.mark.parametrize(
+    "at", [10, POLLS + 10, *(pytest.param(at, marks=pytest.mark.trains_long) for at in (9, 11, POLLS + 4))]
+)
 def test_at_the_edges_of_epochs_too(experiment, tmp_path, progress, whole, at):
     with pytest.raises(Interrupted):
         train(experiment, tmp_path / "run", progress, at)

@@ -48,8 +48,16 @@ def export(arch, *platforms, steps, native=False):
     return exporting(state, DeviceSplit(images, numbers), numbers, key, values, steps=steps).mlir_module()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ARCHS)
+QUICK = (("lenet", "float32"), ("mlp", "float32"), ("basic", "bfloat16"), ("v2", "float32"))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, marks=() if (name, dtype) in QUICK else pytest.mark.compiles_large)
+        for name in ARCHS for dtype in ("float32", "bfloat16")
+    ],
+)  # fmt: skip
 def test_a_donated_step_lowers_for_every_platform_and_natively_for_the_cpu_alone(name, dtype):
     arch = ARCHS[name].replace(dtype=dtype)
     native = name != "mlp" and conv_library(jnp.dtype(dtype)) != "xla-cpu"

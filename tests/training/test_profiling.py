@@ -5,6 +5,7 @@ import jax
 import pytest
 from rich.console import Console
 
+from cnnjax import create
 from cnnjax.errors import UserError
 from cnnjax.runs import launch
 from cnnjax.runs.predictor import load
@@ -62,10 +63,13 @@ def test_an_interrupt_within_the_steps_ends_the_trace(monkeypatch, tmp_path):
     assert recorder.events[-2:] == [1, "stop"]
 
 
-@pytest.mark.parametrize("chunk", [1, 4])
-def test_a_trace_holds_the_steps_and_changes_no_result(experiment, tmp_path, monkeypatch, capsys, chunk):
+@pytest.mark.parametrize(
+    ("model", "chunk"),
+    [("mlp", 1), *(pytest.param("lenet", chunk, marks=pytest.mark.trains_long) for chunk in (1, 4))],
+)
+def test_a_trace_holds_the_steps_and_changes_no_result(experiment, tmp_path, monkeypatch, capsys, model, chunk):
     monkeypatch.setattr(loop, "steps_per_dispatch", lambda backend, steps: chunk)  # 10 steps an epoch
-    experiment = experiment.replace(train=experiment.train.replace(epochs=2))
+    experiment = experiment.replace(model=create(model, activation="relu"), train=experiment.train.replace(epochs=2))
     plain, profiled = (launch.Launch("a", experiment, tmp_path / name) for name in ("plain", "profiled"))
     launch.run(plain, Console())
     launch.run(profiled, Console(), profiled=range(4, 8))

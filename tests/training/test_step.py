@@ -20,6 +20,7 @@ STEPS_PER_EPOCH = 10
 
 @pytest.fixture
 def setup(experiment):
+    experiment = experiment.replace(model=create("mlp", activation="relu"))  # XLA's convolutions are slow in a loop
     dataset = data.load(experiment.data)
     values = make_hyperparameters(experiment, STEPS_PER_EPOCH)
     jitted = make_dispatch(make_train_step(experiment, dataset.preprocessing), 32, STEPS_PER_EPOCH)
@@ -37,6 +38,7 @@ AUGMENTED = Augmentation(pad_crop=2, flip=True)
 @pytest.fixture
 def steps(experiment):
     """A train step with each augmentation, and what it takes."""
+    experiment = experiment.replace(model=create("mlp", activation="relu"))
     dataset = data.load(experiment.data)
     values = make_hyperparameters(experiment, STEPS_PER_EPOCH)
     batch = Batch(*(jnp.asarray(array[:32]) for array in dataset.train))
@@ -207,7 +209,7 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole(uneven, monkeypatch, is_un
 def test_each_part_has_its_own_chance_and_statistics(uneven):
     make, batch, preprocessing = uneven
     images, labels, _ = batch
-    arch = create("resnet18", depths=(1, 1), width=8, num_classes=10, input_size=28, channels=1, stochastic_depth=0.5)
+    arch = create("resnet18", depths=(2,), width=8, num_classes=10, input_size=28, channels=1, stochastic_depth=0.5)
     step, state = make(arch, accumulate=2)
     after = step(state, batch, jax.random.key(5))
 
@@ -238,6 +240,7 @@ def test_the_optimizer_counts_one_update_for_all_parts(experiment):
     assert all(int(count) == 1 for count in counts)
 
 
+@pytest.mark.compiles_large
 def test_recomputed_stages_and_parts_take_less_memory(setup, experiment):
     _, _, train = setup
     arch = create("resnet18", depths=(4, 4), width=8, num_classes=10, input_size=28, channels=1, stem="cifar")
