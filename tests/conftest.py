@@ -61,26 +61,19 @@ def pytest_sessionfinish(session):
         session.config.workeroutput["left_out"] = session.config.stash.get(LEFT_OUT, 0)
 
 
-class Workers:
-    """Tells pytest-xdist's workers where compiled programs lie, and hears what they have left out."""
-
-    def pytest_configure_node(self, node):
-        node.workerinput["compiled"] = node.config.stash[COMPILED].name
-
-    def pytest_testnodedown(self, node, error):
-        left_out = getattr(node, "workeroutput", {}).get("left_out", 0)
-        node.config.stash[LEFT_OUT] = max(left_out, node.config.stash.get(LEFT_OUT, 0))
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Hear from one of pytest-xdist's workers how many tests were left out."""
+    left_out = getattr(node, "workeroutput", {}).get("left_out", 0)
+    node.config.stash[LEFT_OUT] = max(left_out, node.config.stash.get(LEFT_OUT, 0))
 
 
 def pytest_configure(config):
     """Let all workers of this session share what they compile: many tests train the same network."""
-    if hasattr(config, "workerinput"):
-        keep_compiled(config.workerinput["compiled"])
-        return
-    config.stash[COMPILED] = tempfile.TemporaryDirectory(prefix="cnnjax-tests-")
-    keep_compiled(config.stash[COMPILED].name)
-    if config.pluginmanager.hasplugin("dsession"):
-        config.pluginmanager.register(Workers())
+    if not hasattr(config, "workerinput"):
+        config.stash[COMPILED] = tempfile.TemporaryDirectory(prefix="cnnjax-tests-")
+        os.environ["CNNJAX_TESTS_COMPILED"] = config.stash[COMPILED].name  # which workers inherit
+    keep_compiled(os.environ["CNNJAX_TESTS_COMPILED"])
 
 
 def keep_compiled(folder: str):
@@ -96,7 +89,9 @@ def pytest_unconfigure(config):
         return
     config.stash[COMPILED].cleanup()
     if left_out := config.stash.get(LEFT_OUT, 0):
-        print(f"slower tests left out: {left_out:,}; make test-all runs every test, make oracle and make faults the rest")
+        print(
+            f"slower tests left out: {left_out:,}; make test-all runs every test, make oracle and make faults the rest"
+        )
 
 
 def pytest_addoption(parser):
@@ -137,7 +132,7 @@ def prepared(tmp_path_factory) -> Path:
     return prepare(tmp_path_factory.mktemp("tfds"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def experiment(digits) -> Experiment:
     """A training of a second or two; a value, so that all tests can share it."""
     return Experiment(

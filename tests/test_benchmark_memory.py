@@ -24,7 +24,8 @@ def test_a_step_holds_its_state_and_batch_and_what_it_keeps_for_the_gradient():
     assert step_bytes(arch, Optimizer(name="adam"), batch) - found == pytest.approx(params, rel=0.1)
 
 
-@pytest.mark.parametrize("depths", [(3, 3), pytest.param((4, 4), marks=pytest.mark.compiles_large)])
+@pytest.mark.compiles_large
+@pytest.mark.parametrize("depths", [(3, 3), (4, 4)])
 def test_computing_again_and_parts_take_less(depths):
     arch = create("resnet18", depths=depths, width=8, input_size=28, channels=1, num_classes=10, stem="cifar")
     everything = step_bytes(arch, Optimizer(), 64)

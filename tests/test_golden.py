@@ -12,6 +12,7 @@ import pytest
 
 from cnnjax import cli, create, init, list_models
 from cnnjax.functional import abstract_variables, leaves_by_path
+from tests.forms import mark_deep_ones
 
 GOLDEN = Path(__file__).parent / "golden"
 LARGEST_WITH_VALUES = 300_000
@@ -42,7 +43,7 @@ def initial_values(leaf) -> str:
     return f"  mean 0 std {values.std():.2g}" if centred else f"  mean {values.mean():.2g}"
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", mark_deep_ones(list_models()))
 def test_parameter_table(name, update):
     arch = create(name)
     variables = abstract_variables(arch)

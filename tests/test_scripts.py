@@ -82,7 +82,7 @@ def test_the_usage_and_the_experiments_need_no_jax():
 
 
 def test_a_training_prints_its_epochs_its_table_and_its_folder(digits, tmp_path):
-    done = call(
+    done = run_script(
         "train.py", "lenet_mini", "--data.source", "mnist", "--data.dir", digits, "--train.epochs", 1,
         "--platform", "cpu", cwd=tmp_path,
     )  # fmt: skip
@@ -344,7 +344,8 @@ def call_without(stream, *arguments, cwd, **environment):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("begun_again", [True, pytest.param(False, marks=pytest.mark.many_processes)])
+@pytest.mark.many_processes
+@pytest.mark.parametrize("begun_again", [True, False])
 def test_a_training_without_standard_output_goes_on_and_no_file_takes_its_place(
     begun_again, workplace, digits, tmp_path
 ):  # fmt: skip

@@ -27,8 +27,8 @@ def is_shortage(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, ERRORS) and any(said in str(error) for said in SAID))
 
 
-SPARE = 4
-"""A batch is said to fit where one larger by a part in so many did: a run needs a little more than a few steps."""
+SPARE = 2
+"""A batch is said to fit where one larger by half did: memory is fragmented in another way in each process."""
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from cnnjax.errors import UserError
 from cnnjax.models.blocks import Branches, SeparableConv, SqueezeExcite
 from cnnjax.models.layers import HE, BatchNorm, Conv
 from cnnjax.models.pools import MaxPool
+from cnnjax.ops.native.library import HANDLERS
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +150,9 @@ BLOCKS = {
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", [*(pytest.param(d, marks=pytest.mark.compiles_large) for d in ("bfloat16", "float64")), "float32"]
+)
 def test_blocks_keep_their_dtype_and_agree_with_float64(name, dtype):
     """The same parameters, drawn in float64 and rounded."""
     wide, block = BLOCKS[name]("float64"), BLOCKS[name](dtype)
@@ -163,11 +166,18 @@ def test_blocks_keep_their_dtype_and_agree_with_float64(name, dtype):
     )
 
 
+NATIVE_CALLS = [export.DisabledSafetyCheck.custom_call(target) for target in HANDLERS]
+"""Calls of the native part, where it is built."""
+
+
+@pytest.mark.compiles_large
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_program_for_any_batch_size(name):
     block = BLOCKS[name]("float32")
     (batch,) = export.symbolic_shape("batch")
-    exported = export.export(jax.jit(block.__call__))(jax.ShapeDtypeStruct((batch, 6, 7, 4), jnp.float32))
+    exported = export.export(jax.jit(block.__call__), disabled_checks=NATIVE_CALLS)(
+        jax.ShapeDtypeStruct((batch, 6, 7, 4), jnp.float32)
+    )
     for count in (1, 3):
         x = jnp.asarray(image((count, 6, 7, 4)), jnp.float32)
         np.testing.assert_allclose(exported.call(x), block(x), rtol=1e-5, atol=1e-6)

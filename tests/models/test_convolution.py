@@ -38,8 +38,16 @@ def test_the_rule(monkeypatch, images, kernel, window, plain, native):
         assert rules.conv_algorithm(*shapes(images, kernel), window) == expected
 
 
-@pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
-@pytest.mark.parametrize("dilation", [(1, 1), (2, 1)])
+@pytest.mark.parametrize(
+    ("strides", "dilation"),
+    [
+        ((2, 3), (2, 1)),
+        *(
+            pytest.param(*each, marks=pytest.mark.compiles_large)
+            for each in [((1, 1), (1, 1)), ((1, 1), (2, 1)), ((2, 3), (1, 1))]
+        ),
+    ],
+)
 @pytest.mark.parametrize(
     ("convolve", "kernel", "groups"),
     [

@@ -29,7 +29,7 @@ NETWORKS = {
 """Smooth ones, so that finite differences meet no corner."""
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(params=["lenet", pytest.param("resnet", marks=pytest.mark.compiles_large)])
 def arch(request):
     return NETWORKS[request.param]
 
@@ -91,6 +91,7 @@ def test_everything_is_float64(wide, arch):
     assert logits_step(arch, preprocessing(arch), variables, images).dtype == jnp.float64
 
 
+@pytest.mark.compiles_large
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["momentum", "adam", "rmsprop"])
 def test_a_train_step_keeps_the_dtype_of_its_state(wide, name, dtype):
@@ -108,6 +109,7 @@ def test_a_train_step_keeps_the_dtype_of_its_state(wide, name, dtype):
     assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, state)
 
 
+@pytest.mark.compiles_large
 def test_the_gradient_is_that_of_finite_differences(wide, arch):
     variables = init(arch, jax.random.key(0))
     (_, _), grads = gradient(arch, variables)
@@ -131,6 +133,7 @@ def test_the_gradient_is_that_of_finite_differences(wide, arch):
         assert abs(difference - slope) <= 1e-6 * abs(slope), path
 
 
+@pytest.mark.compiles_large
 def test_float32_is_near(wide, arch):
     variables = init(arch, jax.random.key(0))
     narrow_arch = arch.replace(dtype="float32")

@@ -11,6 +11,7 @@ from jax import export
 
 from cnnjax.errors import UserError
 from cnnjax.models.pools import AdaptiveAveragePool, AveragePool, MaxPool, global_average
+from cnnjax.ops.native.library import HANDLERS
 
 GEOMETRIES = [
     {"size": 2}, {"size": 3, "stride": 2}, {"size": 3, "stride": 2, "padding": 1}, {"size": 2, "stride": 3},
@@ -128,7 +129,9 @@ POOLS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", POOLS)
+@pytest.mark.parametrize(
+    "name", [name if name == "average" else pytest.param(name, marks=pytest.mark.compiles_large) for name in POOLS]
+)
 def test_the_gradient_is_that_of_finite_differences(float64, name):
     pool, x = POOLS[name], image((1, 6, 7, 2))
     weights = np.random.default_rng(1).normal(size=pool(jnp.asarray(x)).shape)
@@ -151,6 +154,7 @@ def test_of_equal_values_the_first_gets_the_gradient():
         assert float(grad.sum()) == pool(jnp.ones((1, 2, 2, 1))).size
 
 
+@pytest.mark.compiles_large
 @pytest.mark.parametrize("name", POOLS)
 def test_transformations_give_the_same(name):
     pool, x = POOLS[name], jnp.asarray(image((3, 2, 6, 7, 2)), jnp.float32)
@@ -166,10 +170,17 @@ def test_the_dtype_stays_and_means_are_summed_in_float32(name, dtype):
     np.testing.assert_array_equal(found, POOLS[name](x.astype(jnp.float32)).astype(dtype))
 
 
+NATIVE_CALLS = [export.DisabledSafetyCheck.custom_call(target) for target in HANDLERS]
+"""Calls of the native part, where it is built."""
+
+
+@pytest.mark.compiles_large
 @pytest.mark.parametrize("name", POOLS)
 def test_a_program_for_any_batch_size(name):
     (batch,) = export.symbolic_shape("batch")
-    exported = export.export(jax.jit(POOLS[name]))(jax.ShapeDtypeStruct((batch, 6, 7, 2), jnp.float32))
+    exported = export.export(jax.jit(POOLS[name]), disabled_checks=NATIVE_CALLS)(
+        jax.ShapeDtypeStruct((batch, 6, 7, 2), jnp.float32)
+    )
     for count in (1, 3):
         x = jnp.asarray(image((count, 6, 7, 2)), jnp.float32)
         np.testing.assert_allclose(exported.call(x), POOLS[name](x), rtol=1e-6)

@@ -19,7 +19,7 @@ from cnnjax.training.step import augmented, make_dispatch
 PICTURES = ("curves", "confusion", "mistakes", "filters", "examples")
 
 
-@pytest.fixture(scope="module", params=["lenet", "mlp"])
+@pytest.fixture(scope="module", params=["lenet", pytest.param("mlp", marks=pytest.mark.trains_long)])
 def run(request, digits, tmp_path_factory):
     """A finished run of each family."""
     from cnnjax.config import Experiment

@@ -55,6 +55,7 @@ def flip_a_bit(program):
     return program[:middle] + bytes([program[middle] ^ 1]) + program[middle + 1 :]
 
 
+@pytest.mark.many_processes
 def test_programs_are_read_again_and_damaged_ones_compiled_anew(tmp_path):
     (result, *_), (other, *_) = [end(process) for process in [start(tmp_path), start(tmp_path)]]  # at once
     assert result == other

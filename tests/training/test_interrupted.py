@@ -83,6 +83,7 @@ def test_stopped_in_steps_and_evaluations_and_continued_it_ends_with_the_same_bi
     assert_same(outcome(experiment, tmp_path / "run"), outcome(experiment, tmp_path / "whole"))
 
 
+@pytest.mark.trains_long
 def test_a_float64_training_continues_with_the_same_bits(experiment, tmp_path, progress, monkeypatch):
     monkeypatch.setattr(loop, "steps_per_dispatch", lambda backend, steps: 5)
     wide = experiment.replace(model=experiment.model.replace(dtype="float64"), train=experiment.train.replace(epochs=1))
@@ -96,7 +97,6 @@ def test_a_float64_training_continues_with_the_same_bits(experiment, tmp_path, p
     assert {str(leaf.dtype) for leaf in found[0].values()} == {"float64"}
 
 
-@pytest.mark.parametrize("at", [9, 10, 11, POLLS + 4, POLLS + 10])
 @pytest.mark.parametrize(
     "at", [10, POLLS + 10, *(pytest.param(at, marks=pytest.mark.trains_long) for at in (9, 11, POLLS + 4))]
 )

@@ -47,7 +47,7 @@ def short(monkeypatch):
 
 @pytest.mark.parametrize("error", [SHORTAGE, QUEUED, MemoryError()])
 def test_the_sentence_names_the_batch_size_what_fits_and_what_helps(experiment, tmp_path, progress, short, error):
-    short(10, error)
+    short(12, error)
     with pytest.raises(UserError) as found:
         train(experiment, tmp_path / "run", progress)
     for expected in ("train.batch_size 32; 8 fits (tried)", "--train.accumulate", "--train.remat"):
@@ -56,14 +56,14 @@ def test_the_sentence_names_the_batch_size_what_fits_and_what_helps(experiment, 
 
 
 def test_what_just_fits_is_not_advised(experiment, tmp_path, progress, short):
-    short(19)  # 16 images, and not the quarter more that a whole run may need
+    short(23)  # 16 images, and not the half more that a whole run may need
     with pytest.raises(UserError, match=r"train.batch_size 32; 8 fits \(tried\)"):
         train(experiment, tmp_path / "run", progress)
 
 
 def test_a_trial_that_fails_in_another_way_does_not_fit_either(experiment, tmp_path, progress, short):
     """XLA's kernels for CPUs may say INTERNAL where their own memory is what was short."""
-    short(10, errors={20: jax.errors.JaxRuntimeError("INTERNAL: a kernel failed")})
+    short(12, errors={24: jax.errors.JaxRuntimeError("INTERNAL: a kernel failed")})
     with pytest.raises(UserError, match=r"train.batch_size 32; 8 fits \(tried\)"):
         train(experiment, tmp_path / "run", progress)
 

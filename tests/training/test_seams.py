@@ -151,14 +151,15 @@ def test_frozen_parameters_stay_and_cost_neither_gradient_nor_moments(experiment
     assert state.params["conv2"]["kernel"].shape not in moments
     assert state.params["dense1"]["kernel"].shape in moments
 
-    def convolutions(experiment):
+    def kernels(experiment):
+        """Return how many operations of the program give an array of the second kernel's shape."""
         program = jax.make_jaxpr(make_train_step(experiment, dataset.preprocessing))(
             init_state(experiment, values), batch, KEY, values
         )
-        return str(program).count("conv_general_dilated[")
+        return str(program).count(":f32[5,5,6,16] = ")
 
-    assert convolutions(frozen) == 2  # forward alone
-    assert convolutions(experiment) == 5  # and the gradients of both kernels, and of the second's input
+    assert kernels(frozen) == 0  # no gradient, no moment, no update
+    assert kernels(experiment) > 3
 
 
 # Hyperparameters -----------------------------------------------------------------------------------------------------

@@ -122,7 +122,8 @@ def _native(context: Any, *operands: Any, window: Window, epilogue: Epilogue) ->
 def epilogue_attributes(epilogue: Epilogue) -> dict[str, Any]:
     """Return an epilogue as the library reads it."""
     attributes = epilogue._asdict()
-    return {**attributes, "added": attributes.pop("residual")}
+    added = attributes.pop("residual")
+    return {**attributes, "added": added}
 
 
 def _shape(images: Any, kernel: Any, *others: Any, window: Window, epilogue: Epilogue) -> jax.core.ShapedArray:
