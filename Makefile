@@ -1,15 +1,15 @@
-# make train    the environment, then the main job: LeNet-5 on the embedded images
-# make test     the environment, then the tests that are quick, in less than three minutes on two cores
-# make test-all every test, with more drawn examples
-# make oracle   an environment of its own, then the converters against torchvision, timm and Keras (fetches torch)
-# make parity   the same for every size of network, written to docs/parity.md
-# make faults   break real trainings in every way docs/reliability.md speaks of; FAULTS_SIZE=ci does less of each
-# make native   the optional convolution for CPUs, which is several times faster (needs g++ and oneDNN's headers)
-# make check    the linter, the type checker and the direction of imports
-# make lock     write requirements.lock anew from pyproject.toml (needs uv)
+# make train    create the environment, then train LeNet-5 on the embedded images
+# make test     create the environment, then run the fast tests, in less than three minutes on two cores
+# make test-all run every test, with more Hypothesis examples
+# make oracle   create a separate environment (downloads torch); compare the converters with torchvision, timm, Keras
+# make parity   the same for every size of network; writes docs/parity.md
+# make faults   inject all faults of docs/reliability.md into real trainings; FAULTS_SIZE=ci repeats each fewer times
+# make native   build the optional CPU kernels, which are several times faster (needs g++ and oneDNN's headers)
+# make check    run the linter, the type checker and the import contracts
+# make lock     regenerate requirements.lock from pyproject.toml (needs uv)
 #
-# PYTHON=python3.12 chooses the interpreter, VENV=DIR the environment's folder, PLATFORM=cuda (or cuda12, tpu) adds what
-# that accelerator needs, EXPERIMENT=lenet_fashion and ARGS="--seed 3" what is trained.
+# PYTHON=python3.12 selects the interpreter and VENV=DIR the folder of the environment. PLATFORM=cuda (or cuda12, tpu)
+# adds the packages of that accelerator. EXPERIMENT=lenet_fashion and ARGS="--seed 3" select what to train.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,15 +19,15 @@ EXPERIMENT ?= lenet_mini
 ARGS ?=
 FAULTS_SIZE ?= full
 
-# Why a test is left out of `make test`; pyproject.toml says what each marker means.
+# Markers of the slow tests, which `make test` leaves out; pyproject.toml describes them.
 SLOW = compiles_large or trains_long or many_processes or many_inputs
 
 ifeq ($(filter $(PLATFORM),cpu cuda cuda12 tpu),)
 $(error PLATFORM is $(PLATFORM); choose cpu, cuda, cuda12 or tpu)
 endif
 
-# An environment belongs to the folder and the Python it was made for; for another one the stamp has another name, and
-# the environment is made anew.
+# An environment works only in the folder and with the Python it was created for. For others the stamp has another name,
+# and the environment is recreated.
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 STAMP := $(VENV)/installed-$(VERSION)-$(shell echo '$(CURDIR)' | cksum | cut -d ' ' -f 1)
 PLATFORM_STAMP := $(if $(filter cpu,$(PLATFORM)),$(STAMP),$(STAMP)-$(PLATFORM))
@@ -68,11 +68,12 @@ check: $(STAMP)
 
 env: $(PLATFORM_STAMP)
 
-# The lock pins every package by hash; ours goes in without its dependencies, which the lock has brought, and without a
-# build environment of its own, since the lock brings the build backend too.
+# The lock pins every package by hash. cnnjax itself is installed without dependencies and without build isolation,
+# because the lock includes the dependencies and the build backend.
 $(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c '' || { echo "$(PYTHON) does not run; name another Python with make PYTHON=..."; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "cnnjax needs Python 3.11 or newer, and $(PYTHON) is not; try make PYTHON=python3.12"; exit 2; }
+	  { echo "$(PYTHON) is older than Python 3.11, which cnnjax needs; try make PYTHON=python3.12"; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' || \
 	  { echo "$(PYTHON) has no venv; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
@@ -84,7 +85,7 @@ $(STAMP)-%: $(STAMP)
 	$(VENV)/bin/python -m pip install --quiet "jax[$(BACKEND)]==$(JAX)"
 	@touch $@
 
-# torch is not in the lock: which build of it fits differs from machine to machine. All others keep their locked version.
+# torch is not in the lock, because the right build depends on the machine. All other packages keep their locked version.
 $(ORACLE_STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv --clear $(ORACLE_VENV)
 	$(ORACLE_VENV)/bin/python -m pip install --quiet --require-hashes --requirement requirements.lock

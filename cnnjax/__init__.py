@@ -19,7 +19,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for, so that a script's --help need not wait for JAX."""
+    """Import a public name on first access, so that a script's --help does not wait for JAX."""
     if name not in _HOMES:
         raise AttributeError(f"module 'cnnjax' has no attribute {name!r}")
     return getattr(importlib.import_module(f"cnnjax.{_HOMES[name]}"), name)

@@ -1,8 +1,9 @@
-"""What the scripts share: from a command line to a typed config, and from an error to a sentence and an exit code."""
+"""Shared code of the scripts: parse a command line to a typed config, report errors, set exit codes."""
 
 import ast
 import contextlib
 import io
+import itertools
 import os
 import shlex
 import sys
@@ -22,13 +23,14 @@ from cnnjax.system.stdio import flush_or_discard, hold_closed
 T = TypeVar("T")
 Platform = Literal["auto", "cpu", "cuda", "tpu"]
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+"""The experiments of a checkout. An installed package has none; `experiments_folder` then looks beside the script."""
 
 registry = ConstructorRegistry()
 
 
 @registry.primitive_rule
 def _choices_with_near_matches(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """Let a Literal of texts answer a mistyped value with near matches."""
+    """Suggest near matches for a mistyped value of a Literal of strings."""
     choices = get_args(info.type) if get_origin(info.type) is Literal else ()
     if not choices or not all(isinstance(choice, str) for choice in choices):
         return None
@@ -53,7 +55,7 @@ def parse(
     description: str | None = None,
     default: Any = None,
 ) -> T:
-    """Read a command line into ``target``; what does not fit is a UserError of one sentence."""
+    """Parse a command line into ``target``; raise a one-line UserError for invalid arguments."""
     defaults = {} if default is None else {"default": default}
     captured = io.StringIO()
     try:
@@ -69,19 +71,25 @@ def parse(
 
 
 def _one_sentence(box: str) -> str:
-    """Return what a box of tyro's says before its first rule, and the nearest option where it names one."""
-    rows = [line.strip("│╭╮╰╯─ \n") if not set(line) <= set("│─ ├┤") else "---" for line in box.splitlines()[1:-1]]
-    message = " ".join(row for row in rows[: rows.index("---") if "---" in rows else None] if row)
-    message = message.replace("Error parsing ", "").rstrip(".:")
+    """Return the text of tyro's error box up to its first rule, with the nearest option if the box names one."""
+    _, *lines = (
+        box.splitlines()
+    )  # the first is the title; ASCII boxes, for encodings other than UTF-8, have a rule below it
+    rows = ["---" if set(line) <= set("│─ ├┤╰╯-") else line.strip("│ ") for line in lines]
+    parts = [list(part) for is_rule, part in itertools.groupby(rows, lambda row: row == "---") if not is_rule]
+    message = " ".join(parts[0]).replace("Error parsing ", "").rstrip(".:")
     if "Perhaps you meant:" in rows:
         message += f"; did you mean {rows[rows.index('Perhaps you meant:') + 1].split()[0]}?"
     return message
 
 
 def main(script: Callable[[list[str]], Any]) -> NoReturn:
-    """Run a script on the command line; end with its exit code, and with a traceback only where --debug asks for it."""
+    """Run a script on the command line and exit with its exit code; print tracebacks only with --debug."""
     arguments = sys.argv[1:]
     hold_closed()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for characters that the terminal cannot encode
     keep_memory()
     leave_on_signals()
     debug = "--debug" in arguments
@@ -89,12 +97,16 @@ def main(script: Callable[[list[str]], Any]) -> NoReturn:
         _run(script, arguments)
     except CnnjaxError as error:
         _explain(error, str(error), debug)
-        _leave(error.exit_code)
+        _leave(error.exit_code, at_once=isinstance(error, Interrupted))
     except KeyboardInterrupt as error:
         _explain(error, "interrupted", debug)
-        _leave(Interrupted.exit_code)
-    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        _leave(Interrupted.exit_code, at_once=True)
+    except BrokenPipeError:  # the reader of our output, such as head, has exited
         _leave(0)
+    except UnicodeEncodeError as error:
+        text = f"{error.object[:100]!a} cannot be written in this system's encoding, {error.encoding}"
+        _explain(error, f"{text}; set PYTHONUTF8=1, or rename the file", debug)
+        _leave(UserError.exit_code)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         _explain(error, f"{place}{error.strerror or error}; check the path, its permissions and the space left", debug)
@@ -103,7 +115,7 @@ def main(script: Callable[[list[str]], Any]) -> NoReturn:
 
 
 def _run(script: Callable[[list[str]], Any], arguments: list[str]) -> None:
-    """Run a script and write out what it has printed, so that what fails there is told as all else is."""
+    """Run a script and flush its output here, so that a failed write is reported like any other error."""
     try:
         script(arguments)
     except SystemExit as stop:  # after --help
@@ -112,24 +124,24 @@ def _run(script: Callable[[list[str]], Any], arguments: list[str]) -> None:
     sys.stdout.flush()
 
 
-def _leave(code: int) -> NoReturn:
-    """End the process; after an interrupt at once, since a compilation in another thread may crash on the way out."""
+def _leave(code: int, *, at_once: bool = False) -> NoReturn:
+    """Exit; after an interrupt immediately, because a compilation in another thread may crash during a normal exit."""
     flush_or_discard(sys.stdout)
     flush_or_discard(sys.stderr)
-    if code == Interrupted.exit_code:
+    if at_once:
         os._exit(code)
     sys.exit(code)
 
 
 def _explain(error: BaseException, sentence: str, debug: bool) -> None:
-    with contextlib.suppress(OSError):  # the exit code tells it, too
+    with contextlib.suppress(OSError):  # the exit code still reports the error
         if debug:
             traceback.print_exception(error)
         print("error:", printable(" ".join(sentence.splitlines())), file=sys.stderr)
 
 
 def use_precision(arch: Any) -> None:
-    """Let JAX compute in 64 bits where the network does, unless JAX_ENABLE_X64 says otherwise."""
+    """Enable 64-bit JAX for float64 networks, unless JAX_ENABLE_X64 is set."""
     if arch.dtype == "float64" and "JAX_ENABLE_X64" not in os.environ:
         import jax
 
@@ -137,9 +149,9 @@ def use_precision(arch: Any) -> None:
 
 
 def start_jax(platform: Platform, deterministic: bool = False, arch: Any = None) -> None:
-    """Compute on that platform, with the programs that earlier starts have compiled; before anything is computed.
+    """Select the platform and enable the compilation cache. Must be called before the first computation.
 
-    ``arch`` is the network where it is known by then: a float64 network computes in 64 bits.
+    ``arch`` is the network, if it is known by then: a float64 network computes in 64 bits.
     """
     from cnnjax.parallel import use_platform
     from cnnjax.system.compilation import keep_programs, use_deterministic_programs
@@ -152,9 +164,16 @@ def start_jax(platform: Platform, deterministic: bool = False, arch: Any = None)
     keep_programs()
 
 
-def list_experiments(folder: Path = EXPERIMENTS) -> dict[str, str]:
+def experiments_folder() -> Path:
+    """Return the folder of published experiments: that of the package's checkout, or of the running script's."""
+    beside_script = Path(sys.argv[0]).resolve().parent.parent / "experiments"
+    return next((folder for folder in (EXPERIMENTS, beside_script) if folder.is_dir()), EXPERIMENTS)
+
+
+def list_experiments(folder: Path | None = None) -> dict[str, str]:
     """Return the published experiments with the first line of each one's docstring; their code is not run."""
     experiments = {}
+    folder = folder or experiments_folder()
     for path in sorted(folder.glob("[!_]*.py")):
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         experiments[path.stem] = docstring.partition("\n")[0]
@@ -162,7 +181,7 @@ def list_experiments(folder: Path = EXPERIMENTS) -> dict[str, str]:
 
 
 class LoadedExperiment(NamedTuple):
-    """What a command line names: an experiment with its name, and the tables that know what it is made of."""
+    """An experiment from the command line, with its name and the definitions of its parts."""
 
     name: str
     experiment: Any
@@ -170,10 +189,10 @@ class LoadedExperiment(NamedTuple):
 
 
 def load_experiment(name: str, code: Path | None = None, trust_code: bool = False) -> LoadedExperiment:
-    """Return a published experiment, that of a Python file of one's own, or that of a run.
+    """Return a published experiment, the experiment of a user's Python file, or that of a run.
 
-    A Python file is code and is run; a run's folder or its config.json is read as data, with the definitions of the
-    file ``code``, or of the run's own copy of it with ``trust_code``.
+    A Python file is executed. A run folder or its config.json is read as data, with the definitions of the file
+    ``code`` or, with ``trust_code``, of the copy of that file in the run folder.
     """
     path = Path(name)
     if (path / "config.json").is_file():
@@ -185,13 +204,13 @@ def load_experiment(name: str, code: Path | None = None, trust_code: bool = Fals
         definitions = of_run(path.parent, code, trust_code)
         return LoadedExperiment(*read_config(path, definitions), definitions)
     if code is not None or trust_code:
-        raise UserError(f"--code and --trust-code belong to a run's folder, and {name} is none; leave them out")
+        raise UserError(f"--code and --trust-code apply to run folders, and {name} is not one; leave them out")
     if path.suffix == ".py" or path.parent != Path():
         if not path.is_file():
             raise UserError(f"there is no experiment file {name}; check the path")
         return _from_file(path, path.stem)
     choose("experiment", name, list_experiments())
-    return _from_file(EXPERIMENTS / f"{name}.py", name)
+    return _from_file(experiments_folder() / f"{name}.py", name)
 
 
 def _from_file(path: Path, name: str) -> LoadedExperiment:
@@ -200,27 +219,27 @@ def _from_file(path: Path, name: str) -> LoadedExperiment:
 
     experiment, definitions = run_file(path)
     if not isinstance(experiment, Experiment):
-        raise UserError(f"{path} defines no experiment; it needs a line such as experiment = Experiment(model=...)")
+        raise UserError(f"{path} defines no experiment; add a line such as experiment = Experiment(model=...)")
     for part, classes, key in (
         (experiment.model, definitions.families, "family"), (experiment.loss, definitions.losses, "kind")
     ):  # fmt: skip
         if type(part) not in classes.values():
             raise UserError(
                 f"{path}: {part!r} is of a class that this file does not define with a {key!r}, so the run could not "
-                "be opened again; make the model with create(...), or define its class in this file"
+                "be reopened; create the model with create(...), or define its class in this file"
             )
     return LoadedExperiment(name, experiment, definitions)
 
 
 def first(arguments: Sequence[str], what: str) -> str:
-    """Return the first argument, which must be no option."""
+    """Return the first argument, which must not be an option."""
     if arguments[0].startswith("-"):
-        raise UserError(f"the first argument is {arguments[0]!r}; give the {what} first and the options after it")
+        raise UserError(f"the first argument is {arguments[0]!r}; give the {what} first, then the options")
     return arguments[0]
 
 
 def code_options(arguments: list[str]) -> tuple[Path | None, bool]:
-    """Return the values of ``--code`` and ``--trust-code``, which decide how the other options are read."""
+    """Return the values of ``--code`` and ``--trust-code``, which determine how the other options are parsed."""
     _, code = take_option(arguments, "--code")
     return None if code is None else Path(code), "--trust-code" in arguments
 
@@ -230,7 +249,7 @@ def take_option(arguments: list[str], option: str) -> tuple[list[str], str | Non
     for index, argument in enumerate(arguments):
         if argument == option:
             if index + 1 == len(arguments):
-                raise UserError(f"{option} is given without a value")
+                raise UserError(f"{option} is given without a value; add one after it")
             return arguments[:index] + arguments[index + 2 :], arguments[index + 1]
         if argument.startswith(f"{option}="):
             return arguments[:index] + arguments[index + 1 :], argument.partition("=")[2]
@@ -238,19 +257,19 @@ def take_option(arguments: list[str], option: str) -> tuple[list[str], str | Non
 
 
 def resume_command(without: Sequence[str] = ()) -> str:
-    """Return this process's command as a shell takes it in any folder, without some options and their values."""
+    """Return this process's command line for a shell in any folder, without some options and their values."""
     arguments = sys.argv[1:]
     for option in without:
         arguments, _ = take_option(arguments, option)
     command = shlex.join([sys.executable, sys.argv[0], *arguments])
     try:
         return f"cd {shlex.quote(str(Path.cwd()))} && {command}"
-    except OSError:  # the folder is gone
+    except OSError:  # the folder was deleted
         return command
 
 
 def replace_model(experiment: Any, name: str | None) -> Any:
-    """Return the experiment with another variant as its network, made for the same images and classes."""
+    """Return the experiment with another variant as its network, for the same images and classes."""
     if name is None:
         return experiment
     from cnnjax.models import create

@@ -36,7 +36,7 @@ def _in_steps(duration: str, steps_per_epoch: int) -> int:
         raise ValueError("epochs such as '5ep' or whole steps such as '1000st'")
     steps = float(match[1]) * (steps_per_epoch if match[2] == "ep" else 1)
     if steps > MOST_STEPS:
-        raise ValueError(f"no more than the {MOST_STEPS:,} steps that a training can have")
+        raise ValueError(f"at most {MOST_STEPS:,} steps")
     return round(steps)
 
 
@@ -62,6 +62,13 @@ class Data(Schema, at="data."):
     """The share of each class's training images set aside for validation, between 0 and 1."""
     split_seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the division into training and validation images; runs that differ in --seed alone share it."""
+    test: Annotated[Number, Field(gt=0, lt=1)] = 0.1
+    """The share of each class's images set aside as test images where the source has no test part."""
+    size: Annotated[int, Field(ge=1)] | None = None
+    """image_folder: height and width in pixels. The short side of each image is resized to it and the center cropped;
+    None requires images of one size."""
+    skip_damaged: bool = False
+    """image_folder: leave damaged files out and report them, instead of refusing the folder."""
 
 
 class Augmentation(Schema, at="augmentation."):

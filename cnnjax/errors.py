@@ -46,15 +46,29 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+MOST_LISTED = 10
+"""Maximum names in a message."""
+
+
+def listed(names: Iterable[str], most: int = MOST_LISTED) -> str:
+    """Return the first names, separated by commas, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 _short = reprlib.Repr()
-_short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 4, 200, 200, 100
-_short.maxtuple = _short.maxlist = _short.maxdict = 50
+_short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 4, 100, 100, 100
+_short.maxtuple = _short.maxlist = _short.maxdict = MOST_LISTED
+LONGEST_VALUE = 120
+"""Maximum characters of a value in a message."""
 
 
 def quoted(value: object) -> str:
     """Return ``repr(value)``, shortened where it is long or deep: a value may come from a stranger's file."""
     try:
-        return _short.repr(value)
+        text = _short.repr(value)
+        return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
     except ValueError:  # Python writes no number of more than 4,300 digits
         return "a number of thousands of digits"
 
@@ -69,7 +83,7 @@ def near_matches(name: str, choices: Iterable[str]) -> str:
     ]
     if near:
         return f"did you mean {' or '.join(map(repr, near))}?"
-    return f"choose from: {', '.join(choices)}"
+    return f"choose from: {listed(choices)}"
 
 
 def choose(what: str, name: str, choices: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
-"""From a definition to pure functions: `init`, `apply`, `features`. Nothing else splits or merges a module.
+"""Pure functions over a model definition: `init`, `apply` and `features`. Only this file splits and merges modules.
 
-Every function is a function of its arguments alone, so `jax.jit` (with the `Arch` static), `jax.grad`, `jax.vmap` and
-`jax.eval_shape` compose with them. Parameters and batch statistics are plain nested dicts of arrays.
+Each function depends only on its arguments, so it composes with `jax.jit` (with the `Arch` static), `jax.grad`,
+`jax.vmap` and `jax.eval_shape`. Parameters and batch statistics are plain nested dicts of arrays.
 """
 
 import functools
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cnnjax.errors import UserError, choose
+from cnnjax.errors import UserError, choose, listed
 from cnnjax.models.layers import Arch, Features, Network, Outputs, kernel_shape
 from cnnjax.ops.dispatch import parameter_dtype
 
@@ -21,14 +21,14 @@ Tree = dict[str, Any]
 
 
 class Variables(NamedTuple):
-    """All that a network learns: parameters, and the running statistics of its norms (empty where it has none)."""
+    """State of a network: trainable parameters, and running statistics of its norms (empty without norms)."""
 
     params: Tree
     batch_stats: Tree
 
 
 class LayerCall(NamedTuple):
-    """One layer as it was called on a batch of one image; sizes of arrays without their batch axis."""
+    """One call of a layer on a single image. Shapes exclude the batch axis."""
 
     name: str
     kind: str
@@ -38,11 +38,11 @@ class LayerCall(NamedTuple):
 
 
 Path = tuple[Any, ...]
-"""Where a leaf lies in a module: names, and numbers where a module holds a list."""
+"""Path of a leaf in a module: attribute names, and indices into lists."""
 
 
 class _Definition(NamedTuple):
-    """A module taken apart: its graph, and the shapes of its variables by the module's own paths."""
+    """A split module: its graph definition, and the shapes of its variables by module path."""
 
     graph: nnx.GraphDef
     params: dict[Path, jax.ShapeDtypeStruct]
@@ -51,7 +51,7 @@ class _Definition(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def init(arch: Arch, key: jax.Array) -> Variables:
-    """Return fresh variables for ``arch``, drawn from the PRNG ``key``. ``jax.vmap`` over keys makes an ensemble."""
+    """Return initial variables for ``arch``, drawn with the PRNG ``key``. ``jax.vmap`` over keys makes an ensemble."""
     _, params, batch_stats = _split(_build(arch, nnx.Rngs(params=key)))
     return Variables(_nest(params), _nest(batch_stats))
 
@@ -63,20 +63,20 @@ def apply(
     """Run the network.
 
     Args:
-        arch: the definition.
-        variables: what `init` returned, or a trained, restored or converted equal of it.
+        arch: the model definition.
+        variables: initial, trained, restored or converted variables of ``arch``.
         images: [N, H, W, C] float, preprocessed.
-        train: use the batch's own statistics in norms, and chance in dropout; otherwise the running statistics.
-        key: PRNG key for dropout and other chance; needed only with ``train`` and only by networks that use it.
-        remat: stages of `stages`, or "all": their activations are not kept for the gradient but computed again, which
-            costs time and saves memory; results are the same but for rounding.
+        train: normalize by the batch's statistics and enable dropout; otherwise use the running statistics.
+        key: PRNG key for dropout and stochastic depth; needed only with ``train``, and only by networks that use them.
+        remat: names of stages (see `stages`), or "all". Their activations are recomputed for the gradient instead of
+            stored, which saves memory and costs time; the results are the same up to rounding.
 
     Returns:
-        Outputs with logits [N, classes], float32 or for a float64 network float64, and the batch statistics, which
+        Outputs with logits [N, classes] in float32 (float64 for a float64 network), and the batch statistics, which
         change only with ``train``.
 
     Raises:
-        UserError: the variables are not those of ``arch``, the images do not fit it, or it has no such stage.
+        UserError: the variables do not belong to ``arch``, the images do not fit it, or a stage does not exist.
     """
     module = _merge(arch, variables, images)
     module.train() if train else module.eval()
@@ -88,7 +88,7 @@ def apply(
 
 
 def features(arch: Arch, variables: Variables, images: jax.Array) -> Features:
-    """Return each stage's activation [N, H, W, C] by name, in order, in evaluation mode; any size the stages carry."""
+    """Return each stage's activation [N, H, W, C] by name, in order, in evaluation mode, for any image size."""
     module = _merge(arch, variables, images)
     module.eval()
     return module.features(_cast(arch, images))
@@ -96,7 +96,7 @@ def features(arch: Arch, variables: Variables, images: jax.Array) -> Features:
 
 @functools.lru_cache(maxsize=256)
 def stages(arch: Arch) -> tuple[str, ...]:
-    """Return the names of the stages, in order, as `features` has them."""
+    """Return the names of the stages, in the order of `features`."""
     names: list[str] = []
 
     def trace(images: jax.Array) -> None:
@@ -109,7 +109,7 @@ def stages(arch: Arch) -> tuple[str, ...]:
 
 
 def chosen_stages(arch: Arch, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the stages that are named, all of them for "all"; a name that the network lacks is a UserError."""
+    """Return the named stages, or every stage for "all"; raise UserError for an unknown name."""
     if not names:
         return ()
     for name in names:
@@ -119,13 +119,13 @@ def chosen_stages(arch: Arch, names: tuple[str, ...]) -> tuple[str, ...]:
 
 def abstract_variables(arch: Arch) -> Variables:
     """Return the variables' shapes and dtypes without allocating them."""
-    require_precision(arch)  # whatever an earlier call has left in the cache
+    require_precision(arch)  # on every call, because `_definition` is cached
     definition = _definition(arch)
     return Variables(_nest(definition.params), _nest(definition.batch_stats))
 
 
 def layer_calls(arch: Arch, image_shape: tuple[int, int, int] | None = None) -> list[LayerCall]:
-    """Return the layers in the order of their calls on one image (H, W, C), without allocating anything."""
+    """Return the layer calls on one image (H, W, C), in order, without allocating any array."""
     calls: list[LayerCall] = []
 
     def trace(images: jax.Array) -> Outputs:
@@ -140,20 +140,20 @@ def layer_calls(arch: Arch, image_shape: tuple[int, int, int] | None = None) -> 
 
 
 def _innermost(module: nnx.Module) -> list[tuple[Path, nnx.Module]]:
-    """Return the modules that hold no other modules: the layers."""
+    """Return the layers: the modules that contain no other module."""
     modules = dict(nnx.iter_modules(module))
     parents = {path[:-1] for path in modules if path}
     return [(path, layer) for path, layer in modules.items() if path not in parents]
 
 
 def _observe(path: Path, layer: Any, calls: list[LayerCall]) -> None:
-    """Let a layer of a module that is built for this alone note its calls, as an instance of a subclass of its own."""
+    """Make a layer record its calls, by turning it into an instance of a recording subclass."""
     kind = type(layer)
 
     class Observed(kind):  # type: ignore[valid-type, misc]
-        def __call__(self, x: jax.Array, *others: Any, **options: Any) -> jax.Array | None:
-            output = super().__call__(x, *others, **options)
-            if output is not x and output is not None:  # else it does nothing here, as dropout or an absent shortcut
+        def __call__(self, x: jax.Array, *args: Any, **options: Any) -> jax.Array | None:
+            output = super().__call__(x, *args, **options)
+            if output is not x and output is not None:  # skip no-ops, such as dropout or a missing shortcut
                 parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param)))
                 name = "/".join(map(str, path))
                 calls.append(LayerCall(name, kind.__name__, output.shape[1:], kernel_shape(layer), parameters))
@@ -174,11 +174,11 @@ def _build(arch: Arch, rngs: nnx.Rngs) -> Network:
 
 
 def require_precision(arch: Arch) -> None:
-    """Raise UserError where a float64 network meets a JAX that makes float32 of every float64."""
+    """Raise UserError if the network is float64 but JAX truncates float64 to float32."""
     if jax.dtypes.canonicalize_dtype(arch.dtype) != arch.dtype:
         raise UserError(
             "model.dtype is 'float64' and JAX is limited to 32 bits; choose 'float32' or 'bfloat16', or set "
-            "jax.config.update('jax_enable_x64', True) before anything is computed (or JAX_ENABLE_X64=1)"
+            "JAX_ENABLE_X64=1 or jax.config.update('jax_enable_x64', True) before the first computation"
         )
 
 
@@ -191,7 +191,7 @@ def _definition(arch: Arch) -> _Definition:
 def _merge(arch: Arch, variables: Variables, images: jax.Array) -> Network:
     if images.ndim != 4 or images.shape[-1] != arch.channels:
         raise UserError(
-            f"the images have the shape {tuple(images.shape)}; the network takes [N, H, W, C] with C = {arch.channels}"
+            f"images have shape {tuple(images.shape)}; the network takes [N, H, W, C] with C = {arch.channels}"
         )
     check_variables(arch, variables)
     definition = _definition(arch)
@@ -205,25 +205,26 @@ def _merge(arch: Arch, variables: Variables, images: jax.Array) -> Network:
 def check_variables(arch: Arch, variables: Variables) -> None:
     """Raise UserError unless the variables have the key paths, shapes and dtypes of ``arch``.
 
-    flax matches leaves by position, so a renamed layer or a wrong shape would otherwise merge silently.
+    Flax matches leaves by position, so a renamed layer or a wrong shape would otherwise merge silently.
     """
     problems = []
     for collection, expected in abstract_variables(arch)._asdict().items():
         wanted, given = leaves_by_path(expected), leaves_by_path(getattr(variables, collection))
         if missing := sorted(wanted.keys() - given.keys()):
-            problems.append(f"{collection} missing: {', '.join(missing)}")
+            problems.append(f"{collection} missing: {listed(missing, 3)}")
         if unexpected := sorted(given.keys() - wanted.keys()):
-            problems.append(f"{collection} not in the network: {', '.join(unexpected)}")
+            problems.append(f"{collection} not in the network: {listed(unexpected, 3)}")
         for path in sorted(wanted.keys() & given.keys()):
             want, got = wanted[path], given[path]
             if want.shape != got.shape or want.dtype != got.dtype:
                 problems.append(f"{collection} {path} is {_describe(got)}, the network has {_describe(want)}")
     if problems:
-        raise UserError(f"these variables are not those of {arch}: {'; '.join(problems)}")
+        first = "; ".join(problems[:3]) + (f"; and {len(problems) - 3:,} more" if len(problems) > 3 else "")
+        raise UserError(f"the variables do not match this {arch.family}: {first}")
 
 
 def leaves_by_path(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a nested dict's leaves by their paths, such as ``"conv1/kernel"``, in order."""
+    """Return the leaves of a nested dict by path, such as ``"conv1/kernel"``, in order."""
     return {
         "/".join(str(entry.key) for entry in path): leaf
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -243,8 +244,8 @@ def _leaf(tree: Any, path: Path) -> Any:
 
 
 def _split(module: nnx.Module) -> tuple[nnx.GraphDef, dict[Path, Any], dict[Path, Any]]:
-    """Return a module's graph, its parameters and its batch statistics, bare arrays by the module's own paths."""
-    graph, *states = nnx.split(module, nnx.Param, nnx.BatchStat)  # fails where a module holds anything else
+    """Return a module's graph definition, parameters and batch statistics, as plain arrays by module path."""
+    graph, *states = nnx.split(module, nnx.Param, nnx.BatchStat)  # raises if the module holds any other variable
     params, batch_stats = ({path: leaf.get_value() for path, leaf in nnx.to_flat_state(state)} for state in states)
     return graph, params, batch_stats
 

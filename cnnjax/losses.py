@@ -1,7 +1,7 @@
-"""Losses: from a network's outputs and a batch to one number an example.
+"""Losses: from a network's outputs and a batch to one value per example.
 
-A loss is a frozen dataclass like a network's definition: its fields are settings of the program, and what may differ
-between members of one program (label smoothing) comes with the `Hyperparameters`.
+A loss is a frozen dataclass, like a model definition. Its fields are compile-time settings; values that may differ
+between members of one compiled program (label smoothing) come with the `Hyperparameters`.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from cnnjax.schema import Number, Schema
 
 
 class Batch(NamedTuple):
-    """What one training step sees.
+    """Input of one training step.
 
     images: [B, H, W, C], uint8 as stored.
-    targets: the labels int32 [B], or soft labels float32 [B, classes], each row a distribution over the classes.
-    weights: float32 [B], how much each example counts; 0 masks padding. None lets all count alike.
+    targets: labels int32 [B], or soft labels float32 [B, classes], one distribution over the classes per row.
+    weights: float32 [B], the weight of each example; 0 masks padding. None weights all examples equally.
     """
 
     images: jax.Array
@@ -35,12 +35,12 @@ class Batch(NamedTuple):
         return self.targets.astype(dtype)
 
     def labels(self) -> jax.Array:
-        """Return the labels int32 [B]; of soft labels the likeliest class."""
+        """Return the labels int32 [B]; for soft labels, the most likely class."""
         return self.targets if self.targets.ndim == 1 else self.targets.argmax(axis=-1).astype(jnp.int32)
 
 
 class LossOutputs(Protocol):
-    """What a loss reads: see `cnnjax.models.layers.Outputs`."""
+    """Outputs that a loss reads; see `cnnjax.models.layers.Outputs`."""
 
     @property
     def logits(self) -> jax.Array: ...
@@ -49,37 +49,37 @@ class LossOutputs(Protocol):
 
 
 class LossHyperparameters(Protocol):
-    """What a loss reads of `cnnjax.optim.Hyperparameters`."""
+    """Hyperparameters that a loss reads; see `cnnjax.optim.Hyperparameters`."""
 
     @property
     def label_smoothing(self) -> Any: ...
 
 
 class Loss(Schema):
-    """Base of the losses. A subclass names itself by ``kind`` and defines ``__call__``."""
+    """Base class of the losses. A subclass sets ``kind`` and implements ``__call__``."""
 
     kind: ClassVar[str]
-    """The loss's name in files."""
+    """Name of the loss in files."""
 
     def __call__(self, outputs: LossOutputs, batch: Batch, hyperparameters: LossHyperparameters) -> jax.Array:
         """Return the loss float32 [B] of each example, before weighting."""
-        raise TypeError(f"{type(self).__name__} defines no __call__; it must return the loss [B] of each example")
+        raise TypeError(f"{type(self).__name__} must implement __call__, which returns the loss [B] of each example")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the loss as plain data: its kind and its fields. `from_dict` reads it."""
+        """Return the loss as plain data: its kind and fields. Inverse of `from_dict`."""
         return {"kind": self.kind, **super().to_dict()}
 
 
 class CrossEntropy(Loss, at="loss."):
-    """Cross-entropy in nats against smoothed labels (Szegedy et al. 2016, section 7), with the auxiliary heads'."""
+    """Cross-entropy in nats with label smoothing (Szegedy et al. 2016, section 7) and auxiliary heads."""
 
     kind: ClassVar[str] = "cross_entropy"
 
     aux_weight: Annotated[Number, Field(ge=0)] = 0.3
-    """How much the loss of each auxiliary head counts, 0 or more (Szegedy et al. 2015, section 5: 0.3)."""
+    """Weight of each auxiliary head's loss, 0 or more (Szegedy et al. 2015, section 5: 0.3)."""
 
     def __call__(self, outputs: LossOutputs, batch: Batch, hyperparameters: LossHyperparameters) -> jax.Array:
-        """Return the cross-entropy [B], plus ``aux_weight`` times that of each auxiliary head."""
+        """Return the cross-entropy [B], plus ``aux_weight`` times the cross-entropy of each auxiliary head."""
         loss = self._of(outputs.logits, batch, hyperparameters)
         for logits in outputs.aux:
             loss += jnp.asarray(self.aux_weight, loss.dtype) * self._of(logits, batch, hyperparameters)
@@ -92,7 +92,7 @@ class CrossEntropy(Loss, at="loss."):
 
 
 def weighted_mean(losses: jax.Array, weights: jax.Array | None) -> jax.Array:
-    """Return the mean of losses [B], each counted by its weight [B]; a batch of weight 0 gives 0."""
+    """Return the weighted mean of losses [B], or 0 if the weights [B] sum to 0."""
     if weights is None:
         return losses.mean()
     total = weights.sum()
@@ -103,7 +103,7 @@ LOSSES: dict[str, type[Loss]] = {CrossEntropy.kind: CrossEntropy}
 
 
 def from_dict(data: object, losses: Mapping[str, type[Loss]] = LOSSES) -> Loss:
-    """Read what `Loss.to_dict` wrote; ``losses`` are the known ones by their kind."""
+    """Read a loss written by `Loss.to_dict`; ``losses`` maps each known kind to its class."""
     if not isinstance(data, Mapping) or not isinstance(data.get("kind"), str):
         raise UserError(f"loss is {quoted(data)}; it must be an object with a 'kind'")
     kind = data["kind"]

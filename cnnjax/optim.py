@@ -1,8 +1,8 @@
-"""From a config to hyperparameters, a schedule and an update rule; and which parameters are trained.
+"""Hyperparameters, learning-rate schedules, update rules and frozen parameters.
 
-The values in a config (rates, momenta, decays, the constants of a schedule) become a `Hyperparameters`, arrays that the
-train step takes as an argument. The names in a config choose the program. So two trainings that differ in values alone
-share one compiled program, also side by side under ``jax.vmap``.
+The values in a config (learning rate, momentum, decay, schedule constants) become `Hyperparameters`: arrays that the
+train step takes as an argument. The names in a config select the program. Trainings that differ only in values
+therefore share one compiled program, and can run side by side under ``jax.vmap``.
 """
 
 import fnmatch
@@ -19,16 +19,16 @@ from cnnjax.config import Experiment, Optimizer, Schedule, in_steps
 from cnnjax.errors import UserError, near_matches
 
 Scalar = Any
-"""A number: a float32 or int32 array without axes, traced or not."""
+"""A float32 or int32 scalar, traced or not."""
 Rule = Callable[["Hyperparameters", Scalar], optax.GradientTransformation]
-"""From hyperparameters and the learning rate of this step to the update rule."""
+"""Function from the hyperparameters and the current learning rate to the update rule."""
 
 
 class ScheduleConstants(NamedTuple):
-    """The constants of a schedule. Counts of steps are int32: float32 is exact only up to 2**24."""
+    """Constants of a schedule. Step counts are int32, because float32 is exact only up to 2**24."""
 
     total: Scalar
-    """Steps of the whole training."""
+    """Total number of training steps."""
     boundaries: tuple[Scalar, ...]
     factor: Scalar
     every: Scalar
@@ -37,9 +37,9 @@ class ScheduleConstants(NamedTuple):
 
 
 class Hyperparameters(NamedTuple):
-    """The values of a training that its program takes as arguments: float32 scalars, but for counts of steps.
+    """Values that the train step takes as arguments: float32 scalars, and int32 step counts.
 
-    ``clip_norm`` and ``ema_decay`` are None where the program has no such part.
+    ``clip_norm`` and ``ema_decay`` are None if the program does not clip gradients or average parameters.
     """
 
     lr: Scalar
@@ -56,7 +56,7 @@ class Hyperparameters(NamedTuple):
 
 
 def make_hyperparameters(experiment: Experiment, steps_per_epoch: int) -> Hyperparameters:
-    """Return the values of an experiment; refuse a schedule that does not fit the training's length."""
+    """Return the hyperparameters; raise UserError if the schedule does not fit the length of the training."""
     optimizer, train = experiment.optimizer, experiment.train
     return Hyperparameters(
         schedule=_schedule_constants(experiment.schedule, steps_per_epoch, train.epochs),
@@ -75,7 +75,7 @@ def _schedule_constants(config: Schedule, steps_per_epoch: int, epochs: int) -> 
     boundaries = [in_steps(boundary, steps_per_epoch) for boundary in config.boundaries]
     every, warmup = in_steps(config.every, steps_per_epoch), in_steps(config.warmup, steps_per_epoch)
     if config.name == "step" and any(a >= b for a, b in itertools.pairwise(boundaries)):
-        raise UserError(f"schedule.boundaries are {list(config.boundaries)}; they must rise")
+        raise UserError(f"schedule.boundaries are {list(config.boundaries)}; they must increase")
     if config.name == "exponential" and every < 1:
         raise UserError(f"schedule.every is {config.every!r}; it must be 1 step or more")
     if config.name == "warmup_cosine" and warmup >= total:
@@ -87,11 +87,11 @@ def _schedule_constants(config: Schedule, steps_per_epoch: int, epochs: int) -> 
 
 
 def learning_rate(name: str, step: Scalar, hyperparameters: Hyperparameters) -> jax.Array:
-    """Return the learning rate float32 of the step t = 0, 1, ..., T - 1 by the schedule of that name.
+    """Return the learning rate float32 at step t = 0, 1, ..., T - 1 of the named schedule.
 
     constant: ``lr``; step: ``lr * factor ** (number of boundaries <= t)``; exponential: ``lr * factor ** (t / every)``;
     cosine (Loshchilov and Hutter 2017, without restarts): ``lr * (end + (1 - end) * (1 + cos(pi t / T)) / 2)``;
-    warmup_cosine (Goyal et al. 2017 for the warm-up): ``lr * t / warmup``, then the cosine over what is left.
+    warmup_cosine (Goyal et al. 2017 for the warm-up): ``lr * t / warmup``, then the cosine over the remaining steps.
     """
     return SCHEDULES[name](jnp.asarray(step, jnp.int32), jnp.asarray(hyperparameters.lr), hyperparameters.schedule)
 
@@ -131,23 +131,23 @@ def _share(part: jax.Array, whole: Scalar) -> jax.Array:
 
 
 def _half_cosine(step: jax.Array, length: Scalar, end: Scalar) -> jax.Array:
-    """Return a factor that falls from 1 to ``end`` along half a cosine over ``length`` steps, and stays there."""
+    """Return a factor that decays from 1 to ``end`` along half a cosine over ``length`` steps, then stays there."""
     length = jnp.asarray(length, jnp.float32)
-    turned = jnp.float32(np.pi) * jnp.minimum(jnp.asarray(step, jnp.float32), length) / length
-    return (1 - end) * ((1 + jnp.cos(turned)) / 2) + end
+    angle = jnp.float32(np.pi) * jnp.minimum(jnp.asarray(step, jnp.float32), length) / length
+    return (1 - end) * ((1 + jnp.cos(angle)) / 2) + end
 
 
 def is_decayed(params: Any) -> Any:
-    """Return a tree of booleans: weight decay touches kernels, and neither biases nor the scales of norms."""
+    """Return a tree of booleans: True for kernels, False for biases and norm scales, which have no weight decay."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def make_rule(config: Optimizer) -> Rule:
-    """Return the update rule of optax: clipping by the global norm, then weight decay, then the rule itself.
+    """Return the optax update rule: clipping by global norm, then weight decay, then the optimizer.
 
-    Weight decay is a part of every program (a decay of 0 changes nothing), so that trainings with and without it share
-    one; clipping, which costs a pass over the gradient, is there where ``clip_norm`` is given. What the rule remembers
-    depends on the config alone, not on the hyperparameters.
+    Every program includes weight decay (a decay of 0 has no effect), so that trainings with and without it share one
+    program. Clipping costs a pass over the gradient, so only programs with ``clip_norm`` include it. The structure of
+    the optimizer state depends only on the config, not on the hyperparameters.
     """
     rules: dict[str, Callable[[Hyperparameters], list[optax.GradientTransformation]]] = {
         "sgd": lambda h: [],
@@ -169,7 +169,7 @@ def make_rule(config: Optimizer) -> Rule:
 
 
 def _promoting(chain: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Return the chain with JAX's standard promotion of dtypes, which optax relies on, whatever the caller has set."""
+    """Return the chain with JAX's standard dtype promotion, which optax relies on, whatever the caller has set."""
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         with jax.numpy_dtype_promotion("standard"):
@@ -183,23 +183,23 @@ def split_frozen(params: Mapping[str, Any], patterns: tuple[str, ...]) -> tuple[
 
     Args:
         params: nested dicts of arrays.
-        patterns: shell patterns of the frozen leaves' paths, such as ``conv1/*``; a pattern also freezes all that lies
-            below a path it matches.
+        patterns: shell patterns of frozen parameter paths, such as ``conv1/*``; a pattern also freezes everything
+            below a path that it matches.
 
     Raises:
-        UserError: a pattern matches nothing, or nothing is left to train.
+        UserError: a pattern matches no parameter, or no parameter is left to train.
     """
     paths = [path for path, _ in _leaves(params)]
     for pattern in patterns:
         if not any(_matches(path, pattern) for path in paths):
             raise UserError(f"train.freeze {pattern!r} matches no parameter; {near_matches(pattern, paths)}")
     if paths and all(_is_frozen(path, patterns) for path in paths):
-        raise UserError(f"train.freeze {list(patterns)} leaves no parameter to train; leave some out")
+        raise UserError(f"train.freeze {list(patterns)} leaves no parameter to train; remove a pattern")
     return _select(params, patterns, frozen=False), _select(params, patterns, frozen=True)
 
 
 def join(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one tree of the two that `split_frozen` made."""
+    """Merge the two trees that `split_frozen` returned."""
     joined = dict(trainable)
     for name, node in frozen.items():
         joined[name] = join(joined[name], node) if name in joined else node

@@ -1,7 +1,8 @@
-"""Where computation happens: the only file that names devices.
+"""Device placement. This is the only file that refers to devices.
 
-A `Placement` holds a mesh of devices and says where the state, the batches and the results live. One device is a mesh
-of one. The mesh has the single axis ``batch``: each device takes an equal share of a batch and a copy of the state.
+A `Placement` holds a device mesh and decides where the state, the batches and the results live. The mesh has a single
+axis, ``batch``: each device holds an equal share of every batch and a copy of the state. A single device is a mesh of
+one.
 """
 
 import dataclasses
@@ -18,40 +19,40 @@ BATCH_AXIS = "batch"
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """A mesh of devices and the place of each kind of array on it."""
+    """A device mesh, and where each kind of array is placed on it."""
 
     mesh: Mesh
 
     def put(self, tree: Any) -> Any:
-        """Return the tree's arrays on the devices, a copy on each.
+        """Place a copy of the tree's arrays on each device.
 
-        Arrays for a mesh of one stay uncommitted: a jitted function with committed arrays is another program, and a
-        resumed training has to run the program of one that was never stopped.
+        On a mesh of one, arrays stay uncommitted: a jitted function of committed arrays is a different program, and a
+        resumed training has to run the same program as an uninterrupted one.
         """
         return jax.tree.map(jax.device_put, tree)
 
     def restored(self, tree: Any) -> Any:
-        """Return arrays that a library bound to their device as `put` would have placed them."""
+        """Place arrays that a library has committed to a device the way `put` would have placed them."""
         return jax.tree.map(lambda leaf: jax.device_put(np.array(leaf)), tree)
 
     def abstract(self, tree: Any) -> Any:
-        """Return the shapes and dtypes of a tree with the place at which a library shall restore its arrays."""
-        place = SingleDeviceSharding(self.mesh.devices.flat[0])
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree)
+        """Return the shapes and dtypes of a tree, with the sharding in which a library should restore its arrays."""
+        sharding = SingleDeviceSharding(self.mesh.devices.flat[0])
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
 
 def one_device() -> Placement:
-    """Return the placement on the first device: a mesh of one."""
+    """Return the placement on the first device, a mesh of one."""
     return Placement(Mesh(np.array(jax.devices()[:1]), (BATCH_AXIS,), axis_types=(AxisType.Auto,)))
 
 
 def device_memory() -> int | None:
-    """Return the bytes of memory that the device reports; None where it reports none, as a CPU does."""
+    """Return the device memory in bytes, or None if the device does not report it, as on a CPU."""
     return (memory_statistics() or {}).get("bytes_limit")
 
 
 def memory_statistics() -> dict[str, int] | None:
-    """Return what the device reports about its memory, in bytes; None on a CPU."""
+    """Return the device's memory statistics in bytes, or None on a CPU."""
     return jax.devices()[0].memory_stats()
 
 
@@ -61,23 +62,23 @@ def device_kind() -> str:
 
 
 def describe() -> dict[str, Any]:
-    """Return backend, device and number of devices, for a run's record."""
+    """Return the backend, the device and the number of devices, for the record of a run."""
     return {"backend": jax.default_backend(), "device": device_kind(), "devices": len(jax.devices())}
 
 
 def use_platform(platform: str) -> None:
-    """Compute on ``auto``, ``cpu``, ``cuda`` or ``tpu``; must come before anything is computed.
+    """Select the platform: ``auto``, ``cpu``, ``cuda`` or ``tpu``. Call it before the first computation.
 
     Raises:
-        UserError: JAX has no such platform here.
+        UserError: the platform is not available.
     """
     if platform == "auto":
         return
     jax.config.update("jax_platforms", platform)
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # jax raises the second where the platform's plugin is missing
+    except (RuntimeError, AssertionError) as error:  # AssertionError: the plugin of the platform is missing
         raise UserError(
-            f"--platform {platform} is not available here; use --platform cpu, or on a machine that has "
-            f"one make env PLATFORM={platform} (docs/accelerators.md)"
+            f"--platform {platform} is not available here; use --platform cpu, or install JAX for it with "
+            f"make env PLATFORM={platform} on a machine that has one (docs/accelerators.md)"
         ) from error

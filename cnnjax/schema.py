@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import pydantic
 from pydantic import ConfigDict, ValidatorFunctionWrapHandler, WrapValidator
 
-from cnnjax.errors import UserError, near_matches, quoted
+from cnnjax.errors import UserError, listed, near_matches, quoted
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 RULES = {
@@ -105,7 +105,7 @@ def describe(hint: Any) -> str:
 def _describe_one(hint: Any) -> str:
     arguments = typing.get_args(hint)
     if _is_literal(hint):
-        return "one of " + ", ".join(map(repr, arguments))
+        return "one of " + listed(map(repr, arguments))
     if typing.get_origin(hint) is tuple:
         return f"a list, each item {describe(arguments[0])}"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "none"}

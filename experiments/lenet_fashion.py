@@ -1,10 +1,10 @@
-"""LeNet-5 as it is taught, with sigmoid and average pooling, on the full Fashion-MNIST.
+"""LeNet-5 as it is taught, with sigmoid and average pooling, on Fashion-MNIST.
 
 Command:  python scripts/train.py lenet_fashion --data.dir DIR
-Shows:    what the classic network reaches with adam in 30 epochs
+Shows:    the accuracy of the classic network with adam in 30 epochs at Keras's default batch of 32
 Device:   any; 2 CPU cores suffice
-Time:     2 min on 2 CPU cores
-Expected: 88.9 % test top-1
+Time:     2 min of training on 2 CPU cores
+Expected: 89.9 % test top-1 (seed 0); 89.6 % in the course
 """
 
 from cnnjax import create
@@ -13,6 +13,6 @@ from cnnjax.config import Data, Experiment, Optimizer, Train
 experiment = Experiment(
     model=create("lenet", activation="sigmoid", pooling="avg"),
     data=Data(source="fashion_mnist"),
-    optimizer=Optimizer(name="adam", lr=2e-3),
-    train=Train(epochs=30, batch_size=256),
+    optimizer=Optimizer(name="adam", lr=1e-3),
+    train=Train(epochs=30, batch_size=32),
 )

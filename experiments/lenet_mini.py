@@ -1,10 +1,10 @@
 """LeNet-5 with ReLU and adam on the embedded subset of Fashion-MNIST: the first thing to run.
 
 Command:  python scripts/train.py lenet_mini      (or: make train)
-Shows:    the whole way from images to a report, without a download
+Shows:    the whole path from images to a report, without a download
 Device:   any; 2 CPU cores suffice
-Time:     7 s of training and 8 s of start and report on 2 CPU cores
-Expected: 87 % test top-1 after 9 epochs (stopped early)
+Time:     9 s of training on 2 CPU cores
+Expected: 87.9 % test top-1 after 14 epochs (seed 0, stopped early)
 """
 
 from cnnjax import create

@@ -1,10 +1,10 @@
-"""The dense baseline on the full Fashion-MNIST: what is reached without looking at neighbourhoods.
+"""The dense baseline on the full Fashion-MNIST, without convolutions.
 
 Command:  python scripts/train.py mlp_fashion --data.dir DIR
-Shows:    what a network without convolutions reaches
+Shows:    the accuracy of a network without convolutions
 Device:   any; 2 CPU cores suffice
-Time:     5 s of training on 2 CPU cores
-Expected: 89.0 % test top-1 after 16 epochs (stopped early), as much as the classic LeNet-5 of lenet_fashion
+Time:     17 s of training on 2 CPU cores
+Expected: 88.1 % test top-1 after 12 epochs (seed 0, stopped early); about 90 % in the course
 """
 
 from cnnjax import create
@@ -14,6 +14,6 @@ experiment = Experiment(
     model=create("mlp", activation="relu"),
     data=Data(source="fashion_mnist"),
     optimizer=Optimizer(name="adam", lr=1e-3),
-    train=Train(epochs=30, batch_size=256),
+    train=Train(epochs=30, batch_size=32),
     early_stopping=EarlyStopping(metric="loss", patience=5),
 )

@@ -1,10 +1,10 @@
-"""The plain network of 20 layers on CIFAR-10 for 64,000 steps, as in He et al. 2015, section 4.2: no shortcuts.
+"""The plain 20-layer network (no shortcuts) on CIFAR-10 for 64,000 steps, as in He et al. 2015, section 4.2.
 
-Other than there, kernels alone decay, images are normalised by channel, and the best of the epochs on 5,000 images set
-aside is the one that is kept.
+Unlike the paper, only kernels decay, images are normalised per channel, and the parameters of the best epoch on a
+held-out split of 5,000 images are kept.
 
 Command:  python scripts/train.py plain20_cifar10 --data.dir DIR_OR_ZIP
-Shows:    what shortcuts are worth: resnet20_cifar10 is the same with them
+Shows:    the benefit of shortcuts: resnet20_cifar10 is the same network with them
 Device:   an accelerator; on a CPU only at a reduced length, such as --train.epochs 1
 Time:     not run at full length yet; an epoch of the half-wide network took 80 s on 2 CPU cores
 Expected: not run at full length yet; with --model.width 8, 39.4 % test top-1 after 1 epoch

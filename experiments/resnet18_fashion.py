@@ -1,11 +1,11 @@
-"""ResNet-18 on the full Fashion-MNIST at 28 pixels, with the stem and the width it has for ImageNet.
+"""ResNet-18 on the full Fashion-MNIST at 28 pixels, with the stem and width of the ImageNet network.
 
-The stem leaves 7x7 of the 28x28 pixels; with --model.stem cifar it leaves all, for 14 times the multiply-adds.
+The stem reduces 28x28 pixels to 7x7; with --model.stem cifar it keeps all of them, at 14 times the multiply-adds.
 
 Command:  python scripts/train.py resnet18_fashion --data.dir DIR
-Shows:    what a published network for large photos makes of small grey images
+Shows:    how a network designed for large photos does on small grayscale images
 Device:   an accelerator; 2 CPU cores suffice for a few epochs
-Time:     not run at full length yet; 9 min an epoch on 2 CPU cores that had other work too
+Time:     not run at full length yet; 9 min per epoch on 2 shared CPU cores
 Expected: not run at full length yet; 75.6 % test top-1 after 1 epoch with --schedule.name constant
 """
 

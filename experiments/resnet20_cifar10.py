@@ -1,13 +1,13 @@
 """ResNet-20 on CIFAR-10 for 64,000 steps, as in He et al. 2015, section 4.2.
 
-Other than there, kernels alone decay, images are normalised by channel, and the best of the epochs on 5,000 images set
-aside is the one that is kept.
+Unlike the paper, only kernels decay, images are normalised per channel, and the parameters of the best epoch on a
+held-out split of 5,000 images are kept.
 
 Command:  python scripts/train.py resnet20_cifar10 --data.dir DIR_OR_ZIP
-Shows:    what the published recipe reaches; plain20_cifar10 is the same without shortcuts
+Shows:    the accuracy of the published recipe; plain20_cifar10 is the same network without shortcuts
 Device:   an accelerator; on a CPU only at a reduced length, such as --train.epochs 1
-Time:     not run at full length yet; 0.5 s a step on 2 CPU cores that had other work too
-Expected: not run at full length yet (the paper has 91.25 %); with --model.width 8, 43.4 % test top-1 after 1 epoch
+Time:     not run at full length yet; 0.5 s per step on 2 shared CPU cores
+Expected: not run at full length yet (91.25 % in the paper); with --model.width 8, 43.4 % test top-1 after 1 epoch
 """
 
 from cnnjax import create

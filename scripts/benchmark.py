@@ -1,12 +1,12 @@
-"""Measure how fast networks train and answer, here and in PyTorch and Keras; or what a training step takes in memory.
+"""Measure the speed of training and inference against PyTorch and Keras, or the memory of a training step.
 
 usage: python scripts/benchmark.py train --models NAME ... [OPTIONS]     a training step
        python scripts/benchmark.py infer --models NAME ... [OPTIONS]     from images to logits
        python scripts/benchmark.py memory MODEL [OPTIONS]                peak memory, and the largest batch that fits
 
-`python scripts/benchmark.py train --help` shows the options, so do the others; --write puts the table into
-docs/benchmarks.md. `python scripts/summary.py` lists the networks. The peers come
-with `pip install -e .[bench]`; the table says which are not installed.
+`python scripts/benchmark.py train --help` shows the options of a command; --write writes the table to
+docs/benchmarks.md. `python scripts/summary.py` lists the networks. Install PyTorch and Keras with
+`pip install -e .[bench]`; the table names the libraries that are not installed.
 Exit codes: 0 done, 1 a peer failed or --write wrote nothing, 2 bad input.
 """
 
@@ -17,7 +17,7 @@ from cnnjax.errors import choose
 
 
 def benchmark(arguments: list[str]) -> None:
-    """Hand the command line to the command that it names."""
+    """Dispatch to the command."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return

@@ -1,10 +1,11 @@
-"""Turn published weights into a run that evaluate and predict accept, or a run's parameters into a state dict.
+"""Convert published weights to a run that evaluate and predict accept, or a run's parameters to a state dict.
 
 usage: python scripts/convert.py MODEL --from SOURCE FILE OUT [--classes NAME...] [--mean R G B] [--std R G B]
        python scripts/convert.py RUN --to SOURCE FILE.safetensors
 
-SOURCE is whose names the file uses: torchvision, timm, keras, or cifar (published networks of ResNet's section 4.2).
-FILE is torch's .pth, a .safetensors file, or Keras's .h5, .weights.h5 or .keras; it is read as data.
+SOURCE is the library whose tensor names the file uses: torchvision, timm, keras, or cifar (the published networks of
+section 4.2 of the ResNet paper).
+FILE is a .pth file of torch, a .safetensors file, or a .h5, .weights.h5 or .keras file of Keras; it is read as data.
 `python scripts/convert.py MODEL --from SOURCE --help` shows every option.
 """
 
@@ -18,11 +19,11 @@ from cnnjax.errors import UserError
 
 
 def run(arguments: list[str]) -> None:
-    """Read the command line, convert, say what was written."""
+    """Parse the command line and convert."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return
-    name = cli.first(arguments, "model, or the run")
+    name = cli.first(arguments, "model or the run")
     rest, target = cli.take_option(arguments[1:], "--to")
     if target is not None:
         export(name, target, rest)
@@ -52,16 +53,16 @@ def convert(name: str, source: str, arguments: list[str]) -> None:
         model: type(variant) = variant,  # type: ignore[valid-type]
         debug: bool = False,
     ) -> Any:
-        """Turn published weights into a run's folder.
+        """Convert published weights to a run folder.
 
         Args:
             file: The file of published weights.
-            out: The folder to make; it must not be there, or be empty.
-            classes: The classes' names in the order of the outputs, or one .txt file with a name in each line; without
-                them they are called by their numbers.
-            mean: By channel, of values in [0, 1]; without it the publisher's.
-            std: By channel; without it the publisher's.
-            model: The network as it was published; --classes set its number of classes.
+            out: The run folder to create; it must not exist, or be empty.
+            classes: Class names in the order of the outputs, or one .txt file with a name per line; by default the
+                classes are numbered.
+            mean: Mean per channel, of values in [0, 1]; by default the publisher's.
+            std: Standard deviation per channel; by default the publisher's.
+            model: The network as published; --classes sets its number of classes.
             debug: Show the traceback of an error.
         """
         return file, out, classes, mean, std, model

@@ -1,4 +1,4 @@
-"""Work with data sets.
+"""List and export data sets.
 
 usage: python scripts/data.py list
        python scripts/data.py export SOURCE FOLDER [--count 10] [--data.dir DIR]  test images as PNG
@@ -21,12 +21,12 @@ def export(
     source: tyro.conf.Positional[str], folder: tyro.conf.Positional[Path], count: int = 10, data_dir: DataDir = None,
     debug: bool = False,
 ) -> None:  # fmt: skip
-    """Write the first test images of a data set as PNG files, named by their classes.
+    """Write the first test images of a data set as PNG files, named after their classes.
 
     Args:
-        source: The data set by name.
-        folder: Where to write them.
-        count: How many, 1 or more.
+        source: Name of the data set.
+        folder: Output folder.
+        count: Number of images, 1 or more.
         data_dir: The folder (or zip) that holds the data set's files.
         debug: Show the traceback of an error.
     """
@@ -38,11 +38,11 @@ def export(
 
 
 def embed(folder: tyro.conf.Positional[Path], data_dir: DataDir = None, debug: bool = False) -> None:
-    """Make the balanced subset of Fashion-MNIST that the package carries.
+    """Create the balanced subset of Fashion-MNIST that is embedded in the package.
 
     Args:
-        folder: Where to write its four files.
-        data_dir: The folder that holds the full set's files.
+        folder: Output folder for the four files.
+        data_dir: The folder that holds the files of the full data set.
         debug: Show the traceback of an error.
     """
     from cnnjax.data.export import embed_subset
@@ -55,15 +55,15 @@ def list_sources(debug: bool = False) -> None:
     from cnnjax.data import SOURCES
 
     for name, source in SOURCES.items():
-        print(f"{name:<20} {', '.join(source.classes) or 'the names of its folders'}")
-    print(f"{'tfds:NAME':<20} a data set of tensorflow-datasets, prepared as array_record: the names of its labels")
+        print(f"{name:<20} {', '.join(source.classes) or 'the folder names'}")
+    print(f"{'tfds:NAME':<20} a data set of tensorflow-datasets, prepared as array_record: the label names")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"list": list_sources, "export": export, "embed": embed}
 
 
 def run(arguments: list[str]) -> None:
-    """Read the command line, do what it says."""
+    """Parse the command line and run the command."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return

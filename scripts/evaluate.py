@@ -1,9 +1,9 @@
-"""Judge a trained network on one part of its data.
+"""Evaluate a trained network on one split of its data.
 
 usage: python scripts/evaluate.py RUN [--split test|validation|train] [--data.dir DIR]
 
-RUN is a run's folder, such as runs/lenet_mini. Prints loss, top-1, top-5, the expected calibration error, and
-precision, recall and F1 of each class, of the best parameters by validation.
+RUN is a run folder, such as runs/lenet_mini. Prints loss, top-1, top-5, the expected calibration error, and precision,
+recall and F1 of each class, for the parameters that were best on the validation split.
 """
 
 from pathlib import Path
@@ -14,11 +14,11 @@ from cnnjax.errors import UserError
 
 
 def evaluate(arguments: list[str]) -> None:
-    """Read the command line, evaluate, print."""
+    """Parse the command line, evaluate, print."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return
-    run = Path(cli.first(arguments, "run's folder"))
+    run = Path(cli.first(arguments, "run folder"))
 
     from rich.console import Console
 
@@ -32,7 +32,7 @@ def evaluate(arguments: list[str]) -> None:
     recorded = recorded_data(run, of_run(run, code, trust_code))
     default = recorded or Data()
     named = any(argument.startswith("--data.source") for argument in arguments)
-    if named:  # other data, in another place
+    if named:  # other data has another folder
         default = default.replace(dir=None)
 
     def options(
@@ -44,14 +44,14 @@ def evaluate(arguments: list[str]) -> None:
         trust_code: bool = False,
         debug: bool = False,
     ) -> tuple[str, Data, cli.Platform]:
-        """Judge a trained network on one part of its data.
+        """Evaluate a trained network on one split of its data.
 
         Args:
-            split: The part to judge it on.
-            data: The run's own data unless it is said otherwise.
-            platform: What to compute on; auto takes an accelerator where there is one.
-            code: The experiment file that defines the run's network, loss or data set. It is run.
-            trust_code: Run the copy of that file that lies in the run's folder; for folders that you trust.
+            split: The split to evaluate on.
+            data: The data to evaluate on; by default the data of the run.
+            platform: Device to compute on; auto picks an accelerator if there is one.
+            code: The experiment file that defines the run's network, loss or data set. It is executed.
+            trust_code: Execute the copy of that file in the run folder; only for folders that you trust.
             debug: Show the traceback of an error.
         """
         return split, data, platform
@@ -60,8 +60,10 @@ def evaluate(arguments: list[str]) -> None:
     cli.start_jax(platform)
     loaded = cnnjax.load(run, code=code, trust_code=trust_code, prepare=cli.use_precision)
     if recorded is None and not named:
-        raise UserError(f"{run} does not say which data it was trained on (no config.json); give --data.source NAME")
-    dataset = loaded.dataset(config)
+        raise UserError(f"{run} does not record which data it was trained on (no config.json); give --data.source NAME")
+    dataset = loaded.dataset(config, divide=split != "test")
+    for notice in dataset.notices:
+        print(f"notice: {notice}")
     report = evaluation.evaluate(loaded.network, dataset, split)
     evaluation.print_report(report, loaded.network, dataset, split, Console())
 

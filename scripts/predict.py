@@ -1,58 +1,106 @@
-"""Name what photos show: each image's likeliest classes, by a trained network.
+"""Classify photos: print the most likely classes of each image.
 
-usage: python scripts/predict.py RUN IMAGE... [--top 3]
+usage: python scripts/predict.py RUN IMAGE_OR_FOLDER... [--top 3] [--json | --csv]
 
-RUN is a run's folder, such as runs/lenet_mini; it knows its classes and how images are prepared for it.
+RUN is a run folder, such as runs/lenet_mini, which stores the classes and the preprocessing. A folder stands for all
+images in it. Exit code 1: some images could not be read; the others are classified.
 """
 
+import csv
+import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from cnnjax import cli
-from cnnjax.errors import UserError, printable, require
+from cnnjax.errors import PartlyDone, UserError, listed, printable, require
+
+AT_ONCE = 256
+"""Number of images read and classified at a time."""
 
 
 def options(
     run: tyro.conf.Positional[Path],
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")],
     top: int = 3,
+    json: bool = False,
+    csv: bool = False,
     platform: cli.Platform = "auto",
     code: Path | None = None,
     trust_code: bool = False,
     debug: bool = False,
-) -> tuple[Path, tuple[str, ...], int, cli.Platform, Path | None, bool]:
-    """Name what photos show: each image's likeliest classes, by a trained network.
+) -> tuple[Path, tuple[str, ...], int, str, cli.Platform, Path | None, bool]:
+    """Classify photos: print the most likely classes of each image.
 
     Args:
-        run: The run's folder, such as runs/lenet_mini.
-        images: Image files of any common format and size.
-        top: How many classes to name, 1 or more.
-        platform: What to compute on; auto takes an accelerator where there is one.
-        code: The experiment file that defines the run's network. It is run.
-        trust_code: Run the copy of that file that lies in the run's folder; for folders that you trust.
+        run: The run folder, such as runs/lenet_mini.
+        images: Image files of any common format and size, or folders of them.
+        top: Number of classes to print, 1 or more.
+        json: Print one JSON object per image: file, classes, probabilities.
+        csv: Print CSV with one row per image and class: file, rank, class, probability.
+        platform: Device to compute on; auto picks an accelerator if there is one.
+        code: The experiment file that defines the run's network. It is executed.
+        trust_code: Execute the copy of that file in the run folder; only for folders that you trust.
         debug: Show the traceback of an error.
     """
     require(top >= 1, "--top", top, "1 or more")
     if not images:
-        raise UserError("no IMAGE is given; give one or more image files after the run's folder")
-    return run, images, top, platform, code, trust_code
+        raise UserError("no IMAGE is given; give one or more image files or folders after the run folder")
+    if json and csv:
+        raise UserError("--json and --csv are both given; choose one")
+    return run, images, top, "json" if json else "csv" if csv else "text", platform, code, trust_code
 
 
 def predict(arguments: list[str]) -> None:
-    """Read the command line, predict, print."""
-    run, images, top, platform, code, trust_code = cli.parse(
+    """Parse the command line, predict, print."""
+    run, images, top, form, platform, code, trust_code = cli.parse(
         options, arguments or ["--help"], "scripts/predict.py"
     )  # fmt: skip
+
+    from cnnjax.runs.photos import find_photos, read_photos
+
+    photos = find_photos(images)
     cli.start_jax(platform)
 
     import cnnjax
 
-    answers = cnnjax.load(run, code=code, trust_code=trust_code, prepare=cli.use_precision).predict(images, top)
-    for path, classes in zip(images, answers, strict=True):
-        listed = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in classes)
-        print(f"{path}: {printable(listed)}")
+    loaded = cnnjax.load(run, code=code, trust_code=trust_code, prepare=cli.use_precision)
+    problems: list[str] = []
+    if form == "csv":
+        write_row(["file", "rank", "class", "probability"])
+    for start in range(0, len(photos), AT_ONCE):
+        read = read_photos(photos[start : start + AT_ONCE], loaded.network.preprocessing)
+        problems += read.problems
+        for problem in read.problems if len(photos) > 1 else ():
+            print("error:", printable(problem), file=sys.stderr)
+        if not read.paths:
+            continue
+        for path, classes in zip(read.paths, loaded.network.top(read.images, top), strict=True):
+            show(path, classes, form)
+    if len(problems) == len(photos):
+        raise UserError(problems[0] if len(photos) == 1 else f"none of the {len(photos):,} images could be read")
+    if problems:
+        raise PartlyDone(f"{len(problems):,} of {len(photos):,} images could not be read: {listed(problems, 1)}")
+
+
+def show(path: str, classes: list[tuple[str, float]], form: str) -> None:
+    """Print the classes of one image."""
+    if form == "json":
+        answers = [{"class": name, "probability": probability} for name, probability in classes]
+        print(json.dumps({"file": path, "classes": answers}))
+    elif form == "csv":
+        for rank, (name, probability) in enumerate(classes, 1):
+            write_row([path, rank, name, f"{probability:.6f}"])
+    else:
+        answer = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in classes)
+        print(f"{path}: {printable(answer)}")
+
+
+def write_row(row: list[object]) -> None:
+    """Print a CSV row."""
+    csv.writer(sys.stdout, lineterminator="\n").writerow(row)
 
 
 if __name__ == "__main__":

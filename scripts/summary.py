@@ -1,7 +1,7 @@
 """Show a network's layers, output shapes, parameters and multiply-adds, without allocating it.
 
 usage: python scripts/summary.py MODEL [OPTIONS]
-       python scripts/summary.py --all [--write]         a line for every model; --write puts it into docs/models.md
+       python scripts/summary.py --all [--write]         one line per model; --write writes docs/models.md
 
 `python scripts/summary.py MODEL --help` shows the options of that model.
 """
@@ -18,7 +18,7 @@ RECORD = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 
 
 def summarize(arguments: list[str]) -> None:
-    """Read the command line, count, print."""
+    """Parse the command line, count, print."""
     from rich.console import Console
 
     from cnnjax.complexity import summary_table
@@ -53,11 +53,11 @@ def summarize(arguments: list[str]) -> None:
 
 
 def summarize_all(arguments: list[str]) -> None:
-    """Show the table of all models, or write it."""
+    """Print or write the table of all models."""
     from cnnjax.report import model_table
 
     if arguments not in ([], ["--write"]):
-        raise UserError(f"--all takes --write and nothing else, and was given {' '.join(arguments)}")
+        raise UserError(f"--all is given with {' '.join(arguments)}; the only option it takes is --write")
     page = model_table.page()
     if arguments:
         RECORD.write_text(page, encoding="utf-8")

@@ -1,10 +1,10 @@
-"""Train the network of an experiment, or continue where a training stopped.
+"""Train the network of an experiment, or resume an interrupted run.
 
 usage: python scripts/train.py EXPERIMENT [OPTIONS]
 
-EXPERIMENT is a name from the list below, the path of your own Python file (it is run), or a run's folder or config.json
-(read as data). `python scripts/train.py EXPERIMENT --help` shows every option with its default. The same command again
-continues a run that was interrupted.
+EXPERIMENT is a name from the list below, the path of your own Python file (it is executed), or a run folder or its
+config.json (read as data). `python scripts/train.py EXPERIMENT --help` shows every option with its default. Repeat the
+same command to resume an interrupted run.
 """
 
 from pathlib import Path
@@ -16,9 +16,9 @@ from cnnjax import cli
 
 
 def train(arguments: list[str]) -> None:
-    """Read the command line, train, print."""
+    """Parse the command line, train, print."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        listed = "\n".join(f"  {name:<16} {title}" for name, title in cli.list_experiments().items())
+        listed = "\n".join(f"  {name:<22} {title}" for name, title in cli.list_experiments().items())
         print(f"{__doc__}\nexperiments:\n{listed}")
         return
     name, base, definitions = cli.load_experiment(cli.first(arguments, "experiment"), *cli.code_options(arguments))
@@ -43,29 +43,29 @@ def train(arguments: list[str]) -> None:
         trust_code: bool = False,
         debug: bool = False,
     ) -> Any:
-        """Train, or continue where a training stopped.
+        """Train, or resume an interrupted run.
 
         Args:
-            experiment: What is trained, and how.
-            out: The run's folder; without it runs/NAME, with the overridden values in the name.
-            resume: auto continues the run in the folder; never refuses a folder that holds one.
-            platform: What to compute on; auto takes an accelerator where there is one.
-            profile: Steps such as 10:20 (10 to 19, counted from 0 at this start), of which JAX's profiler writes a
-                trace to the run's folder; the results stay the same.
-            deterministic: On a GPU compute only in ways that give the same bits each time, which may be slower; a CPU
-                always does.
-            code: For a run's folder: the experiment file that defines its network, loss or data set. It is run.
-            trust_code: For a run's folder that you trust: run the copy of that file that lies in it.
+            experiment: The experiment to train.
+            out: The run folder; by default runs/NAME, where NAME includes the overridden values.
+            resume: auto resumes the run in the folder; never refuses a folder that holds a run.
+            platform: Device to compute on; auto picks an accelerator if there is one.
+            profile: Steps to profile, such as 10:20 (10 to 19, counted from 0 at this start). JAX's profiler writes a
+                trace to the run folder; results do not change.
+            deterministic: Use only deterministic GPU kernels, which may be slower; on a CPU results are always
+                deterministic.
+            code: The experiment file that defines the network, loss or data set of a run folder. It is executed.
+            trust_code: Execute the copy of that file in the run folder; only for folders that you trust.
             debug: Show the traceback of an error.
         """
         return experiment, out, resume, platform, profile, deterministic
 
-    description = "--model NAME, given first, puts another variant in the network's place."
+    description = "--model NAME replaces the network by another variant, before the other options apply."
     prog = f"scripts/train.py {arguments[0]}"
     parsed = cli.parse(options, rest, prog, description=description)
     experiment, out, resume, platform, profile, deterministic = parsed
 
-    from rich.console import Console  # after --help, which need not wait for these
+    from rich.console import Console  # imported late to keep --help fast
 
     import cnnjax
     from cnnjax.runs.naming import run_name

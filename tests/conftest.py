@@ -1,4 +1,4 @@
-"""Strict surroundings for every test, and small real and made-up data."""
+"""Strict settings for every test, and small data sets, real and synthetic."""
 
 import os
 import tempfile
@@ -21,21 +21,21 @@ from cnnjax.runs.launch import fit_in_folder
 from cnnjax.training.hooks import Hook
 from cnnjax.training.loop import Outcome
 
-# A sum of an int and a float array, or of shapes that differ in rank, is a slip until it is written out.
+# Implicit promotion of dtypes or ranks is an error.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most of the tests' time is compilation. Scripts that tests start, and the oracle tests, compile as users do.
+# Most of the time goes into compilation. Scripts started as processes and the oracle tests compile as users do.
 jax.config.update("jax_disable_most_optimizations", True)
-# Scripts, in this process or in one of their own, keep nothing in the user's cache folder.
+# Scripts must not write to the user's cache folder.
 os.environ["CNNJAX_CACHE"] = "0"
-# A script run in this process would begin the process again with another allocator; the tests' own processes have it.
+# With this set, a script does not restart the process to change its allocator settings.
 os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-# Where the native part is not built, each script would say so on standard error.
+# Without the native part, each script would print a notice on standard error.
 if not LIBRARY.exists():
     os.environ["CNNJAX_NATIVE"] = "0"
 
 
-# Where hypothesis draws examples: always the same ones, fewer of them outside CI and `make test-all`.
+# Hypothesis draws the same examples every time, and fewer outside CI and `make test-all`.
 settings.register_profile(
     "local", max_examples=8, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -43,15 +43,17 @@ settings.register_profile(
 settings.register_profile("ci", settings.get_profile("local"), max_examples=40)
 settings.load_profile(os.environ.get("CNNJAX_TESTS", "local"))
 
+LONGEST_MESSAGE = 400
+"""Maximum characters of an error message, file names aside."""
 LEFT_OUT = pytest.StashKey[int]()
-"""How many tests the expression after -m has left out, in this process or, with pytest-xdist, in each worker."""
+"""Number of tests that -m has deselected, in this process or, with pytest-xdist, in each worker."""
 COMPILED = pytest.StashKey[tempfile.TemporaryDirectory]()
-"""The folder of programs that this session has compiled."""
+"""Folder of the compilation cache of this test run."""
 
 
 def pytest_deselected(items):
     config = items[0].config
-    if config.option.keyword:  # a choice of names is no choice of quick tests
+    if config.option.keyword:  # -k selects by name, not by speed
         return
     config.stash[LEFT_OUT] = config.stash.get(LEFT_OUT, 0) + len(items)
 
@@ -63,16 +65,16 @@ def pytest_sessionfinish(session):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node, error):
-    """Hear from one of pytest-xdist's workers how many tests were left out."""
+    """Collect the number of deselected tests from a pytest-xdist worker."""
     left_out = getattr(node, "workeroutput", {}).get("left_out", 0)
     node.config.stash[LEFT_OUT] = max(left_out, node.config.stash.get(LEFT_OUT, 0))
 
 
 def pytest_configure(config):
-    """Let all workers of this session share what they compile: many tests train the same network."""
+    """Share a compilation cache between the workers, because many tests train the same network."""
     if not hasattr(config, "workerinput"):
         config.stash[COMPILED] = tempfile.TemporaryDirectory(prefix="cnnjax-tests-")
-        os.environ["CNNJAX_TESTS_COMPILED"] = config.stash[COMPILED].name  # which workers inherit
+        os.environ["CNNJAX_TESTS_COMPILED"] = config.stash[COMPILED].name  # inherited by the workers
     keep_compiled(os.environ["CNNJAX_TESTS_COMPILED"])
 
 
@@ -84,18 +86,18 @@ def keep_compiled(folder: str):
 
 
 def pytest_unconfigure(config):
-    """Say how to run the rest, after pytest's own last line."""
+    """Print how to run the other tests, after pytest's summary."""
     if hasattr(config, "workerinput"):
         return
     config.stash[COMPILED].cleanup()
     if left_out := config.stash.get(LEFT_OUT, 0):
         print(
-            f"slower tests left out: {left_out:,}; make test-all runs every test, make oracle and make faults the rest"
+            f"slow tests deselected: {left_out:,}; make test-all runs them; make oracle and make faults run more tests"
         )
 
 
 def pytest_addoption(parser):
-    parser.addoption("--update", action="store_true", help="write the golden files anew")
+    parser.addoption("--update", action="store_true", help="rewrite the golden files")
 
 
 @pytest.fixture
@@ -104,7 +106,7 @@ def update(request) -> bool:
 
 
 def write_digits(folder: Path, train: int = 400, test: int = 130, suffix: str = "") -> Path:
-    """Write MNIST-like IDX files whose classes a network can learn: each is a bright square in a place of its own."""
+    """Write MNIST-like IDX files with learnable classes: each class is a bright square at its own position."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for part, count in (("train", train), ("test", test)):
@@ -120,13 +122,13 @@ def write_digits(folder: Path, train: int = 400, test: int = 130, suffix: str = 
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory) -> Path:
-    """A folder with made-up digits in IDX files: 400 training and 130 test images."""
+    """A folder with synthetic digits in IDX files: 400 training and 130 test images."""
     return write_digits(tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory) -> Path:
-    """The folder of a data set of tensorflow-datasets: 60 training and 12 test images, grey, in 3 classes."""
+    """The folder of a prepared tensorflow-datasets data set: 60 training and 12 test images, grayscale, 3 classes."""
     from tests.data.prepared import prepare
 
     return prepare(tmp_path_factory.mktemp("tfds"))
@@ -134,7 +136,7 @@ def prepared(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def experiment(digits) -> Experiment:
-    """A training of a second or two; a value, so that all tests can share it."""
+    """An experiment that trains in a second or two; immutable, so all tests can share it."""
     return Experiment(
         model=create("lenet", activation="relu", pooling="max"),
         data=Data(source="mnist", dir=str(digits), validation=0.2),
@@ -146,7 +148,7 @@ def experiment(digits) -> Experiment:
 
 @pytest.fixture(scope="session")
 def trained_run(experiment, tmp_path_factory) -> Path:
-    """The folder of ``experiment`` as `fit` leaves it after its three epochs; to read, and to copy before a change."""
+    """The run folder of ``experiment`` after its three epochs; tests copy it before they change it."""
     folder = RunFolder(tmp_path_factory.mktemp("trained") / "run")
     folder.start("run", experiment)
     fit_run(experiment, folder, SilentProgress())
@@ -154,7 +156,7 @@ def trained_run(experiment, tmp_path_factory) -> Path:
 
 
 class SilentProgress(Hook):
-    """Takes what the loop reports and keeps it for the test."""
+    """Records what the loop reports."""
 
     def __init__(self):
         self.rows, self.notices, self.steps = [], [], []
@@ -173,7 +175,7 @@ class SilentProgress(Hook):
 
 
 class Fitted(NamedTuple):
-    """How a training in a folder ended, and why metrics.jsonl lacks some of it."""
+    """Outcome of a training in a folder, and the problem with metrics.jsonl, if any."""
 
     outcome: Outcome
     problem: str | None
@@ -188,10 +190,23 @@ class Fitted(NamedTuple):
 
 
 def fit_run(experiment, folder, progress, **options) -> Fitted:
-    """Train an experiment in a run folder, from its newest checkpoint."""
+    """Train an experiment in a run folder, resuming from its newest checkpoint."""
     return Fitted(*fit_in_folder(experiment, data.load(experiment.data), folder, progress, **options))
 
 
 @pytest.fixture
 def progress() -> SilentProgress:
     return SilentProgress()
+
+
+@pytest.fixture(autouse=True)
+def short_messages(monkeypatch):
+    """Check that every error message in the tests is short, file names aside."""
+    from cnnjax.errors import CnnjaxError
+
+    def init(error, *arguments):
+        Exception.__init__(error, *arguments)
+        words = " ".join(map(str, arguments)).split(" ")
+        assert len(" ".join(word for word in words if "/" not in word)) <= LONGEST_MESSAGE, arguments
+
+    monkeypatch.setattr(CnnjaxError, "__init__", init)

@@ -1,6 +1,6 @@
-"""A script of `scripts/` run in this process: a start of Python and JAX takes longer than most scripts do.
+"""Run a script of `scripts/` in this process, because starting Python and JAX takes longer than most scripts.
 
-Where a process is the point (signals, closed streams, a full disk, what is imported), a test starts one itself.
+Tests that need a process (for signals, closed streams, a full disk, imports) start one themselves.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
 
 class Ended(NamedTuple):
-    """What a script left behind: its exit code and what it wrote, as `subprocess.run` names them."""
+    """Exit code and output of a script, with the names that `subprocess.run` uses."""
 
     returncode: int
     stdout: str
@@ -29,9 +29,9 @@ class Ended(NamedTuple):
 
 
 def run_script(name: str, *arguments: object, cwd: Path | None = None, **environment: str) -> Ended:
-    """Run ``scripts/NAME`` with a command line, in a folder, with more environment variables; return what it left.
+    """Run ``scripts/NAME`` with arguments, in a folder, with extra environment variables.
 
-    Signal handlers, the environment, the command line and JAX's platform are afterwards as they were.
+    Signal handlers, environment, command line and JAX's platform are restored afterwards.
     """
     argv = [str(SCRIPTS / name), *map(str, arguments)]
     stdout, stderr = io.StringIO(), io.StringIO()

@@ -25,7 +25,7 @@ FACTS = Facts(
 
 
 class FakeChild:
-    """A peer in this process: each lap takes ``pace`` seconds a step; after ``lives`` laps it is gone."""
+    """A peer in this process: each lap takes ``pace`` seconds a step; after ``lives`` laps it fails."""
 
     log: list
 
@@ -51,7 +51,7 @@ class FakeChild:
 
 @pytest.fixture
 def measure():
-    """Measure with fake peers, each made with the options under its name; what they were asked is in ``log``."""
+    """Measure with fake peers, each created with the options under its name; ``log`` records the calls."""
     FakeChild.log = []
 
     def run(peers, rounds=1, **options):
@@ -66,90 +66,91 @@ def block(*rows: Row, **options) -> Block:
     return Block(JOB.replace(**options), rows, 10)
 
 
-def test_one_prepares_after_the_other_and_then_they_take_turns(measure):
-    found = measure([THERE], 2, there={"pace": 0.02})
+def test_peers_prepare_one_after_the_other_and_then_take_turns(measure):
+    result = measure([THERE], 2, there={"pace": 0.02})
     assert measure.log[:2] == ["cnnjax on auto", "there on cpu"]
     assert measure.log[-2:] == ["there ends", "cnnjax ends"]
     laps = measure.log[2:-2]
-    # A lap of ours is a quarter of a second, 25 steps, for both; a turn is two seconds.
+    # A lap is 25 steps for both peers, a quarter of a second for cnnjax; a turn takes two seconds.
     assert laps == (["cnnjax"] * 8 + ["there"] * 4) * 2
-    assert (found.lap_steps, found.job.platform) == (25, "cpu")
-    assert [len(row.step_seconds) for row in found.rows] == [16, 8]
-    assert found.rows[1].step_seconds[0] == pytest.approx(0.02)
-    assert found.rows[1].peak_bytes == 2 + 24
+    assert (result.lap_steps, result.job.platform) == (25, "cpu")
+    assert [len(row.step_seconds) for row in result.rows] == [16, 8]
+    assert result.rows[1].step_seconds[0] == pytest.approx(0.02)
+    assert result.rows[1].peak_bytes == 2 + 24
 
 
-def test_a_slow_peer_runs_two_laps_a_turn_of_one_step_each(measure):
+def test_a_slow_peer_runs_two_laps_of_one_step_per_turn(measure):
     slow = {"facts": FACTS.replace(step_seconds=5.0), "pace": 5.0}
-    found = measure([], 3, cnnjax=slow)
-    assert (found.lap_steps, found.rows[0].step_seconds) == (1, (5.0,) * 6)
+    result = measure([], 3, cnnjax=slow)
+    assert (result.lap_steps, result.rows[0].step_seconds) == (1, (5.0,) * 6)
 
 
 def test_laps_are_whole_dispatches(measure):
     assert measure([], cnnjax={"facts": FACTS.replace(granularity=64)}).lap_steps == 64
 
 
-def test_peers_that_cannot_be_measured_are_told_and_the_others_go_on(measure):
+def test_peers_that_fail_are_reported_and_the_others_continue(measure):
     broken, other, refusing = (THERE._replace(name=name) for name in ("broken", "other", "refusing"))
-    found = measure(
+    result = measure(
         [MISSING, broken, other, refusing, THERE],
         broken={"lives": 1},
         other={"facts": FACTS.replace(parameters=61_707)},
         refusing={"refuses": "no such network"},
     )
-    assert [(row.peer.name, row.problem, row.sentence) for row in found.rows if row.problem] == [
-        ("missing", "not installed", "pip install -e .[bench] brings it"),
+    assert [(row.peer.name, row.problem, row.sentence) for row in result.rows if row.problem] == [
+        ("missing", "not installed", "install it with pip install -e .[bench]"),
         ("broken", "failed", "it broke (--debug shows more)"),
         ("other", "failed", "its lenet has 61,707 parameters, not 61,706"),
         ("refusing", "left out", "no such network"),
     ]
     assert "other" not in measure.log
-    assert found.rows[-1].step_seconds
+    assert result.rows[-1].step_seconds
 
 
-def test_ours_refusing_ends_the_command_and_failing_does_not(measure):
+def test_a_job_that_cnnjax_does_not_support_ends_the_command_and_a_failure_does_not(measure):
     with pytest.raises(UserError, match="no such platform"):
         measure([THERE], cnnjax={"refuses": "no such platform"})
     assert measure.log[-1] == "cnnjax ends"
-    found = measure([THERE], cnnjax={"lives": 0})
-    assert [line[-1] for line in table.cells(found, 1e11)] == ["", ""]
+    result = measure([THERE], cnnjax={"lives": 0})
+    assert [line[-1] for line in table.cells(result, 1e11)] == ["", ""]
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_xla_is_listed_only_beside_the_native_part(measure, native):
-    found = measure([XLA], cnnjax={"facts": FACTS.replace(native=native)})
-    assert [row.peer for row in found.rows] == ([OURS, XLA] if native else [OURS])
+def test_xla_is_listed_only_with_the_native_part(measure, native):
+    result = measure([XLA], cnnjax={"facts": FACTS.replace(native=native)})
+    assert [row.peer for row in result.rows] == ([OURS, XLA] if native else [OURS])
 
 
-def test_medians_count_and_the_ratio_is_ours_by_the_peers():
-    found = block(
+def test_figures_are_medians_and_the_ratio_is_cnnjax_over_the_peer():
+    result = block(
         Row(OURS, FACTS, (0.02, 0.01, 0.09), 2**30), Row(THERE, FACTS, (0.04,) * 10 + (0.1,), 2**29),
-        Row(MISSING, problem="not installed", sentence="as said"),
+        Row(MISSING, problem="not installed", sentence="see above"),
     )  # fmt: skip
     # 2 operations x 1 M x 3 passes x 5,000 images/s = 30 G of 100 G.
-    assert table.cells(found, 1e11) == [
+    assert table.cells(result, 1e11) == [
         ("cnnjax", "5,000", "20.00", "76.00", "0.5", "1.00", "30 %", "1.00"),
         ("there", "2,500", "40.00", "40.00", "0.5", "0.50", "15 %", "2.00"),
         ("missing", "not installed", "", "", "", "", "", ""),
     ]
-    assert table.cells(found._replace(job=JOB.replace(task="infer")), 1e11)[0][6] == "10 %"
-    assert table.notes([found])[1:] == [
-        "lenet, 28x28x1, batch 100, there: made up", "lenet, 28x28x1, batch 100, missing: not installed; as said",
+    assert table.cells(result._replace(job=JOB.replace(task="infer")), 1e11)[0][6] == "10 %"
+    assert table.notes([result])[1:] == [
+        "lenet, 28x28x1, batch 100, there: made up", "lenet, 28x28x1, batch 100, missing: not installed; see above",
     ]  # fmt: skip
 
 
-def test_the_table_fits_a_terminal_and_the_legend_says_what_its_figures_are():
-    rows = Row(OURS, FACTS, (12.3456,), 2**36), Row(MISSING, problem="not installed", sentence="as said")
+def test_the_table_fits_a_terminal_and_the_legend_explains_it():
+    rows = Row(OURS, FACTS, (12.3456,), 2**36), Row(MISSING, problem="not installed", sentence="see above")
     console = Console(file=io.StringIO(), width=80)
     table.show("train", [block(*rows), block(*rows, batch=1)], 3, console)
     text = console.file.getvalue()
     assert "Training: lenet, 28x28x1, batch 1, float32" in text
     assert re.search(r"cnnjax +8\.1 +12345\.60 +12345\.60 +0\.5 +64\.00 +0 % +1\.00 *\n", text)
     assert "61,706" in text
-    assert "0.1 tera-operations a second (a guess)" in text
+    assert "0.1 TFLOP/s (a guess)" in text
 
 
-def test_a_run_of_ours(tmp_path, monkeypatch, capsys):
+@pytest.mark.many_processes
+def test_a_run_of_cnnjax_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(page, "PAGE", tmp_path / "docs" / "benchmarks.md")
     monkeypatch.setattr(turns, "TURN_SECONDS", 0.1)
     arguments = [
@@ -165,16 +166,16 @@ def test_a_run_of_ours(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("problem", "code"), [("failed", 1), ("left out", 0), ("not installed", 0)])
-def test_the_exit_code_is_1_only_where_a_peer_failed(problem, code, monkeypatch, capsys):
-    rows = Row(OURS, FACTS, (1.0,)), Row(THERE, problem=problem, sentence="as said")
+def test_the_exit_code_is_1_only_if_a_peer_failed(problem, code, monkeypatch, capsys):
+    rows = Row(OURS, FACTS, (1.0,)), Row(THERE, problem=problem, sentence="see above")
     monkeypatch.setattr(turns, "measure", lambda *_, **__: block(*rows))
     assert command.run("infer", ["--models", "lenet"]) == code
-    assert f"there: {problem}; as said" in capsys.readouterr().out
+    assert f"there: {problem}; see above" in capsys.readouterr().out
 
 
 @pytest.fixture
 def record(tmp_path, monkeypatch):
-    """A record with a section of two networks, for a device of its own."""
+    """A page with a section of two networks, for a fake device."""
     monkeypatch.setattr(page, "PAGE", tmp_path / "benchmarks.md")
     monkeypatch.setattr(command, "device", lambda platform: "a device")
     blocks = [block(Row(OURS, FACTS, (1.0,)), batch=256), block(Row(OURS, FACTS, (1.0,)), model="mlp", batch=256)]
@@ -183,37 +184,37 @@ def record(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
-        ([Row(THERE, problem="failed")], "since there failed; mend that, or name fewer peers with --against"),
+        ([Row(THERE, problem="failed")], "because there failed; fix this, or choose fewer peers with --against"),
         (
             [Row(MISSING, problem="not installed"), Row(THERE, problem="failed")],
-            r"since missing is not installed \(pip install -e .\[bench\] brings it\) and there failed; ",
+            r"because missing is not installed \(install it with pip install -e .\[bench\]\) and there failed; ",
         ),
     ],
 )
-def test_a_table_that_lacks_a_peer_is_shown_and_not_written(rows, told, record, monkeypatch, capsys):
+def test_a_table_without_a_peer_is_printed_and_not_written(rows, message, record, monkeypatch, capsys):
     old = record.read_text()
     monkeypatch.setattr(turns, "measure", lambda job, *_, **__: Block(job, (Row(OURS, FACTS, (1.0,)), *rows), 1))
-    with pytest.raises(PartlyDone, match=told) as error:
+    with pytest.raises(PartlyDone, match=message) as error:
         command.run("infer", ["--models", "lenet", "mlp", "--write"])
     assert error.value.exit_code == 1
     assert f"there: {rows[-1].problem}" in capsys.readouterr().out
     assert record.read_text() == old
 
 
-def test_a_section_that_holds_more_networks_is_refused_before_anything_is_measured(record, monkeypatch):
+def test_replacing_a_section_with_more_networks_is_refused_before_measuring(record, monkeypatch):
     monkeypatch.setattr(turns, "measure", lambda *_, **__: pytest.fail("it was measured"))
-    with pytest.raises(UserError, match="holds more than this run would write: mlp, 28x28x1, batch 256; name") as error:
+    with pytest.raises(UserError, match="benchmarks.md: mlp, 28x28x1, batch 256; measure them too") as error:
         command.run("infer", ["--models", "lenet", "--write"])
     assert error.value.exit_code == 2
     with pytest.raises(
-        UserError, match="write: lenet, 28x28x1, batch 256; mlp, .*; name them too, or delete the section"
+        UserError, match="benchmarks.md: lenet, 28x28x1, batch 256; mlp, .*; measure them too, or delete the section"
     ):
         command.run("infer", ["--models", "lenet", "mlp", "--input-size", "32", "--write"])
 
 
-def test_a_section_of_the_same_networks_or_fewer_is_replaced(record, monkeypatch):
+def test_a_section_with_the_same_or_fewer_networks_is_replaced(record, monkeypatch):
     rows = Row(OURS, FACTS, (1.0,)), Row(THERE, problem="left out", sentence="no such network")
     monkeypatch.setattr(turns, "measure", lambda job, *_, **__: Block(job, rows, 1))
     assert command.run("infer", ["--models", "lenet", "mlp", "resnet20_cifar", "--write"]) == 0
@@ -229,16 +230,16 @@ def test_a_section_of_the_same_networks_or_fewer_is_replaced(record, monkeypatch
     ("against", "peers"),
     [([], ["xla", "torch", "keras"]), (["--against", "keras"], ["keras"]), (["--against", "none"], [])],
 )
-def test_the_peers_are_those_that_are_named(against, peers, monkeypatch):
-    asked = []
+def test_against_selects_the_peers(against, peers, monkeypatch):
+    measured = []
     monkeypatch.setattr(
-        turns, "measure", lambda job, peers, *_, **__: asked.extend(peers) or block(Row(OURS, FACTS, (1.0,)))
+        turns, "measure", lambda job, peers, *_, **__: measured.extend(peers) or block(Row(OURS, FACTS, (1.0,)))
     )
     command.run("infer", ["--models", "lenet", *against])
-    assert [peer.name for peer in asked] == peers
+    assert [peer.name for peer in measured] == peers
 
 
-def test_each_network_has_its_batch():
+def test_default_batch_sizes():
     models = ("lenet", "resnet20_cifar", "resnext_block", "resnet50")
     jobs = Options(models=models).jobs("train")
     assert [job.batch for job in jobs] == [256, 128, 16, 32]
@@ -248,7 +249,7 @@ def test_each_network_has_its_batch():
     assert [(job.batch, job.image_shape) for job in both] == [(1, (64, 64, 3)), (16, (64, 64, 3))]
 
 
-def test_the_images_are_the_same_for_each_peer_and_not_too_many():
+def test_the_images_are_reproducible_and_bounded():
     images, labels = JOB.made_up()
     assert images.shape == (100 * 256, 28, 28, 1)
     assert (images[:9] == JOB.made_up()[0][:9]).all()
@@ -278,7 +279,7 @@ def test_the_images_are_the_same_for_each_peer_and_not_too_many():
         ([], "models"),
     ],
 )
-def test_bad_input_gets_one_sentence(arguments, message):
+def test_invalid_arguments_are_refused(arguments, message):
     with pytest.raises(UserError) as error:
         command.run("train", arguments)
     assert message in str(error.value)
@@ -292,14 +293,14 @@ def test_the_usage_needs_no_jax():
     assert ended.stdout.endswith("False\n")
 
 
-def test_the_script_ends_with_2_and_one_sentence():
+def test_an_unknown_command_has_exit_code_2_and_one_line():
     ended = run_script("benchmark.py", "trian")
     assert ended == (2, "", "error: unknown command 'trian'; did you mean 'train'?\n")
 
 
 @pytest.mark.many_processes
-def test_a_platform_that_is_not_there_is_one_sentence():
-    """In a process: in this one JAX has its backend already."""
+def test_a_missing_platform_is_refused():
+    """Runs a process, because JAX already has its backend in this one."""
     arguments = [sys.executable, SCRIPT, "infer", "--models", "lenet", "--platform", "tpu"]
     ended = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -307,9 +308,9 @@ def test_a_platform_that_is_not_there_is_one_sentence():
     assert ended.stderr.count("\n") == 1
 
 
-def test_peers_come_from_modules_that_are_there():
-    there = {f"cnnjax.benchmark.{path.stem}" for path in Path(command.__file__).parent.glob("*.py")}
-    assert {peer.module for peer in (OURS, *OTHERS)} <= there
+def test_the_modules_of_the_peers_exist():
+    modules = {f"cnnjax.benchmark.{path.stem}" for path in Path(command.__file__).parent.glob("*.py")}
+    assert {peer.module for peer in (OURS, *OTHERS)} <= modules
 
 
 def test_published_rates():

@@ -13,20 +13,20 @@ def size_of(tree):
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
-def test_a_step_holds_its_state_and_batch_and_what_it_keeps_for_the_gradient():
+def test_a_step_holds_state_batch_and_saved_activations():
     arch, batch = create("mlp"), 1024
     params = size_of(init(arch, jax.random.key(0)).params)
     images = batch * 28 * 28
     kept = 4 * batch * (28 * 28 + 300 + 100 + 10)  # the normalized images and each layer's activations
-    found = step_bytes(arch, Optimizer(name="momentum"), batch)
-    assert 2 * params + images + kept < found < 4 * params + images + 2 * kept
-    # adam holds two values for each parameter and momentum one; the one more is read and written in place.
-    assert step_bytes(arch, Optimizer(name="adam"), batch) - found == pytest.approx(params, rel=0.1)
+    peak = step_bytes(arch, Optimizer(name="momentum"), batch)
+    assert 2 * params + images + kept < peak < 4 * params + images + 2 * kept
+    # adam keeps two values per parameter and momentum one; the extra value is updated in place.
+    assert step_bytes(arch, Optimizer(name="adam"), batch) - peak == pytest.approx(params, rel=0.1)
 
 
 @pytest.mark.compiles_large
 @pytest.mark.parametrize("depths", [(3, 3), (4, 4)])
-def test_computing_again_and_parts_take_less(depths):
+def test_remat_and_accumulate_save_memory(depths):
     arch = create("resnet18", depths=depths, width=8, input_size=28, channels=1, num_classes=10, stem="cifar")
     everything = step_bytes(arch, Optimizer(), 64)
     assert step_bytes(arch, Optimizer(), 64, remat=("all",)) < 0.8 * everything
@@ -37,32 +37,32 @@ def test_computing_again_and_parts_take_less(depths):
 @pytest.mark.parametrize("multiple", [1, 8, 24])
 @pytest.mark.parametrize("bend", [0.0, 0.3])
 def test_the_largest_batch_fits_and_the_next_one_does_not(limit, multiple, bend):
-    asked = []
+    evaluated = []
 
     def peak(batch):
-        asked.append(batch)
-        return 3_000 + int(90 * batch + bend * batch * (batch % 7))  # a line, and what a compiler does to it
+        evaluated.append(batch)
+        return 3_000 + int(90 * batch + bend * batch * (batch % 7))  # a line with compiler noise
 
-    found = largest_batch(peak, limit, multiple)
-    assert found % multiple == 0
-    if found:
-        assert peak(found) <= limit
-        assert found in asked[:-1]
+    largest = largest_batch(peak, limit, multiple)
+    assert largest % multiple == 0
+    if largest:
+        assert peak(largest) <= limit
+        assert largest in evaluated[:-1]
     if not bend:
-        assert peak(found + multiple) > limit
-    assert len(asked) < 15
+        assert peak(largest + multiple) > limit
+    assert len(evaluated) < 15
 
 
-def test_nothing_fits_into_less_than_the_parameters():
+def test_no_batch_fits_if_the_parameters_do_not():
     assert largest_batch(lambda batch: 1_000_000 + batch, 1_000) == 0
 
 
-def test_the_memory_is_what_is_given_or_what_there_is():
+def test_memory_limit_is_the_option_or_the_machine_s_memory():
     assert memory.memory_limit(0.5) == 2**29
     assert memory.memory_limit(None) > 2**28
 
 
-def test_the_usual_choices_and_those_that_are_asked_for():
+def test_usual_and_requested_memory_options():
     arch = create("resnet20_cifar")
     usual = memory.ways(Work(model="resnet20_cifar"), arch)
     assert list(map(str, usual)) == [
@@ -70,26 +70,27 @@ def test_the_usual_choices_and_those_that_are_asked_for():
         "--train.remat all --train.accumulate 4",
     ]  # fmt: skip
     assert memory.ways(Work(model="resnet20_cifar", batch=(30,)), arch) == usual[:3]
-    asked = Work(model="resnet20_cifar", remat=("stage2",), accumulate=2)
-    assert memory.ways(asked, arch) == [Way(), Way(("stage2",), 2)]
+    requested = Work(model="resnet20_cifar", remat=("stage2",), accumulate=2)
+    assert memory.ways(requested, arch) == [Way(), Way(("stage2",), 2)]
     with pytest.raises(UserError, match="unknown remat stage 'stag2'"):
-        memory.ways(asked.replace(remat=("stag2",)), arch)
+        memory.ways(requested.replace(remat=("stag2",)), arch)
 
 
 def test_the_table(monkeypatch):
     work = Work(model="resnet20_cifar", batch=(32, 64), dtype=("float32", "bfloat16"))
     monkeypatch.setattr(memory, "step_bytes", lambda arch, optimizer, batch, remat, accumulate: batch * 2**20)
-    found = list(memory.rows(work, 2**30))
-    assert found[0] == Row("float32", Way(), (2**25, 2**26), 1024)
-    assert len(found) == 10
-    lines = memory.markdown(work, found, 2**30).splitlines()
+    rows = list(memory.rows(work, 2**30))
+    assert rows[0] == Row("float32", Way(), (2**25, 2**26), 1024)
+    assert len(rows) == 10
+    lines = memory.markdown(work, rows, 2**30).splitlines()
     assert memory.title(work) == "Memory of a training step of resnet20_cifar at 32x32x3 with momentum, cpu"
     assert lines[0] == "|  | batch 32, GiB | batch 64, GiB | largest batch in 1 GiB |"
     assert lines[2] == "| float32, everything kept | 0.03 | 0.06 | 1,024 |"
     assert {line.count("|") for line in lines if line.startswith("|")} == {5}
 
 
-def test_the_command_prints_the_table_and_writes_it(tmp_path, monkeypatch, capsys):
+@pytest.mark.compiles_large
+def test_the_command_prints_and_writes_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(page, "PAGE", tmp_path / "benchmarks.md")
     arguments = ["mlp", "--batch", "8", "--remat", "stage1", "--memory-gib", "0.01", "--platform", "cpu"]
     memory.run(arguments)
@@ -113,14 +114,14 @@ def test_the_command_prints_the_table_and_writes_it(tmp_path, monkeypatch, capsy
         (["mlp", "--input-size", "0"], "model.input_size is 0; it must be 1 or more"),
     ],
 )
-def test_bad_input_gets_one_sentence(options, message):
+def test_invalid_arguments_are_refused(options, message):
     with pytest.raises(UserError) as error:
         memory.run(options)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_compiler_that_does_not_say_is_told_of(monkeypatch):
+def test_a_compiler_without_memory_analysis_is_refused(monkeypatch):
     monkeypatch.setattr(jax.stages.Compiled, "memory_analysis", lambda self: None)
-    with pytest.raises(UserError, match="does not say how much memory"):
+    with pytest.raises(UserError, match="does not report the memory"):
         step_bytes(create("mlp"), Optimizer(), 8)

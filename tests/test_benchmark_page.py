@@ -2,7 +2,7 @@ from cnnjax.benchmark import page
 from cnnjax.benchmark.page import HEAD, replaced, write_section
 
 
-def test_a_section_is_appended_or_replaced_and_the_others_stay():
+def test_a_section_is_appended_or_replaced():
     one = replaced("", "One", "1\n\n| a |")
     assert one == f"{HEAD}\n## One\n\n1\n\n| a |\n"
     both = replaced(one, "Two", "2")
@@ -11,12 +11,12 @@ def test_a_section_is_appended_or_replaced_and_the_others_stay():
     assert replaced(both, "One", "new") == f"{HEAD}\n## One\n\nnew\n\n## Two\n\n2\n"
 
 
-def test_what_stands_above_the_sections_stays():
+def test_text_above_the_sections_is_kept():
     page = replaced("# Performance\n\nby hand\n\n## One\n\n1\n", "Two", "2")
     assert page == "# Performance\n\nby hand\n\n## One\n\n1\n\n## Two\n\n2\n"
 
 
-def test_the_record_is_written_with_its_folder(tmp_path, monkeypatch):
+def test_write_section_creates_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "PAGE", tmp_path / "docs" / "benchmarks.md")
     write_section("One", ["a", "", "b"])
     write_section("Two", ["c"])

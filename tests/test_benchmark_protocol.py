@@ -16,12 +16,12 @@ from cnnjax.errors import UserError
 protocol.WARM_UP_SECONDS = 0.01
 
 def prepare(job):
-    print("what a library prints is no answer")
+    print("output of a library")
     if job.batch == 2:
-        raise UserError("it does not do two")
+        raise UserError("batch 2 is not supported")
     def run(steps):
         if steps == 3:
-            raise ValueError("three are too many\\nand more of that")
+            raise ValueError("three are too many\\nsecond line")
         if steps == 5:
             import os, signal
             os.kill(os.getpid(), signal.SIGKILL)
@@ -37,9 +37,9 @@ protocol.serve(prepare)
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    """A peer that sleeps; it is gone when the test is."""
+    """Start peers that only sleep; they are closed after the test."""
     (tmp_path / "fake_peer.py").write_text(FAKE)
-    monkeypatch.chdir(tmp_path)  # from where -m finds it
+    monkeypatch.chdir(tmp_path)  # so that python -m finds the module
     children = []
 
     def start(job=JOB, debug=False):
@@ -52,7 +52,7 @@ def fake(tmp_path, monkeypatch):
         assert child.process.returncode is not None
 
 
-def test_a_peer_prepares_says_what_it_is_and_runs_laps_without_jax(fake):
+def test_a_peer_reports_facts_and_runs_laps_without_jax(fake):
     child = fake()
     facts = child.ready()
     assert facts.how == "lenet, False"
@@ -64,26 +64,26 @@ def test_a_peer_prepares_says_what_it_is_and_runs_laps_without_jax(fake):
     assert child.process.returncode == 0
 
 
-def test_a_peer_that_refuses_says_why(fake):
-    with pytest.raises(Ended, match="^it does not do two$") as end:
+def test_an_unsupported_job_is_reported(fake):
+    with pytest.raises(Ended, match="^batch 2 is not supported$") as end:
         fake(JOB.replace(batch=2)).ready()
     assert end.value.refused
 
 
 @pytest.mark.parametrize(
-    ("steps", "sentence"), [(3, "^ValueError: three are too many$"), (5, r"^its process was ended by signal 9 \(")]
+    ("steps", "sentence"), [(3, "^ValueError: three are too many$"), (5, r"^its process was killed by signal 9 \(")]
 )
-def test_a_peer_that_fails_is_told_in_one_sentence(fake, steps, sentence, capfd):
+def test_a_failure_of_a_peer_is_reported_in_one_line(fake, steps, sentence, capfd):
     child = fake(debug=True)
     child.ready()
     with pytest.raises(Ended, match=sentence) as end:
         child.lap(steps)
     assert not end.value.refused
     child.close()
-    assert "what a library prints" in capfd.readouterr().err
+    assert "output of a library" in capfd.readouterr().err
 
 
-def test_the_warm_up_doubles_its_laps(monkeypatch):
+def test_the_warm_up_doubles_the_laps(monkeypatch):
     monkeypatch.setattr(protocol, "WARM_UP_SECONDS", 0.1)
     laps = []
     clock = SimpleNamespace(perf_counter=lambda: 0.004 * sum(laps))
@@ -92,7 +92,7 @@ def test_the_warm_up_doubles_its_laps(monkeypatch):
     assert laps == [3, 6, 12, 24]
 
 
-def test_the_peak_counts_from_where_it_is_told_to():
+def test_forget_peak_memory_restarts_the_count():
     held = bytearray(2**27)
     held[::4096] = b"1" * len(held[::4096])
     before = machine.peak_memory()

@@ -80,7 +80,7 @@ def test_whatever_file_is_damaged_it_is_set_aside_and_the_one_before_is_used(tmp
 def test_a_foreign_file_in_a_checkpoint_is_noticed(tmp_path):
     saved = save(tmp_path, 1)
     (saved.path / "variables" / "extra").write_text("x")
-    with pytest.raises(UserError, match="its files are not those of its manifest"):
+    with pytest.raises(UserError, match="its files differ from its manifest"):
         checkpoint.open_checkpoint(saved.path)
 
 
@@ -191,7 +191,9 @@ def test_one_within_an_epoch_is_gone_on_from_and_gives_way_to_the_next_whole_one
 
 def test_one_within_the_first_epoch_is_never_the_best(tmp_path):
     within(tmp_path, 3, 0)
-    with pytest.raises(UserError, match="within-00000003 lies within the first epoch, and nothing was judged yet"):
+    with pytest.raises(
+        UserError, match="within-00000003 is from within the first epoch, and nothing has been evaluated yet"
+    ):
         checkpoint.best(tmp_path)
 
 
@@ -202,7 +204,7 @@ def test_where_a_damaged_one_cannot_be_set_aside_that_is_one_sentence(tmp_path, 
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(UserError, match="is damaged: .*; it cannot be set aside as .*: Read-only file system"):
+    with pytest.raises(UserError, match="is damaged: .*; it cannot be renamed to .*: Read-only file system"):
         checkpoint.newest_good(tmp_path)
 
 
@@ -216,7 +218,9 @@ def test_a_save_that_fails_leaves_nothing_and_the_earlier_ones_as_they_were(tmp_
 
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint.writing, "sync_tree", fail)
-            with pytest.raises(UserError, match=r"00002 could not be saved \(No space left on device\); those saved"):
+            with pytest.raises(
+                UserError, match=r"00002 could not be saved \(No space left on device\); earlier checkpoints"
+            ):
                 save(tmp_path, 2)
         assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     assert caplog.text == ""

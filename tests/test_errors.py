@@ -1,6 +1,6 @@
 import pytest
 
-from cnnjax.errors import Diverged, Interrupted, UserError, choose, near_matches, printable, quoted, require
+from cnnjax.errors import Diverged, Interrupted, UserError, choose, listed, near_matches, printable, quoted, require
 
 
 def test_exit_codes_are_the_documented_ones():
@@ -19,6 +19,12 @@ def test_choose_names_near_matches(given, expected):
 
 def test_where_nothing_is_near_all_choices_are_listed():
     assert near_matches("zzz", ["sgd", "adam"]) == "choose from: adam, sgd"
+
+
+def test_long_lists_are_cut_to_ten_names():
+    assert listed("abc") == "a, b, c"
+    assert listed(map(str, range(1200))) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 1,190 more"
+    assert near_matches("zzz", map(str, range(10, 30))).endswith("18, 19 and 10 more")
 
 
 def test_require_says_what_was_given_and_what_is_allowed():

@@ -53,7 +53,7 @@ def test_a_run_of_format_1_evaluates_to_what_it_said(recorded):
 
 @pytest.mark.parametrize(
     ("recording", "epochs"),
-    [pytest.param(*run, marks=pytest.mark.compiles_large if "resnet" in run[0] else ()) for run in RUNS.items()],
+    [pytest.param(*run, marks=() if "adam" in run[0] else pytest.mark.trains_long) for run in RUNS.items()],
 )
 def test_a_run_of_format_1_continues_to_what_the_old_code_reached(recording, epochs, tmp_path):
     run = copy_run(recording, tmp_path)

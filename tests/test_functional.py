@@ -92,6 +92,7 @@ class ProbeModule(Network):
         return Outputs(self.head(features["stage1"][:, 0, 0]))
 
 
+@pytest.mark.compiles_large
 def test_a_list_of_more_than_ten_layers_keeps_its_order():
     arch = Probe()
     params, _ = variables = init(arch, jax.random.key(0))

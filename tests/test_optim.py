@@ -144,7 +144,7 @@ def test_every_schedule_equals_its_formula_at_every_step(name):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (Schedule(name="step", boundaries=("5ep", "3ep")), "they must rise"),
+        (Schedule(name="step", boundaries=("5ep", "3ep")), "they must increase"),
         (Schedule(name="warmup_cosine", warmup="10ep"), "it must be shorter than the training of 100 steps"),
         (Schedule(name="exponential", every="0st"), "it must be 1 step or more"),
     ],

@@ -207,7 +207,7 @@ def test_a_whole_number_in_a_field_of_floats_stays_one():
         ({"teachers": [{"model": {}}]}, "teachers.0.model is {}; it must be an object with a 'family'"),
         (
             {"teachers": [{"model": {"family": "lenett"}}]},
-            "unknown teachers.0.model family 'lenett'; did you mean 'lenet' or 'resnet'?",
+            "unknown teachers.0.model family 'lenett'; did you mean 'lenet' or 'alexnet' or 'resnet'?",
         ),
         (
             {"teachers": [{"model": {"family": "lenet", "channels": 0}}]},

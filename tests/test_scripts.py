@@ -1,13 +1,15 @@
-"""The scripts as a user runs them: their output, exit codes and files.
+"""The scripts as a user runs them: output, exit codes and files.
 
-Those that `run_script` runs are in this process; `call` starts one where a process is the point.
+`run_script` runs a script in this process; `call` starts a process where the test needs one.
 """
 
+import csv
 import json
 import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,9 +32,9 @@ from cnnjax.system.signals import SIGNALS
 from tests.script import SCRIPTS, run_script
 
 KEPT = {}
-"""Where the scripts that `call` starts keep their compiled programs."""
+"""Environment of the scripts that `call` starts: the folder of their compilation cache."""
 AS_HERE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "CNNJAX_CACHE": "0"}
-"""Let a process compile as the tests do, so that it computes the bits that `run_script` does."""
+"""Environment in which a process compiles as the tests do, so that it computes the same bits as `run_script`."""
 
 
 def command(*arguments):
@@ -59,7 +61,7 @@ def programs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def workplace(digits, tmp_path_factory):
-    """A folder with a short finished run and an image."""
+    """A folder with a short finished run, two photos and a text file named text.png."""
     folder = tmp_path_factory.mktemp("workplace")
     done = run_script(
         "train.py", "lenet_mini", "--data.source", "mnist", "--data.dir", digits, "--train.epochs", 2,
@@ -73,7 +75,7 @@ def workplace(digits, tmp_path_factory):
     return folder
 
 
-def test_the_usage_and_the_experiments_need_no_jax():
+def test_listing_the_experiments_does_not_import_jax():
     script = SCRIPTS / "train.py"
     code = f"import runpy, sys; runpy.run_path({str(script)!r})['train'](['--help']); print('jax' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -81,7 +83,7 @@ def test_the_usage_and_the_experiments_need_no_jax():
     assert ended.stdout.endswith("\nFalse\n")
 
 
-def test_a_training_prints_its_epochs_its_table_and_its_folder(digits, tmp_path):
+def test_train_prints_epochs_table_and_folder(digits, tmp_path):
     done = run_script(
         "train.py", "lenet_mini", "--data.source", "mnist", "--data.dir", digits, "--train.epochs", 1,
         "--platform", "cpu", cwd=tmp_path,
@@ -94,7 +96,7 @@ def test_a_training_prints_its_epochs_its_table_and_its_folder(digits, tmp_path)
     assert (tmp_path / "runs" / "lenet_mini,data.source=mnist,train.epochs=1" / "report.html").exists()
 
 
-def test_evaluate_prints_every_figure(workplace):
+def test_evaluate_prints_every_metric(workplace):
     done = run_script("evaluate.py", "runs/done", cwd=workplace)
     assert done.returncode == 0, done.stderr
     for expected in ("loss", "top-1", "top-5", "calibration error", "precision", "recall", "F1"):
@@ -106,7 +108,7 @@ def test_evaluate_prints_every_figure(workplace):
     assert f"{results['validation']['loss']:.4f}" in validation.stdout
 
 
-def test_predict_names_the_top_3_with_percentages(workplace):
+def test_predict_prints_the_top_3_with_percentages(workplace):
     photos = sorted((workplace / "photos").iterdir())
     done = run_script("predict.py", "runs/done", *photos, cwd=workplace)
     assert done.returncode == 0, done.stderr
@@ -116,7 +118,28 @@ def test_predict_names_the_top_3_with_percentages(workplace):
     assert lines[0].count("%") == 3
 
 
-def test_summary_prints_the_published_figures(workplace):
+def test_predict_reads_folders_prints_json_or_csv_and_reports_unreadable_files(workplace, tmp_path):
+    folder = shutil.copytree(workplace / "photos", tmp_path / "photos")
+    (folder / "deeper").mkdir()
+    (folder / "deeper" / "notes.txt").write_text("text")
+    count = len(list((workplace / "photos").iterdir()))
+    done = run_script("predict.py", "runs/done", folder, "--json", cwd=workplace)
+    assert done.returncode == 1
+    assert f"1 of {count + 1} images could not be read" in done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == count
+    assert len(answers[0]["classes"]) == 3
+    assert 0 < answers[0]["classes"][0]["probability"] <= 1
+    (folder / "deeper" / "notes.txt").unlink()
+    done = run_script("predict.py", "runs/done", folder, "--csv", "--top", 2, cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.reader(done.stdout.splitlines()))
+    assert rows[0] == ["file", "rank", "class", "probability"]
+    assert len(rows) == 1 + 2 * count
+    assert run_script("predict.py", "runs/done", folder / "deeper", cwd=workplace).returncode == 2
+
+
+def test_summary_prints_the_published_counts(workplace):
     done = run_script("summary.py", "lenet", cwd=workplace)
     assert done.returncode == 0, done.stderr
     assert "61,706" in done.stdout
@@ -125,14 +148,15 @@ def test_summary_prints_the_published_figures(workplace):
     assert "576" in larger.stdout
 
 
+@pytest.mark.trains_long
 def test_a_config_reproduces_its_run(workplace):
-    again = run_script("train.py", "runs/done/config.json", "--out", "runs/again", cwd=workplace)
-    assert again.returncode == 0, again.stderr
+    repeated = run_script("train.py", "runs/done/config.json", "--out", "runs/again", cwd=workplace)
+    assert repeated.returncode == 0, repeated.stderr
     assert same_parameters(*(load(workplace / "runs" / name).variables.params for name in ("done", "again")))
 
 
 @pytest.mark.many_processes
-def test_kept_programs_and_fresh_ones_end_with_the_same_bits(workplace, programs):
+def test_cached_and_fresh_programs_give_the_same_bits(workplace, programs):
     def train(name, **environment):
         done = call("train.py", "runs/done/config.json", "--out", f"runs/{name}", cwd=workplace, **environment)
         assert done.returncode == 0, done.stderr
@@ -141,12 +165,12 @@ def test_kept_programs_and_fresh_ones_end_with_the_same_bits(workplace, programs
     first = train("compiled")
     before = sorted(programs.iterdir())
     kept = train("kept")
-    assert sorted(programs.iterdir()) == before  # all were there
+    assert sorted(programs.iterdir()) == before  # all were cached
     assert same_parameters(first, kept)
     assert same_parameters(first, train("fresh", CNNJAX_CACHE="0"))
 
 
-def test_an_experiment_file_of_ones_own(workplace, digits):
+def test_a_user_s_experiment_file(workplace, digits):
     (workplace / "mine.py").write_text(
         "from cnnjax import create\nfrom cnnjax.config import Data, Experiment, Train\n"
         "experiment = Experiment(model=create('mlp', activation='tanh'), "
@@ -157,7 +181,7 @@ def test_an_experiment_file_of_ones_own(workplace, digits):
     assert (workplace / "runs" / "mine,seed=4" / "results.json").exists()
 
 
-def test_another_model_is_named_in_the_runs_name(workplace, digits):
+def test_the_run_name_includes_another_model(workplace, digits):
     done = run_script(
         "train.py", "lenet_mini", "--model", "mlp", "--model.activation", "tanh", "--data.source", "mnist",
         "--data.dir", digits, "--train.epochs", 1, cwd=workplace,
@@ -176,7 +200,7 @@ def test_another_model_is_named_in_the_runs_name(workplace, digits):
             [
                 "--optimizer.lr FLOAT",
                 "--model.activation",
-                "(default: 0.002)",
+                "(default: 0.001)",
                 "--platform",
                 "--train.epochs INT",
                 "--profile",
@@ -202,16 +226,16 @@ def test_help(arguments, expected, tmp_path):
 BAD = [
     (["train.py", "lenet_fashin"], "unknown experiment 'lenet_fashin'; did you mean 'lenet_fashion'"),
     (["train.py", "--seed", "3", "lenet_mini"], "the first argument is '--seed'; give the experiment first"),
-    (["evaluate.py", "--split", "test", "runs/done"], "the first argument is '--split'; give the run's folder first"),
+    (["evaluate.py", "--split", "test", "runs/done"], "the first argument is '--split'; give the run folder first"),
     (["summary.py", "--input-size", "30", "lenet"], "the first argument is '--input-size'; give the model first"),
     (["train.py", "lenet_mini", "--data.dir", "nowhere"], "leave out --data.dir"),
-    (["train.py", "lenet_mini", "--schedule.warmup", "9" * 400 + "ep"], "more than the 2,147,483,647 steps"),
+    (["train.py", "lenet_mini", "--schedule.warmup", "9" * 400 + "ep"], "at most 2,147,483,647 steps"),
     (["train.py", "lenet_mini", "--train.epochs", "99999999999"], "train.epochs is 99999999999"),
     (["train.py", "leaves.py"], "leaves.py does not run: SystemExit"),
     (["train.py", "lines.py"], "lines.py does not run: ValueError: one two"),
     (["train.py", "class.py"], "model is <class 'int'>; it must be a definition, such as create('lenet')"),
-    (["train.py", "foreign.py"], "make the model with create(...)"),
-    (["evaluate.py", "runs/done", "--split", "validation", "--data.split-seed", "1"], "divided its training images"),
+    (["train.py", "foreign.py"], "create the model with create(...)"),
+    (["evaluate.py", "runs/done", "--split", "validation", "--data.split-seed", "1"], "used a different split"),
     (["train.py", "lenet_fashion", "--data.dir", "nowhere"], "fashion_mnist was not found: none of nowhere"),
     (["train.py", "lenet_mini", "--model", "lenett"], "unknown model 'lenett'; did you mean 'lenet'"),
     (["train.py", "lenet_mini", "--model.activation", "rulu"], "unknown value 'rulu'; did you mean 'relu'"),
@@ -227,11 +251,11 @@ BAD = [
     (["train.py", "lenet_mini", "--schedule.name", "warmup_cosine", "--schedule.warmup", "30ep"], "it must be shorter"),
     (["train.py", "lenet_mini", "--seed"], "--seed"),
     (["train.py", "lenet_mini", "--platform", "cdua"], "unknown value 'cdua'; did you mean 'cuda'"),
-    (["train.py", "lenet_mini", "--profile", "20:10"], "--profile is '20:10'; it must be two steps that rise"),
-    (["train.py", "lenet_mini", "--profile=-1:5"], "--profile is '-1:5'; it must be two steps that rise"),
-    (["train.py", "lenet_mini", "--profile", "5"], "--profile is '5'; it must be two steps that rise"),
-    (["train.py", "lenet_mini", "--profile", "10:99999"], "--profile is 10:99999 and this start trains"),
-    (["train.py", "runs/done", "--out", "runs/done", "--profile", "0:1"], "there is nothing left to train"),
+    (["train.py", "lenet_mini", "--profile", "20:10"], "--profile is '20:10'; it must be two increasing steps"),
+    (["train.py", "lenet_mini", "--profile=-1:5"], "--profile is '-1:5'; it must be two increasing steps"),
+    (["train.py", "lenet_mini", "--profile", "5"], "--profile is '5'; it must be two increasing steps"),
+    (["train.py", "lenet_mini", "--profile", "10:99999"], "--profile is 10:99999 and "),
+    (["train.py", "runs/done", "--out", "runs/done", "--profile", "0:1"], "0 steps are left to train"),
     (["train.py", "lenet_mini", "--out", "text.png"], "text.png"),
     (["train.py", "lenet_mini", "--out", "runs/done"], "holds a run of another config: data.source was 'mnist'"),
     (["train.py", "lenet_mini", "--out", "photos"], "is not empty and holds no config.json"),
@@ -239,13 +263,13 @@ BAD = [
     (["train.py", "broken.py"], "broken.py does not run: ZeroDivisionError"),
     (["train.py", "empty.py"], "empty.py defines no experiment"),
     (["train.py", "missing.json"], "there is no file missing.json"),
-    (["evaluate.py", "runs/nowhere"], "runs/nowhere is not the folder of a run"),
+    (["evaluate.py", "runs/nowhere"], "runs/nowhere is not a run folder"),
     (["evaluate.py", "runs/done", "--split", "tets"], "unknown value 'tets'; did you mean 'test'"),
     (["evaluate.py", "runs/done", "--data.source", "fashion_mnist_mini"], "give data of the same classes"),
     (["predict.py", "runs/done", "text.png"], "text.png cannot be read as an image"),
     (["predict.py", "runs/done", "missing.png"], "there is no image file missing.png"),
     (["predict.py", "runs/done"], "no IMAGE is given"),
-    (["predict.py", "runs/nowhere", "text.png"], "runs/nowhere is not the folder of a run"),
+    (["predict.py", "runs/nowhere", "text.png"], "runs/nowhere is not a run folder"),
     (["predict.py", "runs/done", "text.png", "--top", "0"], "--top is 0; it must be 1 or more"),
     (["summary.py", "lenett"], "unknown model 'lenett'; did you mean 'lenet'"),
     (["summary.py", "lenet", "--input-size", "3"], "model.input_size is 3"),
@@ -255,7 +279,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
-def test_bad_input_is_one_sentence_with_exit_code_2(workplace, arguments, message, capfd):
+def test_invalid_input_is_refused_with_exit_code_2(workplace, arguments, message, capfd):
     (workplace / "broken.py").write_text("1 / 0\n")
     (workplace / "empty.py").write_text("experiment = 3\n")
     (workplace / "leaves.py").write_text("raise SystemExit(0)\n")
@@ -269,12 +293,12 @@ def test_bad_input_is_one_sentence_with_exit_code_2(workplace, arguments, messag
     assert ended.stderr.startswith("error: ")
     assert ended.stderr.count("\n") == 1, ended.stderr
     assert message in ended.stderr
-    assert capfd.readouterr().err == ""  # nor did a library write past sys.stderr
+    assert capfd.readouterr().err == ""  # no library wrote past sys.stderr
     assert sorted(workplace.rglob("*")) == before
 
 
 @pytest.mark.many_processes
-def test_a_float64_network_is_trained_and_used_in_float64(digits, tmp_path):
+def test_a_float64_network_is_trained_and_evaluated_in_float64(digits, tmp_path):
     options = ("lenet_mini", "--data.source", "mnist", "--data.dir", digits, "--model.dtype", "float64")
     refused = call("train.py", *options, "--out", "run", cwd=tmp_path, JAX_ENABLE_X64="0")
     assert refused.returncode == 2
@@ -285,13 +309,14 @@ def test_a_float64_network_is_trained_and_used_in_float64(digits, tmp_path):
     assert done.returncode == 0, done.stderr
     saved, _ = checkpoint.newest_good(tmp_path / "run/checkpoints")
     assert all(leaf.startswith("float64") for leaf in saved.info["items"]["variables"].values())
-    judged = call("evaluate.py", "run", cwd=tmp_path)
-    assert judged.returncode == 0, judged.stderr
+    evaluated = call("evaluate.py", "run", cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
     loss = RunFolder(tmp_path / "run").read_results()["test"]["loss"]
-    assert f"{loss:.4f}" in judged.stdout
+    assert f"{loss:.4f}" in evaluated.stdout
 
 
-def test_a_platform_that_is_not_there_is_one_sentence_with_exit_code_2(tmp_path):
+@pytest.mark.many_processes
+def test_a_missing_platform_is_refused_with_exit_code_2(tmp_path):
     done = call("train.py", "lenet_mini", "--platform", "tpu", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: --platform tpu is not available here")
@@ -299,38 +324,38 @@ def test_a_platform_that_is_not_there_is_one_sentence_with_exit_code_2(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_debug_shows_where_an_error_came_from(workplace):
+def test_debug_prints_the_traceback(workplace):
     done = run_script("train.py", "lenet_mini", "--optimizer.lr", "0", "--debug", cwd=workplace)
     assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: optimizer.lr is 0.0")
 
 
-@pytest.fixture(params=["a full disk", "a pipe that nobody reads"])
+@pytest.fixture(params=["full disk", "broken pipe"])
 def failing_output(request):
-    """What writing to fails, and what the system says then."""
-    if request.param == "a full disk":
-        output, said = os.open("/dev/full", os.O_WRONLY), "No space left on device"
+    """A file descriptor that cannot be written, and the system's error message."""
+    if request.param == "full disk":
+        output, reason = os.open("/dev/full", os.O_WRONLY), "No space left on device"
     else:
-        (reader, output), said = os.pipe(), "Broken pipe"
+        (reader, output), reason = os.pipe(), "Broken pipe"
         os.close(reader)
-    yield output, said
+    yield output, reason
     os.close(output)
 
 
 def call_with_output(output, *arguments, cwd):
     return subprocess.run(
         command(*arguments), cwd=cwd, stdout=output, stderr=subprocess.PIPE, text=True, timeout=240,
-        env={**os.environ, **AS_HERE, "PYTHONUNBUFFERED": ""},  # as for users: what fails may fail only at the end
+        env={**os.environ, **AS_HERE, "PYTHONUNBUFFERED": ""},  # as for users: buffered output may fail only at the end
     )  # fmt: skip
 
 
 @pytest.mark.many_processes
-def test_a_training_whose_output_fails_goes_on_to_its_end(workplace, failing_output, tmp_path):
-    output, said = failing_output
+def test_training_continues_if_its_output_fails(workplace, failing_output, tmp_path):
+    output, reason = failing_output
     done = call_with_output(output, "train.py", workplace / "runs" / "done", "--out", tmp_path / "run", cwd=workplace)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: the training is done, and some of what it said could not be written ({said}")
+    assert done.stderr.startswith(f"error: training finished, but some of its output could not be written ({reason}")
     assert done.stderr.count("\n") == 1
     assert figures(tmp_path / "run") == figures(workplace / "runs" / "done")
     assert RunFolder(tmp_path / "run").finished
@@ -345,22 +370,22 @@ def call_without(stream, *arguments, cwd, **environment):
 
 
 @pytest.mark.many_processes
-@pytest.mark.parametrize("begun_again", [True, False])
-def test_a_training_without_standard_output_goes_on_and_no_file_takes_its_place(
-    begun_again, workplace, digits, tmp_path
+@pytest.mark.parametrize("restarted", [True, False])
+def test_training_continues_without_standard_output_and_no_file_takes_its_descriptor(
+    restarted, workplace, digits, tmp_path
 ):  # fmt: skip
-    environment = {"GLIBC_TUNABLES": ""} if begun_again else {}
+    environment = {"GLIBC_TUNABLES": ""} if restarted else {}
     done = call_without(
         1, "train.py", "lenet_mini", "--data.source", "mnist", "--data.dir", digits, "--train.epochs", 2,
         "--out", "run", cwd=tmp_path, **environment,
     )  # fmt: skip
-    said = "error: the training is done, and some of what it said could not be written (Bad file descriptor)"
-    assert (done.returncode, done.stdout, done.stderr[: len(said)]) == (1, "", said)
+    message = "error: training finished, but some of its output could not be written (Bad file descriptor)"
+    assert (done.returncode, done.stdout, done.stderr[: len(message)]) == (1, "", message)
     assert figures(tmp_path / "run") == figures(workplace / "runs" / "done")
     assert RunFolder(tmp_path / "run").finished
 
 
-def test_without_standard_error_the_exit_code_tells_it(tmp_path):
+def test_without_standard_error_the_exit_code_reports_the_error(tmp_path):
     done = call_without(2, "train.py", "lenet_mini", "--train.epochs", 0, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
 
@@ -368,14 +393,16 @@ def test_without_standard_error_the_exit_code_tells_it(tmp_path):
 @pytest.mark.parametrize(
     "arguments", [["train.py", "--help"], ["train.py", "lenet_mini", "--help"], ["data.py", "list"]]
 )
-def test_a_short_script_whose_output_fails_ends_without_a_traceback(arguments, failing_output, tmp_path):
-    output, said = failing_output
+def test_a_short_script_whose_output_fails_prints_no_traceback(arguments, failing_output, tmp_path):
+    output, reason = failing_output
     done = call_with_output(output, *arguments, cwd=tmp_path)
-    told = "" if said == "Broken pipe" else f"error: {said}; check the path, its permissions and the space left\n"
-    assert (done.returncode, done.stderr) == (2 if told else 0, told)
+    message = (
+        "" if reason == "Broken pipe" else f"error: {reason}; check the path, its permissions and the space left\n"
+    )
+    assert (done.returncode, done.stderr) == (2 if message else 0, message)
 
 
-def test_a_divergence_has_exit_code_3_with_step_and_learning_rate(workplace, digits):
+def test_divergence_has_exit_code_3_and_reports_step_and_learning_rate(workplace, digits):
     done = run_script(
         "train.py", "mlp_fashion", "--data.source", "mnist", "--data.dir", digits, "--optimizer.name", "sgd",
         "--optimizer.lr", "1e30", "--train.batch-size", 32, "--out", "runs/wild", cwd=workplace,
@@ -403,12 +430,12 @@ def figures(folder):
 
 
 def newest_state(folder):
-    """Return what the newest checkpoint holds: the step, its info without the clock, and every array, also optax's."""
-    found, _ = checkpoint.newest_good(folder / "checkpoints")
+    """Return the newest checkpoint's step, its info without timings, and every array, including optimizer state."""
+    saved, _ = checkpoint.newest_good(folder / "checkpoints")
     _, experiment = read_config(folder / "config.json")
-    state = read_state(found, experiment, make_hyperparameters(experiment, 100))
-    info = {name: value for name, value in found.info.items() if name != "metrics"}
-    return found.step, info, [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+    state = read_state(saved, experiment, make_hyperparameters(experiment, 100))
+    info = {name: value for name, value in saved.info.items() if name != "metrics"}
+    return saved.step, info, [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 
 
 def lines(folder) -> int:
@@ -417,43 +444,43 @@ def lines(folder) -> int:
 
 
 @pytest.mark.many_processes
-def test_killed_at_random_steps_and_started_again_it_ends_with_the_same_bits(tmp_path):
+def test_a_run_killed_at_random_steps_and_restarted_ends_with_the_same_bits(tmp_path):
     digits = write_digits(tmp_path / "digits", train=3000)
     arguments = ("train.py", *LONG, "--data.dir", digits, "--early-stopping.patience", "None")
     assert call(*arguments, "--out", "whole", cwd=tmp_path).returncode == 0
     rng = random.Random(os.getpid())
     kills = 0
-    for wanted in (0, 2, 5):  # at a random moment after that many epochs
+    for epochs in (0, 2, 5):  # kill at a random moment after that many epochs
         process = subprocess.Popen(command(*arguments, "--out", "killed"), cwd=tmp_path, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
-        while lines(tmp_path / "killed") < wanted and process.poll() is None and time.monotonic() < deadline:
+        while lines(tmp_path / "killed") < epochs and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
-        delay = rng.uniform(0, 0.4) if wanted else rng.uniform(0.5, 2.5)
-        print(f"killed {delay:.3f} s after {wanted} epochs")  # shown where the test fails
+        delay = rng.uniform(0, 0.4) if epochs else rng.uniform(0.5, 2.5)
+        print(f"killed {delay:.3f} s after {epochs} epochs")  # shown if the test fails
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
-    assert kills >= 2  # a fast machine may finish before the last one
+    assert kills >= 2  # a fast machine may finish before the last kill
     done = call(*arguments, "--out", "killed", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "continuing after epoch" in done.stdout or kills < 3
+    assert "resuming after epoch" in done.stdout or kills < 3
     assert figures(tmp_path / "whole") == figures(tmp_path / "killed")
     assert [row["epoch"] for row in figures(tmp_path / "killed")] == list(range(1, EPOCHS + 1))
     (step, info, arrays), (step_killed, info_killed, arrays_killed) = map(
         newest_state, (tmp_path / "whole", tmp_path / "killed")
     )
     assert (step, info) == (step_killed, info_killed)
-    # 10 parameters, adam's two moments and the average of each, three counts, the step and the epoch's sums
-    assert len(arrays) == len(arrays_killed) == 47
+    # 10 parameters with two adam moments and an average each, three counts, the step, and five epoch sums
+    assert len(arrays) == len(arrays_killed) == 48
     assert all(np.array_equal(a, b) for a, b in zip(arrays, arrays_killed, strict=True))
     assert same_parameters(*(load(tmp_path / name).variables.params for name in ("whole", "killed")))
 
 
 @pytest.mark.parametrize(
-    "sent",
-    [pytest.param(sent, marks=() if sent == signal.SIGTERM else pytest.mark.many_processes) for sent in SIGNALS],
+    "signal_number",
+    [pytest.param(number, marks=pytest.mark.many_processes) for number in SIGNALS],
 )
-def test_an_interrupt_leaves_one_sentence_and_exit_code_1(tmp_path, sent):
+def test_an_interrupt_prints_the_resume_command_with_exit_code_1(tmp_path, signal_number):
     digits = write_digits(tmp_path / "digits", train=1000)
     arguments = ("train.py", *LONG, "--train.epochs", 5000, "--data.dir", digits, "--early-stopping.patience", "None")
     started = command(*arguments, "--out", "the run")
@@ -464,19 +491,19 @@ def test_an_interrupt_leaves_one_sentence_and_exit_code_1(tmp_path, sent):
         while lines(tmp_path / "the run") < 1:
             assert process.poll() is None
             time.sleep(0.01)
-        process.send_signal(sent)
-        said, told = process.communicate(timeout=60)
+        process.send_signal(signal_number)
+        output, message = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 1
-    assert told.startswith("error: interrupted; what goes on from here is: ")
-    assert shlex.split(told.partition("here is: ")[2]) == ["cd", str(tmp_path), "&&", *started]
-    saved = int(re.search(r"^saved step (\d+), within epoch", said, re.MULTILINE)[1])
+    assert message.startswith("error: interrupted; to resume: ")
+    assert shlex.split(message.partition("to resume: ")[2]) == ["cd", str(tmp_path), "&&", *started]
+    saved = int(re.search(r"^saved step (\d+), within epoch", output, re.MULTILINE)[1])
     assert checkpoint.newest_step(tmp_path / "the run" / "checkpoints") == saved
 
 
 @pytest.mark.many_processes
-def test_an_interrupt_before_the_first_epoch_ends_cleanly_too(tmp_path):
+def test_an_interrupt_before_the_first_epoch_exits_cleanly(tmp_path):
     process = subprocess.Popen(
         command("train.py", "lenet_mini", "--train.epochs", 2, "--out", "run"),
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -485,14 +512,14 @@ def test_an_interrupt_before_the_first_epoch_ends_cleanly_too(tmp_path):
         while not (tmp_path / "run" / "environment.json").exists():
             assert process.poll() is None
             time.sleep(0.01)
-        time.sleep(0.5)  # into the compilation
+        time.sleep(0.5)  # until the compilation has started
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
+        _, message = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 1
-    assert told.count("\n") == 1
-    assert told.startswith("error: interrupted")
+    assert message.count("\n") == 1
+    assert message.startswith("error: interrupted")
 
 
 def test_a_second_process_in_the_same_folder_is_refused(workplace):
@@ -501,5 +528,37 @@ def test_a_second_process_in_the_same_folder_is_refused(workplace):
         done = call("train.py", "runs/done", "--out", "runs/done", cwd=workplace, **AS_HERE)
     assert done.returncode == 2, done.stderr
     holder = f"pid {os.getpid()} on host {socket.gethostname()}"
-    assert done.stderr == f"error: another process ({holder}) trains in runs/done; wait for it, or choose --out\n"
+    assert (
+        done.stderr
+        == f"error: another process ({holder}) is training in runs/done; wait for it, or choose another --out\n"
+    )
     assert run_script("train.py", "runs/done", "--out", "runs/done", cwd=workplace).returncode == 0
+
+
+@pytest.mark.many_processes
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_text_that_the_terminal_cannot_encode_is_escaped(workplace, digits, tmp_path, environment):
+    folder = tmp_path / "café"
+    folder.mkdir()
+    done = call("train.py", folder / "absent.py", cwd=workplace, **environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: there is no experiment file")
+    done = call("evaluate.py", folder, cwd=workplace, **environment)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.many_processes
+def test_a_folder_name_that_is_not_utf8_prints_no_traceback(workplace, tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    done = call("train.py", "lenet_mini", "--out", folder, "--train.epochs", "1", cwd=workplace)
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (0, 2)
+    done = call(
+        "train.py", "lenet_mini", "--data.source", "image_folder", "--data.dir", folder, "--out", tmp_path / "run",
+        cwd=workplace,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr

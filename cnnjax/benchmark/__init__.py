@@ -1,8 +1,9 @@
-"""How fast a network trains and answers, here and in other libraries; and what a training step takes in memory.
+"""Benchmark training and inference against other libraries, and report the memory of a training step.
 
-Each peer is a process of its own that prepares, says what it is, and then waits to be told to run a lap of some steps
-(`protocol`). `turns` lets one prepare after the other and then all take turns, so that a disturbance of the machine
-hits them alike. Ours comes first: what it computes on, and how many steps a lap has, holds for all.
+Each peer runs in its own process, which prepares, reports its facts and then runs laps of some steps on request
+(`protocol`). `turns` prepares one peer after the other and then measures all in turns, so that a disturbance of the
+machine affects all of them alike. cnnjax comes first: its platform and its number of steps per lap apply to all.
 
-`work` is what a peer is told and tells; it and `machine` import no JAX, so that a peer without it does not load it.
+`work` holds the types that the processes exchange. Neither `work` nor `machine` imports JAX, so that peers without JAX
+do not load it.
 """

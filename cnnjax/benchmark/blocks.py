@@ -1,15 +1,15 @@
-"""Blocks of larger networks, each alone with a dense head: what can be measured besides the table of models.
+"""Single blocks of larger networks with a dense head, which can be measured besides the models.
 
     name              input       what it is
     resnext_block     28x28x512   ResNeXt-50 32x4d (Xie et al. 2017, table 1), stage 2: 1x1 to 256, 3x3 in 32 groups,
                                   1x1 to 512, added to the input
-    separable_entry   74x74x128   Xception (Chollet 2017, figure 5), entry flow: twice ReLU and a separable
+    separable_entry   74x74x128   Xception (Chollet 2017, figure 5), entry flow: two times ReLU and a separable
                                   convolution to 256, max pooling 3x3/2, added to a 1x1/2 projection
     separable_middle  19x19x728   Xception, middle flow: three times ReLU and a separable convolution, added to the
                                   input
 
-Convolutions have no bias, and each (of a separable pair: the 1x1) is followed by a norm. Deviation: the pooling pads
-one row on each side, where Keras's "same" pads below and right alone; the size and the time are the same.
+Convolutions have no bias and are followed by batch norm (in a separable pair, only the 1x1). Deviation: max pooling
+pads one row on each side, where Keras's "same" pads only below and right; output size and time are the same.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class ResNeXtBlock(Arch):
 
 
 class SeparableEntry(Arch):
-    """Two separable convolutions with pooling beside a projection, and a head."""
+    """Two separable convolutions with pooling, a projection shortcut, and a head."""
 
     family = "separable_entry"
 
@@ -79,7 +79,7 @@ class SeparableMiddle(Arch):
 
 
 class BlockModule(Network):
-    """A block, its only stage; then the mean over all positions and a dense layer."""
+    """One block as the only stage, then global average pooling and a dense layer."""
 
     head: Dense
 
@@ -167,10 +167,10 @@ BLOCKS: dict[str, Arch] = {cls.family: cls() for cls in (ResNeXtBlock, Separable
 
 
 def network(name: str, **options: Any) -> Arch:
-    """Return the definition of a model or a block, with some of its fields changed.
+    """Return the definition of a model or a block, with some fields changed.
 
     Raises:
-        UserError: no such network, with near matches; or a value that is not allowed.
+        UserError: unknown network name, with near matches, or an invalid value.
     """
     choose("model", name, (*list_models(), *BLOCKS))
     return BLOCKS[name].replace(**options) if name in BLOCKS else create(name, **options)

@@ -1,4 +1,4 @@
-"""`scripts/benchmark.py train` and `infer`: the options, what follows from them for each peer, and the answer."""
+"""`scripts/benchmark.py train` and `infer`: options, jobs for the peers, and the report."""
 
 import multiprocessing
 import shlex
@@ -25,36 +25,36 @@ LARGE_BATCH: dict[Task, int] = {"train": 32, "infer": 16}
 
 
 class Options(Schema, at="--"):
-    """What is measured."""
+    """Networks, batch sizes and peers to measure."""
 
     models: tuple[str, ...]
-    """Networks by their names in the table of models; also resnext_block, separable_entry and separable_middle."""
+    """Networks to measure: names of models, or resnext_block, separable_entry, separable_middle."""
     batch: Batches = ()
-    """Images in a step, one or more numbers; without it 256 for lenet and mlp, 128 for small images, 16 for blocks,
-    for other networks 32 in training and 16 in inference."""
+    """Batch sizes, one or more; by default 256 for lenet and mlp, 128 for small images, 16 for blocks, and for other
+    networks 32 in training and 16 in inference."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the networks compute in; their parameters are float32."""
+    """Compute dtype of the networks; parameters are float32."""
     against: tuple[str, ...] = tuple(peer.name for peer in OTHERS)
-    """The peers beside ours: torch, keras, xla (ours without the native part, where that is in use), or none."""
+    """Peers to compare with: torch, keras, xla (cnnjax without the native part, if that is in use), or none."""
     input_size: int | None = None
-    """Height and width of the images in pixels; None: those each network is made for."""
+    """Height and width of the images in pixels; None: the default of each network."""
     turns: Annotated[int, Field(ge=1)] = 3
-    """How often every peer has its turn of about two seconds."""
+    """Number of turns of about two seconds for each peer."""
     platform: cli.Platform = "auto"
-    """What to compute on; auto takes an accelerator where there is one."""
+    """Device to compute on; auto picks an accelerator if there is one."""
 
     def __post_init__(self) -> None:
         require(bool(self.models), "--models", self.models, "one or more names")
         for name in self.against:
             choose("peer", name, [*(peer.name for peer in OTHERS), "none"])
         alone = "none" not in self.against or len(self.against) == 1
-        require(alone, "--against", self.against, "names of peers, or none alone")
+        require(alone, "--against", self.against, "names of peers, or only none")
         size = {} if self.input_size is None else {"input_size": self.input_size}
         for name in self.models:
             network(name, dtype=self.dtype, **size)
 
     def jobs(self, task: Task) -> list[Job]:
-        """Return what the peers do, in the order of the networks."""
+        """Return the jobs, in the order of the networks."""
         size = {} if self.input_size is None else {"input_size": self.input_size}
         jobs = []
         for name in self.models:
@@ -73,7 +73,7 @@ class Options(Schema, at="--"):
 
 
 def default_batch(task: Task, name: str, arch: Arch) -> int:
-    """Return the images in a step where nothing else is asked for."""
+    """Return the batch size to use if none is given."""
     if name in BLOCKS:
         return BLOCK_BATCH
     if name in SMALL_BATCHES:
@@ -82,23 +82,23 @@ def default_batch(task: Task, name: str, arch: Arch) -> int:
 
 
 def run(task: Task, arguments: list[str]) -> int:
-    """Read the command line, measure, print; return the exit code: 1 where a peer failed, otherwise 0.
+    """Parse the command line, measure and print; return the exit code: 1 if a peer failed, otherwise 0.
 
     Raises:
-        UserError: bad input; or --write would lose figures of networks that are not asked for.
-        PartlyDone: nothing was written, since a peer has no figures.
+        UserError: invalid input, or --write would delete figures of networks that are not requested.
+        PartlyDone: nothing was written, because a peer has no figures.
     """
 
     def options(
         work: Annotated[Options, tyro.conf.arg(name="")], *, write: bool = False, debug: bool = False
     ) -> Any:  # fmt: skip
-        """Measure how fast networks train or answer, here and in other libraries.
+        """Measure the speed of training or inference, in cnnjax and in other libraries.
 
         Args:
-            work: What is measured.
-            write: Write the table to docs/benchmarks.md, in the place of the section with the same heading, of which
-                no network may be missing; nothing is written where a peer is not installed or failed.
-            debug: Show what the peers' processes say, and the traceback of an error.
+            work: What to measure.
+            write: Write the table to docs/benchmarks.md. It replaces the section with the same heading and must include
+                all networks of that section. Nothing is written if a peer is not installed or failed.
+            debug: Show the output of the peer processes, and the traceback of an error.
         """
         return work, write, debug
 
@@ -118,42 +118,42 @@ def run(task: Task, arguments: list[str]) -> int:
 
 
 def device(platform: cli.Platform) -> str:
-    """Return the device's name, found in a process of its own, so that the peers have the device to themselves."""
+    """Return the device's name, read in a separate process so that this one does not occupy the device."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(on_jax.device, platform).result()
 
 
 def check_record(heading: str, jobs: Sequence[Job]) -> None:
-    """Refuse to replace a section of the record that holds more networks than these."""
-    asked = [table.block_title(job) for job in jobs]
-    more = [title for title in table.block_titles(page.read_section(heading)) if title not in asked]
-    if more:
+    """Refuse to replace a section that has other networks besides these."""
+    requested = [table.block_title(job) for job in jobs]
+    missing = [title for title in table.block_titles(page.read_section(heading)) if title not in requested]
+    if missing:
         raise UserError(
-            f"the section {heading!r} of docs/benchmarks.md holds more than this run would write: {'; '.join(more)}; "
-            "name them too, or delete the section first"
+            f"this run would delete networks from section {heading!r} of docs/benchmarks.md: {'; '.join(missing)}; "
+            "measure them too, or delete the section first"
         )
 
 
 def check_rows(blocks: Sequence[Block]) -> None:
-    """Refuse to write a table in which a peer has no figures, unless the peer itself left the network out."""
+    """Refuse to write a table in which a peer has no figures, unless the peer does not support the network."""
     rows = [row for block in blocks for row in block.rows]
-    gone = [f"{row.peer.name} is not installed ({turns.INSTALL})" for row in rows if row.problem == "not installed"]
-    gone += [f"{row.peer.name} failed" for row in rows if row.problem == "failed"]
-    if gone:
+    problems = [f"{row.peer.name} is not installed ({turns.INSTALL})" for row in rows if row.problem == "not installed"]
+    problems += [f"{row.peer.name} failed" for row in rows if row.problem == "failed"]
+    if problems:
         raise PartlyDone(
-            f"the table was not written to docs/benchmarks.md, since {' and '.join(dict.fromkeys(gone))}; "
-            "mend that, or name fewer peers with --against"
+            f"the table was not written to docs/benchmarks.md, because {' and '.join(dict.fromkeys(problems))}; "
+            "fix this, or choose fewer peers with --against"
         )
 
 
 def heading(task: Task, work: Options, device: str) -> str:
-    """Return a section's heading: the task, batches where they were given, the number format, the device."""
+    """Return a section's heading: task, batch sizes if given, dtype, device."""
     batch = f", batch {' '.join(map(str, work.batch))}" if work.batch else ""
     return f"{table.TITLES[task]}{batch}, {work.dtype}, {device}"
 
 
 def section(task: Task, arguments: list[str], work: Options, blocks: list[Block]) -> list[str]:
-    """Return the paragraphs of the record."""
+    """Return the paragraphs of the section."""
     return [
         f"`python scripts/benchmark.py {task} {shlex.join(arguments)}` on {machine.description()}; "
         f"{table.versions(blocks)}.",

@@ -1,7 +1,7 @@
-"""The networks in Keras, written from our definitions with its functional interface.
+"""Networks of the benchmark in Keras, written with its functional API from our definitions.
 
-Strided convolutions and poolings pad by Keras's "same", below and right first, where ours pad all sides alike; sizes,
-parameters and the work are the same. KERAS_BACKEND must be set before this is imported.
+Strided convolutions and pools use Keras's "same" padding, below and right first, where ours pad all sides alike; sizes,
+parameters and operations are the same. Set KERAS_BACKEND before this module is imported.
 """
 
 from collections.abc import Callable
@@ -22,11 +22,11 @@ KERAS_OWN = {
     for depth in (50, 101, 152)
     for form, suffix in (("v1", ""), ("v2", "V2"))
 }
-"""What keras.applications publishes by our names."""
+"""Our names of the networks in keras.applications."""
 
 
 def make(job: Job) -> Any:
-    """Return the network from uint8 images to float32 logits; raise UserError where there is none to compare with."""
+    """Return the network from uint8 images to float32 logits; raise UserError if Keras has no equivalent."""
     arch = network(job.model, input_size=job.image_shape[0])
     images = keras.Input(job.image_shape, dtype="uint8")
     scale = [1 / (255 * std) for std in job.std]
@@ -47,7 +47,7 @@ def make(job: Job) -> Any:
             x = layers.Dense(width, activation=arch.activation)(x)
         x = dense(x, job)
     else:
-        raise UserError(f"neither Keras nor the benchmark has a {job.model} for Keras")
+        raise UserError(f"the Keras peer does not support {job.model}")
     return keras.Model(images, layers.Activation("linear", dtype="float32")(x))
 
 
@@ -65,7 +65,7 @@ def lenet(x: Any, arch: LeNet) -> Any:
 
 
 def resnet(x: Any, arch: ResNet) -> Any:
-    """Return the last stage of a ResNet of the form v1.5."""
+    """Return the output of the last stage of a ResNet v1.5."""
     imagenet = arch.stem == "imagenet"
     x = relu(convolution(x, arch.width, 7 if imagenet else 3, 2 if imagenet else 1))
     if imagenet:

@@ -1,8 +1,8 @@
-"""The peer in Keras on JAX.
+"""The Keras peer, on the JAX backend.
 
-It trains as its users do, by `fit` over arrays in the host's memory: one endless `fit`, which a callback holds between
-two laps. It answers by a jitted `stateless_call` on images that lie on the device, as ours does; `predict` would also
-copy each batch. uint8 images are normalised by a layer of the network.
+Training uses `fit` on arrays in host memory, as Keras users do: one endless `fit`, which a callback pauses between
+laps. Inference uses a jitted `stateless_call` on images on the device, as cnnjax does; `predict` would also copy each
+batch. A layer of the network normalises the uint8 images.
 """
 
 import os
@@ -24,7 +24,7 @@ ENDLESS = 10**9
 
 
 def prepare(job: Job) -> Prepared:
-    """Make the network and take its first step."""
+    """Build the network and run the first step."""
     parallel.use_platform(job.platform)
     keras.config.set_image_data_format("channels_last")
     if job.dtype == "bfloat16":
@@ -39,14 +39,14 @@ def prepare(job: Job) -> Prepared:
 
 
 class Gate(keras.callbacks.Callback):
-    """Lets an endless `fit`, in a thread of its own, go on for as many steps as are asked for."""
+    """Pauses an endless `fit`, which runs in its own thread, and lets it run a given number of steps."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.requested: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self.left: int | None = None
-        """Steps to go in this lap; None before the first."""
+        """Remaining steps of this lap; None before the first."""
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         if not self.left:
@@ -54,11 +54,11 @@ class Gate(keras.callbacks.Callback):
                 self.model.jax_state_sync()
                 jax.block_until_ready([variable.value for variable in self.model.variables])
                 self.ended.put(None)
-            self.left = self.asked.get()
+            self.left = self.requested.get()
         self.left -= 1
 
     def fit(self, model: Any, *arguments: Any, **options: Any) -> None:
-        """Begin `fit`; an exception in it is raised by `run`."""
+        """Start `fit`; `run` raises its exceptions."""
 
         def work() -> None:
             try:
@@ -69,8 +69,8 @@ class Gate(keras.callbacks.Callback):
         threading.Thread(target=work, daemon=True).start()
 
     def run(self, steps: int) -> None:
-        """Let it go on for so many steps, and wait for the device."""
-        self.asked.put(steps)
+        """Run some steps of `fit`, and wait for the device."""
+        self.requested.put(steps)
         if error := self.ended.get():
             raise error
 
@@ -92,8 +92,8 @@ def inference(job: Job, model: Any) -> tuple[str, Any]:
     images = jax.device_put(job.made_up()[0])
     groups = (model.trainable_variables, model.non_trainable_variables)
     state = [[variable.value for variable in group] for group in groups]
-    answer = jax.jit(lambda state, images: model.stateless_call(*state, images, training=False)[0])
-    return "jitted stateless_call", lambda steps: on_jax.queued(lambda: answer(state, images), steps)
+    predict = jax.jit(lambda state, images: model.stateless_call(*state, images, training=False)[0])
+    return "jitted stateless_call", lambda steps: on_jax.queued(lambda: predict(state, images), steps)
 
 
 if __name__ == "__main__":

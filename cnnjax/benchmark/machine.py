@@ -1,4 +1,4 @@
-"""The machine: its name, its cores, the memory of this process, what a GPU could compute. Nothing here needs JAX."""
+"""The machine: processor name, cores, memory of this process, peak rates of GPUs. Does not import JAX."""
 
 import ctypes
 import gc
@@ -18,13 +18,13 @@ PUBLISHED = {
     "L40S": (183, 362),
     "L4": (60, 121),
 }
-"""Dense tera-operations a second by a part of the device's name: float32 (as TF32, which is what libraries compute
-convolutions in on these GPUs) and bfloat16. Source: the vendor's data sheets, which print twice as much, with
-sparsity, for all but the A100. The first name that fits counts."""
+"""Dense peak rates in TFLOP/s by a part of the device name: float32 (as TF32, in which libraries compute convolutions
+on these GPUs) and bfloat16. Source: the vendor's data sheets, which for all but the A100 print twice these rates, with
+sparsity. The first match counts."""
 
 
 def published_rate(device: str, dtype: str) -> float | None:
-    """Return the operations a second that the vendor's data sheet gives, or None where the device is not listed."""
+    """Return the peak rate in operations per second from the vendor's data sheet, or None for an unlisted device."""
     for name, (float32, bfloat16) in PUBLISHED.items():
         if name in device:
             return TERA * (bfloat16 if dtype == "bfloat16" else float32)
@@ -32,19 +32,19 @@ def published_rate(device: str, dtype: str) -> float | None:
 
 
 def cores() -> int:
-    """Return how many CPU cores this process may use; XLA and torch make as many threads."""
+    """Return the number of CPU cores that this process may use; XLA and torch start as many threads."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:
-    """Return the processor's name and the cores at hand."""
+    """Return the processor's name and the number of usable cores."""
     info = Path("/proc/cpuinfo")
     match = re.search(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
     return f"{match[1] if match else platform.processor() or platform.machine()}, {cores()} cores"
 
 
 def description() -> str:
-    """Return the processor, its cores, the operating system and Python in words."""
+    """Return processor, cores, operating system and Python version as text."""
     try:
         system = platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):
@@ -53,16 +53,16 @@ def description() -> str:
 
 
 def forget_peak_memory() -> None:
-    """Give unused memory back to the system and let `peak_memory` count from here, where the system can (Linux)."""
+    """Return unused memory to the system and restart the count of `peak_memory`, where supported (Linux)."""
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
     except (OSError, AttributeError):
-        pass  # the peak then holds the compilation, too
+        pass  # the peak then includes the compilation
 
 
 def peak_memory() -> int:
-    """Return the largest resident memory of this process in bytes."""
+    """Return the peak resident memory of this process in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

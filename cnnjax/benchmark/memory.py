@@ -1,7 +1,7 @@
-"""How much memory a training step takes, and the largest batch that fits: `scripts/benchmark.py memory`.
+"""Memory of a training step, and the largest batch that fits: `scripts/benchmark.py memory`.
 
-Nothing is allocated and no step is run: the step that `cnnjax.training.loop` runs is compiled for shapes, and the
-compiler says how much its program takes.
+Nothing is allocated and no step is run: the step of `cnnjax.training.loop` is compiled for shapes, and the compiler
+reports the memory of its program.
 """
 
 import functools
@@ -9,7 +9,6 @@ import math
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -32,43 +31,44 @@ from cnnjax.ops.dispatch import compiler_options
 from cnnjax.optim import make_hyperparameters
 from cnnjax.parallel import device_memory
 from cnnjax.schema import Number, Schema
+from cnnjax.system.versions import version
 from cnnjax.training.state import init_state
 from cnnjax.training.step import make_train_step
 
 GIB = 2**30
 MULTIPLE = 8
-"""Of which the largest batch is a multiple."""
+"""Divisor of the largest batch."""
 PARTS = 4
-"""Into how many a batch is divided where nothing else is asked for."""
+"""Default number of parts of a batch."""
 LEGEND = (
-    "Arguments, outputs and temporaries of the compiled step, as the compiler says; no step is run. The parameters, "
-    "the optimizer's values and a batch of images are in it; the data set, which lies on the device too, is not, nor "
-    "what a library for convolutions takes for itself. The largest batch is a multiple of 8 for which the compiler was "
-    "asked; it was looked for on a line through other batches, since the memory is nearly that."
+    "Arguments, outputs and temporaries of the compiled step, as reported by the compiler; no step is run. This "
+    "includes the parameters, the optimizer state and a batch of images, but not the data set, which is also on the "
+    "device, nor the workspace of a convolution library. The largest batch is a multiple of 8; it was found by linear "
+    "interpolation, because memory is nearly linear in the batch size, and confirmed with the compiler."
 )
 
 
 class Work(Schema, at="--"):
-    """What is asked: a network, its images, the ways to save memory and the memory that there is."""
+    """Options: a network, its images, ways to save memory, and the available memory."""
 
     model: tyro.conf.Positional[str]
-    """The network, by its name in the table of models."""
+    """Name of the network."""
     input_size: int | None = None
-    """Height and width of the images in pixels; None: those the network is made for."""
+    """Height and width of the images in pixels; None: the network's default."""
     dtype: tuple[str, ...] = ("float32",)
-    """What the network computes in, one or both: float32 bfloat16."""
+    """Compute dtypes, one or both: float32 bfloat16."""
     batch: Batches = (32,)
-    """Images in a training step, one or more numbers."""
+    """Batch sizes, one or more."""
     optimizer: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop"] = "momentum"
-    """The update rule, which holds 0, 1 or 2 values for each parameter."""
+    """Optimizer, whose state has 0, 1 or 2 values per parameter."""
     remat: tuple[str, ...] = ()
-    """Stages that are computed again; with this or --accumulate, a row of just that instead of the usual choices."""
+    """Stages to recompute in the backward pass. With this or --accumulate, only that choice is compared."""
     accumulate: Annotated[int, Field(ge=1)] = 1
-    """In how many parts a batch goes through the network; divides each --batch."""
+    """Number of parts in which a batch is processed; must divide each --batch."""
     memory_gib: Annotated[Number, Field(gt=0)] | None = None
-    """The memory to fit into; None: what the device says, on a CPU the machine's memory."""
+    """Available memory in GiB; None: as reported by the device, on a CPU the machine's memory."""
     platform: cli.Platform = "auto"
-    """What to compile for; auto takes an accelerator where there is one."""
+    """Device to compile for; auto picks an accelerator if there is one."""
 
     def __post_init__(self) -> None:
         choose("model", self.model, list_models())
@@ -85,7 +85,7 @@ class Work(Schema, at="--"):
 
 
 class Way(NamedTuple):
-    """A way to run a training step."""
+    """Memory options of a training step."""
 
     remat: tuple[str, ...] = ()
     accumulate: int = 1
@@ -97,21 +97,21 @@ class Way(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A network trained in one way: the bytes at each batch that was asked for, and the largest batch that fits."""
+    """A network with one set of memory options: the bytes at each batch size, and the largest batch that fits."""
 
     dtype: str
     way: Way
     peaks: tuple[int, ...]
     largest_batch: int
-    """0 where not even the smallest fits."""
+    """Largest batch that fits; 0 if none does."""
 
 
 def step_bytes(
     arch: Arch, optimizer: Optimizer, batch: int, *, remat: tuple[str, ...] = (), accumulate: int = 1
 ) -> int:  # fmt: skip
-    """Return the bytes that a training step takes at its peak: arguments, outputs and temporaries, shared ones once.
+    """Return the peak bytes of a training step: arguments, outputs and temporaries, with aliased ones counted once.
 
-    The state is donated, as in training. A batch of the data is among the arguments, the data set is not.
+    The state is donated, as in training. The arguments include a batch, not the data set.
     """
     height, width, channels = arch.image_shape
     middle = (0.5,) * channels
@@ -126,16 +126,18 @@ def step_bytes(
     jitted = jax.jit(step, donate_argnums=0, compiler_options=options)
     analysis: Any = jitted.lower(state, Batch(images, labels), key, hyperparameters).compile().memory_analysis()
     if analysis is None:
-        raise UserError(f"the compiler for {jax.default_backend()} does not say how much memory a program takes")
-    taken = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
-    return taken - analysis.alias_size_in_bytes
+        raise UserError(
+            f"the {jax.default_backend()} compiler does not report the memory of a program; choose another --platform"
+        )
+    total = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+    return total - analysis.alias_size_in_bytes
 
 
 def largest_batch(peak: Callable[[int], int], limit: int, multiple: int = 8) -> int:
-    """Return the largest multiple of ``multiple`` for which ``peak(batch)`` is at most ``limit`` bytes; 0 if none is.
+    """Return the largest multiple of ``multiple`` for which ``peak(batch)`` is at most ``limit`` bytes, or 0.
 
-    A peak is nearly a line over the batch. Each guess lies on the line through the two known points nearest the limit,
-    and what is returned was asked for and fits.
+    The peak is nearly linear in the batch size. Each guess lies on the line through the two known points nearest the
+    limit; the returned batch size was evaluated and fits.
     """
     known = {batch: peak(batch) for batch in (4 * multiple, 8 * multiple)}
     while True:
@@ -153,14 +155,14 @@ def _on_the_line(known: dict[int, int], limit: int) -> int:
 
 
 def memory_limit(gib: float | None) -> int:
-    """Return the bytes to fit into: those given, else those the device says it has, else the machine's."""
+    """Return the available bytes: the given amount, else the device's memory, else the machine's."""
     if gib is not None:
         return int(gib * GIB)
     return int(device_memory() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def ways(work: Work, arch: Arch) -> list[Way]:
-    """Return the ways to compare: what is asked for, or the usual choices, after that which keeps everything."""
+    """Return the memory options to compare: no savings, then the requested options or the usual ones."""
     if work.remat or work.accumulate > 1:
         chosen_stages(arch, work.remat)
         return [Way(), Way(work.remat, work.accumulate)]
@@ -170,8 +172,8 @@ def ways(work: Work, arch: Arch) -> list[Way]:
     return usual
 
 
-def rows(work: Work, limit: int, told: Callable[[str], None] = lambda text: None) -> Iterator[Row]:
-    """Yield a row for each dtype and way; ``told`` hears what is being compiled."""
+def rows(work: Work, limit: int, report: Callable[[str], None] = lambda text: None) -> Iterator[Row]:
+    """Yield a row for each dtype and set of options; ``report`` receives progress messages."""
     optimizer = Optimizer(name=work.optimizer)
     for dtype in work.dtype:
         arch = work.arch(dtype)
@@ -179,25 +181,25 @@ def rows(work: Work, limit: int, told: Callable[[str], None] = lambda text: None
 
             @functools.cache
             def peak(batch: int, arch: Arch = arch, way: Way = way) -> int:
-                told(f"{arch.dtype}, {way}, batch {batch}")
+                report(f"{arch.dtype}, {way}, batch {batch}")
                 return step_bytes(arch, optimizer, batch, remat=way.remat, accumulate=way.accumulate)
 
-            asked = tuple(peak(batch) for batch in work.batch)
-            yield Row(dtype, way, asked, largest_batch(peak, limit, math.lcm(MULTIPLE, way.accumulate)))
+            peaks = tuple(peak(batch) for batch in work.batch)
+            yield Row(dtype, way, peaks, largest_batch(peak, limit, math.lcm(MULTIPLE, way.accumulate)))
 
 
 def title(work: Work) -> str:
-    """Return what the table shows."""
+    """Return the title of the table."""
     arch = work.arch(work.dtype[0])
     size = f"{arch.input_size}x{arch.input_size}x{arch.channels}"
     return f"Memory of a training step of {work.model} at {size} with {work.optimizer}, {jax.default_backend()}"
 
 
-def markdown(work: Work, found: Sequence[Row], limit: int) -> str:
-    """Return the table."""
+def markdown(work: Work, table: Sequence[Row], limit: int) -> str:
+    """Return the table as Markdown."""
     header = ("", *(f"batch {batch}, GiB" for batch in work.batch), f"largest batch in {limit / GIB:.3g} GiB")
     lines: list[tuple[str, ...]] = [header, ("---", *["---:"] * (len(header) - 1))]
-    for row in found:
+    for row in table:
         name = f"{row.dtype}, {row.way}"
         peaks = (f"{peak / GIB:.2f}" for peak in row.peaks)
         lines.append((name, *peaks, f"{row.largest_batch:,}" if row.largest_batch else "none"))
@@ -205,16 +207,16 @@ def markdown(work: Work, found: Sequence[Row], limit: int) -> str:
 
 
 def run(arguments: list[str]) -> None:
-    """Read the command line, compile, print the table."""
+    """Parse the command line, compile, print the table."""
 
     def options(
         work: Annotated[Work, tyro.conf.arg(name="")], *, write: bool = False, debug: bool = False
     ) -> Any:  # fmt: skip
-        """Say how much memory a training step takes at its peak, and the largest batch that fits.
+        """Report the peak memory of a training step, and the largest batch that fits.
 
         Args:
-            work: What is asked.
-            write: Write the table to docs/benchmarks.md, in the place of the section with the same heading.
+            work: What to report.
+            write: Write the table to docs/benchmarks.md; it replaces the section with the same heading.
             debug: Show the traceback of an error.
         """
         return work, write
@@ -224,8 +226,8 @@ def run(arguments: list[str]) -> None:
     limit = memory_limit(work.memory_gib)
     console = Console(stderr=True)
     with console.status("") as status:
-        found = list(rows(work, limit, lambda text: status.update(f"compiling {text}")))
-    parts = [markdown(work, found, limit), LEGEND]
+        table = list(rows(work, limit, lambda text: status.update(f"compiling {text}")))
+    parts = [markdown(work, table, limit), LEGEND]
     print("\n\n".join([f"{title(work)}:", *parts]))
     if write:
         packages = ", ".join(f"{name} {version(name)}" for name in ("cnnjax", "jax", "jaxlib"))

@@ -1,10 +1,9 @@
-"""What ours and Keras share, since both compute by JAX: their device, their memory, and how calls are queued."""
+"""Helpers for the peers on JAX, cnnjax and Keras: device, memory, and queued calls."""
 
 import functools
 import time
 from collections import deque
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -15,19 +14,20 @@ from cnnjax.benchmark import machine
 from cnnjax.benchmark.work import Facts
 from cnnjax.cli import Platform
 from cnnjax.data.loader import IN_FLIGHT
+from cnnjax.system.versions import version
 
 PLATFORMS: dict[str, Platform] = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 PRODUCT_SIDE, PRODUCT_SECONDS = 2048, 0.5
 
 
 def device(platform: Platform) -> str:
-    """Return the accelerator's name, on a CPU the processor's; this process then holds the device."""
+    """Return the name of the accelerator or, on a CPU, of the processor; this process then occupies the device."""
     parallel.use_platform(platform)
     return machine.processor() if jax.default_backend() == "cpu" else parallel.device_kind()
 
 
 def facts(*, how: str, packages: tuple[str, ...], parameters: int, first_step_seconds: float) -> Facts:
-    """Return what a peer on JAX says."""
+    """Return the facts of a peer on JAX."""
     return Facts(
         how=how,
         packages=tuple(f"{name} {version(name)}" for name in packages),
@@ -41,7 +41,7 @@ def facts(*, how: str, packages: tuple[str, ...], parameters: int, first_step_se
 
 
 def queued(call: Callable[[], Any], times: int) -> None:
-    """Call ``times`` times and wait for the device; a few calls may be queued on it, as in `cnnjax.training.loop`."""
+    """Call ``times`` times and wait for the device; a few calls may be in flight, as in `cnnjax.training.loop`."""
     in_flight: deque[Any] = deque()
     for _ in range(times):
         in_flight.append(call())
@@ -51,13 +51,13 @@ def queued(call: Callable[[], Any], times: int) -> None:
 
 
 def peak_bytes() -> int:
-    """Return the largest memory taken: the device's where it says so, on a CPU this process's."""
+    """Return the peak memory: of the device if it reports it, otherwise of this process."""
     stats = parallel.memory_statistics() or {}
     return int(stats.get("peak_bytes_in_use") or machine.peak_memory())
 
 
 def peak_rate(dtype: str) -> tuple[float, str]:
-    """Return the operations a second that the device could do, and where that is from."""
+    """Return the peak rate of the device in operations per second, and its source."""
     published = machine.published_rate(parallel.device_kind(), dtype)
     if published is not None:
         return published, "the vendor's data sheet"

@@ -1,4 +1,4 @@
-"""This project's training step and inference, fed as `training.loop` and `training.evaluation` feed them."""
+"""The cnnjax peer: training step and inference, fed as `training.loop` and `training.evaluation` feed them."""
 
 import jax
 import jax.numpy as jnp
@@ -23,23 +23,23 @@ PACKAGES = ("cnnjax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def prepare(job: Job) -> Prepared:
-    """Make the network and take its first step."""
+    """Build the network and run the first step."""
     parallel.use_platform(job.platform)
     height, width, _ = job.image_shape
     arch = network(job.model, dtype=job.dtype, input_size=height)
     preprocessing = Preprocessing(height=height, width=width, mean=job.mean, std=job.std)
-    by = conv_library(jnp.dtype(job.dtype))
+    library = conv_library(jnp.dtype(job.dtype))
     prepared = (training if job.task == "train" else inference)(job, arch, preprocessing)
     rate, source = on_jax.peak_rate(job.dtype)
     facts = prepared.facts.replace(
-        how=f"{prepared.facts.how}convolution by {by}", native=not by.startswith("xla"),
+        how=f"{prepared.facts.how}convolution by {library}", native=not library.startswith("xla"),
         multiply_adds=complexity(arch).multiply_adds, peak_rate=rate, peak_source=source,
     )  # fmt: skip
     return prepared._replace(facts=facts)
 
 
 def training(job: Job, arch: Arch, preprocessing: Preprocessing) -> Prepared:
-    """Train on images that lie on the device; a lap is so many steps of an endless training."""
+    """Train on images on the device; a lap is some steps of an endless training."""
     experiment = Experiment(model=arch, optimizer=Optimizer(name=job.optimizer, lr=LEARNING_RATE))
     hyperparameters = jax.device_put(make_hyperparameters(experiment, job.batches))
     dispatch = make_dispatch(make_train_step(experiment, preprocessing), job.batch, job.batches)
@@ -66,7 +66,7 @@ def training(job: Job, arch: Arch, preprocessing: Preprocessing) -> Prepared:
 
 
 def inference(job: Job, arch: Arch, preprocessing: Preprocessing) -> Prepared:
-    """Compute the logits of a batch that lies on the device, over and over."""
+    """Compute the logits of a batch on the device repeatedly."""
     variables = init(arch, jax.random.key(0))
     images = jax.device_put(job.made_up()[0])
 
@@ -80,7 +80,7 @@ def inference(job: Job, arch: Arch, preprocessing: Preprocessing) -> Prepared:
 
 
 def parameters(arch: Arch) -> int:
-    """Return how many numbers training changes."""
+    """Return the number of trainable parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(abstract_variables(arch).params))
 
 

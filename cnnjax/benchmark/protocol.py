@@ -1,7 +1,8 @@
-"""How the measuring process and a peer's process speak: lines of JSON over the peer's standard input and output.
+"""The protocol between the measuring process and a peer process: lines of JSON over standard input and output.
 
-The peer is started with its `Job` on the command line. It prepares, warms up and prints its `Facts`. Then each line
-``lap K`` that it reads makes it run K steps, wait for the device once, and print a `Lap`. It ends with its input.
+A peer is started with its `Job` on the command line. It prepares, warms up and prints its `Facts`. For each line
+``lap K`` that it reads, it runs K steps, waits for the device once and prints a `Lap`. It exits at the end of its
+input.
 """
 
 import contextlib
@@ -22,26 +23,26 @@ from cnnjax.errors import CnnjaxError, UserError
 
 WARM_UP_SECONDS = 1.0
 PATIENCE_SECONDS = 10.0
-"""How long a peer may take to end when its input has ended."""
+"""Time limit for a peer to exit after its input is closed."""
 
 
 class Prepared(NamedTuple):
-    """A peer that has made its network and taken its first step."""
+    """A peer that has built its network and run its first step."""
 
     run: Callable[[int], Any]
-    """Run so many steps and return when the device has ended."""
+    """Run some steps and return when the device has finished."""
     facts: Facts
     peak_bytes: Callable[[], int] = machine.peak_memory
 
 
 def serve(prepare: Callable[[Job], Prepared]) -> NoReturn:
-    """Be a peer's process."""
+    """Run as a peer process."""
     cli.main(lambda arguments: _serve(prepare, Job.from_dict(json.loads(arguments[0]))))
 
 
 def _serve(prepare: Callable[[Job], Prepared], job: Job) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # what libraries print must not mix with the answers
     try:
         prepared = prepare(job)
         machine.forget_peak_memory()
@@ -60,14 +61,14 @@ def _serve(prepare: Callable[[Job], Prepared], job: Job) -> None:
 
 
 def timed(run: Callable[[int], Any], steps: int) -> float:
-    """Return the seconds of ``run(steps)``."""
+    """Return the duration of ``run(steps)`` in seconds."""
     started = time.perf_counter()
     run(steps)
     return time.perf_counter() - started
 
 
 def warm_up(run: Callable[[int], Any], granularity: int = 1) -> float:
-    """Run laps, each twice as long as the one before, until one takes a while; return its seconds a step."""
+    """Run laps of doubling length until one takes half of `WARM_UP_SECONDS`; return its seconds per step."""
     steps = granularity
     while (seconds := timed(run, steps)) < WARM_UP_SECONDS / 2:
         steps *= 2
@@ -75,7 +76,7 @@ def warm_up(run: Callable[[int], Any], granularity: int = 1) -> float:
 
 
 class Ended(Exception):
-    """A peer's process ended before it was told to; ``refused`` says that it cannot do the work, by its own word."""
+    """A peer process exited early; ``refused`` is True if the peer reported that it does not support the job."""
 
     def __init__(self, sentence: str, refused: bool):
         super().__init__(sentence)
@@ -83,12 +84,12 @@ class Ended(Exception):
 
 
 class Child:
-    """A peer's process, as the measuring process sees it."""
+    """A peer process, controlled by the measuring process."""
 
     def __init__(self, peer: Peer, job: Job, *, debug: bool = False):
         self.debug = debug
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        # Several processes share a GPU: none may take most of its memory beforehand.
+        # Several processes share a GPU, so none may preallocate most of its memory.
         environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ, **dict(peer.environment)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", peer.module, json.dumps(job.to_dict()), *["--debug"] * debug],
@@ -96,13 +97,13 @@ class Child:
         )  # fmt: skip
 
     def ready(self) -> Facts:
-        """Wait until the peer is ready; raise `Ended` where it never is."""
+        """Wait until the peer is ready; raise `Ended` if its process exits."""
         return Facts.from_dict(self._answer())
 
     def lap(self, steps: int) -> Lap:
-        """Let it run so many steps; raise `Ended` where it does not come back."""
+        """Run some steps; raise `Ended` if the process exits."""
         assert self.process.stdin
-        with contextlib.suppress(BrokenPipeError):  # its end is told by the answer that does not come
+        with contextlib.suppress(BrokenPipeError):  # the missing answer reports it
             self.process.stdin.write(f"lap {steps}\n")
             self.process.stdin.flush()
         return Lap.from_dict(self._answer())
@@ -114,13 +115,13 @@ class Child:
             return json.loads(line)
         code = self.process.wait()
         if code < 0:
-            raise Ended(f"its process was ended by signal {-code} (9: the memory may be short)", refused=False)
+            raise Ended(f"its process was killed by signal {-code} (9: possibly out of memory)", refused=False)
         self.errors.seek(0)
-        message = self.errors.read().strip().splitlines() or [f"its process ended with {code} and no word"]
+        message = self.errors.read().strip().splitlines() or [f"its process exited with code {code} without a message"]
         raise Ended(message[-1].removeprefix("error: "), refused=code == UserError.exit_code)
 
     def close(self) -> None:
-        """End the process, and show what it said where --debug asks for it; a second time does nothing."""
+        """End the process, and with --debug print its error output; a second call does nothing."""
         if self.errors.closed:
             return
         assert self.process.stdin and self.process.stdout

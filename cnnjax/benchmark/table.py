@@ -1,4 +1,4 @@
-"""The table: a block of rows for each network and batch, what was noted of each peer, and what the figures mean."""
+"""The results table: a block of rows per network and batch size, the notes of each peer, and the legend."""
 
 import itertools
 import re
@@ -19,23 +19,23 @@ HEADER = (
 )  # fmt: skip
 TITLES: dict[Task, str] = {"train": "Training", "infer": "Inference"}
 PASSES: dict[Task, int] = {"train": 3, "infer": 1}
-"""How often training and inference go through the multiply-adds: forward, and backward twice as many."""
+"""Passes through the multiply-adds: one forward, and in training two more backward."""
 
 
 def block_title(job: Job) -> str:
-    """Return what stands above a block's rows."""
+    """Return the title of a block of rows."""
     height, width, channels = job.image_shape
     return f"{job.model}, {height}x{width}x{channels}, batch {job.batch}"
 
 
 def peak_rate(blocks: Sequence[Block]) -> tuple[float, str]:
-    """Return the operations a second that count as all of the device, the best figure of the run, and its source."""
+    """Return the peak rate of the device in operations per second, the best figure of the run, and its source."""
     rates = [(row.facts.peak_rate, row.facts.peak_source) for b in blocks for row in b.rows[:1] if row.facts]
     return max(rates, default=(0.0, ""))
 
 
 def cells(block: Block, peak: float) -> list[tuple[str, ...]]:
-    """Return the lines of a block under `HEADER`."""
+    """Return the cells of a block in the columns of `HEADER`."""
     ours = block.rows[0]
     return [_cells(block, row, ours, peak) for row in block.rows]
 
@@ -57,7 +57,7 @@ def _cells(block: Block, row: Row, ours: Row, peak: float) -> tuple[str, ...]:
 
 
 def notes(blocks: Sequence[Block]) -> list[str]:
-    """Return a line for each peer of each block: how it was done, or why there are no figures."""
+    """Return a line for each peer of each block: how it computes, or why there are no figures."""
     lines = []
     for block in blocks:
         for row in block.rows:
@@ -67,13 +67,13 @@ def notes(blocks: Sequence[Block]) -> list[str]:
 
 
 def versions(blocks: Sequence[Block]) -> str:
-    """Return all packages of all peers, each once."""
+    """Return the packages of all peers, without duplicates."""
     packages = [package for b in blocks for row in b.rows if row.facts for package in row.facts.packages]
     return ", ".join(dict.fromkeys(packages))
 
 
 def legend(task: Task, blocks: Sequence[Block], turns: int) -> str:
-    """Return what the figures mean."""
+    """Return the paragraph that explains the figures."""
     facts = next((row.facts for block in blocks for row in block.rows if row.facts), None)
     if facts is None:
         return ""
@@ -83,23 +83,25 @@ def legend(task: Task, blocks: Sequence[Block], turns: int) -> str:
         f"{block.job.model} {row.facts.parameters:,}" for block in blocks for row in block.rows[:1] if row.facts
     ))  # fmt: skip
     what = {
-        "train": "A step normalises a batch of made-up uint8 images, trains on it and counts loss and accuracy; lenet "
-        "by adam, all others by gradient descent with a momentum of 0.9.",
-        "infer": "A step normalises a batch of made-up uint8 images that lies on the device, and computes its logits.",
+        "train": "A step normalises a batch of random uint8 images, trains on it and accumulates loss and accuracy; "
+        "lenet uses adam, all others SGD with momentum 0.9.",
+        "infer": "A step normalises a batch of random uint8 images on the device and computes the logits.",
     }[task]
     parts = [
         f"Parameters, the same for each peer: {networks}. {what}",
-        f"Each peer has a process of its own; they take {turns} {'turns' if turns > 1 else 'turn'}, some laps each, "
-        "and a lap has the same number of steps for all. ms/step is the median of the laps, p90 what nine of ten laps "
-        "do not exceed. The first step, in seconds, holds the compilation.",
-        "Peak GiB is the process's largest resident memory since its warm-up."
+        f"Each peer runs in its own process. The peers take {turns} {'turns' if turns > 1 else 'turn'} of several "
+        "laps, and a lap has the same number of steps for all. ms/step is the median over the laps, p90 the 90th "
+        "percentile. The first step, in seconds, includes compilation.",
+        "Peak GiB is the largest resident memory of the process from the warm-up on."
         if on_cpu
-        else "Peak GiB is the device's memory, as the library counts it.",
-        f"Of peak: two operations for each multiply-add{', times three in training' * (task == 'train')}, of "
-        f"{peak / TERA:.3g} tera-operations a second ({source})." if peak else "",
-        "ours / peer: our images/s by the peer's; above 1 ours is faster.",
-        "xla is ours without the native part." if any(row.peer.name == "xla" for b in blocks for row in b.rows) else "",
-        f"{facts.threads} threads" + ("; every peer keeps its memory, in huge pages." if memory_is_kept() else ".")
+        else "Peak GiB is the device memory, as reported by the library.",
+        f"Of peak: share of {peak / TERA:.3g} TFLOP/s ({source}), at two operations per multiply-add"
+        f"{', times three in training' * (task == 'train')}." if peak else "",
+        "ours / peer: images/s of cnnjax divided by the peer's; above 1, cnnjax is faster.",
+        "xla is cnnjax without the native part."
+        if any(row.peer.name == "xla" for b in blocks for row in b.rows)
+        else "",
+        f"{facts.threads} threads" + ("; every process keeps freed memory, in huge pages." if memory_is_kept() else ".")
         if on_cpu
         else f"Device: {facts.device}.",
     ]  # fmt: skip
@@ -107,13 +109,13 @@ def legend(task: Task, blocks: Sequence[Block], turns: int) -> str:
 
 
 def show(task: Task, blocks: Sequence[Block], turns: int, console: Console) -> None:
-    """Print a table for each block, with the notes and the legend below them."""
+    """Print a table for each block, then the notes and the legend."""
     peak, _ = peak_rate(blocks)
     for block in blocks:
         title = f"{TITLES[task]}: {block_title(block.job)}, {block.job.dtype}"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), show_edge=False)
         lines = cells(block, peak)
-        for name in HEADER:  # broken between words, so that the table fits a terminal of 80 columns
+        for name in HEADER:  # line breaks between words, so that the table fits 80 columns
             broken = "\n".join(re.split(r"(?<=/) | (?!/)", name))
             table.add_column(broken, justify="right" if name else "left", no_wrap=True)
         for line in lines:
@@ -125,7 +127,7 @@ def show(task: Task, blocks: Sequence[Block], turns: int, console: Console) -> N
 
 
 def markdown(blocks: Sequence[Block]) -> str:
-    """Return the table for the record."""
+    """Return the table as Markdown."""
     peak, _ = peak_rate(blocks)
     empty = [""] * (len(HEADER) - 1)
     lines: list[tuple[str, ...]] = [HEADER, ("---", *["---:"] * len(empty))]
@@ -136,5 +138,5 @@ def markdown(blocks: Sequence[Block]) -> str:
 
 
 def block_titles(text: str) -> list[str]:
-    """Return the titles of the blocks in what `markdown` wrote."""
+    """Return the titles of the blocks in a table that `markdown` made."""
     return re.findall(r"^\| \*\*(.+?)\*\* \|", text, re.MULTILINE)

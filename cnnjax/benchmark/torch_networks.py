@@ -1,6 +1,6 @@
-"""The networks in PyTorch: torchvision's where it has them, and small modules of the same layers for the others.
+"""Networks of the benchmark in PyTorch: torchvision's if it has them, otherwise small modules with the same layers.
 
-Each takes normalised images [N, C, H, W] and returns logits. Nothing here imports JAX.
+Each takes normalised images [N, C, H, W] and returns logits. Does not import JAX.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from cnnjax.errors import UserError
 
 
 def make(job: Job) -> Any:
-    """Return the network; raise UserError where there is none to compare with."""
+    """Return the network; raise UserError if PyTorch has no equivalent."""
     if job.model in SMALL:
         return SMALL[job.model](job)
     if match := re.fullmatch(r"(resnet|plain)(\d+)_cifar", job.model):
@@ -28,14 +28,14 @@ def make(job: Job) -> Any:
         import_torchvision()
         from torchvision import models
     except ImportError:
-        raise UserError("torchvision is not installed; pip install -e .[bench] brings it") from None
+        raise UserError("torchvision is not installed; install it with pip install -e .[bench]") from None
     if job.model not in models.list_models():
-        raise UserError(f"neither torchvision nor the benchmark has a {job.model} for torch")
+        raise UserError(f"the PyTorch peer does not support {job.model}")
     return models.get_model(job.model, weights=None, num_classes=job.num_classes)
 
 
 def import_torchvision() -> None:
-    """Import torchvision; where its operators do not load, built for another torch, two need at least a name."""
+    """Import torchvision, even if its operators were built for another torch: then two of them must be declared."""
     if not (match := find_spec("torchvision")) or not match.origin:
         raise ImportError("torchvision is not installed")
     for operators in Path(match.origin).parent.glob("_C*"):
@@ -50,7 +50,7 @@ def import_torchvision() -> None:
 
 
 KEPT: list[Any] = []
-"""A library's definitions last as long as it does."""
+"""Libraries of operators, kept because their definitions vanish with them."""
 
 
 def lenet(job: Job) -> Any:
@@ -73,7 +73,7 @@ def mlp(job: Job) -> Any:
 
 
 class CifarResNet(nn.Module):
-    """The network of He et al. 2015, section 4.2: zeros in the place of a projection, or no shortcuts at all."""
+    """The network of He et al. 2015, section 4.2, with zero-padded shortcuts or with none."""
 
     def __init__(self, depth: int, shortcuts: bool, classes: int):
         super().__init__()
@@ -92,7 +92,7 @@ class CifarResNet(nn.Module):
 
 
 class CifarBlock(nn.Module):
-    """Two 3x3 convolutions; the input is added, every second position of it with zeros for the channels it lacks."""
+    """Two 3x3 convolutions and a shortcut, which is subsampled and zero-padded where the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, shortcut: bool):
         super().__init__()
@@ -111,7 +111,7 @@ class CifarBlock(nn.Module):
 
 
 class ResNeXtBlock(nn.Module):
-    """That of `cnnjax.benchmark.blocks`."""
+    """The block of the same name in `cnnjax.benchmark.blocks`."""
 
     def __init__(self, job: Job):
         super().__init__()
@@ -126,7 +126,7 @@ class ResNeXtBlock(nn.Module):
 
 
 class SeparableEntry(nn.Module):
-    """That of `cnnjax.benchmark.blocks`."""
+    """The block of the same name in `cnnjax.benchmark.blocks`."""
 
     def __init__(self, job: Job):
         super().__init__()
@@ -141,7 +141,7 @@ class SeparableEntry(nn.Module):
 
 
 class SeparableMiddle(nn.Module):
-    """That of `cnnjax.benchmark.blocks`."""
+    """The block of the same name in `cnnjax.benchmark.blocks`."""
 
     def __init__(self, job: Job):
         super().__init__()
@@ -154,13 +154,13 @@ class SeparableMiddle(nn.Module):
 
 
 def convolution(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> Any:
-    """Return a convolution without bias, and its norm."""
+    """Return a convolution without bias, and batch norm."""
     conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
 def separable(inputs: int, outputs: int) -> Any:
-    """Return ReLU, a depthwise 3x3 convolution, a 1x1 convolution, a norm. What is before the ReLU is added later."""
+    """Return ReLU, a depthwise 3x3 convolution, a 1x1 convolution and batch norm; a residual comes from before ReLU."""
     depthwise = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)
     return nn.Sequential(nn.ReLU(), depthwise, convolution(inputs, outputs, 1))
 

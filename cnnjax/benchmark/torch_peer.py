@@ -1,7 +1,7 @@
-"""The peer in PyTorch. Eager and compiled, in both memory layouts, race over a few steps; the fastest is timed.
+"""The PyTorch peer. Eager and compiled variants in both memory layouts race for a few steps; the fastest is measured.
 
-The images stay on the device as uint8; each training step gathers its own by a permutation and normalises them, as ours
-does. bfloat16 is autocast's. No JAX is loaded here.
+The images stay on the device as uint8. Each training step gathers its batch by a permutation and normalises it, as
+cnnjax does. bfloat16 uses autocast. Does not import JAX.
 """
 
 import gc
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-# Compiled kernels kept from an earlier run would make the first step look cheaper than it is.
+# Cached kernels from an earlier run would make the first step look cheaper than it is.
 os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
 
 import torch
@@ -24,11 +24,11 @@ from cnnjax.errors import UserError
 
 RACE_SECONDS, RACE_LAPS = 0.4, 5
 LARGE_SECONDS, VERY_LARGE_SECONDS = 0.3, 2.0
-"""A network whose step takes longer is not compiled in the contiguous layout, or not tried in it at all."""
+"""Step times above which a network is not compiled in the contiguous layout, or not tried in it at all."""
 
 
 class Variant(NamedTuple):
-    """A way to do the same work."""
+    """A combination of execution mode and memory layout."""
 
     name: str
     compiled: bool
@@ -36,7 +36,7 @@ class Variant(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A variant that works. ``run`` does some steps and returns when the device has ended."""
+    """A variant that works. ``run`` runs some steps and returns when the device has finished."""
 
     name: str
     run: Callable[[int], None]
@@ -54,9 +54,9 @@ VARIANTS = (
 
 
 def prepare(job: Job) -> Prepared:
-    """Let the variants race, each alone in memory but for the fastest so far; a compiled one may fail."""
+    """Race the variants, with only the fastest so far kept in memory; compiled ones may fail."""
     device = choose_device(job)
-    torch.set_float32_matmul_precision("high")  # on a GPU TF32, as JAX has it
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as in JAX
     torch.backends.cudnn.benchmark = True
     best: Candidate | None = None
     reports = []
@@ -92,15 +92,15 @@ def prepare(job: Job) -> Prepared:
 
 
 def choose_device(job: Job) -> Any:
-    """Return torch's device for the platform, or raise UserError where torch does not run on it."""
+    """Return torch's device for the platform; raise UserError if torch does not support it."""
     if job.platform == "tpu" or (job.platform == "cuda" and not torch.cuda.is_available()):
-        raise UserError(f"this PyTorch, {torch.__version__}, does not run on {job.platform}")
+        raise UserError(f"PyTorch {torch.__version__} does not support {job.platform} here")
     on_gpu = job.platform == "cuda" or (job.platform == "auto" and torch.cuda.is_available())
     return torch.device("cuda" if on_gpu else "cpu")
 
 
 def left_out(variant: Variant, job: Job, device: Any, best: Candidate | None) -> bool:
-    """Return whether a variant is not tried: the contiguous layout is rarely the faster one for a large network."""
+    """Return whether to skip a variant: the contiguous layout is rarely faster for a large network."""
     if variant.channels_last or best is None:
         return False
     if device.type == "cuda" and job.dtype == "bfloat16":
@@ -109,27 +109,27 @@ def left_out(variant: Variant, job: Job, device: Any, best: Candidate | None) ->
 
 
 def packages() -> tuple[str, ...]:
-    """Return torch and, where it is loaded, torchvision, with their versions."""
+    """Return the versions of torch and, if it is loaded, torchvision."""
     loaded = (sys.modules.get(name) for name in ("torch", "torchvision"))
     return tuple(f"{module.__name__} {module.__version__}" for module in loaded if module is not None)
 
 
 def race(job: Job, device: Any, variant: Variant) -> Candidate:
-    """Take the first step, then some laps, of which the median counts: the first ones may be faster than all later."""
+    """Run the first step, then some laps, and take their median: the first laps may be faster than all later ones."""
     torch.manual_seed(0)
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
     model = torch_networks.make(job).to(device, memory_format=layout)
     run = (training if job.task == "train" else inference)(job, device, variant, model)
     first = timed(run, 1)
-    once = timed(run, 1)
-    steps = max(1, round(RACE_SECONDS / once))
-    laps = [timed(run, steps) / steps for _ in range(RACE_LAPS)] if once < VERY_LARGE_SECONDS else [once]
+    second = timed(run, 1)
+    steps = max(1, round(RACE_SECONDS / second))
+    laps = [timed(run, steps) / steps for _ in range(RACE_LAPS)] if second < VERY_LARGE_SECONDS else [second]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Candidate(variant.name, run, parameters, first, statistics.median(laps))
 
 
 def images_on(job: Job, device: Any, variant: Variant, images: Any) -> Callable[[Any], Any]:
-    """Put the images on the device; return the function that gives some of them as [N, C, H, W] in the layout."""
+    """Put the images on the device; return a function that picks some as [N, C, H, W] in the layout of the variant."""
     resident = torch.from_numpy(images).to(device)
     if not variant.channels_last:
         resident = resident.permute(0, 3, 1, 2).contiguous()
@@ -147,7 +147,7 @@ def autocast(job: Job, device: Any) -> Any:
 
 
 def training(job: Job, device: Any, variant: Variant, model: Any) -> Callable[[int], None]:
-    """Return the function that trains for some steps and fetches the loss and what was right."""
+    """Return a function that trains for some steps and fetches the loss and the number of correct answers."""
     images, labels = job.made_up()
     pick, normalise = images_on(job, device, variant, images), normaliser(job, device)
     resident_labels = torch.from_numpy(labels).long().to(device)
@@ -179,13 +179,13 @@ def training(job: Job, device: Any, variant: Variant, model: Any) -> Callable[[i
             loss_sum += loss.detach() * job.batch
             correct_sum += correct
             done += 1
-        loss_sum.item(), correct_sum.item()  # fetched, as ours are; this waits for the device
+        loss_sum.item(), correct_sum.item()  # fetched, as in cnnjax; this waits for the device
 
     return run
 
 
 def inference(job: Job, device: Any, variant: Variant, model: Any) -> Callable[[int], None]:
-    """Return the function that computes the logits of a batch some times."""
+    """Return a function that computes the logits of a batch repeatedly."""
     pick, normalise = images_on(job, device, variant, job.made_up()[0]), normaliser(job, device)
     images = pick(slice(None))
 

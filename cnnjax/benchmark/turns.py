@@ -1,4 +1,4 @@
-"""The measuring: one peer prepares after the other, then all take turns, some laps each."""
+"""Measure a job: prepare the peers one after the other, then let them run laps in turns."""
 
 import contextlib
 import importlib.util
@@ -10,26 +10,26 @@ from cnnjax.benchmark.work import OURS, XLA, Facts, Job, Lap, Peer
 from cnnjax.errors import UserError
 
 LAP_SECONDS, TURN_SECONDS, LEAST_LAPS = 0.25, 2.0, 2
-"""How long a lap of ours shall take, and each peer's laps of a turn together; a lap has one step or more."""
-INSTALL = "pip install -e .[bench] brings it"
+"""Target duration of a lap of cnnjax and of a turn of each peer, and the minimum number of laps per turn."""
+INSTALL = "install it with pip install -e .[bench]"
 
 
 class Row(NamedTuple):
-    """A peer with what it found, or with the reason why there is nothing."""
+    """A peer with its measurements, or the reason why there are none."""
 
     peer: Peer
     facts: Facts | None = None
     step_seconds: tuple[float, ...] = ()
-    """Seconds a step of each lap of all turns."""
+    """Seconds per step, for each lap of all turns."""
     peak_bytes: int = 0
     problem: str = ""
-    """What stands in the table in place of figures: not installed, left out, or failed."""
+    """Text in the table in place of figures: not installed, left out, or failed."""
     sentence: str = ""
-    """The problem in a sentence."""
+    """Explanation of the problem."""
 
 
 class Block(NamedTuple):
-    """A network at a batch size: a row for each peer, ours the first."""
+    """A network at one batch size: a row for each peer, cnnjax first."""
 
     job: Job
     rows: tuple[Row, ...]
@@ -40,10 +40,10 @@ def measure(
     job: Job, peers: Sequence[Peer], turns: int, *, debug: bool = False,
     report: Callable[[str], None] = lambda text: None, start: Callable[..., Child] = Child,
 ) -> Block:  # fmt: skip
-    """Measure ours and ``peers``; ``report`` hears what is going on.
+    """Measure cnnjax and ``peers``; ``report`` receives progress messages.
 
     Raises:
-        UserError: ours refused the work, such as a platform that is not there.
+        UserError: cnnjax does not support the job, for example because the platform is missing.
     """
     rows: list[Row] = []
     children: dict[int, Child] = {}
@@ -52,7 +52,7 @@ def measure(
             ours = rows[0].facts if rows else None
             if peer == XLA and not (ours and ours.native):
                 continue
-            report(f"{job.model}, batch {job.batch}: {peer.name} prepares")
+            report(f"{job.model}, batch {job.batch}: preparing {peer.name}")
             row, child = _prepared(peer, job, ours, debug, start, ending)
             if child is not None:
                 children[len(rows)] = child
@@ -81,7 +81,7 @@ def _prepared(
     except Ended as end:
         if peer == OURS and end.refused:
             raise UserError(str(end)) from None
-        return _gone(Row(peer), end), None
+        return _failed(Row(peer), end), None
     if ours and facts.parameters != ours.parameters:
         sentence = f"its {job.model} has {facts.parameters:,} parameters, not {ours.parameters:,}"
         child.close()
@@ -90,27 +90,27 @@ def _prepared(
 
 
 def _turn(row: Row, child: Child, steps: int) -> Row:
-    """Return the row with the laps of one more turn."""
+    """Return the row extended by the laps of one turn."""
     laps: list[Lap] = []
     try:
         while len(laps) < LEAST_LAPS or sum(lap.seconds for lap in laps) < TURN_SECONDS:
             laps.append(child.lap(steps))
     except Ended as end:
-        return _gone(row, end)
+        return _failed(row, end)
     return row._replace(
         step_seconds=row.step_seconds + tuple(lap.seconds / steps for lap in laps),
         peak_bytes=max(row.peak_bytes, *(lap.peak_bytes for lap in laps)),
     )
 
 
-def _gone(row: Row, end: Ended) -> Row:
+def _failed(row: Row, end: Ended) -> Row:
     if end.refused:
         return Row(row.peer, problem="left out", sentence=str(end))
     return Row(row.peer, problem="failed", sentence=f"{end} (--debug shows more)")
 
 
 def lap_steps(rows: Sequence[Row]) -> int:
-    """Return the steps of a lap, by the first peer that is ready: ours, where it did not fail."""
+    """Return the steps per lap, from the first peer that is ready: cnnjax, unless it failed."""
     facts = next((row.facts for row in rows if row.facts), None)
     if facts is None:
         return 1

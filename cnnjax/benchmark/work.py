@@ -1,4 +1,4 @@
-"""What a peer's process is asked to do, what it answers, and which peers there are."""
+"""Jobs and results that the benchmark processes exchange, and the list of peers."""
 
 from typing import Annotated, Literal, NamedTuple
 
@@ -10,11 +10,11 @@ from cnnjax.schema import Number, Schema
 
 Task = Literal["train", "infer"]
 LEARNING_RATE = 1e-3
-"""Small, so that no network diverges on random labels."""
+"""Learning rate, small enough that no network diverges on random labels."""
 LARGEST_BATCH = 2**20
-"""Images in a step."""
+"""Maximum batch size."""
 IMAGE_BYTES, MOST_BATCHES = 2**27, 256
-"""How large the training images may be together, and how many batches they are at most."""
+"""Maximum bytes of the training images, and maximum number of batches."""
 
 
 def _are_batches(sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -24,11 +24,11 @@ def _are_batches(sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Batches = Annotated[tuple[int, ...], AfterValidator(_are_batches)]
-"""Images in a step, of one step or several."""
+"""One or more batch sizes."""
 
 
 class Peer(NamedTuple):
-    """Somebody to measure: a name, the module that does so, the package it needs, what its environment adds."""
+    """A library to measure: its name, the module to run, the package it needs, extra environment variables."""
 
     name: str
     module: str
@@ -38,7 +38,7 @@ class Peer(NamedTuple):
 
 OURS = Peer("cnnjax", "cnnjax.benchmark.ours", "jax")
 XLA = Peer("xla", "cnnjax.benchmark.ours", "jax", (("CNNJAX_NATIVE", "0"),))
-"""Ours without the native part; listed only where ours uses it."""
+"""cnnjax without the native part; listed only if cnnjax uses it."""
 OTHERS = (
     XLA,
     Peer("torch", "cnnjax.benchmark.torch_peer", "torch"),
@@ -47,12 +47,12 @@ OTHERS = (
 
 
 class Job(Schema):
-    """What every peer does alike."""
+    """The work to measure, the same for every peer."""
 
     task: Task
     model: str
     image_shape: tuple[int, ...]
-    """(H, W, C), as ours has it."""
+    """(H, W, C)."""
     num_classes: int
     batch: int
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -60,12 +60,12 @@ class Job(Schema):
 
     @property
     def optimizer(self) -> Literal["adam", "momentum"]:
-        """LeNet trains with adam, all others by gradient descent with a momentum of 0.9."""
+        """Optimizer: adam for LeNet, SGD with momentum 0.9 for all others."""
         return "adam" if self.model == "lenet" else "momentum"
 
     @property
     def batches(self) -> int:
-        """Batches in an epoch of training; 1 for inference."""
+        """Batches per training epoch; 1 for inference."""
         if self.task == "infer":
             return 1
         height, width, channels = self.image_shape
@@ -73,16 +73,16 @@ class Job(Schema):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Of the channels, scaled to [0, 1]: ImageNet's of three channels, otherwise one number for all."""
+        """Mean of each channel, scaled to [0, 1]: ImageNet's for three channels, otherwise one number."""
         return (0.485, 0.456, 0.406) if self.image_shape[2] == 3 else (0.5,)
 
     @property
     def std(self) -> tuple[float, ...]:
-        """As `mean`."""
+        """Standard deviation of each channel, like `mean`."""
         return (0.229, 0.224, 0.225) if self.image_shape[2] == 3 else (0.25,)
 
     def made_up(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return random images uint8 [N, H, W, C] and labels int32 [N] from a fixed seed: an epoch of them."""
+        """Return an epoch of random uint8 images [N, H, W, C] and int32 labels [N], from a fixed seed."""
         rng = np.random.default_rng(0)
         count = self.batch * self.batches
         images = rng.integers(0, 256, (count, *self.image_shape), dtype=np.uint8)
@@ -90,33 +90,33 @@ class Job(Schema):
 
 
 class Facts(Schema):
-    """What a peer says when it is ready: the network is made, compiled and warm."""
+    """Report of a peer that is ready: its network is built, compiled and warmed up."""
 
     how: str
-    """How the peer does it, where there is a choice."""
+    """Variant that the peer uses, if there is a choice."""
     packages: tuple[str, ...]
     platform: Platform
     device: str
     threads: int
     parameters: int
     first_step_seconds: Number
-    """The first step (or dispatch) with its compilation."""
+    """Duration of the first step (or dispatch), including compilation."""
     step_seconds: Number
-    """About what a step takes, found in the warm-up."""
+    """Approximate seconds per step, measured in the warm-up."""
     granularity: int = 1
-    """The steps of a lap are a multiple of this."""
+    """Divisor of the steps per lap."""
     multiply_adds: int = 0
-    """Of the network for one image; only ours counts them."""
+    """Multiply-adds of the network for one image; only cnnjax counts them."""
     native: bool = False
-    """Whether convolutions are computed by the native part."""
+    """Whether the native part computes convolutions."""
     peak_rate: Number = 0.0
-    """Floating-point operations a second that the device could do; only ours says."""
+    """Peak rate of the device in operations per second; only cnnjax reports it."""
     peak_source: str = ""
-    """Where `peak_rate` is from."""
+    """Source of `peak_rate`."""
 
 
 class Lap(Schema):
-    """What a peer says after a lap: how long it took, and the largest memory since the warm-up began."""
+    """Result of a lap: its duration, and the peak memory from the warm-up on."""
 
     seconds: Number
     peak_bytes: int

@@ -39,10 +39,10 @@ def newest_good(folder: Path) -> tuple[Checkpoint | None, list[str]]:
             try:
                 path.rename(kept)
             except OSError as refusal:
-                raise UserError(f"{error}; it cannot be set aside as {kept.name}: {refusal.strerror}") from error
+                raise UserError(f"{error}; it cannot be renamed to {kept.name}: {refusal.strerror}") from error
             notices.append(f"{error}; it is kept as {kept.name}")
     if damaged := sorted(path.name for path in folder.glob("damaged-*")):
-        raise UserError(f"all checkpoints in {folder} are damaged: {', '.join(damaged)}; move them away to start anew")
+        raise UserError(f"all checkpoints in {folder} are damaged: {', '.join(damaged)}; move them away to start over")
     return None, notices
 
 
@@ -65,13 +65,16 @@ def best(folder: Path) -> Checkpoint:
         if step == newest.step and path.name.startswith("step"):
             return newest
         if not step:
-            raise UserError(f"{path} lies within the first epoch, and nothing was judged yet; train on, then come back")
+            raise UserError(
+                f"{path} is from within the first epoch, and nothing has been evaluated yet; train for at least one "
+                "epoch first"
+            )
         return _open_best(folder / f"step-{step:08d}")
     raise problem
 
 
 def _open_best(path: Path) -> Checkpoint:
-    advice = "bring it back from a copy, or train anew with another --out"
+    advice = "restore it from a backup, or train again with another --out"
     if not path.is_dir():
         raise UserError(f"the best checkpoint, {path}, is missing; {advice}")
     try:

@@ -81,9 +81,9 @@ def _whole_info(path: Path) -> Any:
             raise UserError(f"{name} has {size / 2**20:.0f} MiB; it may have {LARGEST_DESCRIPTION_MIB}")
     manifest = read_json(path / "manifest.json")
     if not isinstance(manifest, dict) or read_bytes(path / "manifest.json") != json_bytes(manifest):
-        raise UserError("manifest.json is not as it was written")
+        raise UserError("manifest.json has been altered")
     if manifest.keys() != files.keys() - {"manifest.json"}:
-        raise UserError("its files are not those of its manifest")
+        raise UserError("its files differ from its manifest")
     for name, digest in manifest.items():
         try:
             matches = sha256(files[name]) == digest
@@ -129,7 +129,7 @@ def checked(path: Path, info: Any) -> dict[str, Any]:
     }
     for name, is_sound in sound.items():
         if not is_sound:
-            raise Damaged(f"checkpoint {path} is not one of cnnjax: its {name} is {quoted(info.get(name))}")
+            raise Damaged(f"checkpoint {path} was not written by cnnjax: its {name} is {quoted(info.get(name))}")
     return info
 
 

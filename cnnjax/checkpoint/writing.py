@@ -54,8 +54,8 @@ def save(
             folder.rmdir()
             folder.parent.rmdir()
         raise UserError(
-            f"checkpoint {path} could not be saved ({reason(error)}); those saved before are as they were: see to "
-            "the disk, then the same command goes on from them"
+            f"checkpoint {path} could not be saved ({reason(error)}); earlier checkpoints are intact: fix "
+            "the disk, then run the same command to resume"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """From a file of published weights to a run's folder, which `scripts/evaluate.py` and `scripts/predict.py` accept."""
 
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 
 from cnnjax import checkpoint
@@ -31,7 +31,7 @@ def convert_to_run(
         std: the same of the standard deviation.
     """
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise UserError(f"{out} is there, and not an empty folder; choose another name")
+        raise UserError(f"{out} exists and is not an empty folder; choose another name")
     names = _class_names(classes)
     if names and arch.num_classes != len(names):
         arch = arch.replace(num_classes=len(names))
@@ -45,17 +45,20 @@ def convert_to_run(
         "converted": {"model": name, "source": source, "file": file.name, "sha256": sha256(file)},
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    aside = out.parent / f".{out.name}.{secrets.token_hex(4)}"
+    aside.mkdir()  # with the permissions that the umask leaves
     try:
         checkpoint.save(aside / "checkpoints", 0, {"variables": variables._asdict()}, info)
-        aside.chmod(0o755)  # as any folder that a user makes
         sync_folder(aside)
         aside.rename(out)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     sync_folder(out.parent)
-    return f"{out}: {name} with {complexity(arch).parameters:,} parameters of {file}, {arch.num_classes} classes"
+    return (
+        f"{out}: {name} with {complexity(arch).parameters:,} parameters of {file}, {arch.num_classes} classes; "
+        f"{preprocessing.describe()}"
+    )
 
 
 def _class_names(given: tuple[str, ...]) -> tuple[str, ...]:
@@ -67,7 +70,7 @@ def _class_names(given: tuple[str, ...]) -> tuple[str, ...]:
         given = tuple(line.strip() for line in lines if line.strip())
     if len(set(given)) < len(given):
         twice = next(name for name in given if given.count(name) > 1)
-        raise UserError(f"--classes names {twice!r} twice; each class needs a name of its own")
+        raise UserError(f"--classes names {twice!r} twice; class names must be unique")
     return given
 
 
@@ -82,10 +85,12 @@ def _preprocessing(
                 f"weights of the source {name!r} do not say how images are normalised; give --mean and --std"
             )
         normalization = Normalization(mean, std)
+    geometry = source.geometry
     preprocessing = Preprocessing(
         height=arch.input_size, width=arch.input_size, mean=mean or normalization.mean, std=std or normalization.std,
-        channel_order=normalization.channel_order,
+        channel_order=normalization.channel_order, resize=geometry.resize,
+        resize_size=geometry.resize_size(arch.input_size), interpolation=geometry.interpolation,
     )  # fmt: skip
     if preprocessing.channels != arch.channels:
-        raise UserError(f"the network takes {arch.channels} channels; give as many numbers with --mean and --std")
+        raise UserError(f"the network takes {arch.channels} channels; give that many numbers with --mean and --std")
     return preprocessing

@@ -21,9 +21,12 @@ from cnnjax.system.archives import open_zip
 VARIABLES = {
     "conv2d": ("kernel", "bias"),
     "dense": ("kernel", "bias"),
+    "separable_conv2d": ("depthwise_kernel", "pointwise_kernel", "bias"),
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
 }
 """A layer's variables in the order in which Keras numbers them, by the kind of layer."""
+UNNAMED = re.compile(r"(conv2d|batch_normalization)(?:_(\d+))?")
+"""Names that Keras gives to layers without one, numbered over all networks of a process."""
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 WEIGHTS = "model.weights.h5"
 LARGEST_CONFIG = 4 * 2**20
@@ -40,7 +43,7 @@ def open_archive(path: Path, largest: int) -> Iterator[Tensors]:
         weights = io.BytesIO(held.read(WEIGHTS, largest))
         names = _layer_names(json.loads(held.read("config.json", LARGEST_CONFIG)))
     if not weights.getbuffer()[: len(HDF5_MAGIC)] == HDF5_MAGIC:
-        raise UserError(f"{path} is damaged: its {WEIGHTS} is no HDF5 file; {GET_AGAIN}")
+        raise UserError(f"{path} is damaged: its {WEIGHTS} is not an HDF5 file; {GET_AGAIN}")
     with h5py.File(weights, "r") as file:
         yield _tensors(path, file, names)
 
@@ -61,8 +64,24 @@ def _tensors(path: Path, file: h5py.File, names: dict[str, str]) -> Tensors:
         if name in datasets:
             raise UserError(f"{path} holds {name} twice; {GET_AGAIN}")
         datasets[name] = dataset
+    datasets = _renumber(datasets)
     shapes = {name: Shape(dataset.shape, str(dataset.dtype)) for name, dataset in datasets.items()}
     return Tensors(path, shapes, lambda name: datasets[name][()])
+
+
+def _renumber(datasets: dict[str, h5py.Dataset]) -> dict[str, h5py.Dataset]:
+    """Number the unnamed layers of each kind from 0, as in the first network of a process."""
+    layers = {name.rpartition("/")[0] for name in datasets}
+    names: dict[str, str] = {}
+    for kind in VARIABLES:
+        matches = (match for layer in layers if (match := UNNAMED.fullmatch(layer)) and match[1] == kind)
+        for count, match in enumerate(sorted(matches, key=lambda match: int(match[2] or 0))):
+            names[match[0]] = f"{kind}_{count}" if count else kind
+    renamed = {}
+    for name, dataset in datasets.items():
+        layer, _, variable = name.rpartition("/")
+        renamed[f"{names.get(layer, layer)}/{variable}"] = dataset
+    return renamed
 
 
 def _datasets(path: Path, group: h5py.Group, prefix: str, met: set[int]) -> Iterator[tuple[str, h5py.Dataset]]:
@@ -71,11 +90,11 @@ def _datasets(path: Path, group: h5py.Group, prefix: str, met: set[int]) -> Iter
         place = f"{prefix}{key}"
         link = group.get(key, getlink=True)
         if not isinstance(link, h5py.HardLink):
-            raise UserError(f"{path}: {place} is a {type(link).__name__}, which leads elsewhere; it was not followed")
+            raise UserError(f"{path}: {place} is a {type(link).__name__}, which points elsewhere; it was not followed")
         item = group[key]
         address = h5py.h5o.get_info(item.id).addr
         if address in met:
-            raise UserError(f"{path}: {place} is another name of something else in the file; {GET_AGAIN}")
+            raise UserError(f"{path}: {place} is a second name for another object in the file; {GET_AGAIN}")
         met.add(address)
         if len(met) > MOST_OBJECTS:
             raise UserError(f"{path} holds more than {MOST_OBJECTS:,} groups and data sets; {GET_AGAIN}")
@@ -83,9 +102,9 @@ def _datasets(path: Path, group: h5py.Group, prefix: str, met: set[int]) -> Iter
             yield from _datasets(path, item, f"{place}/", met)
         elif isinstance(item, h5py.Dataset):
             if item.is_virtual or item.external:
-                raise UserError(f"{path}: {place} takes its values from other files; it was not read")
+                raise UserError(f"{path}: {place} stores its values in another file; it was not read")
             if item.id.get_create_plist().get_nfilters():  # it would unpack without a bound
-                raise UserError(f"{path}: {place} is compressed, as Keras's files are not; save it without compression")
+                raise UserError(f"{path}: {place} is compressed, which Keras does not do; save it without compression")
             if item.size and not item.id.get_storage_size():
                 raise UserError(f"{path}: the values of {place} were never written; {GET_AGAIN}")
             yield place, item

@@ -1,7 +1,7 @@
 """Where the weights of the ResNet family lie in published files: `models/resnet.py` in other libraries' names."""
 
 from cnnjax.convert.rules import Table, keras_layer, keras_norm, torch_conv, torch_dense, torch_norm
-from cnnjax.convert.sources import CAFFE, IMAGENET, SYMMETRIC, Source
+from cnnjax.convert.sources import CAFFE, CENTER_CROP, IMAGENET, SYMMETRIC, Source
 from cnnjax.models.resnet import ResNet
 
 
@@ -59,5 +59,5 @@ def sources(arch: ResNet) -> dict[str, Source]:
         return {"keras": Source(KERAS_V2, SYMMETRIC)}
     if arch.stem == "cifar":
         return {"cifar": Source(CIFAR, None, writes=True)}
-    torch = Source(TORCHVISION, IMAGENET, writes=True)
+    torch = Source(TORCHVISION, IMAGENET, CENTER_CROP, writes=True)
     return {"torchvision": torch, "timm": torch}

@@ -13,11 +13,11 @@ import jax
 import numpy as np
 
 from cnnjax.convert.tensors import Tensors
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, listed
 from cnnjax.functional import Tree, Variables, abstract_variables, leaves_by_path
 from cnnjax.models.layers import Arch
 
-MOST_LISTED, LONGEST_NAME = 1000, 100
+LONGEST_NAME = 60
 """Of the names in an error, and of each of them, when they come from a file."""
 
 
@@ -32,6 +32,8 @@ class Layout(NamedTuple):
 SAME = Layout("as it is", lambda x: x, lambda x: x)
 OIHW = Layout("OIHW -> HWIO", lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 """torch's convolution kernels, grouped ones too: (out, in, height, width)."""
+HWIM = Layout("HWI1 -> HW1O", lambda x: x.transpose(0, 1, 3, 2), lambda x: x.transpose(0, 1, 3, 2))
+"""Keras's depthwise kernels with a multiplier of 1: (height, width, in, 1)."""
 OI = Layout("OI -> IO", np.transpose, np.transpose)
 """torch's dense kernels: (out, in)."""
 
@@ -59,14 +61,24 @@ class Rule(NamedTuple):
 Rules = tuple[Rule, ...]
 
 
+def flattened(height: int, width: int, channels: int) -> Layout:
+    """Return the layout of a dense kernel on a flattened map: torch flattens [C, H, W], and we flatten [H, W, C]."""
+    size = height * width * channels
+    return Layout(
+        f"O(CHW) -> (HWC)O with {height}x{width}x{channels}",
+        lambda x: x.reshape(-1, channels, height, width).transpose(2, 3, 1, 0).reshape(size, -1),
+        lambda x: x.reshape(height, width, channels, -1).transpose(3, 2, 0, 1).reshape(-1, size),
+    )
+
+
 def torch_conv(theirs: str, ours: str) -> Rules:
-    """Return the rules of a convolution without a bias, as torch names them."""
-    return (Rule(f"{theirs}.weight", f"{ours}/kernel", OIHW),)
+    """Return the rules of a convolution, as torch names them; it may lack the bias."""
+    return Rule(f"{theirs}.weight", f"{ours}/kernel", OIHW), Rule(f"{theirs}.bias", f"{ours}/bias", SAME)
 
 
-def torch_dense(theirs: str, ours: str) -> Rules:
+def torch_dense(theirs: str, ours: str, layout: Layout = OI) -> Rules:
     """Return the rules of a dense layer, as torch names them."""
-    return Rule(f"{theirs}.weight", f"{ours}/kernel", OI), Rule(f"{theirs}.bias", f"{ours}/bias", SAME)
+    return Rule(f"{theirs}.weight", f"{ours}/kernel", layout), Rule(f"{theirs}.bias", f"{ours}/bias", SAME)
 
 
 def torch_norm(theirs: str, ours: str) -> Rules:
@@ -78,6 +90,14 @@ def torch_norm(theirs: str, ours: str) -> Rules:
 def keras_layer(theirs: str, ours: str) -> Rules:
     """Return the rules of a convolution or a dense layer, as Keras names them; a layer may lack the bias."""
     return tuple(Rule(f"{theirs}/{leaf}", f"{ours}/{leaf}", SAME) for leaf in ("kernel", "bias"))
+
+
+def keras_separable(theirs: str, ours: str) -> Rules:
+    """Return the rules of a separable convolution without a bias, as Keras names them."""
+    return (
+        Rule(f"{theirs}/depthwise_kernel", f"{ours}/depthwise/kernel", HWIM),
+        Rule(f"{theirs}/pointwise_kernel", f"{ours}/pointwise/kernel", SAME),
+    )
 
 
 def keras_norm(theirs: str, ours: str) -> Rules:
@@ -107,7 +127,7 @@ def to_variables(table: Table, arch: Arch, tensors: Tensors) -> Variables:
     """Return the network's variables from a source's tensors.
 
     Raises:
-        UserError: a tensor is missing, left over, of another shape or type, or not finite. All of them are listed.
+        UserError: a tensor is missing, left over, of another shape or type, or not finite.
     """
     expected = abstract_variables(arch)
     wanted = _leaves(expected)
@@ -115,9 +135,11 @@ def to_variables(table: Table, arch: Arch, tensors: Tensors) -> Variables:
     _check(plan, wanted, table.ignored + (table.head if arch.num_classes == 0 else ()), tensors)
     arrays = {path: layout.to_ours(tensors.read(name)) for path, (name, layout) in plan.items()}
     if bad := sorted(plan[path][0] for path, array in arrays.items() if not np.isfinite(array).all()):
-        raise UserError(f"{tensors.path} holds values that are not finite, in {', '.join(bad)}; get the file again")
+        raise UserError(
+            f"{tensors.path} holds values that are not finite, in {listed(bad, 3)}; download the file again"
+        )
     if bad := sorted(plan[path][0] for path, array in arrays.items() if path.endswith("/var") and (array < 0).any()):
-        raise UserError(f"{tensors.path} holds variances below 0, in {', '.join(bad)}; get the file again")
+        raise UserError(f"{tensors.path} holds variances below 0, in {listed(bad, 3)}; download the file again")
     return Variables(*(_fill(tree, arrays) for tree in expected))
 
 
@@ -158,16 +180,10 @@ def _check(
             f"{few}, ...; check the model and --from"
         )
     kinds = {"missing there": missing, "left over there": left_over, "of another shape or type": wrong}
-    if problems := [f"{what} ({len(names)}): {_listed(names)}" for what, names in kinds.items() if names]:
+    if problems := [f"{what} ({len(names)}): {listed(names, 3)}" for what, names in kinds.items() if names]:
         raise UserError(
             f"{tensors.path} does not hold this network: {'; '.join(problems)}; check the model, its options and --from"
         )
-
-
-def _listed(names: list[str]) -> str:
-    """Return all names that any network has; of a file that has more, as many."""
-    more = f" and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else ""
-    return ", ".join(names[:MOST_LISTED]) + more
 
 
 def _leaves(variables: Variables) -> dict[str, Any]:

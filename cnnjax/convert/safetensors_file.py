@@ -26,7 +26,7 @@ def open_safetensors(path: Path, largest: int) -> Iterator[Tensors]:
             }
             yield Tensors(path, shapes, file.get_tensor)
     except SafetensorError as error:
-        raise UserError(f"{path} is damaged or no safetensors file ({error}); {GET_AGAIN}") from error
+        raise UserError(f"{path} is damaged or not a safetensors file ({error}); {GET_AGAIN}") from error
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-GET_AGAIN = "get the file again, or check that it is the one meant"
+GET_AGAIN = "download the file again, or check that it is the one meant"
 """What to do about a damaged file."""
 
 

@@ -35,14 +35,14 @@ def open_torch_zip(path: Path, largest: int) -> Iterator[Tensors]:
     with open_zip(path) as held:
         for name, member in held.members.items():
             if member.compress_type != zipfile.ZIP_STORED:
-                raise UserError(f"{path}: its {name[:80]!r} is compressed, which torch's files are not; {GET_AGAIN}")
+                raise UserError(f"{path}: its {name[:80]!r} is compressed, which torch does not do; {GET_AGAIN}")
         pickles = [name for name in held.members if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
-            raise UserError(f"{path} is a zip, and none of torch's or Keras's; {GET_AGAIN}")
+            raise UserError(f"{path} is a zip, but not one written by torch or Keras; {GET_AGAIN}")
         folder = pickles[0].removesuffix("/data.pkl")
         order = f"{folder}/byteorder"
         if order in held.members and held.read(order, 16) != b"little":
-            raise UserError(f"{path} was saved with the order of bytes of another kind of machine; save it again here")
+            raise UserError(f"{path} was saved with another byte order; save it again on this kind of machine")
         described = _read_pickle(path, io.BytesIO(held.read(pickles[0], LARGEST_PICKLE)))
 
         def read(storage: Storage) -> np.ndarray:
@@ -59,9 +59,9 @@ def open_old_torch(path: Path, largest: int) -> Iterator[Tensors]:
         parts = [_read_pickle(path, start) for _ in range(5)]
         (magic, protocol, machine, _, keys), kinds = [part.value for part in parts], parts[3].storages
         if (magic, protocol) != (OLD_MAGIC, OLD_PROTOCOL) or not isinstance(machine, dict):
-            raise UserError(f"{path} is a pickle, and no state dict of torch's; {GET_AGAIN}")
+            raise UserError(f"{path} is a pickle, but not a torch state dict; {GET_AGAIN}")
         if machine.get("little_endian") is not True:
-            raise UserError(f"{path} was saved with the order of bytes of another kind of machine; save it again here")
+            raise UserError(f"{path} was saved with another byte order; save it again on this kind of machine")
         places, place = {}, start.tell()
         size = os.fstat(file.fileno()).st_size
         for key in keys:
@@ -70,7 +70,7 @@ def open_old_torch(path: Path, largest: int) -> Iterator[Tensors]:
             places[key] = place + 8
             place += 8 + kinds[key].length * _dtype(kinds[key]).itemsize
         if place > size:
-            raise UserError(f"{path} is cut short: it has {size:,} bytes, and its tensors {place:,}; {GET_AGAIN}")
+            raise UserError(f"{path} is truncated: it has {size:,} bytes, and its tensors {place:,}; {GET_AGAIN}")
 
         def read(storage: Storage) -> np.ndarray:
             file.seek(places[storage.key] - 8)
@@ -78,7 +78,7 @@ def open_old_torch(path: Path, largest: int) -> Iterator[Tensors]:
             if count != storage.length:
                 raise UserError(f"{path} is damaged: {count:,} values are where {storage.length:,} should be")
             if (needed := count * _dtype(storage).itemsize) > largest:
-                raise UserError(f"{path} holds {needed:,} bytes for a tensor, and they may be {largest:,}; {GET_AGAIN}")
+                raise UserError(f"{path} holds {needed:,} bytes for a tensor; the limit is {largest:,}; {GET_AGAIN}")
             return np.frombuffer(file.read(needed), _dtype(storage))
 
         yield _tensors(path, parts[3].value, read)
@@ -98,7 +98,7 @@ def _tensors(path: Path, described: Any, read: ReadStorage) -> Tensors:
         tensor = tensors[name]
         values = read(tensor.storage)
         if len(values) != tensor.storage.length:
-            raise UserError(f"{path} is damaged: {printable(name)} has not the values that it should; {GET_AGAIN}")
+            raise UserError(f"{path} is damaged: {printable(name)} does not hold the values it should; {GET_AGAIN}")
         strides = [stride * values.itemsize for stride in tensor.strides]
         # The record was checked: all of the view lies within the storage.
         view = np.lib.stride_tricks.as_strided(values[tensor.offset :], tensor.shape, strides, writeable=False)
@@ -120,7 +120,7 @@ def _state_dict(path: Path, held: Any) -> dict[str, Tensor]:
     for name, tensor in held.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             entry = printable(str(name)[:80])
-            raise UserError(f"{path} is no state dict: its entry {entry!r} is no plain tensor; {GET_AGAIN}")
+            raise UserError(f"{path} is not a state dict: its entry {entry!r} is not a plain tensor; {GET_AGAIN}")
     return held
 
 

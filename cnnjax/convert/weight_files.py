@@ -82,6 +82,6 @@ def _opener(path: Path) -> Opener:
     if start.startswith(PICKLE_MAGIC):
         return open_old_torch
     raise UserError(
-        f"{path} is no file of weights; give torch's .pth, a .safetensors file, or Keras's .h5, .weights.h5 or .keras; "
+        f"{path} is not a weight file; give torch's .pth, a .safetensors file, or Keras's .h5, .weights.h5 or .keras; "
         f"where it should be one, {GET_AGAIN}"
     )

@@ -51,7 +51,10 @@ class Split(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What a source gives: its parts ``train`` and ``test``, its classes, mean and deviation of its pixels / 255."""
+    """What a source gives: its parts, its classes, mean and standard deviation of its pixels / 255.
+
+    The parts are ``train`` and, where the source has them, ``validation`` and ``test``.
+    """
 
     parts: Mapping[str, Source]
     classes: tuple[str, ...]
@@ -59,6 +62,8 @@ class Loaded(NamedTuple):
     std: tuple[float, ...]
     fingerprint: str | None = None
     """sha256 that tells the content from any other; None computes it from all images and labels."""
+    notices: tuple[str, ...] = ()
+    """What a user should know about the data, a sentence each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +80,8 @@ class Dataset:
     """sha256 of the validation images' indices in the training files."""
     content_hash: str
     """sha256 of all images and labels."""
+    notices: tuple[str, ...] = ()
+    """What a user should know about the data, a sentence each."""
 
     def part(self, name: str) -> Source:
         """Return the part called train, validation or test."""
@@ -96,13 +103,16 @@ def content_hash(*sources: Source) -> str:
     return digest.hexdigest()
 
 
-def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def stratified_split(
+    labels: np.ndarray, fraction: float, seed: int, part: str = "validation"
+) -> tuple[np.ndarray, np.ndarray]:
     """Divide indices so that each class gives the same fraction, rounded, to the second part.
 
     Args:
         labels: int [N].
         fraction: of each class for the second part, in (0, 1).
         seed: the same seed gives the same division.
+        part: what the second part is for, to name the option in an error.
 
     Returns:
         Two sorted index arrays int64, disjoint, together all of ``range(N)``.
@@ -115,8 +125,8 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
     held_out = np.sort(np.concatenate(chosen))
     if not 0 < len(held_out) < len(labels):
         raise UserError(
-            f"a validation share of {fraction} of {len(labels)} images leaves {len(labels) - len(held_out)} for "
-            f"training and {len(held_out)} for validation; each must be 1 or more, so change data.validation"
+            f"a {part} share of {fraction} of {len(labels)} images leaves {len(labels) - len(held_out)} for "
+            f"training and {len(held_out)} for {part}; each must be 1 or more, so change data.{part}"
         )
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
 

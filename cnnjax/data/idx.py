@@ -1,10 +1,11 @@
-"""The IDX format of the MNIST files: read strictly, plain or gzipped, and written.
+"""The IDX format of the MNIST files: read strictly, plain or gzipped whatever the suffix, and written.
 
 A file is two zero bytes, the type (8: unsigned bytes), the number of axes, each axis's length as a big-endian 32-bit
 number, then the values (LeCun, Cortes, Burges, "The MNIST database").
 """
 
 import gzip
+import io
 import math
 import zlib
 from pathlib import Path
@@ -27,7 +28,7 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
     """
     header_size = 4 + 4 * axes
     try:
-        with open_plain(path) as stored, gzip.GzipFile(fileobj=stored) if path.suffix == ".gz" else stored as file:
+        with open_plain(path) as stored, gzip.GzipFile(fileobj=stored) if is_gzip(stored) else stored as file:
             header = file.read(header_size)
             if len(header) < header_size or header[:2] != b"\0\0":
                 raise UserError(f"{path} is not an IDX file: its first bytes are {header[:4].hex() or 'missing'}")
@@ -39,15 +40,24 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
             shape = tuple(int(n) for n in np.frombuffer(header, ">u4", offset=4))
             expected = math.prod(shape)
             if expected > MOST_BYTES:  # some megabytes of a gzip could unpack to as many gigabytes
-                raise UserError(f"{path} says it holds {expected:,} bytes {list(shape)}; {MOST_BYTES:,} are the most")
+                raise UserError(
+                    f"{path} says it holds {expected:,} bytes {list(shape)}; at most {MOST_BYTES:,} are allowed"
+                )
             # One byte more than expected is asked for, so that a longer file is noticed and none is read whole.
             body = file.read(expected + 1)
     except (OSError, EOFError, zlib.error, OverflowError, MemoryError) as error:
         raise UserError(f"{path} cannot be read as an IDX file: {str(error) or type(error).__name__}") from error
     if len(body) != expected:
         actual = "more" if len(body) > expected else f"{len(body):,}"
-        raise UserError(f"{path} says it holds {expected:,} bytes {list(shape)} and holds {actual}; get the file again")
+        raise UserError(
+            f"{path} says it holds {expected:,} bytes {list(shape)} and holds {actual}; download the file again"
+        )
     return np.frombuffer(body, np.uint8).reshape(shape)
+
+
+def is_gzip(file: io.BufferedReader) -> bool:
+    """Return whether a file is gzipped, by its first bytes: some mirrors drop the suffix, some browsers unpack."""
+    return file.peek(2)[:2] == b"\x1f\x8b"
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

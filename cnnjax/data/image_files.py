@@ -15,10 +15,16 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
 MOST_FILE_BYTES = 64 * 2**20
+MOST_VALUE = 2**16 - 1
+"""Largest value of a 16-bit image, which becomes 255."""
 
 
 class NoPictureError(ValueError):
     """Says in some words why a file is no picture."""
+
+
+class UnknownFormatError(NoPictureError):
+    """The content is of none of the formats that are read."""
 
 
 def decode_picture(content: bytes, size: tuple[int, int] | None = None) -> tuple[Image.Image, bool]:
@@ -43,7 +49,7 @@ def decode_picture(content: bytes, size: tuple[int, int] | None = None) -> tuple
                     return image, grey
                 return upright(image), grey
     except UnidentifiedImageError as error:
-        raise NoPictureError("it is none") from error
+        raise UnknownFormatError("not an image") from error
     except Exception as error:  # of a damaged file Pillow complains in every way there is
         raise NoPictureError(str(error) or type(error).__name__) from error
 
@@ -58,14 +64,19 @@ def read_picture_file(path: Path) -> bytes:
 def check_file_size(size: int) -> None:
     """Raise `NoPictureError` for a file that is not worth reading."""
     if size > MOST_FILE_BYTES:
-        raise NoPictureError(f"it is of {size:,} bytes, and {MOST_FILE_BYTES:,} are the most")
+        raise NoPictureError(f"it has {size:,} bytes; at most {MOST_FILE_BYTES:,} are allowed")
 
 
 def upright(image: Image.Image) -> Image.Image:
     """Return an image turned as its camera says, of 8 bits a channel; what is transparent becomes white."""
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise NoPictureError("its values are floating-point numbers; convert it to 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16 bits, or 32 of which a PGM file uses 16
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > MOST_VALUE:
+            raise NoPictureError(f"its values go from {values.min()} to {values.max()}; convert it to 8 or 16 bits")
+        return Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
     if not image.has_transparency_data:
         return image
     layered = image.convert("RGBA")

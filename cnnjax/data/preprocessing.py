@@ -1,25 +1,42 @@
 """From stored images to what a network sees. It runs on the device, inside the jitted step."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from cnnjax.data.image_files import decode_picture, read_picture_file
 from cnnjax.errors import UserError
 from cnnjax.ops.dispatch import parameter_dtype
 from cnnjax.schema import Number, Schema
 
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+"""Pillow's resampling filters; all but the nearest are antialiased."""
+
 
 class Preprocessing(Schema, at="preprocessing."):
-    """The size and the normalisation a network was trained with; stored with every checkpoint."""
+    """How an image file becomes what a network sees: geometry and normalization; stored with every checkpoint."""
 
-    height: int
-    width: int
+    height: Annotated[int, Field(ge=1)]
+    """Height of the images in pixels."""
+    width: Annotated[int, Field(ge=1)]
+    """Width of the images in pixels."""
+    resize: Literal["exact", "short"] = "exact"
+    """exact: resize to height x width, whatever the aspect ratio; short: resize the short side to resize_size, keep the
+    aspect ratio and crop the center."""
+    resize_size: Annotated[int, Field(ge=1)] | None = None
+    """Length of the short side in pixels before the crop; only with resize short."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    """Resampling filter; all but nearest are antialiased."""
     mean: tuple[Number, ...]
     """By channel in the order in which the network takes them, of values scaled to [0, 1]."""
     std: tuple[Annotated[Number, Field(gt=0)], ...]
@@ -41,9 +58,25 @@ class Preprocessing(Schema, at="preprocessing."):
             raise ValueError(f"{channels} numbers")
         return std
 
+    @model_validator(mode="after")
+    def _short_has_a_size(self) -> Self:
+        if (self.resize == "short") != (self.resize_size is not None):
+            given = f"preprocessing.resize is {self.resize!r} and resize_size is {self.resize_size}"
+            raise ValueError(f"{given}; give a size with 'short', and none with 'exact'")
+        return self
+
     @property
     def channels(self) -> int:
         return len(self.mean)
+
+    def describe(self) -> str:
+        """Return the steps in one line."""
+        crop = f"{self.height}x{self.width}"
+        size = f"resize to {crop}" if self.resize == "exact" else f"resize the short side to {self.resize_size}"
+        cropped = "" if self.resize == "exact" else f", crop the center {crop}"
+        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        order = {1: "grayscale", 3: self.channel_order.upper()}[self.channels]
+        return f"{size} ({self.interpolation}){cropped}, {order}, (pixels / 255 - [{mean}]) / [{std}]"
 
 
 def normalize(preprocessing: Preprocessing, images: jax.Array | np.ndarray, dtype: str = "float32") -> jax.Array:
@@ -59,8 +92,30 @@ def normalize(preprocessing: Preprocessing, images: jax.Array | np.ndarray, dtyp
     return (jnp.asarray(images).astype(pixel) / pixel(255) - mean) / std
 
 
+def fit(picture: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Resize and crop a picture as torchvision's `Resize` and `CenterCrop` do with Pillow images.
+
+    The long side is rounded down; a picture smaller than the crop is padded with zeros on all sides.
+    """
+    height, width = preprocessing.height, preprocessing.width
+    resample = FILTERS[preprocessing.interpolation]
+    if preprocessing.resize == "exact" or preprocessing.resize_size is None:
+        return picture.resize((width, height), resample)
+    size, (w, h) = preprocessing.resize_size, picture.size
+    long = int(size * max(w, h) / min(w, h))
+    picture = picture.resize((size, long) if w <= h else (long, size), resample)
+    left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+    if left < 0 or top < 0:  # torchvision pads, then crops
+        across, down = max(width - picture.width, 0), max(height - picture.height, 0)
+        padded = Image.new(picture.mode, (picture.width + across, picture.height + down))
+        padded.paste(picture, (across // 2, down // 2))
+        picture = padded
+        left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+    return picture.crop((left, top, left + width, top + height))
+
+
 def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:
-    """Return the image in a file as uint8 [H, W, C], resized (bilinear) and turned grey or RGB as the network needs.
+    """Return the image in a file as uint8 [H, W, C], resized, cropped and converted to grayscale or RGB.
 
     Raises:
         UserError: there is no such file, or it is no image.
@@ -68,8 +123,7 @@ def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:
     mode = "L" if preprocessing.channels == 1 else "RGB"
     try:
         picture, _ = decode_picture(read_picture_file(Path(path)))
-        resized = picture.convert(mode).resize((preprocessing.width, preprocessing.height), Image.Resampling.BILINEAR)
-        pixels = np.asarray(resized)
+        pixels = np.asarray(fit(picture.convert(mode), preprocessing))
     except FileNotFoundError:
         raise UserError(f"there is no image file {path}; check the path") from None
     except (OSError, ValueError, MemoryError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cnnjax.config import Data
 from cnnjax.data.dataset import Loaded, Split
 from cnnjax.data.idx import read_idx
 from cnnjax.data.image_folder import LAYOUT, find_base, load_image_folder
@@ -19,6 +20,8 @@ FASHION_CLASSES = (
 )  # fmt: skip
 FASHION_MEAN, FASHION_STD = (0.2860,), (0.3530,)
 DIGITS = tuple("0123456789")
+KMNIST_CLASSES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+"""Clanuwat et al. 2018, "Deep Learning for Classical Japanese Literature"."""
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 TFDS = "tfds:"
@@ -40,13 +43,26 @@ class SourceEntry:
     """Its classes; empty where only its files tell them."""
     content_hash: str | None = None
     """What `dataset.content_hash` says of its published files, where that is known."""
+    configured: Callable[[Data], Loaded] | None = None
+    """From the whole config to what lies there; for a source with options of its own, in place of ``load``."""
+
+    def load_from(self, config: Data) -> Loaded:
+        """Load the source as a config asks for it; options that the source does not have are refused."""
+        if self.configured is not None:
+            return self.configured(config)
+        if config.size is not None or config.skip_damaged:
+            option = "data.skip_damaged" if config.size is None else f"data.size {config.size}"
+            raise UserError(
+                f"{option} is given for {config.source}; only image_folder has that option, so leave it out"
+            )
+        return self.load(config.dir)
 
 
 def load_embedded(folder: str | None) -> Loaded:
     """Load the subset of Fashion-MNIST that lies in the package."""
     if folder is not None:
         raise UserError(
-            f"--data.dir is {folder!r} and fashion_mnist_mini is a part of the package; leave out --data.dir, "
+            f"--data.dir is {folder!r} and fashion_mnist_mini is part of the package; leave out --data.dir, "
             "or choose --data.source fashion_mnist"
         )
     return Loaded(read_parts(EMBEDDED), FASHION_CLASSES, FASHION_MEAN, FASHION_STD)
@@ -79,6 +95,13 @@ def load_images(folder: str | None) -> Loaded:
     if folder is None:
         raise UserError(f"image_folder needs --data.dir, a directory or a zip laid out {LAYOUT}")
     return load_image_folder(Path(folder))
+
+
+def load_configured_images(config: Data) -> Loaded:
+    """Load the user's own images as the config asks for them."""
+    if config.dir is None:
+        return load_images(None)
+    return load_image_folder(Path(config.dir), config.size, config.skip_damaged)
 
 
 def load_prepared(name: str, folder: str | None) -> Loaded:
@@ -139,12 +162,15 @@ def read_split(folder: Path, part: str) -> Split:
             f"{image_file} holds {len(images):,} images and {label_file} {len(labels):,} labels; get both again"
         )
     if not images.size:
-        raise UserError(f"{image_file} holds no pixels {list(images.shape)}; get the file again")
+        raise UserError(f"{image_file} holds no pixels {list(images.shape)}; download the file again")
     return Split(images[..., None], labels.astype(np.int32))
 
 
 def _find(folder: Path, stem: str) -> Path | None:
-    candidates = (folder / stem, folder / f"{stem}.gz")
+    """Return the file of that name as mirrors lay it out: with a dot, in a folder of its own name, in ``raw``."""
+    names = [f"{name}{suffix}" for name in (stem, stem.replace("-idx", ".idx")) for suffix in ("", ".gz")]
+    places = [folder / raw for raw in ("", "raw", "MNIST/raw", "FashionMNIST/raw", "KMNIST/raw")]
+    candidates = [path for place in places for name in names for path in (place / name, place / name / name)]
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -154,6 +180,8 @@ def _ways_to_get(name: str) -> str:
             "get them with Debian's package dataset-fashion-mnist or from github.com/zalandoresearch/fashion-mnist, "
             "or use --data.source fashion_mnist_mini, which needs no files"
         )
+    if name == "kmnist":
+        return "get them from codh.rois.ac.jp/kmnist"
     return "get them from yann.lecun.com/exdb/mnist or a mirror of it"
 
 
@@ -165,8 +193,9 @@ SOURCES = {
         content_hash="aff50281d5acc921807bfc876514979e391816c85d90f1d97fd4d1bf0a5ebece",
     ),
     "mnist": SourceEntry(idx_loader("mnist", DIGITS, (0.1307,), (0.3081,), "/usr/share/datasets/mnist"), DIGITS),
+    "kmnist": SourceEntry(idx_loader("kmnist", KMNIST_CLASSES, (0.1918,), (0.3483,)), KMNIST_CLASSES),
     "cifar10": SourceEntry(load_cifar10, CIFAR10_CLASSES),
-    "image_folder": SourceEntry(load_images),
+    "image_folder": SourceEntry(load_images, configured=load_configured_images),
 }
 
 

@@ -206,7 +206,7 @@ def check_chunks(path: Path) -> int:
             boundary += max(0, -boundary % _BLOCK - (_BLOCK - _BLOCK_HEADER - 1))
             position = max(_advance(position, _CHUNK_HEADER + data_size), boundary)
     if not size or position != size:
-        raise UserError(f"{path} is cut off or is no ArrayRecord file; prepare the data set again")
+        raise UserError(f"{path} is truncated or not an ArrayRecord file; prepare the data set again")
     return largest
 
 
@@ -241,7 +241,7 @@ def _check_feature(feature: Any, path: Path) -> None:
 def _object(value: Any, path: Path, keys: set[str] | frozenset[str] | None) -> dict[str, Any]:
     """Return a JSON object that has no other keys than ``keys``; None allows every key."""
     if not isinstance(value, dict):
-        raise UserError(f"{path} has {quoted(value)} where an object should be; prepare the data set again")
+        raise UserError(f"{path} has {quoted(value)} where an object is expected; prepare the data set again")
     if keys is not None and (other := sorted(value.keys() - keys)):
         raise UserError(f"{path} has the key {quoted(other[0])}, which tensorflow-datasets 4.9 does not write there")
     return value
@@ -249,7 +249,7 @@ def _object(value: Any, path: Path, keys: set[str] | frozenset[str] | None) -> d
 
 def _list(value: Any, path: Path) -> list[Any]:
     if not isinstance(value, list):
-        raise UserError(f"{path} has {quoted(value)} where a list should be; prepare the data set again")
+        raise UserError(f"{path} has {quoted(value)} where a list is expected; prepare the data set again")
     return value
 
 

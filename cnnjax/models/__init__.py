@@ -1,26 +1,32 @@
-"""The table of all architectures: one file per family, one row per variant."""
+"""Registry of the architectures: one file per family, one entry per variant."""
 
 import fnmatch
 from collections.abc import Mapping
 from typing import Any
 
 from cnnjax.errors import choose
-from cnnjax.models import lenet, mlp, resnet
+from cnnjax.models import alexnet, googlenet, lenet, mlp, regnet, resnet, vgg, xception
 from cnnjax.models.layers import Arch
 
-FAMILIES: dict[str, type[Arch]] = {cls.family: cls for cls in (lenet.LeNet, mlp.MLP, resnet.ResNet)}
-VARIANTS: dict[str, Arch] = {**lenet.VARIANTS, **mlp.VARIANTS, **resnet.VARIANTS}
+FAMILIES: dict[str, type[Arch]] = {cls.family: cls for cls in (
+    lenet.LeNet, mlp.MLP, alexnet.AlexNet, vgg.VGG, googlenet.GoogLeNet, resnet.ResNet, regnet.RegNet,
+    xception.Xception,
+)}  # fmt: skip
+VARIANTS: dict[str, Arch] = {
+    **lenet.VARIANTS, **mlp.VARIANTS, **alexnet.VARIANTS, **vgg.VARIANTS, **googlenet.VARIANTS, **resnet.VARIANTS,
+    **regnet.VARIANTS, **xception.VARIANTS,
+}  # fmt: skip
 
 
 def create(name: str, **options: Any) -> Arch:
-    """Return the definition of a variant, with some of its fields changed.
+    """Return the definition of a variant, with the given fields changed.
 
     Example:
         >>> create("lenet", activation="tanh").activation
         'tanh'
 
     Raises:
-        UserError: no such variant or no such option, with near matches; or a value that is not allowed.
+        UserError: the variant or an option is unknown (with near matches), or a value is not allowed.
     """
     return VARIANTS[choose("model", name, VARIANTS)].replace(**options)
 
@@ -31,5 +37,5 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def from_dict(data: object, families: Mapping[str, type[Arch]] = FAMILIES) -> Arch:
-    """Read what `Arch.to_dict` wrote; ``families`` are the known ones by name."""
+    """Read a definition written by `Arch.to_dict`; ``families`` maps each known family name to its class."""
     return Arch.from_dict(data, "model", families)

@@ -1,4 +1,4 @@
-"""Blocks that several families share: squeeze-and-excitation, parallel branches, separable convolution."""
+"""Blocks shared by several families: squeeze-and-excitation, parallel branches, separable convolution."""
 
 from collections.abc import Callable
 
@@ -14,15 +14,14 @@ from cnnjax.models.layers import (
     Initializer,
     conv_norm_act,
     global_average,
-    separable_norm_act,
 )
 
 
 class SqueezeExcite(nnx.Module):
-    """Scale each channel by a gate that sees the means of all channels: x * sigmoid(fc2(activation(fc1(mean(x))))).
+    """Scale each channel by a gate computed from the channel means: x * sigmoid(fc2(activation(fc1(mean(x))))).
 
     Hu, Shen and Sun 2018, "Squeeze-and-Excitation Networks", section 3. ``reduced`` is the width between the two 1x1
-    convolutions, whose names and shapes are those of torchvision's `SqueezeExcitation` and timm's `SEModule`.
+    convolutions. Their names and shapes match torchvision's `SqueezeExcitation` and timm's `SEModule`.
     """
 
     def __init__(
@@ -42,10 +41,10 @@ class SqueezeExcite(nnx.Module):
 
 
 class Branches(nnx.Module):
-    """Branches side by side over one input, their outputs concatenated by channel in the order they are given.
+    """Apply parallel branches to one input and concatenate their outputs along the channels, in the given order.
 
-    Szegedy et al. 2015, "Going Deeper with Convolutions", figure 2. Each branch is a module under its own name and maps
-    [N, H, W, C] to [N, H', W', C']; H' and W' are the same for all.
+    Szegedy et al. 2015, "Going Deeper with Convolutions", figure 2. Each branch is a module, named by its keyword, that
+    maps [N, H, W, C] to [N, H', W', C']; H' and W' are the same for all branches.
 
         >>> rngs = nnx.Rngs(0)
         >>> narrow = Conv(8, 2, 1, padding=0, dtype="float32", rngs=rngs)
@@ -55,10 +54,10 @@ class Branches(nnx.Module):
     """
 
     def __init__(self, **branches: Callable[[jax.Array], jax.Array]):
-        require(bool(branches), "branches", [], "one or more, by name")
+        require(bool(branches), "branches", [], "one or more keyword arguments")
         for name, branch in branches.items():
             require(isinstance(branch, nnx.Module), f"branch {name!r}", type(branch).__name__, "a module")
-            require(not hasattr(self, name), "a branch's name", name, "none of a module's own attributes")
+            require(not hasattr(self, name), "branch name", name, "a name that nnx.Module does not use")
             setattr(self, name, branch)
         self.names = tuple(branches)
 
@@ -66,21 +65,23 @@ class Branches(nnx.Module):
         """Map [N, H, W, C] to [N, H', W', sum of C'].
 
         Raises:
-            UserError: two branches give maps of different sizes.
+            UserError: the branches return maps of different sizes.
         """
         outputs = {name: getattr(self, name)(x) for name in self.names}
         sizes = {name: f"{y.shape[1]}x{y.shape[2]}" for name, y in outputs.items()}
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
-            raise UserError(f"the branches give maps of {listed}; one size is needed, by the same strides and padding")
+            raise UserError(
+                f"the branches return maps of {listed}; all must have the same size, so match their strides and padding"
+            )
         return jnp.concatenate(list(outputs.values()), axis=-1)
 
 
 class SeparableConv(nnx.Module):
-    """A depthwise convolution, a 1x1 convolution of its channels, and a norm where one is given.
+    """A depthwise convolution, followed by a 1x1 convolution and an optional norm.
 
     Chollet 2017, "Xception: Deep Learning with Depthwise Separable Convolutions"; neither convolution has a bias.
-    ``size``, ``stride`` and ``padding`` are the depthwise convolution's.
+    ``size``, ``stride`` and ``padding`` apply to the depthwise convolution.
     """
 
     def __init__(
@@ -102,6 +103,5 @@ class SeparableConv(nnx.Module):
         activation: Callable[..., jax.Array] = jax.nn.identity, residual: jax.Array | None = None,
     ) -> jax.Array:  # fmt: skip
         """Map [N, H, W, C] to activation(norm(pointwise(depthwise(before(x)))) + residual), [N, H', W', C']."""
-        return separable_norm_act(
-            self.depthwise, self.pointwise, self.norm, x, before=before, activation=activation, residual=residual
-        )
+        y = self.depthwise(before(x))
+        return conv_norm_act(self.pointwise, self.norm, y, activation=activation, residual=residual)

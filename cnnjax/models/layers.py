@@ -1,12 +1,11 @@
-"""What several architectures share: the base of every network, activations, convolution, dense, pooling, flattening.
+"""Layers shared by the architectures: network base class, activations, convolution, dense, pooling, flattening.
 
 Images and activations are [N, H, W, C]. A network computes in its `dtype`. Parameters and batch statistics are float32,
-and float64 in a float64 network.
-What each layer does is named in the compiled program (`jax.named_scope`), so that a profile can say where time goes.
+or float64 in a float64 network. Each layer runs in a `jax.named_scope`, so that profiles show where time is spent.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import jax
@@ -16,7 +15,7 @@ from pydantic import Field
 
 from cnnjax.errors import UserError, near_matches, quoted, require
 from cnnjax.ops.batch_norm import affine, normalize_batch, scale_and_offset
-from cnnjax.ops.conv import Affine, conv_affine, conv_general_dilated, separable_affine
+from cnnjax.ops.conv import Affine, conv_affine, conv_general_dilated
 from cnnjax.ops.dispatch import parameter_dtype as parameter_dtype
 from cnnjax.ops.pooling import global_average as global_average
 from cnnjax.ops.pooling import max_pool as max_pool
@@ -28,19 +27,19 @@ Activation = Literal[
     "log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_sign", "softplus", "sparse_plus",
     "sparse_sigmoid", "squareplus", "swish", "tanh",
 ]  # fmt: skip
-"""The elementwise functions of jax.nn, by name."""
+"""Names of the elementwise functions in jax.nn."""
 
 Initializer = jax.nn.initializers.Initializer
 GLOROT: Initializer = nnx.initializers.glorot_uniform()
 HE: Initializer = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-"""He et al. 2015, "Delving Deep into Rectifiers", equation 14: normal, by the outputs."""
+"""He et al. 2015, "Delving Deep into Rectifiers", equation 14: normal, scaled by the fan-out."""
 
 Features = dict[str, jax.Array]
-"""Each stage's activation [N, H, W, C] by the stage's name, in order."""
+"""Activations [N, H, W, C] by stage name, in order."""
 
 
 class Outputs(NamedTuple):
-    """What a network gives: logits [N, classes], and the logits of auxiliary heads where it has some."""
+    """Outputs of a network: logits [N, classes], and the logits of any auxiliary heads."""
 
     logits: jax.Array
     aux: tuple[jax.Array, ...] = ()
@@ -53,34 +52,34 @@ Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
 
 
 class Arch(Schema, at="model."):
-    """A network's definition: hashable, printable, comparable, and without arrays. Each family adds its own fields."""
+    """A model definition: hashable, printable and comparable, without arrays. Each family adds its own fields."""
 
     family: ClassVar[str]
-    """The family's name in files."""
+    """Name of the family in files."""
 
     num_classes: Size = 1000
-    """How many classes the head tells apart."""
+    """Number of classes."""
     input_size: Size = 224
     """Height and width of the images in pixels."""
     channels: Size = 3
-    """Channels of the images: 1 grey, 3 RGB."""
+    """Channels of the images: 1 for grayscale, 3 for RGB."""
     activation: Activation = "relu"
-    """The nonlinearity, by its name in jax.nn."""
+    """Activation function, by its name in jax.nn."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """What the network computes in; parameters stay float32, or are float64 too, which needs jax_enable_x64."""
+    """Compute dtype. Parameters are float32, or float64 in a float64 network, which needs jax_enable_x64."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.input_size, self.input_size, self.channels
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the definition as plain data: its family and its fields. `from_dict` reads it."""
+        """Return the definition as plain data: its family and fields. Inverse of `from_dict`."""
         return {"family": self.family, **super().to_dict()}
 
     @classmethod
     def from_dict(cls, data: object, where: str = "model", families: "Mapping[str, type[Arch]] | None" = None) -> Self:
-        """Read what `to_dict` wrote, as the family that it names, of the given ones or the package's."""
-        from cnnjax.models import FAMILIES  # the table imports this file
+        """Read a definition written by `to_dict`; ``families`` are the known families, by default the package's."""
+        from cnnjax.models import FAMILIES  # circular: the registry imports this file
 
         families = FAMILIES if families is None else families
         if not isinstance(data, Mapping) or not isinstance(family := data.get("family"), str):
@@ -91,12 +90,12 @@ class Arch(Schema, at="model."):
         return cast(Self, super(Arch, families[family]).from_dict(options, where))
 
     def build(self, rngs: nnx.Rngs) -> "Network":
-        """Return the module this definition describes. Only `cnnjax.functional` calls it."""
-        raise NotImplementedError(f"{type(self).__name__} defines no network")
+        """Return the module that this definition describes. Only `cnnjax.functional` calls it."""
+        raise NotImplementedError(f"{type(self).__name__} must implement build, which returns the network")
 
 
 class Stage(NamedTuple):
-    """A part of a network: ``run(*layers, x, rngs)`` maps the activation before it to its own, [N, H, W, C]."""
+    """A stage of a network: ``run(*layers, x, rngs)`` maps its input activation to its output, [N, H, W, C]."""
 
     name: str
     run: Callable[..., jax.Array]
@@ -104,32 +103,32 @@ class Stage(NamedTuple):
 
 
 class Network(nnx.Module):
-    """Base of every network: stages one after the other, then a head. Chance enters through ``rngs`` at the call alone.
+    """Base class of the networks: a sequence of stages, then a head. Randomness enters only through ``rngs``.
 
-    A model declares its stages and its head; this class runs them, so that recomputation (``remat``), feature maps and
-    complexity need nothing from a model.
+    A model declares its stages and its head, and this class runs them. Rematerialization (``remat``), feature maps and
+    complexity therefore need no code in a model.
     """
 
     remat: tuple[str, ...] = ()
-    """The stages whose activations are computed again for the backward pass; set by `cnnjax.functional.apply`."""
+    """Stages whose activations are recomputed in the backward pass; set by `cnnjax.functional.apply`."""
 
     def stages(self) -> Sequence[Stage]:
         """Return the stages in order."""
-        raise NotImplementedError(f"{type(self).__name__} declares no stages")
+        raise NotImplementedError(f"{type(self).__name__} must implement stages")
 
     def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:
-        """Turn the stages' activations into logits."""
-        raise NotImplementedError(f"{type(self).__name__} has no head")
+        """Return the outputs for the stages' activations."""
+        raise NotImplementedError(f"{type(self).__name__} must implement classify")
 
     def features(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
-        """Run the stages on images [N, H, W, C] of any size that they can carry.
+        """Run the stages on images [N, H, W, C] of any size that they accept.
 
-        Each stage that is computed again is a checkpoint of its own: only its inputs stay, and its recomputation
-        waits for the gradient that needs it.
+        Each rematerialized stage is a separate checkpoint: only its inputs are stored, and it is recomputed when its
+        gradient is needed.
         """
         x, features = images, {}
         for name, run, layers in self.stages():
-            if name in self.remat:  # only what a layer changes comes out again: statistics once, and no parameters
+            if name in self.remat:  # outputs only what changes: statistics once, no parameters
                 run = nnx.remat(run, graph_updates=False)
             features[name] = x = run(*layers, x, rngs)
         return features
@@ -138,28 +137,52 @@ class Network(nnx.Module):
         return self.classify(self.features(images, rngs), rngs)
 
 
+def run_blocks(blocks: Iterable[nnx.Module], x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+    """Apply blocks one after the other: a stage's ``run``, for blocks that take ``rngs``."""
+    for block in blocks:
+        x = block(x, rngs)
+    return x
+
+
 def pair(name: str, value: int | tuple[int, int], least: int = 1) -> tuple[int, int]:
-    """Return an option for height and width, given as one number for both or as a pair.
+    """Return a (height, width) pair from one number for both, or from a pair.
 
     Raises:
-        UserError: it is neither, or below ``least``.
+        UserError: the value is neither, or a number is below ``least``.
     """
     both = value if isinstance(value, tuple) else (value, value)
     whole = len(both) == 2 and all(type(number) is int and number >= least for number in both)
-    require(whole, name, value, f"a whole number or a pair of them (height, width), each {least} or more")
+    require(whole, name, value, f"a whole number or a (height, width) pair, each {least} or more")
     return both
 
 
+def _edges(padding: str | int | tuple[int, int]) -> str | tuple[tuple[int, int], ...]:
+    """Return a convolution's padding in the form that Flax takes.
+
+    Raises:
+        UserError: the padding is a string other than "SAME" and "VALID", or a number is below 0.
+    """
+    if isinstance(padding, str):
+        require(
+            padding in ("SAME", "VALID"),
+            "padding",
+            padding,
+            "'SAME', 'VALID', a whole number or a (height, width) pair",
+        )
+        return padding
+    return tuple((edge, edge) for edge in pair("padding", padding, least=0))
+
+
 def activation(name: Activation) -> Callable[[jax.Array], jax.Array]:
-    """Return the elementwise function of jax.nn with that name."""
+    """Return the elementwise function in jax.nn with that name."""
     return getattr(jax.nn, name)
 
 
 class Conv(nnx.Conv):
-    """A convolution: zero bias, and by default Glorot-uniform kernels (Glorot and Bengio 2010).
+    """A convolution with zero-initialized bias and, by default, Glorot-uniform kernels (Glorot and Bengio 2010).
 
-    ``size`` and ``stride`` are a number or a pair (height, width). So is ``padding``, rows and columns of zeros on each
-    side, unless it is "SAME" or "VALID".
+    ``size`` and ``stride`` are a number or a (height, width) pair. ``padding`` is "SAME", "VALID", or the rows and
+    columns of zeros on each side, as a number or a pair.
     """
 
     def __init__(
@@ -167,41 +190,29 @@ class Conv(nnx.Conv):
         padding: str | int | tuple[int, int], groups: int = 1, bias: bool = True, kernel_init: Initializer = GLOROT,
         dtype: str, rngs: nnx.Rngs,
     ):  # fmt: skip
-        edges = padding if isinstance(padding, str) else pair("padding", padding, least=0)
         super().__init__(
             inputs, outputs, pair("size", size), pair("stride", stride), feature_group_count=groups, use_bias=bias,
-            padding=edges if isinstance(edges, str) else tuple((edge, edge) for edge in edges),
+            padding=_edges(padding),
             dtype=jnp.dtype(dtype), param_dtype=parameter_dtype(dtype), kernel_init=kernel_init,
             conv_general_dilated=conv_general_dilated, rngs=rngs,
         )  # fmt: skip
 
     def window(self, x: jax.Array) -> Window:
-        """Return how the kernel moves over [N, H, W, C]."""
+        """Return the convolution window for an input [N, H, W, C]."""
         return make_window(x, self.kernel.get_value(), self.strides, self.padding, (1, 1), self.feature_group_count)
 
     def in_one_pass(
         self, x: jax.Array, norm: "BatchNorm | None", activation: Callable[..., jax.Array],
         residual: jax.Array | None, *, in_steps: Callable[[], jax.Array],
     ) -> jax.Array:  # fmt: skip
-        """Return activation(norm(self(x)) + residual) in one pass where this backend has it, else ``in_steps()``."""
+        """Return activation(norm(self(x)) + residual), in one pass if the backend can, else by ``in_steps()``."""
         return conv_affine(
             x, self.kernel.get_value().astype(self.dtype), self.window(x), lambda: self.affine(norm),
             activation=activation, residual=residual, in_steps=in_steps,
         )  # fmt: skip
 
-    def after_depthwise(
-        self, x: jax.Array, depthwise: "Conv", norm: "BatchNorm", before: Callable[..., jax.Array],
-        activation: Callable[..., jax.Array], residual: jax.Array | None, *, in_steps: Callable[[], jax.Array],
-    ) -> jax.Array:  # fmt: skip
-        """Return activation(norm(self(depthwise(before(x)))) + residual) in one pass, else ``in_steps()``."""
-        return separable_affine(
-            x, depthwise.kernel.get_value().astype(depthwise.dtype), self.kernel.get_value().astype(self.dtype),
-            (depthwise.window(x), self.window(x)), lambda: self.affine(norm), before=before, activation=activation,
-            residual=residual, in_steps=in_steps,
-        )  # fmt: skip
-
     def affine(self, norm: "BatchNorm | None") -> Affine:
-        """Return the bias and a norm in evaluation as one scale [C] and one offset [C]."""
+        """Return the bias and a norm in evaluation mode as one scale [C] and one offset [C]."""
         offset = None if self.bias is None else self.bias.get_value()
         if norm is None:
             return None, offset
@@ -210,7 +221,7 @@ class Conv(nnx.Conv):
 
 
 class Dense(nnx.Linear):
-    """A dense layer, Glorot-uniform kernel and zero bias."""
+    """A dense layer with Glorot-uniform kernel and zero-initialized bias."""
 
     def __init__(self, inputs: int, outputs: int, *, dtype: str, rngs: nnx.Rngs):
         super().__init__(
@@ -224,10 +235,10 @@ class Dense(nnx.Linear):
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation over N, H and W (Ioffe and Szegedy 2015), computed in float32, or in float64.
+    """Batch normalization over N, H and W (Ioffe and Szegedy 2015), computed in float32 or float64.
 
-    With ``unbiased_variance`` the running variance is torch's: that of the batch times count / (count - 1). What
-    normalises a training batch is the biased one in any case.
+    With ``unbiased_variance`` the running variance averages the batch variance times count / (count - 1), as in torch.
+    A training batch itself is always normalized by its biased variance.
     """
 
     def __init__(
@@ -237,11 +248,11 @@ class BatchNorm(nnx.Module):
         self.momentum, self.epsilon, self.unbiased_variance = momentum, epsilon, unbiased_variance
         self.dtype = jnp.dtype(dtype)
         self.use_running_average = False  # set by train() and eval()
-        wide = parameter_dtype(dtype)
-        self.scale = nnx.Param(jnp.full(channels, 0.0 if zero_scale else 1.0, wide))
-        self.bias = nnx.Param(jnp.zeros(channels, wide))
-        self.mean = nnx.BatchStat(jnp.zeros(channels, wide))
-        self.var = nnx.BatchStat(jnp.ones(channels, wide))
+        param_dtype = parameter_dtype(dtype)
+        self.scale = nnx.Param(jnp.full(channels, 0.0 if zero_scale else 1.0, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
+        self.mean = nnx.BatchStat(jnp.zeros(channels, param_dtype))
+        self.var = nnx.BatchStat(jnp.ones(channels, param_dtype))
 
     @jax.named_scope("norm")
     def __call__(
@@ -251,7 +262,7 @@ class BatchNorm(nnx.Module):
         activation: Callable[..., jax.Array] = jax.nn.identity,
         residual: jax.Array | None = None,
     ) -> jax.Array:
-        """Map [N, H, W, C] to activation(norm(x) + residual); in training, move the running statistics."""
+        """Map [N, H, W, C] to activation(norm(x) + residual); in training, update the running statistics."""
         if self.use_running_average:
             factor, offset = self.as_scale_and_offset()
             return affine(x, factor, offset, dtype=self.dtype, activation=activation, residual=residual)
@@ -268,13 +279,13 @@ class BatchNorm(nnx.Module):
         self.var.set_value(self.momentum * self.var.get_value() + (1 - self.momentum) * running)
 
     def as_scale_and_offset(self) -> tuple[jax.Array, jax.Array]:
-        """Return what the norm does in evaluation: x * scale [C] + offset [C]."""
+        """Return the norm in evaluation mode as x * scale [C] + offset [C]."""
         statistics = self.mean.get_value(), self.var.get_value()
         return scale_and_offset(self.scale.get_value(), self.bias.get_value(), *statistics, self.epsilon)
 
 
 class ConvNormAct(nnx.Module):
-    """A convolution, its norm and its activation, with a residual before the activation where one is given."""
+    """A convolution, an optional norm and an activation, with an optional residual added before the activation."""
 
     def __init__(self, conv: Conv, norm: BatchNorm | None, activation: Callable[..., jax.Array] = jax.nn.identity):
         self.conv, self.norm, self.activation = conv, norm, activation
@@ -290,7 +301,7 @@ def conv_norm_act(
 ) -> jax.Array:  # fmt: skip
     """Return activation(norm(conv(x)) + residual) for [N, H, W, C].
 
-    `ConvNormAct` as a function, for blocks whose published parameters name convolutions and norms side by side.
+    Function form of `ConvNormAct`, for blocks whose published parameters name convolutions and norms side by side.
     """
 
     def in_steps() -> jax.Array:
@@ -304,24 +315,8 @@ def conv_norm_act(
     return conv.in_one_pass(x, norm, activation, residual, in_steps=in_steps)
 
 
-def separable_norm_act(
-    depthwise: Conv, pointwise: Conv, norm: BatchNorm | None, x: jax.Array, *,
-    before: Callable[..., jax.Array] = jax.nn.identity, activation: Callable[..., jax.Array] = jax.nn.identity,
-    residual: jax.Array | None = None,
-) -> jax.Array:  # fmt: skip
-    """Return activation(norm(pointwise(depthwise(before(x)))) + residual) for [N, H, W, C]."""
-
-    def in_steps() -> jax.Array:
-        y = conv_norm_act(depthwise, None, before(x))
-        return conv_norm_act(pointwise, norm, y, activation=activation, residual=residual)
-
-    if depthwise.bias is not None or norm is None or not norm.use_running_average:
-        return in_steps()
-    return pointwise.after_depthwise(x, depthwise, norm, before, activation, residual, in_steps=in_steps)
-
-
 class StochasticDepth(nnx.Module):
-    """Drop a block's residual for a share of the images in training (Huang et al. 2016); scale up what stays."""
+    """Drop a block's residual for random images in training and rescale the others (Huang et al. 2016)."""
 
     def __init__(self, rate: float):
         self.rate = rate
@@ -335,15 +330,17 @@ class StochasticDepth(nnx.Module):
         if not self.drops:
             return x
         if rngs is None:
-            raise UserError("stochastic depth draws at random in training; give apply(..., train=True, key=KEY)")
+            raise UserError(
+                "stochastic depth has no PRNG key in training; pass one with apply(..., train=True, key=KEY)"
+            )
         kept = jax.random.bernoulli(rngs(), 1 - self.rate, (x.shape[0], 1, 1, 1))
         return jnp.where(kept, x / jnp.asarray(1 - self.rate, x.dtype), jnp.zeros_like(x))
 
 
 class Pool(nnx.Module):
-    """Pooling over windows of 2x2 with stride 2; an odd last row or column is left out.
+    """2x2 pooling with stride 2; an odd last row or column is dropped.
 
-    It is written as four strided slices, which on a CPU is many times faster than a windowed reduction.
+    Implemented as four strided slices, which on a CPU is many times faster than a windowed reduction.
     """
 
     def __init__(self, kind: Literal["avg", "max"]):
@@ -360,7 +357,7 @@ class Pool(nnx.Module):
 
 
 class Flatten(nnx.Module):
-    """Turn [N, H, W, C] into [N, H * W * C] for a dense layer that was built for one length."""
+    """Flatten [N, H, W, C] to [N, H * W * C] for a dense layer of a fixed input length."""
 
     def __init__(self, shape: tuple[int, int, int], fits: str):
         self.shape = shape
@@ -370,7 +367,7 @@ class Flatten(nnx.Module):
         if x.shape[1:] != self.shape:
             height, width, channels = self.shape
             raise UserError(
-                f"the dense layer was built for a flattened length of {height}x{width}x{channels} = "
+                f"the dense layer takes a flattened length of {height}x{width}x{channels} = "
                 f"{height * width * channels} and got {'x'.join(map(str, x.shape[1:]))} = "
                 f"{x.shape[1] * x.shape[2] * x.shape[3]}; input sizes that fit: {self.fits}"
             )
@@ -378,11 +375,11 @@ class Flatten(nnx.Module):
 
 
 def as_map(x: jax.Array) -> jax.Array:
-    """Give a dense activation [N, C] the shape of a feature map, [N, 1, 1, C]."""
+    """Reshape a dense activation [N, C] to a feature map [N, 1, 1, C]."""
     return x[:, None, None, :]
 
 
 def kernel_shape(layer: Any) -> tuple[int, ...] | None:
-    """Return the shape of a layer's kernel, or None where it has none."""
+    """Return the shape of a layer's kernel, or None if it has no kernel."""
     kernel = getattr(layer, "kernel", None)
     return None if kernel is None else tuple(kernel.shape)

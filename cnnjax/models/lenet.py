@@ -1,9 +1,9 @@
-"""LeNet-5, in the form that is taught today.
+"""LeNet-5, in the form taught today.
 
 Source: LeCun, Bottou, Bengio, Haffner 1998, "Gradient-Based Learning Applied to Document Recognition", figure 2.
-Deviations, all of them usual: 28x28 images with SAME padding in the first convolution (the paper pads its digits to
-32x32); every map of the second convolution sees all six of the first (the paper's table I connects a part); plain
-average or max pooling (the paper's has a weight and a bias a map); a dense layer with softmax in place of the radial
+Deviations, all of them common: 28x28 images with SAME padding in the first convolution (the paper pads its digits to
+32x32); every map of the second convolution sees all six maps of the first (the paper's table I connects only some);
+plain average or max pooling (the paper's has a weight and a bias per map); a dense layer with softmax instead of radial
 basis units; the activation is a field (the paper: a scaled tanh).
 Expected at 28x28x1 and 10 classes: 61,706 parameters, 416,520 multiply-adds.
 
@@ -17,11 +17,20 @@ Expected at 28x28x1 and 10 classes: 61,706 parameters, 416,520 multiply-adds.
     dense2                84
     head                  classes
 
-Any size from 28 to 31 ends in 5x5 and the same 400, and is accepted by the same parameters; 32 ends in 6x6 and 576 and
-is refused. (A lecture's "30x30 ends in 7x7" holds when *both* convolutions are SAME: 30, 15, 15, 7. Here the second one
-is VALID: 30, 15, 11, 5.)
+All sizes from 28 to 31 end in 5x5 and the same 400 values, so they share their parameters; 32 ends in 6x6 and 576
+values and is refused. (A lecture's "30x30 ends in 7x7" holds if *both* convolutions are SAME: 30, 15, 15, 7. Here the
+second one is VALID: 30, 15, 11, 5.)
+
+Two other heads accept every larger size with the same parameters:
+
+    head="conv"   the dense layers as convolutions (Long, Shelhamer and Darrell 2015, section 3.1): dense1 is 120@5x5
+                  VALID, the others are 1x1, and the logits are the mean over all positions. It has the same number of
+                  parameters and at 28x28 computes the same function.
+    head="gap"    global average pooling (Lin, Chen and Yan 2014, section 3.2) instead of flattening: dense1 sees 16
+                  means. 15,626 parameters.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -43,10 +52,11 @@ from cnnjax.models.layers import (
     Stage,
     activation,
     conv_norm_act,
+    global_average,
 )
 
 SMALLEST_INPUT = 12
-"""So that the second pooling has something to pool."""
+"""Smallest input for which the second pooling has a whole window."""
 
 
 class LeNet(Arch):
@@ -59,11 +69,13 @@ class LeNet(Arch):
     channels: Size = 1
     activation: Activation = "sigmoid"
     pooling: Literal["avg", "max"] = "avg"
-    """What the two pooling layers take of each 2x2 window."""
+    """Reduction of each 2x2 window in both pooling layers."""
+    head: Literal["dense", "conv", "gap"] = "dense"
+    """Classifier of the last feature map: dense layers, the same as convolutions, or dense layers on its mean."""
 
     @property
     def last_side(self) -> int:
-        """Height and width of the last feature map: halved, four less by the VALID convolution, halved."""
+        """Height and width of the last feature map: halved, reduced by 4 in the VALID convolution, halved again."""
         return (self.input_size // 2 - 4) // 2
 
     def build(self, rngs: nnx.Rngs) -> "LeNetModule":
@@ -81,10 +93,20 @@ class LeNetModule(Network):
         self.conv2 = Conv(6, 16, 5, padding="VALID", dtype=dtype, rngs=rngs)
         self.pool2 = Pool(arch.pooling)
         smallest = 4 * side + 8
-        self.flatten = Flatten((side, side, 16), fits=f"{smallest} to {smallest + 3}")
-        self.dense1 = Dense(side * side * 16, 120, dtype=dtype, rngs=rngs)
-        self.dense2 = Dense(120, 84, dtype=dtype, rngs=rngs)
-        self.head = Dense(84, arch.num_classes, dtype=dtype, rngs=rngs)
+        self.flatten = Flatten((side, side, 16), fits=f"{smallest} to {smallest + 3}") if arch.head == "dense" else None
+        self.dense1: Conv | Dense
+        self.dense2: Conv | Dense
+        self.head: Conv | Dense
+        if arch.head == "conv":
+            convolution = functools.partial(Conv, padding="VALID", dtype=dtype, rngs=rngs)
+            self.dense1, self.dense2 = convolution(16, 120, side), convolution(120, 84, 1)
+            self.head = convolution(84, arch.num_classes, 1)
+        else:
+            inputs = side * side * 16 if arch.head == "dense" else 16
+            self.dense1 = Dense(inputs, 120, dtype=dtype, rngs=rngs)
+            self.dense2 = Dense(120, 84, dtype=dtype, rngs=rngs)
+            self.head = Dense(84, arch.num_classes, dtype=dtype, rngs=rngs)
+        self.kind = arch.head
 
     def stages(self) -> Sequence[Stage]:
         def conv_pool(conv: Conv, pool: Pool, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
@@ -96,9 +118,15 @@ class LeNetModule(Network):
         )
 
     def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:
-        x = self.activation(self.dense1(self.flatten(features["stage2"])))
+        x = features["stage2"]
+        if self.flatten is not None:
+            x = self.flatten(x)
+        elif self.kind == "gap":
+            x = global_average(x)
+        x = self.activation(self.dense1(x))
         x = self.activation(self.dense2(x))
-        return Outputs(self.head(x))
+        x = self.head(x)
+        return Outputs(global_average(x) if self.kind == "conv" else x)
 
 
 VARIANTS = {"lenet": LeNet()}

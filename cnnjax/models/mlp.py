@@ -1,7 +1,7 @@
-"""A dense network of two hidden layers: the baseline that sees no neighbourhood.
+"""A dense network with two hidden layers: the baseline that ignores spatial structure.
 
 Source: LeCun et al. 1998, section III, "two-hidden-layer fully connected network" (300-100 units, 28x28 images).
-Deviations: the activation is a field (the paper: a scaled tanh).
+Deviation: the activation is a field (the paper: a scaled tanh).
 Expected at 28x28x1 and 10 classes: 266,610 parameters, 266,200 multiply-adds.
 """
 

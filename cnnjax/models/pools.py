@@ -1,15 +1,15 @@
-"""Pooling over windows of any height, width, stride and padding, and pooling to a given size.
+"""Pooling over windows of any size, stride and padding, and adaptive pooling to a given output size.
 
-Activations are [N, H, W, C]. Sizes, strides and paddings are one number, or a pair for height and width. The rules are
-those of torch 2 (`MaxPool2d`, `AvgPool2d`, `AdaptiveAvgPool2d`) and, with ``padding="SAME"``, those of Keras 3.
+Activations are [N, H, W, C]. Sizes, strides and paddings are one number or a (height, width) pair. The rules are those
+of torch 2 (`MaxPool2d`, `AvgPool2d`, `AdaptiveAvgPool2d`) and, with ``padding="SAME"``, those of Keras 3.
 
-Along one axis of length L, a window of k with stride s and padding p on each side gives
+Along an axis of length L, a window of size k with stride s and padding p on each side gives
 
-    (L + 2 p - k) // s + 1 results, rounded up with ceil_mode;
-    with ceil_mode, a last window that would begin beyond the input and its left padding is left out;
-    with "SAME", ceil(L / s), with the smaller half of the padding on the left.
+    (L + 2 p - k) // s + 1 outputs, rounded up with ceil_mode;
+    with ceil_mode, a last window that would start beyond the input and its left padding is dropped;
+    with "SAME", ceil(L / s) outputs, with the smaller half of the padding on the left.
 
-`cnnjax.models.layers.Pool` is the plain 2x2 pooling with stride 2, `global_average` the mean over all positions.
+`cnnjax.models.layers.Pool` is plain 2x2 pooling with stride 2; `global_average` is the mean over all positions.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, require
 from cnnjax.models.layers import global_average, max_pool, pair, parameter_dtype
 
 __all__ = ["AdaptiveAveragePool", "AveragePool", "MaxPool", "global_average"]
@@ -29,7 +29,7 @@ Padding = int | tuple[int, int] | Literal["SAME", "VALID"]
 
 
 class Axis(NamedTuple):
-    """How windows lie along one axis of length ``length``: ``windows`` of them, from ``before`` the first position."""
+    """Windows along an axis of ``length`` positions; the first one starts ``before`` positions before the input."""
 
     length: int
     size: int
@@ -39,18 +39,18 @@ class Axis(NamedTuple):
 
     @property
     def after(self) -> int:
-        """Positions behind the last one that the windows reach."""
+        """Positions that the windows cover after the end of the input."""
         return max((self.windows - 1) * self.stride + self.size - self.before - self.length, 0)
 
     def divisors(self, limit: int) -> np.ndarray:
-        """Return how many positions of each window [windows] lie within the input and ``limit`` positions around it."""
+        """Return the positions of each window [windows] that lie within ``limit`` positions of the input."""
         starts = np.arange(self.windows) * self.stride - self.before
         ends = np.minimum(starts + self.size, self.length + limit)
         return ends - np.maximum(starts, -limit)
 
 
 class WindowPool(nnx.Module):
-    """Base of the pools that move a window over [N, H, W, C]."""
+    """Base class of the pools that move a window over [N, H, W, C]."""
 
     def __init__(
         self, size: int | tuple[int, int], stride: int | tuple[int, int] | None = None, *, padding: Padding = 0,
@@ -61,23 +61,27 @@ class WindowPool(nnx.Module):
         self.ceil_mode = ceil_mode
         self.padding: tuple[int, int] | Literal["SAME"] = "SAME"
         if padding != "SAME":
+            unknown = isinstance(padding, str) and padding != "VALID"
+            require(not unknown, "padding", padding, "'SAME', 'VALID', a whole number or a (height, width) pair")
             self.padding = pair("padding", 0 if padding == "VALID" else padding, least=0)
             if any(2 * edge > size for edge, size in zip(self.padding, self.size, strict=True)):
-                raise UserError(f"padding is {padding!r} for windows of {self.size}; it must be at most half the size")
+                raise UserError(
+                    f"padding is {padding!r} for windows of size {self.size}; it must be at most half the size"
+                )
         elif ceil_mode:
-            raise UserError("ceil_mode is given with padding 'SAME', which rounds up by itself; leave ceil_mode out")
+            raise UserError("ceil_mode is True with padding 'SAME', which always rounds up; omit ceil_mode")
 
     def axes(self, x: jax.Array) -> tuple[Axis, Axis]:
-        """Return how the windows lie along the height and the width of [N, H, W, C].
+        """Return the windows along the height and the width of [N, H, W, C].
 
         Raises:
-            UserError: not one window fits.
+            UserError: no window fits.
         """
         height, width = (self._axis(number, x.shape[1 + number]) for number in (0, 1))
         if height.windows < 1 or width.windows < 1:
             raise UserError(
                 f"a window of {self.size} with padding {self.padding} does not fit a map of {x.shape[1]}x{x.shape[2]}; "
-                "give larger images or a smaller window"
+                "use larger images or a smaller window"
             )
         return height, width
 
@@ -94,7 +98,7 @@ class WindowPool(nnx.Module):
 
 
 class MaxPool(WindowPool):
-    """The largest of each window; what lies outside counts as -inf, and of equal values the first gets the gradient."""
+    """Maximum of each window. Padding counts as -inf, and the first of equal values gets the gradient."""
 
     @jax.named_scope("pooling")
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -108,10 +112,10 @@ class MaxPool(WindowPool):
 
 
 class AveragePool(WindowPool):
-    """The mean of each window, summed in float32 at least.
+    """Mean of each window, summed in at least float32.
 
-    ``count_include_pad`` counts the padding in the divisor, as zeros, but never what ceil_mode adds beyond it. The
-    default is torch's, which counts it; with ``padding="SAME"`` it is Keras's, which does not.
+    ``count_include_pad`` includes padding zeros in the divisor, but never positions that ceil_mode adds beyond them. By
+    default padding counts, as in torch; with ``padding="SAME"`` it does not, as in Keras.
     """
 
     def __init__(
@@ -120,7 +124,7 @@ class AveragePool(WindowPool):
     ):  # fmt: skip
         super().__init__(size, stride, padding=padding, ceil_mode=ceil_mode)
         if padding == "SAME" and count_include_pad:
-            raise UserError("count_include_pad is True with padding 'SAME', which is never counted; leave it out")
+            raise UserError("count_include_pad is True with padding 'SAME', which is never counted; omit it")
         self.count_include_pad = padding != "SAME" and count_include_pad is not False
 
     @jax.named_scope("pooling")
@@ -136,10 +140,10 @@ class AveragePool(WindowPool):
 
 
 class AdaptiveAveragePool(nnx.Module):
-    """The means of ``size`` parts of height and width, whatever these are, summed in float32 at least.
+    """Means over ``size`` parts of the height and width, for any input size, summed in at least float32.
 
-    Part i of n along an axis of length L goes from floor(i L / n) to ceil((i + 1) L / n): parts overlap where n does
-    not divide L, and repeat positions where n is larger than L.
+    Part i of n along an axis of length L spans floor(i L / n) to ceil((i + 1) L / n). Parts overlap if n does not
+    divide L, and repeat positions if n is larger than L.
     """
 
     def __init__(self, size: int | tuple[int, int]):
@@ -149,7 +153,7 @@ class AdaptiveAveragePool(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [N, H, W, C] to [N, *size, C]."""
         if 0 in x.shape[1:3]:
-            raise UserError(f"a map of {x.shape[1]}x{x.shape[2]} has nothing to pool; give larger images")
+            raise UserError(f"a map of {x.shape[1]}x{x.shape[2]} has no positions to pool; use larger images")
         wide = x.astype(parameter_dtype(x.dtype))
         for axis, parts in zip((1, 2), self.size, strict=True):
             length = x.shape[axis]
@@ -167,5 +171,5 @@ def _padded(x: jax.Array, axes: Sequence[Axis], value: float) -> jax.Array:
 def _sum_of_slices(x: jax.Array, along: int, axis: Axis) -> jax.Array:
     """Sum each window along one axis of a padded array."""
     reach = (axis.windows - 1) * axis.stride + 1
-    first, *others = (jax.lax.slice_in_dim(x, i, i + reach, axis.stride, along) for i in range(axis.size))
-    return sum(others, start=first)
+    first, *rest = (jax.lax.slice_in_dim(x, i, i + reach, axis.stride, along) for i in range(axis.size))
+    return sum(rest, start=first)

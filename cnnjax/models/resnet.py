@@ -1,4 +1,4 @@
-"""ResNet and its kin: ResNeXt, wide ResNet, pre-activation ResNet, the CIFAR ResNets, and the same without shortcuts.
+"""The ResNet family: ResNet, ResNeXt, wide ResNet, pre-activation ResNet, CIFAR ResNets, and plain networks.
 
 Sources: He, Zhang, Ren, Sun 2015, "Deep Residual Learning for Image Recognition", table 1 (ImageNet) and section 4.2
 (CIFAR); 2016, "Identity Mappings in Deep Residual Networks" (v2); Xie et al. 2017, "Aggregated Residual
@@ -11,18 +11,18 @@ Transformations" (ResNeXt), table 1; Zagoruyko and Komodakis 2016, "Wide Residua
     stage3  14 / 1024                                      8 / 64
     stage4   7 / 2048                                      -
 
-Forms, which differ in more than the paper says:
-    v1.5  as torchvision ships it: the stride lies on the 3x3 convolution (the paper: on the first 1x1), convolutions
-          have no bias, and the running variance is the unbiased one.
-    v1    as Keras ships it: the stride on the first 1x1, convolutions with a bias, epsilon 1.001e-5, biased variance,
-          zeros around what the stem pools.
-    v2    as Keras ships it: norm and activation before each convolution, and once more before the head; the stem has
-          neither; zeros as in v1; each stage but the last halves the size in its *last* block.
+Plain networks are the same without shortcuts. Forms, which differ in more than the paper says:
+    v1.5  as in torchvision: stride on the 3x3 convolution (the paper: on the first 1x1), convolutions without bias,
+          unbiased running variance.
+    v1    as in Keras: stride on the first 1x1, convolutions with bias, epsilon 1.001e-5, biased running variance, zero
+          padding before the stem's pooling.
+    v2    as in Keras: norm and activation before each convolution, and once more before the head; the stem has
+          neither; zero padding as in v1; each stage except the last halves the size in its *last* block.
 Expected (parameters, multiply-adds at 224 px): resnet18 11,689,512, 1.81 G; resnet50 25,557,032, 4.09 G;
 resnet50_v1 25,583,592, 3.86 G; resnet50_v2 25,568,360, 3.48 G; resnet20_cifar 269,722, 41 M at 32 px.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, Self
 
 import jax
@@ -47,11 +47,12 @@ from cnnjax.models.layers import (
     conv_norm_act,
     global_average,
     max_pool,
+    run_blocks,
 )
 from cnnjax.schema import Number
 
 MOST_STAGES, MOST_BLOCKS = 10, 700
-"""The deepest network of the paper has 600 blocks in 3 stages. A definition may come from a stranger's file."""
+"""Upper bounds for definitions from untrusted files; the deepest network of the paper has 600 blocks in 3 stages."""
 
 
 class ResNet(Arch):
@@ -60,33 +61,33 @@ class ResNet(Arch):
     family = "resnet"
 
     num_classes: Annotated[int, Field(ge=0, le=LARGEST_SIZE)] = 1000
-    """How many classes the head tells apart; 0 leaves it out, and the network gives its embedding."""
+    """Number of classes; 0 omits the head, and the network returns its embedding."""
     depths: tuple[int, ...] = (3, 4, 6, 3)
-    """How many blocks each stage has."""
+    """Number of blocks in each stage."""
     block: Literal["basic", "bottleneck"] = "bottleneck"
-    """basic: two 3x3 convolutions; bottleneck: 1x1, 3x3, 1x1 with four times as many channels at the end."""
+    """basic: two 3x3 convolutions; bottleneck: 1x1, 3x3, 1x1 with four times as many output channels."""
     form: Literal["v1.5", "v1", "v2"] = "v1.5"
-    """v1.5: torchvision's; v1 and v2: Keras's."""
+    """v1.5: as in torchvision; v1 and v2: as in Keras."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
-    """imagenet: 7x7 with stride 2 and pooling; cifar: 3x3."""
+    """imagenet: 7x7 with stride 2, then max pooling; cifar: 3x3."""
     shortcut: Literal["projection", "padding", "none"] = "projection"
-    """Where shapes differ: a 1x1 convolution (the paper's option B) or padding with zeros (A); none: no shortcuts."""
+    """Shortcut where shapes differ: 1x1 convolution (option B in the paper) or zero padding (A); none: no shortcuts."""
     width: Size = 64
-    """Channels of the first stage, before the bottleneck's factor of four."""
+    """Channels of the first stage, before the bottleneck expansion by four."""
     groups: Size = 1
-    """Groups of a bottleneck's 3x3 convolution (ResNeXt's cardinality)."""
+    """Groups of a bottleneck's 3x3 convolution (cardinality in ResNeXt)."""
     group_width: Size = 64
-    """Channels of each group in the first stage; 64 in one group is the paper's bottleneck."""
+    """Channels per group in the first stage; the paper's bottleneck has one group of 64."""
     zero_init_residual: bool = False
-    """Start with each block as the identity: the scale of its last norm is 0 (Goyal et al. 2017, section 5.1)."""
+    """Start each block as the identity, with scale 0 in its last norm (Goyal et al. 2017, section 5.1)."""
     stochastic_depth: Annotated[Number, Field(ge=0, lt=1)] = 0.0
-    """The share of images for which the last block is skipped in training, in [0, 1); less for earlier blocks."""
+    """Share of images that skip the last block in training, in [0, 1); proportionally less for earlier blocks."""
     momentum: Annotated[Number, Field(ge=0, le=1)] = 0.9
-    """The share of the running statistics that a training step keeps (torch's momentum is 1 - this)."""
+    """Share of the running statistics that a training step keeps; torch's momentum is 1 minus this value."""
     epsilon: Annotated[Number, Field(gt=0)] = 1e-5
-    """Added to the variance in norms."""
+    """Constant added to the variance in norms."""
     unbiased_variance: bool = True
-    """Let the running variance be the unbiased one, as torch's is."""
+    """Track the unbiased variance in the running statistics, as torch does."""
 
     @field_validator("depths")
     @classmethod
@@ -99,13 +100,13 @@ class ResNet(Arch):
     @classmethod
     def _need_bottlenecks(cls, groups: int, info: ValidationInfo) -> int:
         if groups > 1 and info.data.get("block") == "basic":
-            raise ValueError("1 in a network of basic blocks")
+            raise ValueError("1 with basic blocks")
         return groups
 
     @model_validator(mode="after")
     def _v2_has_bottlenecks(self) -> Self:
         if self.form == "v2" and (self.zero_init_residual or self.block == "basic"):
-            raise ValueError("model.form is 'v2'; it has bottleneck blocks, without a last norm for zero_init_residual")
+            raise ValueError("model.form is 'v2'; it needs block 'bottleneck' and zero_init_residual False")
         return self
 
     @property
@@ -113,11 +114,11 @@ class ResNet(Arch):
         return 4 if self.block == "bottleneck" else 1
 
     def inner_width(self, width: int) -> int:
-        """Channels of the 3x3 convolution of a bottleneck whose output has ``4 * width``."""
+        """Return the channels of the 3x3 convolution in a bottleneck with ``4 * width`` output channels."""
         return width * self.group_width // 64 * self.groups
 
     def halving_block(self, stage: int) -> int | None:
-        """Return which block of a stage, counted from 0, halves the size; None where none does."""
+        """Return the index of the block that halves the size in a stage, or None."""
         if self.form == "v2":
             return self.depths[stage] - 1 if stage < len(self.depths) - 1 else None
         return 0 if stage > 0 else None
@@ -134,13 +135,13 @@ class ResNetModule(Network):
         self.activation = activation(arch.activation)
         self.stem = Stem(arch, rngs)
         block = BasicBlock if arch.block == "basic" else PreactBottleneck if self.preactivated else Bottleneck
-        inputs, made = arch.width, 0
+        inputs, count = arch.width, 0
         for index, depth in enumerate(arch.depths):
             width, halving = arch.width * 2**index, arch.halving_block(index)
             blocks = []
             for number in range(depth):
-                made += 1
-                rate = arch.stochastic_depth * made / sum(arch.depths)
+                count += 1
+                rate = arch.stochastic_depth * count / sum(arch.depths)
                 stride = 2 if number == halving else 1
                 blocks.append(block(arch, inputs, width, stride, first=number == 0, rate=rate, rngs=rngs))
                 inputs = width * arch.expansion
@@ -161,18 +162,12 @@ class ResNetModule(Network):
         return Outputs(embedding if self.head is None else self.head(embedding))
 
 
-def run_blocks(blocks: Iterable[nnx.Module], x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-    for block in blocks:
-        x = block(x, rngs)
-    return x
-
-
 class Stem(nnx.Module):
-    """From images to the first stage's input: a quarter of the size (imagenet), or the same (cifar)."""
+    """Map images to the input of the first stage: a quarter of the size (imagenet) or the same size (cifar)."""
 
     def __init__(self, arch: ResNet, rngs: nnx.Rngs):
         self.pools = arch.stem == "imagenet"
-        self.pad_value = -jnp.inf if arch.form == "v1.5" else 0.0  # the same after an activation that ends at zero
+        self.pad_value = -jnp.inf if arch.form == "v1.5" else 0.0  # both give the same after ReLU
         self.activation = jax.nn.identity if arch.form == "v2" else activation(arch.activation)
         size, stride = (7, 2) if self.pools else (3, 1)
         self.conv = make_conv(arch, arch.channels, arch.width, size, rngs, stride, bias=arch.form != "v1.5")
@@ -255,7 +250,7 @@ def add(
     conv: Conv, norm: BatchNorm | None, y: jax.Array, shortcut: jax.Array | None, activation: Callable[..., jax.Array],
     drop: StochasticDepth, rngs: nnx.Rngs | None,
 ) -> jax.Array:  # fmt: skip
-    """Return activation(norm(conv(y)) + shortcut), the end of every block; ``drop`` skips the first term at random."""
+    """Return activation(norm(conv(y)) + shortcut), the end of every block; ``drop`` randomly skips the first term."""
     if not drop.drops:
         return conv_norm_act(conv, norm, y, activation=activation, residual=shortcut)
     y = drop(conv_norm_act(conv, norm, y), rngs)
@@ -263,7 +258,7 @@ def add(
 
 
 class Shortcut(nnx.Module):
-    """What is added to a block's residual: its input, brought to the residual's shape where it has another."""
+    """The shortcut of a block: its input, mapped to the shape of the residual if the shapes differ."""
 
     def __init__(self, arch: ResNet, inputs: int, outputs: int, stride: int, first: bool, rngs: nnx.Rngs):
         changes = first and (inputs != outputs or stride != 1)
@@ -274,7 +269,7 @@ class Shortcut(nnx.Module):
         self.norm = make_norm(arch, outputs, rngs) if projects and arch.form != "v2" else None
 
     def __call__(self, x: jax.Array, activated: jax.Array | None = None) -> jax.Array | None:
-        """Take the block's input ``x``, and in v2 the same after norm and activation, which the projection sees."""
+        """Map the block's input ``x``; in v2 the projection maps ``activated``, the input after norm and activation."""
         if self.kind == "none":
             return None
         if self.conv is not None:
@@ -308,7 +303,7 @@ def _keras(form: Literal["v1", "v2"], *depths: int) -> ResNet:
 
 
 def _cifar(depth: int, shortcut: Literal["padding", "none"]) -> ResNet:
-    """Section 4.2: 6 n + 2 layers, n blocks of two in each of three stages."""
+    """Return a network of section 4.2: 6 n + 2 layers in three stages, each with n blocks of two layers."""
     n = (depth - 2) // 6
     return ResNet(
         depths=(n, n, n), block="basic", stem="cifar", width=16, shortcut=shortcut, num_classes=10, input_size=32

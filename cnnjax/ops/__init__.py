@@ -1,1 +1,1 @@
-"""How an operation is computed on this backend. Nothing outside tests the backend or knows the native part."""
+"""Operations, each computed by the algorithm for the backend. Only this package uses the native part."""

@@ -1,4 +1,4 @@
-"""Batch normalisation as functions of arrays; `cnnjax.models.layers.BatchNorm` keeps the running statistics."""
+"""Batch normalization as functions of arrays; `cnnjax.models.layers.BatchNorm` keeps the running statistics."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ def normalize_batch(
     x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float, dtype: Any, activation: Activation,
     residual: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
-    """Normalise [N, H, W, C] by its own statistics (Ioffe and Szegedy 2015, algorithm 1).
+    """Normalize [N, H, W, C] by its batch statistics (Ioffe and Szegedy 2015, algorithm 1).
 
     Returns:
         activation(norm(x) + residual) in ``dtype``, and the batch's mean and biased variance [C].
@@ -34,7 +34,7 @@ def affine(
     x: jax.Array, factor: jax.Array, offset: jax.Array, *, dtype: Any, activation: Activation,
     residual: jax.Array | None,
 ) -> jax.Array:  # fmt: skip
-    """Return activation(x * factor [C] + offset [C] + residual) for [N, H, W, C], computed in float32 at least."""
+    """Return activation(x * factor [C] + offset [C] + residual) for [N, H, W, C], computed in at least float32."""
     wide = x.astype(parameter_dtype(x.dtype))
     y = (wide * factor[None, None, None] + offset[None, None, None]).astype(dtype)
     return activation(y if residual is None else y + residual)
@@ -52,13 +52,13 @@ def scale_and_offset(
 def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the mean and the biased variance [C] over all positions of [N, H, W, C].
 
-    The derivative of the variance is written out: by itself it would pass through the mean once more, to add zero.
+    The derivative of the variance is written by hand: autodiff would pass through the mean again, only to add zero.
     """
     return x.mean((0, 1, 2)), x.var((0, 1, 2))
 
 
 @moments.defjvp
 def _moments_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> Any:
-    (x,), (change,) = primals, tangents
+    (x,), (dx,) = primals, tangents
     mean, var = moments(x)
-    return (mean, var), (change.mean((0, 1, 2)), 2 * ((x - mean[None, None, None]) * change).mean((0, 1, 2)))
+    return (mean, var), (dx.mean((0, 1, 2)), 2 * ((x - mean[None, None, None]) * dx).mean((0, 1, 2)))

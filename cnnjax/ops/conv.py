@@ -1,4 +1,4 @@
-"""Convolution as functions of arrays, each by the algorithm that `cnnjax.ops.dispatch` chooses."""
+"""Convolution as functions of arrays, computed by the algorithm that `cnnjax.ops.dispatch` selects."""
 
 import functools
 from collections.abc import Callable
@@ -8,15 +8,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnjax.ops.dispatch import conv_algorithm, separable_algorithm
+from cnnjax.ops.dispatch import conv_algorithm
 from cnnjax.ops.native import convolution as native
 from cnnjax.ops.native.epilogue import NONLINEARITIES, convolution_with_epilogue
-from cnnjax.ops.native.separable import separable_convolution
-from cnnjax.ops.window import POINTWISE, Window, make_window, output_shape
+from cnnjax.ops.window import Window, make_window, output_shape
 
 Activation = Callable[..., jax.Array]
 Affine = tuple[jax.Array | None, jax.Array | None]
-"""What follows a convolution: a scale [C'] and an offset [C'], each where there is one."""
+"""Scale [C'] and offset [C'] applied after a convolution, or None."""
 
 
 @jax.named_scope("convolution")
@@ -24,7 +23,7 @@ def conv_general_dilated(
     images: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Any, *, rhs_dilation: tuple[int, int],
     feature_group_count: int, **options: Any,
 ) -> jax.Array:  # fmt: skip
-    """Convolve [N, H, W, C] with [h, w, C / groups, C']; it stands in for `lax.conv_general_dilated` in nnx.Conv."""
+    """Convolve [N, H, W, C] with [h, w, C / groups, C']; a replacement for `lax.conv_general_dilated` in nnx.Conv."""
     window = make_window(images, kernel, strides, padding, rhs_dilation, feature_group_count)
     algorithm = conv_algorithm(images, kernel, window)
     if algorithm == "xla":
@@ -40,9 +39,9 @@ def conv_affine(
     images: jax.Array, kernel: jax.Array, window: Window, affine: Callable[[], Affine], *, activation: Activation,
     residual: jax.Array | None, in_steps: Callable[[], jax.Array],
 ) -> jax.Array:  # fmt: skip
-    """Return activation(conv(images) * scale + offset + residual), which ``in_steps()`` computes step by step.
+    """Return activation(conv(images) * scale + offset + residual).
 
-    In one pass where the native part has it.
+    The native part computes it in one pass; other algorithms call ``in_steps()``, which computes it step by step.
     """
     if conv_algorithm(images, kernel, window) != "native":
         return in_steps()
@@ -51,33 +50,11 @@ def conv_affine(
     )
 
 
-def separable_affine(
-    images: jax.Array, depthwise: jax.Array, pointwise: jax.Array, windows: tuple[Window, Window],
-    affine: Callable[[], Affine], *, before: Activation, activation: Activation,
-    residual: jax.Array | None, in_steps: Callable[[], jax.Array],
-) -> jax.Array:  # fmt: skip
-    """Return activation(pointwise(depthwise(before(images))) * scale + offset + residual); see `conv_affine`.
-
-    In one pass where ``depthwise`` has one output for each channel and ``pointwise`` is 1x1 without stride and padding.
-    """
-    channels = images.shape[3]
-    of_each = depthwise.shape[2:] == (1, channels) and windows[0].groups == channels
-    is_separable = of_each and pointwise.shape[:2] == (1, 1) and windows[1] == POINTWISE
-    if not (is_separable and separable_algorithm(images) == "native"):
-        return in_steps()
-    rectified = before is jax.nn.relu
-    images = images if rectified else before(images)
-    convolution = functools.partial(
-        separable_convolution, images, depthwise, pointwise, windows[0], rectified=rectified
-    )  # fmt: skip
-    return _with_epilogue(convolution, affine(), activation, residual)
-
-
 @jax.named_scope("convolution")
 def _with_epilogue(
     convolution: Callable[..., jax.Array], affine: Affine, activation: Activation, residual: jax.Array | None
 ) -> jax.Array:
-    """Return what a native convolution gives with what follows as its epilogue."""
+    """Return a native convolution with scale, offset, residual and activation as its epilogue."""
     scale, offset = affine
     names = (name for name, function in NONLINEARITIES.items() if function is activation)
     nonlinearity = next(names, None)
@@ -86,13 +63,13 @@ def _with_epilogue(
 
 
 def _by_matmul(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    """A 1x1 convolution: the positions that the stride keeps, times the kernel."""
-    (kept,) = _shifted(images, kernel, window)
-    return jnp.einsum("nhwc,co->nhwo", kept, kernel[0, 0])
+    """Compute a 1x1 convolution as a matrix product of the strided positions and the kernel."""
+    (strided,) = _shifted(images, kernel, window)
+    return jnp.einsum("nhwc,co->nhwo", strided, kernel[0, 0])
 
 
 def _by_patches(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    """All inputs of an output side by side, times the kernel as a matrix, in groups."""
+    """Compute a grouped convolution as a matrix product of gathered patches (im2col) and the kernel."""
     height, width, inputs, outputs = kernel.shape
     shifted = [x.reshape(*x.shape[:3], window.groups, inputs) for x in _shifted(images, kernel, window)]
     patches = jnp.concatenate(shifted, axis=-1)
@@ -102,8 +79,8 @@ def _by_patches(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Arr
 
 
 def _by_shifts(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    """A depthwise convolution: one product of arrays for each place in the kernel, summed."""
-    repeats = kernel.shape[3] // window.groups  # outputs of each channel
+    """Compute a depthwise convolution as a sum of elementwise products, one per kernel position."""
+    repeats = kernel.shape[3] // window.groups  # outputs per channel
     flat = kernel.reshape(-1, kernel.shape[3])
     shifted = (jnp.repeat(x, repeats, axis=-1) if repeats > 1 else x for x in _shifted(images, kernel, window))
     products = [x * flat[place][None, None, None] for place, x in enumerate(shifted)]
@@ -111,7 +88,7 @@ def _by_shifts(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Arra
 
 
 def _shifted(images: jax.Array, kernel: jax.Array, window: Window) -> list[jax.Array]:
-    """Return, for each place in the kernel, the inputs [N, H', W', C] that it meets."""
+    """Return the inputs [N, H', W', C] that each kernel position multiplies."""
     _, height, width, _ = output_shape(images, kernel, window)
     padded = jnp.pad(images, ((0, 0), *window.padding, (0, 0)))
     (down, right), shifted = window.strides, []

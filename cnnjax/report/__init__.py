@@ -1,4 +1,4 @@
-"""The pictures of a run and the page that shows them."""
+"""Report of a run: the figures, and the page that shows them."""
 
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,14 @@ from cnnjax.config import Experiment
 from cnnjax.data import Dataset, Split, epoch_order, normalize
 from cnnjax.functional import Variables, features
 from cnnjax.report import figures, page
-from cnnjax.training.classification import softmax
+from cnnjax.training.classification import classification_report, softmax
 from cnnjax.training.evaluation import predict_logits
 from cnnjax.training.state import step_key
 from cnnjax.training.step import augmented
 
 EXAMPLES = 32
+SHOWN = 3
+"""Number of test images whose feature maps are drawn."""
 
 
 def write(
@@ -25,23 +27,26 @@ def write(
     dataset: Dataset,
     variables: Variables,
     folder: Path,
+    environment: dict[str, Any],
     results: dict[str, Any],
     rows: list[dict[str, Any]],
 ) -> None:
-    """Draw curves, confusion, mistakes, filters and examples as PNG, and write report.html, which holds them all."""
+    """Save curves, confusion matrix, mistakes, kernels, feature maps and examples as PNG, and write report.html."""
     arch, preprocessing, test = experiment.model, dataset.preprocessing, dataset.test
     logits = predict_logits(arch, preprocessing, variables, test, experiment.train.eval_batch_size)
-    classes = tuple(name.replace("$", r"\$") for name in dataset.classes)  # a formula lies between two of them
+    classes = tuple(
+        name.replace("$", r"\$") for name in dataset.classes
+    )  # matplotlib reads text between two $ as a formula
     first_batch = _first_batch(experiment, dataset)
-    image = test.read(np.arange(1))
-    maps = features(arch, variables, normalize(preprocessing, image, arch.dtype))
+    images = test.read(np.arange(min(SHOWN, len(test.labels))))
+    maps = features(arch, variables, normalize(preprocessing, images, arch.dtype))
     drawings = {
         "curves": figures.curves(
             rows, results["best_epoch"], experiment.early_stopping.metric, experiment.train.label_smoothing
         ),
         "confusion": figures.confusion(logits, test.labels, classes),
         "mistakes": figures.mistakes(softmax(logits), test, classes),
-        "filters": figures.filters(variables.params, arch.image_shape, image[0], *_first(maps)),
+        "filters": figures.filters(variables.params, arch.image_shape, images[0], *_first(maps)),
         "examples": figures.examples(
             np.asarray(normalize(preprocessing, first_batch.images)),
             first_batch.labels,
@@ -49,13 +54,16 @@ def write(
             experiment.train.batch_size,
         ),
     }
+    if any(x.shape[1] > 1 for x in maps.values()):  # dense stages have no feature maps
+        drawings["stages"] = figures.stages(images, {name: np.asarray(x, np.float32) for name, x in maps.items()})
     for stem, figure in drawings.items():
         figures.save(figure, folder / f"{stem}.png")
-    page.write(folder, name, experiment, results, rows, [f"{stem}.png" for stem in drawings])
+    report = classification_report(logits, test.labels)
+    page.write(folder, name, experiment, environment, results, rows, report, dataset.classes)
 
 
 def _first_batch(experiment: Experiment, dataset: Dataset) -> Split:
-    """Return the images of the first training step, augmented, or as many of them as a picture holds."""
+    """Return the augmented images of the first training step, at most ``EXAMPLES`` of them."""
     order = epoch_order(experiment.seed, 0, len(dataset.train.labels))
     picked = order[: experiment.train.batch_size]
     images, labels = dataset.train.read(picked), dataset.train.labels[picked]

@@ -1,4 +1,4 @@
-"""The pictures, as matplotlib figures. Nothing here needs a display."""
+"""The figures of a report, drawn with matplotlib. No display is needed."""
 
 import io
 import math
@@ -21,18 +21,18 @@ METRICS = {"loss": "loss", "top1": "top-1"}
 MISTAKES_SHOWN = 24
 MAPS_SHOWN = 16
 BARE: dict[str, Any] = {"xticks": [], "yticks": []}
-"""Axes that show an image alone; ticks that are never seen would take half of the drawing's time."""
+"""Options of axes that show only an image; invisible ticks would take half of the drawing time."""
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, the same bytes each time."""
+    """Save a figure as PNG; equal figures give equal bytes."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     write_bytes(path, buffer.getvalue())
 
 
 def curves(rows: list[dict[str, Any]], best_epoch: int, metric: str, label_smoothing: float) -> Figure:
-    """Draw loss and top-1 of training and validation over the epochs; mark the epoch that is best by ``metric``."""
+    """Plot training and validation loss and top-1 per epoch, and mark the epoch that is best by ``metric``."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = [row["epoch"] for row in rows]
     for axes, name, scale in zip(figure.subplots(1, 2), ("loss", "top1"), (1, 100), strict=True):
@@ -54,7 +54,7 @@ def curves(rows: list[dict[str, Any]], best_epoch: int, metric: str, label_smoot
 
 
 def confusion(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> Figure:
-    """Draw how often each class (rows) was called each class (columns), in percent of the row, on the test images."""
+    """Draw the confusion matrix of the test images: true classes as rows, predictions as columns, in percent."""
     report = classification_report(logits, labels)
     counts = report.confusion
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -66,7 +66,9 @@ def confusion(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) 
     rows = [f"{name} ({100 * share:.1f} %)" for name, share in zip(classes, recall, strict=True)]
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), rows)
-    axes.set(xlabel="answer", ylabel="truth (recall)", title=f"test images: top-1 {100 * report.top1:.2f} %")
+    axes.set(
+        xlabel="predicted class", ylabel="true class (recall)", title=f"test images: top-1 {100 * report.top1:.2f} %"
+    )
     for i, j in np.argwhere(share >= 1):
         axes.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=8,
                   color="white" if share[i, j] > 50 else "black")  # fmt: skip
@@ -74,20 +76,20 @@ def confusion(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) 
 
 
 def mistakes(probabilities: np.ndarray, test: Source, classes: tuple[str, ...]) -> Figure:
-    """Draw the wrong answers that were given with the most confidence."""
-    answers = probabilities.argmax(axis=1)
+    """Draw the misclassified test images with the highest confidence."""
+    predicted = probabilities.argmax(axis=1)
     confidence = probabilities.max(axis=1)
-    wrong = np.flatnonzero(answers != test.labels)
+    wrong = np.flatnonzero(predicted != test.labels)
     chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
     titles = [
-        f"{classes[answers[i]]} {100 * confidence[i]:.0f} %\nis {classes[test.labels[i]]}" for i in chosen
+        f"{classes[predicted[i]]} {100 * confidence[i]:.0f} %\ntrue: {classes[test.labels[i]]}" for i in chosen
     ]  # fmt: skip
-    title = f"{len(wrong)} of {len(answers)} test images are answered wrongly; the most confident of them"
+    title = f"{len(wrong)} of {len(predicted)} test images are misclassified; the most confident mistakes"
     return _grid(list(test.read(chosen)), titles, title, columns=8)
 
 
 def examples(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], batch_size: int) -> Figure:
-    """Draw images float [N, H, W, C] as the network sees them: normalised, each value on one common scale."""
+    """Draw normalized images float [N, H, W, C] as the network sees them, all on one scale."""
     low, high = float(images.min()), float(images.max())
     scaled = (images - low) / max(high - low, 1e-12)
     which = "all" if len(images) == batch_size else f"{len(images)}"
@@ -99,9 +101,9 @@ def examples(images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], b
 def filters(
     params: dict[str, Any], image_shape: tuple[int, int, int], image: np.ndarray, stage: str, maps: np.ndarray
 ) -> Figure:
-    """Draw the first kernels, and the maps [H, W, C] that the first stage makes of one image."""
+    """Draw the first kernels, and the feature maps [H, W, C] of the first stage for one image."""
     kernels = first_kernels(params, image_shape)[:MAPS_SHOWN]
-    count = maps.shape[2] if maps.shape[0] > 1 else 0  # a dense stage has no map to look at
+    count = maps.shape[2] if maps.shape[0] > 1 else 0  # a dense stage has no feature map
     count = min(count, MAPS_SHOWN)
     columns = max(len(kernels), count) + 1
     figure = Figure(figsize=(1.1 * columns + 0.6, 3.4 if count else 1.9), layout="constrained")
@@ -117,14 +119,37 @@ def filters(
             axis.imshow(kernel.mean(axis=2), cmap="RdBu", vmin=-limit, vmax=limit)
     if count:
         _show(axes[1, 0], image)
-        axes[1, 0].set_title(f"{stage} of", fontsize=9)
+        axes[1, 0].set_title(f"{stage} for", fontsize=9)
         for axis, index in zip(axes[1, 1:], range(count), strict=False):
             axis.imshow(maps[:, :, index], cmap="gray")
     return figure
 
 
+def stages(images: np.ndarray, maps: dict[str, np.ndarray]) -> Figure:
+    """Draw the first feature maps [N, H', W', C'] of every stage for each image uint8 [N, H, W, C]."""
+    flat = [name for name, activation in maps.items() if activation.shape[1] > 1]  # a dense stage has no feature map
+    per_stage = max(1, min(MAPS_SHOWN // max(len(flat), 1), 6))
+    columns = 1 + per_stage * len(flat)
+    figure = Figure(figsize=(1.0 * columns + 0.4, 1.15 * len(images) + 0.5), layout="constrained")
+    axes = figure.subplots(len(images), columns, squeeze=False, subplot_kw=BARE)
+    for axis in axes.flat:
+        axis.axis("off")
+    for row, image in enumerate(images):
+        _show(axes[row, 0], image)
+        for stage, name in enumerate(flat):
+            activation = maps[name][row]
+            for channel in range(min(per_stage, activation.shape[2])):
+                axis = axes[row, 1 + stage * per_stage + channel]
+                axis.imshow(activation[:, :, channel], cmap="gray")
+                if row == channel == 0:
+                    axis.set_title(
+                        f"{name}\n{activation.shape[0]}x{activation.shape[1]}x{activation.shape[2]}", fontsize=8
+                    )
+    return figure
+
+
 def first_kernels(params: dict[str, Any], image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Return the first layer's kernels [K, H, W, C]; those of a dense layer in the shape of the image."""
+    """Return the first layer's kernels [K, H, W, C]; dense kernels are reshaped to the image."""
     leaves = [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
     convolutions = [leaf for leaf in leaves if leaf.ndim == 4]
     if convolutions:

@@ -1,4 +1,4 @@
-"""The table of all variants, docs/models.md: what each costs, and what was published for it."""
+"""The table of all variants in docs/models.md, with their cost and published accuracy."""
 
 from cnnjax.complexity import complexity
 from cnnjax.models import VARIANTS, create
@@ -27,13 +27,13 @@ def page() -> str:
     aligned = ("---", "---:", "---:", "---:", "---", "---")
     lines = [HEADINGS, aligned, *(row(name) for name in VARIANTS)]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return f"""# The models
+    return f"""# Models
 
-Written by `python scripts/summary.py --all --write`. Parameters are those that are trained, running statistics of norms
-apart. GMACs are thousands of millions of multiply-adds of convolutions and dense layers for one image of the input
-size, which is the crop of the published weights. Top-1 is what the publisher states: on ImageNet's validation images,
-of the *_cifar networks on CIFAR-10's test images. What torchvision publishes, timm does too, with other trainings
-besides. `scripts/convert.py` reads what is published.
+Written by `python scripts/summary.py --all --write`. Parameters are the trainable ones, without running statistics.
+GMACs are billions of multiply-adds of convolutions and dense layers for one image of the input size, which is the crop
+of the published weights. Top-1 is the publisher's figure, on the ImageNet validation images, or on the CIFAR-10 test
+images for the *_cifar networks. timm publishes every network that torchvision publishes, also from other training
+recipes. `scripts/convert.py` reads the published weights.
 
 {table}
 """

@@ -69,10 +69,10 @@ class Run:
             split: the part to evaluate on.
             data: other data than the run's own.
         """
-        return evaluation.evaluate(self.network, self.dataset(data), split)
+        return evaluation.evaluate(self.network, self.dataset(data, divide=split != "test"), split)
 
-    def dataset(self, config: Data | None = None) -> data.Dataset:
-        """Return the run's data, or the given ones.
+    def dataset(self, config: Data | None = None, *, divide: bool = True) -> data.Dataset:
+        """Return the run's data, or the given ones; with ``divide=False`` without a validation part.
 
         Raises:
             UserError: the run does not record its data, and none are given.
@@ -80,7 +80,7 @@ class Run:
         config = config or recorded_data(self.path, self.definitions)
         if config is None:
             raise UserError(f"{self.path} does not record which data it was trained on; give some (--data.source NAME)")
-        return data.load(config, self.definitions.sources)
+        return data.load(config, self.definitions.sources, divide=divide)
 
 
 def train(

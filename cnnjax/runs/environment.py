@@ -3,11 +3,11 @@
 import os
 import platform
 import subprocess
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cnnjax import __version__, parallel
+from cnnjax import parallel
+from cnnjax.system.versions import version
 
 DECISIVE = ("backend", "device", "cpus", "packages.jax", "packages.jaxlib")
 """What in an entry decides the bits of a result, besides everything in its lowering."""
@@ -15,10 +15,10 @@ DECISIVE = ("backend", "device", "cpus", "packages.jax", "packages.jaxlib")
 
 def environment(lowering: dict[str, Any]) -> dict[str, Any]:
     """Return what a figure depends on besides the config: versions, device, commit, and the lowering choices."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    packages = ("cnnjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
         "python": platform.python_version(),
-        "packages": {"cnnjax": __version__} | {name: version(name) for name in packages},
+        "packages": {name: version(name) for name in packages},
         "machine": f"{platform.system()} {platform.machine()}",
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         **parallel.describe(),

@@ -1,11 +1,12 @@
 """A trained network on one part of a data set: the tables of ``scripts/evaluate.py``."""
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cnnjax.data import Dataset
-from cnnjax.errors import UserError, printable
+from cnnjax.errors import UserError, listed, printable
 from cnnjax.runs.predictor import Predictor
 from cnnjax.system.console import say
 from cnnjax.training.classification import Report, classification_report
@@ -14,15 +15,15 @@ from cnnjax.training.classification import Report, classification_report
 def evaluate(network: Predictor, dataset: Dataset, part: str) -> Report:
     """Return the figures of the network on a part (train, validation or test) of the data."""
     network.require_classes()
-    if network.classes != dataset.classes:
+    if sorted(network.classes) != sorted(dataset.classes):
         raise UserError(
-            f"the run tells apart {_listed(network.classes)}, and {dataset.name} has {_listed(dataset.classes)}; "
+            f"the run has the classes {listed(network.classes)}, and {dataset.name} has {listed(dataset.classes)}; "
             "give data of the same classes with --data.source"
         )
     same_images = network.data.get("content_hash") == dataset.content_hash
     if part != "test" and same_images and network.data["split_hash"] != dataset.split_hash:
         raise UserError(
-            f"the run divided its training images otherwise, so that some of this {part} part had another use; leave "
+            f"the run used a different split, so these {part} images may overlap with other parts of its data; leave "
             "data.validation and data.split_seed as the run has them"
         )
     split = dataset.part(part)
@@ -31,7 +32,14 @@ def evaluate(network: Predictor, dataset: Dataset, part: str) -> Report:
             f"the images of {dataset.name} are {split.image_shape} and the run takes {network.arch.image_shape}; "
             "give data of that size with --data.source"
         )
-    return classification_report(network.logits_of(split), split.labels)
+    return classification_report(network.logits_of(split), mapped_labels(network, dataset, split.labels))
+
+
+def mapped_labels(network: Predictor, dataset: Dataset, labels: np.ndarray) -> np.ndarray:
+    """Return the labels of a data set in the order of the network's classes: both have the same names."""
+    if network.classes == dataset.classes:
+        return labels
+    return np.array([network.classes.index(name) for name in dataset.classes], labels.dtype)[labels]
 
 
 def print_report(report: Report, network: Predictor, dataset: Dataset, part: str, console: Console) -> None:
@@ -55,11 +63,6 @@ def print_report(report: Report, network: Predictor, dataset: Dataset, part: str
         shares = map(_percent, (precision, recall, f1))
         classes.add_row(Text(printable(name)), *shares, f"{int(support):,}")
     console.print(classes)
-
-
-def _listed(classes: tuple[str, ...]) -> str:
-    more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
-    return ", ".join(classes[:20]) + more
 
 
 def _percent(share: float) -> str:

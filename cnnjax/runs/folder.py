@@ -75,8 +75,8 @@ class RunFolder:
         """Refuse a folder that holds something else than a run of this experiment; nothing is written."""
         if self.checkpoints.is_symlink():
             raise UserError(
-                f"{self.checkpoints} is a link, and a run deletes what it no longer needs there; put the folder itself "
-                "in its place, or make the whole run's folder a link"
+                f"{self.checkpoints} is a symlink, and a run deletes old files there; replace it with the folder "
+                "itself, or make the whole run folder a symlink"
             )
         config = self.path / "config.json"
         if config.exists():
@@ -127,6 +127,14 @@ class RunFolder:
         decisive = [name for name in new if name in old and (name in DECISIVE or name.startswith("lowering."))]
         return {name: (old[name], new[name]) for name in decisive if old[name] != new[name]}
 
+    def read_environment(self) -> dict[str, Any]:
+        """Return the entry of the last start."""
+        path = self.path / "environment.json"
+        entries = read_json(path)
+        if not isinstance(entries, list) or not entries or not isinstance(entries[-1], dict):
+            raise UserError(f"{path} is damaged: it must hold a list; move it away and run the same command again")
+        return entries[-1]
+
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one epoch's line; where that fails, no part of it stays."""
         self.require_lock()
@@ -169,7 +177,7 @@ class RunFolder:
         results = read_json(path)
         sound = has_numbers(results, RESULTS) and all(type(results[name]) is int for name in RESULTS[:2])
         if not sound or not all(has_numbers(results.get(part), FIGURES) for part in PARTS):
-            raise UserError(f"{path} is damaged; delete it, and the same command writes it anew")
+            raise UserError(f"{path} is damaged; delete it, and the same command writes it again")
         return results
 
 

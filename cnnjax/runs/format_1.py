@@ -34,6 +34,7 @@ def restore(saved: Checkpoint, like: TrainState, config: Optimizer) -> TrainStat
         jnp.int32(tally["correct"]),
         jnp.int32(tally["images"]),
         jnp.int32(-1),
+        jnp.zeros_like(like.metrics.gradient_norm),  # format 1 has none: that of a resumed epoch is of its later steps
     )
     return TrainState(training["step"], opt_state=opt_state, metrics=metrics, **variables)
 

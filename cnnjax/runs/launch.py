@@ -59,13 +59,15 @@ def run(
         UserError: the config does not fit the data or the folder, a checkpoint could not be saved, or memory is short;
             Diverged; Interrupted (Ctrl-C, SIGTERM or SIGUSR1); PartlyDone: the metrics or the report are missing.
     """
-    with deferred_signals(f"interrupted; what goes on from here is: {resume_command}"):
+    with deferred_signals(f"interrupted; to resume: {resume_command}"):
         folder = RunFolder(launch.folder, launch.definitions)
         if resume == "never" and (launch.folder / "config.json").exists():
-            raise UserError(f"{launch.folder} holds a run and --resume is never; choose another folder with --out")
+            raise UserError(f"{launch.folder} holds a run, and --resume is never; choose another folder with --out")
         # All that can be refused is refused before the folder is made.
         folder.check(launch.experiment)
         dataset = data.load(launch.experiment.data, launch.definitions.sources)
+        for notice in dataset.notices:
+            say(console, f"notice: {notice}")
         steps_per_epoch, _ = plan(launch.experiment, dataset)
         if profiled is not None:
             done = checkpoint.newest_step(folder.checkpoints)
@@ -75,7 +77,7 @@ def run(
     print_results(launch.name, results, console)
     if problems:
         raise PartlyDone(
-            f"{launch.folder} is trained to its end, but {'; and '.join(problems)}; to try again: {resume_command}"
+            f"{launch.folder} has finished training, but {'; and '.join(problems)}; to try again: {resume_command}"
         )
     say(console, f"results: {launch.folder}/   open {launch.folder}/report.html")
     return results
@@ -89,16 +91,30 @@ def _run_in(
     if folder.code_has_changed():
         say(console, f"notice: {folder.path / COPY} differs from the experiment file that is used now")
     if folder.finished:
+        _require_same_data(folder, dataset)
         results = folder.read_results()
         checkpoint.best(folder.checkpoints)
         problem = tidy(folder, launch.experiment.train, results["epochs"], lambda text: say(console, text))
-        say(console, f"{launch.folder} is finished already; another --seed or --out makes another run")
+        say(console, f"{launch.folder} is already finished; choose another --seed or --out for a new run")
         return results, [problem] if problem else []
     computed = environment(lowering(launch.experiment, dataset, steps_per_epoch))
     changed = folder.record_environment(computed | {"data": dataset.record()})
     if changed and checkpoint.newest_step(folder.checkpoints):
         say(console, _other_bits(changed))
     return _train(launch, dataset, folder, console, profiled)
+
+
+def _require_same_data(folder: RunFolder, dataset: Dataset) -> None:
+    """Refuse to report a finished run for other data than it was trained on."""
+    if not (folder.path / "environment.json").exists():
+        return
+    recorded = folder.read_environment().get("data")
+    digest = recorded.get("content_hash") if isinstance(recorded, dict) else None
+    if isinstance(digest, str) and digest != dataset.content_hash:
+        raise UserError(
+            f"{folder.path} was trained on other data (sha256 {digest[:12]}, given {dataset.content_hash[:12]}); give "
+            "the same files with --data.dir, or choose another --out"
+        )
 
 
 def _train(
@@ -108,13 +124,16 @@ def _train(
     outcome, problem = _fit(launch, dataset, folder, console, profile)
     if profile:
         say(console, profile.sentence())
-    say(console, "judging the best parameters, drawing the report ...")
+    say(console, "evaluating the best parameters, drawing the report ...")
     variables = predictor.load(launch.folder, launch.definitions).variables
     results = _judge(launch.experiment, dataset, outcome, variables)
     problems = [problem] if problem else []
     folder.require_lock()
     try:
-        report.write(launch.name, launch.experiment, dataset, variables, folder.path, results, outcome.rows)
+        environment = folder.read_environment()
+        report.write(
+            launch.name, launch.experiment, dataset, variables, folder.path, environment, results, outcome.rows
+        )
     except CnnjaxError:
         raise
     except Exception as error:  # whatever a picture fails for, the training is done
@@ -142,7 +161,7 @@ def lowering(experiment: Experiment, dataset: Dataset, steps_per_epoch: int) -> 
 def _other_bits(changed: dict[str, tuple[Any, Any]]) -> str:
     now = ", ".join(f"{name} {new}" for name, (_, new) in changed.items())
     before = ", ".join(f"{name} {_from_file(old)}" for name, (old, _) in changed.items())
-    return f"notice: continuing with {now}, and before it was {before}: the result will not be the same bit for bit"
+    return f"notice: resuming with {now}; it was {before} before, so the result will not be bit-identical"
 
 
 def _from_file(value: Any) -> str:

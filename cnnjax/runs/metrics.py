@@ -57,7 +57,7 @@ def saved_rows(path: Path, epochs: int) -> list[dict[str, Any]]:
     if len(rows) < epochs:
         raise UserError(
             f"{path} is damaged after epoch {len(rows)}, and {epochs} epochs were saved; "
-            "bring it back from a copy, or train anew with another --out"
+            "restore it from a backup, or train again with another --out"
         )
     return rows
 

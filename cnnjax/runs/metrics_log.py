@@ -34,7 +34,7 @@ class MetricsLog(Hook):
         except OSError as error:
             self.problem = f"{self.path} cannot be written ({error.strerror or error})"
         if self.problem and not before:
-            self.say(f"notice: {self.problem}; the training goes on, and its checkpoints keep the rows")
+            self.say(f"notice: {self.problem}; training continues, and the checkpoints keep the rows")
 
     def _mark(self) -> tuple[int, ...] | None:
         try:

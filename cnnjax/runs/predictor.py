@@ -51,7 +51,7 @@ class Predictor:
     def require_classes(self) -> None:
         """Raise UserError where the network has no head."""
         if not self.classes:
-            raise UserError(f"{self.checkpoint} has no classes (model.num_classes is 0): it gives an embedding alone")
+            raise UserError(f"{self.checkpoint} has no classes (model.num_classes is 0) and gives only embeddings")
 
     def read(self, paths: Sequence[str]) -> np.ndarray:
         """Read image files as uint8 [N, H, W, C], resized as the network needs; an unreadable one is a UserError."""
@@ -68,7 +68,7 @@ def load(
     """
     folder = run / "checkpoints"
     if not folder.is_dir():
-        raise UserError(f"{run} is not the folder of a run (it has no checkpoints/); give one such as runs/lenet_mini")
+        raise UserError(f"{run} is not a run folder (it has no checkpoints/); give one such as runs/lenet_mini")
     saved = checkpoint.best(folder)
     try:
         described = describe(saved, definitions.families)
@@ -105,7 +105,7 @@ def describe(saved: checkpoint.Checkpoint, families: Mapping[str, type[Arch]] = 
     """
     info = saved.info
     if not isinstance(info, dict) or not {"model", "classes", "preprocessing"} <= info.keys():
-        raise UserError(f"{saved.path} does not say what its network is; give the folder of a run of cnnjax")
+        raise UserError(f"{saved.path} does not describe its network; give the folder of a cnnjax run")
     try:
         arch = models.from_dict(info["model"], families)
         preprocessing = Preprocessing.from_dict(info["preprocessing"], "preprocessing")

@@ -90,7 +90,7 @@ class Saver(Hook):
         state = read_state(saved, self.experiment, hyperparameters)
         _require_consistent(saved, state, info.steps_within * self.experiment.train.batch_size)
         within = f", at step {saved.step}," if info.steps_within else ""
-        self.say(f"continuing after epoch {len(info.rows)}{within} from {saved.path}")
+        self.say(f"resuming after epoch {len(info.rows)}{within} from {saved.path}")
         self._prune(info.early_stopping)  # which a kill may have kept from being done
         return Snapshot(state, info.early_stopping, info.rows, info.seconds)
 
@@ -150,7 +150,7 @@ def read_resume_info(saved: Checkpoint, folder: RunFolder, dataset: Dataset, tra
     held, given = info["data"]["content_hash"], dataset.content_hash
     if held != given:
         raise UserError(
-            f"the files of {dataset.name} are not those this run began with (sha256 {given[:12]}, was "
+            f"the files of {dataset.name} differ from those this run started with (sha256 {given[:12]}, was "
             f"{held[:12]}); give the same files with --data.dir, or another --out"
         )
     steps_per_epoch = len(dataset.train.labels) // train.batch_size
@@ -159,7 +159,8 @@ def read_resume_info(saved: Checkpoint, folder: RunFolder, dataset: Dataset, tra
     fits = 0 <= within <= steps_per_epoch and info["epoch"] <= train.epochs
     if not fits or bool(standing.best_step) != bool(info["epoch"]):
         raise UserError(
-            f"checkpoint {saved.path} is not one of cnnjax: after {info['epoch']} epochs of {steps_per_epoch} steps "
+            f"checkpoint {saved.path} was not written by cnnjax: after {info['epoch']} epochs of "
+            f"{steps_per_epoch} steps "
             f"it is at step {saved.step}, and the best was step {standing.best_step}"
         )
     if info["format"] == 1:  # later ones hold the sums of the epoch among their arrays
@@ -173,7 +174,7 @@ def read_resume_info(saved: Checkpoint, folder: RunFolder, dataset: Dataset, tra
 def _require_consistent(saved: Checkpoint, state: TrainState, images: int) -> None:
     """Raise UserError unless the arrays are of the checkpoint's step and of its position within the epoch."""
     if int(state.step) != saved.step:
-        raise UserError(f"checkpoint {saved.path} is not one of cnnjax: its arrays are of step {int(state.step)}")
+        raise UserError(f"checkpoint {saved.path} was not written by cnnjax: its arrays are of step {int(state.step)}")
     if images:
         _require_images(saved, int(state.metrics.images), images)
 
@@ -181,8 +182,8 @@ def _require_consistent(saved: Checkpoint, state: TrainState, images: int) -> No
 def _require_images(saved: Checkpoint, summed: int, seen: int) -> None:
     if summed != seen:
         raise UserError(
-            f"checkpoint {saved.path} is not one of cnnjax: at step {saved.step} it has seen {seen} images of the next "
-            f"epoch, and its sums are of {summed}"
+            f"checkpoint {saved.path} was not written by cnnjax: at step {saved.step} it has seen {seen} images of "
+            f"the next epoch, and its sums are of {summed}"
         )
 
 

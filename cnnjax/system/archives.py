@@ -61,14 +61,14 @@ def open_zip(path: Path) -> Iterator[Zip]:
         try:
             archive = zipfile.ZipFile(file)
         except Exception as error:  # zipfile and its helpers say in many ways that a file is damaged
-            raise UserError(f"{path} cannot be read as a zip ({error}); give a whole zip, or make it again") from error
+            raise UserError(f"{path} cannot be read as a zip ({error}); give a complete zip, or recreate it") from error
         file.bounded = False
         with archive:
             members: dict[str, zipfile.ZipInfo] = {}
             for member in archive.infolist():
                 _check(path, member)
                 if member.filename in members:
-                    raise UserError(f"{path} holds a file twice, {_told(member.filename)}; make the zip again")
+                    raise UserError(f"{path} holds a file twice, {_told(member.filename)}; recreate the zip")
                 members[member.filename] = member
             yield Zip(path, archive, members)
 
@@ -77,15 +77,16 @@ def _check(path: Path, member: zipfile.ZipInfo) -> None:
     place = PureWindowsPath(member.filename)  # it knows both kinds of slashes, and drives
     if place.anchor or ".." in place.parts or stat.S_ISLNK(member.external_attr >> 16):
         raise UserError(
-            f"{path} holds {_told(member.filename)}, a link or a path that leads out of the zip; make the zip again "
+            f"{path} holds {_told(member.filename)}, a symlink or a path outside the zip; recreate the zip "
             "from plain files"
         )
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a bound
         raise UserError(
-            f"{path}: {_told(member.filename)} is compressed in a rare way; make the zip again, deflated or stored"
+            f"{path}: {_told(member.filename)} uses an unsupported compression; recreate the zip with deflate or "
+            "without compression"
         )
     if member.flag_bits & ENCRYPTED:
-        raise UserError(f"{path}: {_told(member.filename)} is encrypted; make the zip again without a password")
+        raise UserError(f"{path}: {_told(member.filename)} is encrypted; recreate the zip without a password")
 
 
 def _told(name: str) -> str:

@@ -51,7 +51,7 @@ def keep_programs() -> None:
     except (OSError, RuntimeError, ImportError) as error:
         told = str(error).partition("\n")[0]
         print(
-            f"notice: compiled programs are not kept ({told}); CNNJAX_CACHE=DIR keeps them elsewhere", file=sys.stderr
+            f"notice: compiled programs are not cached ({told}); CNNJAX_CACHE=DIR keeps them elsewhere", file=sys.stderr
         )
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -35,7 +35,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def json_bytes(value: Any) -> bytes:
     """Return strict JSON (no NaN), indented; the same value gives the same bytes."""
-    return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:  # a file name in another encoding
+        around = text[max(error.start - 40, 0) : error.end + 40].strip()
+        raise UserError(f"{around!a} is not valid UTF-8; rename that file, folder or class") from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -50,11 +55,11 @@ def open_plain(path: Path) -> io.BufferedReader:
 
 def open_own(path: str | Path, flags: int) -> int:
     """Open a file of ours to write to it in place, as an ``opener`` does; a link or a pipe there is a UserError."""
-    return _open_plain(path, flags | os.O_NOFOLLOW, "move it away, and the same command goes on")
+    return _open_plain(path, flags | os.O_NOFOLLOW, "move it away, then run the same command to resume")
 
 
 def _open_plain(path: str | Path, flags: int, advice: str) -> int:
-    refused = UserError(f"{path} is not a plain file; {advice}")
+    refused = UserError(f"{path} is not a regular file; {advice}")
     try:
         descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)  # a pipe without another end is not waited for
     except OSError as error:
@@ -146,7 +151,7 @@ def plain_files(folder: Path) -> list[Path]:
                 elif entry.is_file(follow_symlinks=False):
                     files.append(Path(entry.path))
                 else:
-                    raise UserError(f"{entry.path} is neither a plain file nor a folder")
+                    raise UserError(f"{entry.path} is neither a regular file nor a folder")
     return sorted(files)
 
 

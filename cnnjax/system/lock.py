@@ -93,8 +93,8 @@ def _is_at(path: Path, descriptor: int) -> bool:
 def _require(path: Path, descriptor: int) -> None:
     if not _is_at(path, descriptor):
         raise LostLock(
-            f"{path} was moved, deleted or replaced while this process held it, and another one may train there now; "
-            "this one wrote no more: where no other does, the same command goes on"
+            f"{path} was moved, deleted or replaced while this process held it, and another one may be training there; "
+            "this process stopped writing; if no other process trains there, run the same command to resume"
         )
 
 
@@ -138,4 +138,6 @@ def _holder(path: Path) -> str:
 def _refused(path: Path, advice: str = "") -> UserError:
     holder = _holder(path)
     named = f" ({holder})" if holder else ""
-    return UserError(f"another process{named} trains in {path.parent}; wait for it, or choose --out{advice}")
+    return UserError(
+        f"another process{named} is training in {path.parent}; wait for it, or choose another --out{advice}"
+    )

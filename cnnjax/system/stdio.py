@@ -21,7 +21,7 @@ def lasting_output() -> Iterator[IO[str]]:
     output.flush()
     if output.problem:
         raise PartlyDone(
-            f"the training is done, and some of what it said could not be written ({output.problem}); its figures are "
+            f"training finished, but some of its output could not be written ({output.problem}); its figures are "
             "in its folder, in results.json and report.html"
         )
 

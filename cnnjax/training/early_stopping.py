@@ -1,4 +1,4 @@
-"""Which epoch was the best and whether to stop: a pure function of the validation figures so far."""
+"""Early stopping: track the best epoch and decide when to stop, as pure functions of the validation metrics."""
 
 import math
 from typing import Annotated
@@ -9,35 +9,35 @@ from cnnjax.config import EarlyStopping
 from cnnjax.schema import AS_GIVEN, Schema
 
 Score = Annotated[float, Field(allow_inf_nan=True), AS_GIVEN]
-"""A validation figure, which may be infinite or NaN."""
+"""A validation score, which may be infinite or NaN."""
 
 
 class EarlyStoppingState(Schema):
-    """What early stopping remembers; stored with every checkpoint. Scores are such that lower is better."""
+    """State of early stopping, stored with every checkpoint. Lower scores are better."""
 
     best_step: int = 0
-    """The step of the best parameters so far, by any improvement at all; 0 before the first epoch."""
+    """Step of the best parameters so far, by any improvement; 0 before the first epoch."""
     best_score: Score | None = None
     reference_score: Score | None = None
-    """The score that must be beaten by more than min_delta for the patience to start anew."""
+    """Score that must be beaten by more than min_delta to reset the patience."""
     stale_epochs: int = 0
-    """Epochs in a row that did not beat it."""
+    """Consecutive epochs that did not beat the reference score."""
 
 
 def update(
-    config: EarlyStopping, standing: EarlyStoppingState, step: int, metrics: dict[str, float]
+    config: EarlyStopping, state: EarlyStoppingState, step: int, metrics: dict[str, float]
 ) -> EarlyStoppingState:
-    """Return the standing after an epoch whose validation gave ``metrics`` (``loss``, ``top1``). NaN never wins."""
+    """Return the state after an epoch with the validation ``metrics`` (``loss``, ``top1``). NaN is never the best."""
     score = metrics["loss"] if config.metric == "loss" else -metrics["top1"]
     if math.isnan(score):
-        return standing.replace(stale_epochs=standing.stale_epochs + 1)
-    if standing.best_score is None or score < standing.best_score:
-        standing = standing.replace(best_step=step, best_score=score)
-    if standing.reference_score is None or score < standing.reference_score - config.min_delta:
-        return standing.replace(reference_score=score, stale_epochs=0)
-    return standing.replace(stale_epochs=standing.stale_epochs + 1)
+        return state.replace(stale_epochs=state.stale_epochs + 1)
+    if state.best_score is None or score < state.best_score:
+        state = state.replace(best_step=step, best_score=score)
+    if state.reference_score is None or score < state.reference_score - config.min_delta:
+        return state.replace(reference_score=score, stale_epochs=0)
+    return state.replace(stale_epochs=state.stale_epochs + 1)
 
 
-def should_stop(config: EarlyStopping, standing: EarlyStoppingState) -> bool:
-    """Return whether the patience is spent."""
-    return config.patience is not None and standing.stale_epochs >= max(config.patience, 1)
+def should_stop(config: EarlyStopping, state: EarlyStoppingState) -> bool:
+    """Return whether the patience is exhausted."""
+    return config.patience is not None and state.stale_epochs >= max(config.patience, 1)

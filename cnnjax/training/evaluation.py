@@ -1,4 +1,4 @@
-"""Evaluation over a whole split: no image is dropped or counted twice."""
+"""Evaluation over a whole split. Every image counts exactly once."""
 
 import functools
 import math
@@ -26,10 +26,10 @@ class EvalSums(NamedTuple):
 
 
 def label_ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return how many classes [N] stand before the label's: 0 is top-1. Of equal logits the lower class goes first."""
-    own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+    """Return the rank [N] of each label by its logit: 0 is top-1. Ties go to the lower class."""
+    of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)
     classes = jnp.arange(logits.shape[1], dtype=labels.dtype)[None, :]
-    before = (logits > own) | ((logits == own) & (classes < labels[:, None]))
+    before = (logits > of_label) | ((logits == of_label) & (classes < labels[:, None]))
     return before.sum(axis=1, dtype=jnp.int32)
 
 
@@ -42,11 +42,11 @@ def eval_step(
     indices: jax.Array,
     mask: jax.Array,
 ) -> EvalSums:
-    """Return the sums over the images at ``indices`` [B] where ``mask`` [B] holds."""
+    """Return the sums over the images at ``indices`` [B] where ``mask`` [B] is True."""
     labels = data.labels[indices]
     outputs, _ = apply(arch, variables, normalize(preprocessing, data.images[indices], arch.dtype))
     losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
-    # A NaN has no rank: without the second condition it would stand before nothing and count as right.
+    # NaN compares false with every logit, so without this check it would rank first and count as correct.
     ranks = jnp.where(jnp.isfinite(losses), label_ranks(outputs.logits, labels), outputs.logits.shape[1])
     return EvalSums(
         loss=jnp.where(mask, losses, jnp.zeros((), losses.dtype)).sum(),
@@ -57,7 +57,7 @@ def eval_step(
 
 @functools.partial(jax.jit, static_argnames=("arch", "preprocessing"))
 def logits_step(arch: Arch, preprocessing: Preprocessing, variables: Variables, images: jax.Array) -> jax.Array:
-    """Return the logits [N, classes], float32 or float64 as `apply` has them, of images uint8 [N, H, W, C]."""
+    """Return the logits [N, classes] of images uint8 [N, H, W, C], in float32 or float64 (see `apply`)."""
     return apply(arch, variables, normalize(preprocessing, images, arch.dtype))[0].logits
 
 
@@ -65,9 +65,9 @@ def evaluate(
     arch: Arch, preprocessing: Preprocessing, variables: Variables, loader: Loader, batch_size: int,
     poll: Callable[[], None] = signals.poll,
 ) -> dict[str, float]:  # fmt: skip
-    """Return mean cross-entropy ``loss`` (nats, without label smoothing) and the shares ``top1`` and ``top5``.
+    """Return the mean cross-entropy ``loss`` (nats, without label smoothing) and the accuracies ``top1`` and ``top5``.
 
-    ``poll`` is called between batches, so that a caller can interrupt; no more than some are queued on the device.
+    ``poll`` is called between batches, so that the caller can interrupt. Few batches are queued on the device at once.
     """
     sums: list[EvalSums] = []
     count = 0
@@ -84,7 +84,7 @@ def evaluate(
 def predict_logits(
     arch: Arch, preprocessing: Preprocessing, variables: Variables, source: Source, batch_size: int
 ) -> np.ndarray:
-    """Return the logits [N, classes], float32 or float64, of the images of a source, on the host."""
+    """Return the logits [N, classes] of all images of a source on the host, in float32 or float64."""
     parts = []
     for indices, mask in padded_batches(len(source.labels), batch_size):
         logits = logits_step(arch, preprocessing, variables, source.read(indices))

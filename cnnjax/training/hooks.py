@@ -1,4 +1,4 @@
-"""What happens beside a training: saving, logging, drawing. The loop calls hooks and knows of no folder."""
+"""Training hooks for saving, logging and drawing. The loop only calls hooks and does not know the run folder."""
 
 from typing import Any, NamedTuple
 
@@ -7,18 +7,18 @@ from cnnjax.training.state import TrainState
 
 
 class Snapshot(NamedTuple):
-    """Where a training stands."""
+    """Position of a training, from which it can resume."""
 
     state: TrainState
     early_stopping: EarlyStoppingState
     rows: list[dict[str, Any]]
-    """The metrics of the epochs that are done; their number is the number of these epochs."""
+    """Metrics of the completed epochs, one row per epoch."""
     seconds: float
-    """What the steps of the epoch that is not done have taken."""
+    """Time spent on the steps of the current epoch so far."""
 
 
 class Plan(NamedTuple):
-    """The size of a training, and how many steps it has behind it when it starts."""
+    """The size of a training, and the number of steps that were done before it starts."""
 
     epochs: int
     steps_per_epoch: int
@@ -27,19 +27,19 @@ class Plan(NamedTuple):
 
 
 class Hook:
-    """Base of the hooks: each method does nothing until a subclass says what to do."""
+    """Base class of the hooks. Every method does nothing by default."""
 
     def start(self, plan: Plan) -> None:
         """Called once, before the first step."""
 
     def step(self, epoch: int, step: int, loss: float, top1: float) -> None:
-        """Called now and then with the mean figures of the epoch so far; ``step`` is counted within the epoch."""
+        """Called occasionally with the mean metrics of the epoch so far; ``step`` counts within the epoch."""
 
     def epoch(self, snapshot: Snapshot) -> None:
         """Called after each epoch's evaluation; the next epoch begins when all hooks have returned."""
 
     def interrupted(self, snapshot: Snapshot) -> None:
-        """Called where ``poll`` interrupted the training within an epoch."""
+        """Called when ``poll`` interrupts the training within an epoch."""
 
     def notice(self, text: str) -> None:
-        """Called with a line for the user."""
+        """Called with a message for the user."""

@@ -1,4 +1,4 @@
-"""The fit loop: epochs of train steps, with an evaluation after each. It writes no file; hooks do."""
+"""The training loop: epochs of train steps, each followed by an evaluation. Only hooks write files."""
 
 import math
 import time
@@ -26,11 +26,11 @@ from cnnjax.training.state import EpochMetrics, init_state, step_key
 from cnnjax.training.step import Dispatch, make_dispatch, make_train_step
 
 SECONDS_BETWEEN_LOOKS = 0.2
-"""How often figures are fetched from the device for the progress bar; it changes no result."""
+"""Minimum time between fetches of metrics for the progress bar; it affects no result."""
 
 
 class Outcome(NamedTuple):
-    """How a training ended."""
+    """Result of a training."""
 
     snapshot: Snapshot
     epochs: int
@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The metrics of each epoch."""
+        """Metrics of each epoch."""
         return self.snapshot.rows
 
 
@@ -49,15 +49,15 @@ def fit(
 ) -> Outcome:  # fmt: skip
     """Train from ``start``, or from the experiment's seed, to the end.
 
-    Contract of the loop, not to be reordered: an epoch's steps; its evaluation; each hook in order; only then the next
-    epoch. Stopped anywhere and started again from a snapshot, it ends with the same bits as if it had never stopped:
-    the order of the images is a function of (seed, epoch), all other chance of (seed, step), and everything else that
-    training changes lies in the snapshot. ``poll`` is called between steps and between batches of the evaluation;
-    where it raises Interrupted, the hooks get the position within the epoch. ``profile`` traces some of the steps.
+    The order is part of the contract: the steps of an epoch, its evaluation, each hook in order, and only then the next
+    epoch. A training that is interrupted anywhere and resumed from a snapshot ends bit for bit like an uninterrupted
+    one: the order of the images is a function of (seed, epoch), all other randomness is a function of (seed, step), and
+    the snapshot holds everything else that training changes. ``poll`` is called between steps and between evaluation
+    batches; if it raises Interrupted, the hooks receive a snapshot within the epoch. ``profile`` traces some steps.
 
     Raises:
         Diverged: a loss was NaN or infinite; no hook has seen that epoch.
-        UserError: the config does not fit the data or the network, or the device's memory does not suffice.
+        UserError: the config does not fit the data or the network, or the device runs out of memory.
     """
     arch, config, every = experiment.model, experiment.train, _All(hooks)
     steps_per_epoch, hyperparameters = plan(experiment, dataset)
@@ -67,14 +67,14 @@ def fit(
     key, values = step_key(experiment.seed), placement.put(hyperparameters)
     if start is None:
         start = Snapshot(init_state(experiment, hyperparameters), EarlyStoppingState(), [], 0.0)
-    state, standing, rows, seconds = start
+    state, stopping, rows, seconds = start
     rows = list(rows)
     train, validation = _loaders(dataset, config.batch_size, steps_per_epoch, placement)
     every.start(Plan(config.epochs, steps_per_epoch, config.batch_size, int(state.step)))
 
-    while len(rows) < config.epochs and not early_stopping.should_stop(experiment.early_stopping, standing):
+    while len(rows) < config.epochs and not early_stopping.should_stop(experiment.early_stopping, stopping):
         order = epoch_order(experiment.seed, len(rows), len(dataset.train.labels))
-        done = int(state.step) - len(rows) * steps_per_epoch  # more than none where a signal came within the epoch
+        done = int(state.step) - len(rows) * steps_per_epoch  # above 0 if resumed within the epoch
         epoch = len(rows) + 1
         started = time.perf_counter() - seconds
         watch = _Watch(epoch, rate, every, train.in_flight)
@@ -94,7 +94,7 @@ def fit(
                 )
         except Interrupted:
             _check_finite(jax.device_get(state.metrics), epoch, rate)
-            every.interrupted(Snapshot(state, standing, rows, time.perf_counter() - started))
+            every.interrupted(Snapshot(state, stopping, rows, time.perf_counter() - started))
             raise
         except out_of_memory.ERRORS as error:
             if not out_of_memory.is_shortage(error):
@@ -106,15 +106,15 @@ def fit(
         _check_validation(figures["loss"], epoch, step, rate)
         rows = [*rows, _row(epoch, step, rate(step - 1), metrics, figures, seconds)]
         seconds = 0.0
-        standing = early_stopping.update(experiment.early_stopping, standing, step, figures)
-        every.epoch(Snapshot(state, standing, rows, seconds))
+        stopping = early_stopping.update(experiment.early_stopping, stopping, step, figures)
+        every.epoch(Snapshot(state, stopping, rows, seconds))
 
-    snapshot = Snapshot(state, standing, rows, seconds)
-    return Outcome(snapshot, len(rows), len(rows) < config.epochs, standing.best_step // steps_per_epoch)
+    snapshot = Snapshot(state, stopping, rows, seconds)
+    return Outcome(snapshot, len(rows), len(rows) < config.epochs, stopping.best_step // steps_per_epoch)
 
 
 class _All(Hook):
-    """All hooks of a training as one."""
+    """All hooks of a training, combined into one."""
 
     def __init__(self, hooks: Sequence[Hook]):
         self.hooks = hooks
@@ -148,7 +148,7 @@ class _Rate:
 
     def __call__(self, step: int) -> float:
         rate = learning_rate(self.schedule, np.int32(step), self.hyperparameters)
-        return float(str(np.float32(rate)))  # the shortest decimal number that is this float32
+        return float(str(np.float32(rate)))  # the shortest decimal that rounds to this float32
 
 
 def _dispatch(experiment: Experiment, dataset: Dataset, steps_per_epoch: int, profile: Profile | None) -> Dispatch:
@@ -158,7 +158,7 @@ def _dispatch(experiment: Experiment, dataset: Dataset, steps_per_epoch: int, pr
 
 
 def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, Hyperparameters]:
-    """Return the steps in an epoch and the hyperparameters; refuse a config that does not fit data or network."""
+    """Return the steps per epoch and the hyperparameters; raise UserError if the config does not fit."""
     arch, batch_size, count = experiment.model, experiment.train.batch_size, len(dataset.train.labels)
     shape = dataset.train.image_shape
     if shape != arch.image_shape:
@@ -178,7 +178,7 @@ def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, Hyperparameters
     if (padding := experiment.augmentation.pad_crop) >= min(shape[:2]):
         raise UserError(
             f"augmentation.pad_crop is {padding} and the images are {shape[1]}x{shape[0]}; it must be "
-            f"{min(shape[:2]) - 1} or less, so that each crop shows some of its image"
+            f"{min(shape[:2]) - 1} or less, so that each crop contains part of its image"
         )
     require_precision(arch)
     chosen_stages(arch, experiment.train.remat)
@@ -186,7 +186,8 @@ def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, Hyperparameters
     steps = count // batch_size
     if steps * experiment.train.epochs > MOST_STEPS:
         raise UserError(
-            f"train.epochs is {experiment.train.epochs}; with {steps} steps each, {MOST_STEPS // steps} fit"
+            f"train.epochs is {experiment.train.epochs}; with {steps} steps each, at most {MOST_STEPS // steps} "
+            "are possible"
         )
     return steps, make_hyperparameters(experiment, steps)
 
@@ -196,7 +197,7 @@ def _loaders(
 ) -> tuple[Loader, Loader]:  # fmt: skip
     """Return the loaders of the training and the validation images."""
     steps = steps_per_dispatch(jax.default_backend(), steps_per_epoch)
-    with out_of_memory.explained(f"when the images of {dataset.name} went to the device", "give fewer or smaller ones"):
+    with out_of_memory.explained(f"copying the images of {dataset.name} to the device", "use fewer or smaller images"):
         return (
             make_loader(dataset.train, batch_size, steps, placement),
             make_loader(dataset.validation, batch_size, steps, placement),
@@ -204,7 +205,7 @@ def _loaders(
 
 
 class _Watch:
-    """Follows the device through an epoch without holding it up: shows progress, stops at a loss that is not finite."""
+    """Follows an epoch on the device without blocking it: reports progress and stops at a non-finite loss."""
 
     def __init__(self, epoch: int, rate: _Rate, hook: Hook, most_in_flight: int):
         self.epoch, self.rate, self.hook = epoch, rate, hook
@@ -213,7 +214,7 @@ class _Watch:
         self.last_look = time.perf_counter()
 
     def add(self, step: int, metrics: EpochMetrics) -> None:
-        """Note a dispatch that reaches ``step`` of the epoch; wait only where too many are queued."""
+        """Record a dispatch that reaches ``step`` of the epoch; wait only if too many are queued."""
         self.in_flight.append((step, metrics))
         if len(self.in_flight) > self.most_in_flight:
             jax.block_until_ready(self.in_flight[0])
@@ -229,7 +230,7 @@ class _Watch:
 
 
 def _is_ready(array: Any) -> bool:
-    return array.is_ready()  # a method of every array of jax's that its type does not declare
+    return array.is_ready()  # every JAX array has this method, but its type does not declare it
 
 
 def _check_finite(metrics: EpochMetrics, epoch: int, rate: _Rate) -> None:
@@ -244,7 +245,7 @@ def _check_validation(loss: float, epoch: int, step: int, rate: _Rate) -> None:
 
 
 def _diverged(what: str, epoch: int, step: int, rate: _Rate) -> Diverged:
-    kept = f"the checkpoint of epoch {epoch - 1} stays" if epoch > 1 else "no epoch was saved yet"
+    kept = f"the checkpoint of epoch {epoch - 1} is kept" if epoch > 1 else "no epoch has been saved yet"
     return Diverged(
         f"{what} (learning rate {rate(step - 1):.4g}); {kept}; "
         "try a lower --optimizer.lr, --schedule.name warmup_cosine or --optimizer.clip-norm 1"
@@ -261,6 +262,7 @@ def _row(
         "lr": lr,
         "train_loss": float(metrics.loss) / images,
         "train_top1": int(metrics.correct) / images,
+        "gradient_norm": float(metrics.gradient_norm) / images,
         **{f"validation_{name}": value for name, value in validation.items()},
         "seconds": round(seconds, 3),
         "images_per_second": round(images / seconds, 1),

@@ -1,4 +1,4 @@
-"""What is said where the device's memory does not suffice: a sentence with what does fit, which was tried."""
+"""Turn out-of-memory errors into messages that name the batch size that fits, found by trial."""
 
 import contextlib
 import traceback
@@ -15,25 +15,23 @@ from cnnjax.training.state import init_state, step_key
 from cnnjax.training.step import make_dispatch, make_train_step
 
 ERRORS = (MemoryError, jax.errors.JaxRuntimeError)
-"""What may say that memory is short; `is_shortage` knows whether it does."""
+"""Exceptions that may report an out-of-memory condition; `is_shortage` decides."""
 
 
 SAID = ("RESOURCE_EXHAUSTED", "Out of memory")
-"""XLA says one or both; where a call that was queued fails, its first words are of the queue."""
+"""XLA's messages contain one or both, not always at the start: a queued call that fails names the queue first."""
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Return whether an error says that memory is short."""
-    return isinstance(error, MemoryError) or (isinstance(error, ERRORS) and any(said in str(error) for said in SAID))
-
-
-SPARE = 2
-"""A batch is said to fit where one larger by half did: memory is fragmented in another way in each process."""
+    """Return whether an error reports an out-of-memory condition."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, ERRORS) and any(marker in str(error) for marker in SAID)
+    )
 
 
 @contextlib.contextmanager
 def explained(doing: str, advice: str) -> Iterator[None]:
-    """Turn a shortage into a UserError ``out of memory DOING; ADVICE``."""
+    """Turn an out-of-memory error into a UserError ``out of memory DOING; ADVICE``."""
     try:
         yield
     except ERRORS as error:
@@ -43,36 +41,42 @@ def explained(doing: str, advice: str) -> Iterator[None]:
 
 
 def in_evaluation(batch_size: int) -> contextlib.AbstractContextManager[None]:
-    """Explain a shortage in an evaluation with that many images at once."""
-    return explained(
-        f"in an evaluation of train.eval_batch_size {batch_size}", "give a lower one; that is a run with another --out"
-    )
+    """Explain an out-of-memory error in an evaluation with that batch size."""
+    return explained(f"in an evaluation with train.eval_batch_size {batch_size}", "use a smaller one and another --out")
 
 
 def in_training(
     error: BaseException, experiment: Experiment, hyperparameters: Hyperparameters, preprocessing: Preprocessing,
     sample: Callable[[int], DeviceSplit], notice: Callable[[str], None],
 ) -> UserError:  # fmt: skip
-    """Return what is said of a training step that did not fit, after smaller batches were tried.
+    """Return the error for a training step that did not fit, after trying smaller batches.
 
-    The caller has let go of the state that it trained, and here so do the calls that failed. ``sample`` gives at least
-    as many training images as it is asked for.
+    The caller has released the state that it trained; this function releases the frames of the failed calls.
+    ``sample`` returns at least as many training images as requested.
     """
     traceback.clear_frames(error.__traceback__)
     config = experiment.train
     fits = 0
     for batch_size in smaller(config.batch_size, config.accumulate):
         notice(f"out of memory at train.batch_size {config.batch_size}; trying {batch_size} ...")
-        spare = batch_size // SPARE // config.accumulate * config.accumulate
-        if step_fits(experiment, hyperparameters, preprocessing, sample, batch_size + spare):
+        tried = with_spare(batch_size, config.batch_size) // config.accumulate * config.accumulate
+        if step_fits(experiment, hyperparameters, preprocessing, sample, tried):
             fits = batch_size
             break
     return UserError(
         f"out of memory in a training step of train.batch_size {config.batch_size}; "
-        + (f"{fits} fits (tried)" if fits else "no smaller batch was found to fit")
-        + ", or keep the batch with --train.accumulate, which sends it through in parts, or --train.remat, which "
-        "computes activations again in place of keeping them; another setting is another run, with another --out"
+        + (f"{fits} fits (tried)" if fits else "no smaller batch size fits")
+        + ", or keep the batch size and set --train.accumulate, which splits the batch, or --train.remat, which "
+        "recomputes activations instead of keeping them; a changed setting needs another --out"
     )
+
+
+def with_spare(batch_size: int, failed: int) -> int:
+    """Return the batch size to try before ``batch_size`` is advised: twice as large, or midway to the one that failed.
+
+    Each process fragments its memory differently, so a batch that just fits here need not fit in the next run.
+    """
+    return min(2 * batch_size, (batch_size + failed) // 2)
 
 
 def smaller(batch_size: int, accumulate: int) -> Iterator[int]:
@@ -85,7 +89,7 @@ def step_fits(
     experiment: Experiment, hyperparameters: Hyperparameters, preprocessing: Preprocessing,
     sample: Callable[[int], DeviceSplit], batch_size: int,
 ) -> bool:  # fmt: skip
-    """Run some steps with that batch size, queued as in a training; return whether memory sufficed."""
+    """Run some steps with that batch size, queued as in training, and return whether they fit into memory."""
     try:
         data = sample(batch_size)
         count = len(data.labels)
@@ -95,6 +99,6 @@ def step_fits(
         for _ in range(IN_FLIGHT + 1):
             state, metrics = dispatch(state, data, order, step_key(experiment.seed), hyperparameters, steps=1)
         jax.block_until_ready((state, metrics))
-    except ERRORS:  # of any kind: under a shortage XLA's own kernels may fail without saying that it is one
+    except ERRORS:  # of any kind: XLA's kernels may fail with another error when out of memory
         return False
     return True

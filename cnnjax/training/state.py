@@ -1,4 +1,4 @@
-"""The train state: all that training changes."""
+"""The train state: everything that training changes."""
 
 from typing import Any, NamedTuple
 
@@ -15,16 +15,18 @@ INIT_STREAM, STEP_STREAM = 0, 1
 
 
 class EpochMetrics(NamedTuple):
-    """Sums over the training images of the current epoch, and the first step whose loss was not finite (or -1)."""
+    """Sums over the training images of the current epoch, and the first step with a non-finite loss (or -1)."""
 
     loss: jax.Array
     correct: jax.Array
     images: jax.Array
     bad_step: jax.Array
+    gradient_norm: jax.Array
+    """Global norm of each step's gradient, before clipping, times the images of the step."""
 
 
 class Ema(NamedTuple):
-    """Exponential moving averages of the parameters and batch statistics, and how often they were updated."""
+    """Exponential moving averages of the parameters and batch statistics, and the number of updates."""
 
     params: Tree
     batch_stats: Tree
@@ -32,34 +34,35 @@ class Ema(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """All that training changes. With the experiment and the data it decides every later state.
+    """Everything that training changes. Together with the experiment and the data it determines every later state.
 
-    It is saved and restored whole: a field that is added here is saved without another line of code. A field that the
-    training does not have is None.
+    The state is saved and restored as a whole, so a new field needs no further code to be saved. Fields that a training
+    does not use are None.
     """
 
     step: jax.Array
     params: Tree
     batch_stats: Tree
     opt_state: Any
-    """What the update rule remembers of the trainable parameters; frozen ones have none."""
+    """Optimizer state of the trainable parameters; frozen parameters have none."""
     metrics: EpochMetrics
     ema: Ema | None = None
 
     @property
     def variables(self) -> Variables:
-        """What the next step trains."""
+        """Variables that the next step trains."""
         return Variables(self.params, self.batch_stats)
 
     @property
     def evaluated(self) -> Variables:
-        """What is evaluated, compared and published: the averages where the training keeps some."""
+        """Variables to evaluate, compare and publish: the moving averages if the training keeps them."""
         return self.variables if self.ema is None else Variables(self.ema.params, self.ema.batch_stats)
 
 
 def empty_metrics(dtype: Any = jnp.float32) -> EpochMetrics:
-    """Return the sums before the first step of an epoch, the loss in ``dtype``."""
-    return EpochMetrics(jnp.zeros((), dtype), jnp.int32(0), jnp.int32(0), jnp.int32(-1))
+    """Return the sums before the first step of an epoch, with the loss in ``dtype``."""
+    zero = jnp.zeros((), dtype)
+    return EpochMetrics(zero, jnp.int32(0), jnp.int32(0), jnp.int32(-1), jnp.copy(zero))
 
 
 def init_state(experiment: Experiment, hyperparameters: Hyperparameters) -> TrainState:
@@ -69,10 +72,10 @@ def init_state(experiment: Experiment, hyperparameters: Hyperparameters) -> Trai
 
 
 def state_of(experiment: Experiment, hyperparameters: Hyperparameters, variables: Variables) -> TrainState:
-    """Return the state that trains from given variables, before its first step."""
+    """Return the initial state of a training that starts from the given variables."""
     trainable, _ = split_frozen(variables.params, experiment.train.freeze)
     rule = make_rule(experiment.optimizer)(hyperparameters, hyperparameters.lr)
-    # Copies: the step gives the state's memory away, and an array may be given once.
+    # Copies, because the train step donates the state and a buffer can be donated only once.
     copied = jax.tree.map(jnp.copy, variables)
     ema = None if experiment.train.ema_decay is None else Ema(copied.params, copied.batch_stats, jnp.int32(0))
     metrics = empty_metrics(parameter_dtype(experiment.model.dtype))
@@ -80,14 +83,14 @@ def state_of(experiment: Experiment, hyperparameters: Hyperparameters, variables
 
 
 def step_key(seed: int) -> jax.Array:
-    """Return the key that each step folds its number into; a resumed run draws what an uninterrupted one would."""
+    """Return the key that each step folds its number into, so that a resumed run draws the same random numbers."""
     return jax.random.fold_in(jax.random.key(seed), STEP_STREAM)
 
 
 def averaged(ema: Ema, variables: Variables, decay: Any) -> Ema:
     """Return the averages after a step that ended with ``variables``.
 
-    The decay grows from 0.1 as (1 + n) / (10 + n) over the first steps, so that the random start is soon forgotten.
+    The decay grows from 0.1 as (1 + n) / (10 + n) over the first steps, so that the initial values fade quickly.
     """
     updates = ema.updates.astype(jnp.float32)
     keep = jnp.minimum(decay, (1 + updates) / (10 + updates))
@@ -97,5 +100,5 @@ def averaged(ema: Ema, variables: Variables, decay: Any) -> Ema:
 
 
 def joined(trainable: Tree, frozen: Tree) -> Tree:
-    """Return the parameters of the two trees; the trainable ones themselves where nothing is frozen."""
+    """Merge the two parameter trees; return ``trainable`` itself if nothing is frozen."""
     return join(trainable, frozen) if frozen else trainable

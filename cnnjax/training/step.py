@@ -1,4 +1,4 @@
-"""The pure train step, and how several of them go to the device in one call."""
+"""The pure train step, and the dispatch of several steps in one device call."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ NO_AUGMENTATION = Augmentation()
 
 
 class Gradient(NamedTuple):
-    """What a batch gives: the gradient of its mean loss, the statistics it moved, the loss, how many it got right."""
+    """Result of a batch: gradient of the mean loss, new batch statistics, mean loss, number of correct predictions."""
 
     params: Tree
     batch_stats: Tree
@@ -29,13 +29,13 @@ class Gradient(NamedTuple):
 
 
 GradientFn = Callable[[Tree, Tree, Batch, jax.Array], Gradient]
-"""From trainable parameters, batch statistics, a batch and a key."""
+"""Function of trainable parameters, batch statistics, a batch and a key."""
 TrainStep = Callable[[TrainState, Batch, jax.Array, Hyperparameters], TrainState]
 Dispatch = Callable[..., tuple[TrainState, EpochMetrics]]
 
 
 def augmented(config: Augmentation, images: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return a step's images as its network sees them, before `normalize`, and the key for the network's own chance."""
+    """Return the images as the network sees them, before `normalize`, and the PRNG key for the network."""
     if config == NO_AUGMENTATION:
         return images, key
     network_key, augmentation_key = jax.random.split(key)
@@ -45,9 +45,9 @@ def augmented(config: Augmentation, images: jax.Array, key: jax.Array) -> tuple[
 def make_train_step(experiment: Experiment, preprocessing: Preprocessing) -> TrainStep:
     """Return the pure function ``(state, batch, key, hyperparameters) -> state``.
 
-    The program depends on the names in the experiment alone (network, loss, rule, schedule, augmentation, which
-    parameters are frozen); its values come with the hyperparameters, so ``jax.vmap`` over states and hyperparameters
-    trains members side by side in one program.
+    The program depends only on the names in the experiment (network, loss, optimizer, schedule, augmentation, frozen
+    parameters). The values come with the hyperparameters, so ``jax.vmap`` over states and hyperparameters trains
+    several members side by side in one program.
     """
     arch, loss, train = experiment.model, experiment.loss, experiment.train
     rule = make_rule(experiment.optimizer)
@@ -64,10 +64,10 @@ def make_train_step(experiment: Experiment, preprocessing: Preprocessing) -> Tra
             grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
             (mean, (logits, new_stats)), grads = grad_fn(trainable, batch_stats, batch, key)
             labels = batch.labels()
-            right = logits.argmax(axis=-1).astype(labels.dtype) == labels
+            correct = logits.argmax(axis=-1).astype(labels.dtype) == labels
             if batch.weights is not None:
-                right &= batch.weights > 0
-            return Gradient(grads, new_stats, mean, right.sum(dtype=jnp.int32))
+                correct &= batch.weights > 0
+            return Gradient(grads, new_stats, mean, correct.sum(dtype=jnp.int32))
 
         return gradient
 
@@ -93,31 +93,35 @@ def make_train_step(experiment: Experiment, preprocessing: Preprocessing) -> Tra
 
 
 def _add(metrics: EpochMetrics, step: Gradient, batch: Batch, number: jax.Array) -> EpochMetrics:
-    """Return the epoch's sums after a step. Examples of weight 0 are not counted."""
+    """Return the epoch's sums after a step. Examples of weight 0 do not count."""
     images = len(batch.images) if batch.weights is None else (batch.weights > 0).sum(dtype=jnp.int32)
     dtype = metrics.loss.dtype
     loss = metrics.loss + step.loss.astype(dtype) * jnp.asarray(images, dtype)
+    norm = optax.tree.norm(step.params).astype(dtype)
     first_bad = (metrics.bad_step < 0) & ~jnp.isfinite(loss)
     return EpochMetrics(
         loss=loss,
         correct=metrics.correct + step.correct,
         images=metrics.images + images,
         bad_step=jnp.where(first_bad, number, metrics.bad_step),
+        gradient_norm=metrics.gradient_norm + norm * jnp.asarray(images, dtype),
     )
 
 
 def accumulated(gradient: GradientFn, parts: int) -> GradientFn:
-    """Return ``gradient`` of a batch that goes through the network in so many equal parts, one after the other.
+    """Return ``gradient`` for a batch that is split into ``parts`` equal parts, computed one after another.
 
-    Only one part's activations are in memory. Each part draws its own chance; its norms see its own statistics, and the
-    running ones move with each part. With weights, each part counts by the weight that it holds.
+    Only one part's activations are in memory at a time. Each part draws its own random numbers, is normalized by its
+    own statistics, and updates the running statistics. With weights, each part counts by the sum of its weights.
     """
     if parts == 1:
         return gradient
 
     def whole(trainable: Tree, batch_stats: Tree, batch: Batch, key: jax.Array) -> Gradient:
         def add(sums: Gradient, numbered: tuple[jax.Array, Batch]) -> tuple[Gradient, None]:
-            sums, numbered = lax.optimization_barrier((sums, numbered))  # no part begins before the last one has ended
+            sums, numbered = lax.optimization_barrier(
+                (sums, numbered)
+            )  # no part starts before the previous one has ended
             number, part = numbered
             step = gradient(trainable, sums.batch_stats, part, jax.random.fold_in(key, number))
             grads, loss = step.params, step.loss
@@ -145,10 +149,9 @@ def accumulated(gradient: GradientFn, parts: int) -> GradientFn:
 def make_dispatch(train_step: TrainStep, batch_size: int, steps_per_epoch: int) -> Dispatch:
     """Return the jitted ``(state, data, order, key, hyperparameters, steps=k) -> (state, metrics)``.
 
-    It runs k steps in one call of the device and donates the state. Which images a step sees follows from
-    ``state.step`` and the epoch's ``order`` [N] alone; an order that begins with the images of a later step of the
-    epoch comes with the number of that step, ``start``. The metrics are a copy that outlives the donation, for showing
-    progress.
+    It runs k steps in one device call and donates the state. The images of a step depend only on ``state.step`` and the
+    epoch's ``order`` [N]; if ``order`` begins with the images of a later step of the epoch, ``start`` is the number of
+    that step. The metrics are a copy that survives the donation, so that progress can be shown.
     """
 
     def one_step(

@@ -1,5 +1,7 @@
 """scripts/convert.py as a user runs it."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -50,7 +52,7 @@ def test_there_predict_and_back(tmp_path, script):
         (["resnet50", "--from", "timm", "missing.pth", "out"], "missing.pth cannot be read"),
         (["resnet20_cifar", "--from", "cifar", "x", "out"], "give --mean and --std"),
         (["resnet50", "--from", "timm", "x"], "required"),
-        (["missing", "--to", "timm", "x.safetensors"], "is not the folder of a run"),
+        (["missing", "--to", "timm", "x.safetensors"], "is not a run folder"),
         (["resnet18", "--from", "timm", "x", "y", "--mean", "nan", "0", "0"], "preprocessing.mean"),
     ],
 )
@@ -69,6 +71,15 @@ class TestFolder:
         if not path.exists():
             write_legacy_h5(path, tensors_of(KERAS_V1, "keras"))
         return convert_to_run("resnet50_v1", KERAS_V1, "keras", path, tmp_path / "out", **options)
+
+    @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+    def test_the_folder_has_the_permissions_of_the_umask(self, tmp_path, umask):
+        before = os.umask(umask)
+        try:
+            self.convert(tmp_path)
+        finally:
+            os.umask(before)
+        assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~umask
 
     def test_images_are_prepared_as_the_publisher_does(self, tmp_path):
         self.convert(tmp_path)
@@ -101,14 +112,14 @@ class TestFolder:
     def test_a_folder_that_is_not_empty_stays_as_it_is(self, tmp_path):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine").write_text("text")
-        with pytest.raises(UserError, match="is there, and not an empty folder"):
+        with pytest.raises(UserError, match="exists and is not an empty folder"):
             self.convert(tmp_path)
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
     def test_a_link_stays_a_link(self, tmp_path):
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
-        with pytest.raises(UserError, match="is there, and not an empty folder"):
+        with pytest.raises(UserError, match="exists and is not an empty folder"):
             self.convert(tmp_path)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "elsewhere", "out"]
 

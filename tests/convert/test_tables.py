@@ -141,11 +141,11 @@ class TestStrictness:
         assert "left over there (1): bn2.weight [8]" in message
         assert "of another shape or type (1): fc.bias is [6] and [5] is needed (our head/bias)" in message
 
-    def test_every_missing_tensor_is_named(self, torch_tensors):
+    def test_missing_tensors_are_counted_and_the_first_are_named(self, torch_tensors):
         gone = [name for name in torch_tensors if name.startswith("layer2.")]
         message = self.refused({name: x for name, x in torch_tensors.items() if name not in gone})
         assert f"missing there ({len(gone)})" in message
-        assert all(name in message for name in gone)
+        assert sum(name in message for name in gone) == 3
 
     def test_what_the_table_declares_may_be_there(self, torch_tensors):
         torch_tensors["bn1.num_batches_tracked"] = np.array(3)
@@ -175,10 +175,10 @@ class TestStrictness:
         torch_tensors["bn1.running_var"] = np.full(8, -1, np.float32)
         assert "variances below 0, in bn1.running_var" in self.refused(torch_tensors)
 
-    def test_of_many_names_that_mean_nothing_a_thousand_are_listed(self, torch_tensors):
+    def test_of_many_unknown_names_the_first_three_are_listed(self, torch_tensors):
         message = self.refused({**torch_tensors, **{f"x{n}" + "y" * 500: np.zeros(1) for n in range(5000)}})
         assert "left over there (5000)" in message
-        assert "and 4,000 more" in message
+        assert "and 4,997 more" in message
         assert len(message) < 200_000
 
     def test_without_classes_the_head_is_left_aside(self, torch_tensors):

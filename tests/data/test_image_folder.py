@@ -157,15 +157,118 @@ def test_an_image_turned_by_its_camera_has_the_size_it_is_shown_in(write):
     assert np.array_equal(load_image_folder(write(files)).parts["train"].images[1], np.rot90(lying, -1))
 
 
+def pgm16(values):
+    return b"P5 %d %d 65535\n" % values.shape[::-1] + values.astype(">u2").tobytes()
+
+
+def tiff(values):
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "TIFF")
+    return file.getvalue()
+
+
+def test_values_of_16_bits_are_scaled_and_not_clipped(write):
+    values = np.arange(48, dtype=np.uint16).reshape(8, 6) * 1300
+    contents = {
+        "pgm": pgm16(values),
+        "png": png(values),
+        "tiff": tiff(values),
+        "int.tiff": tiff(values.astype(np.int32)),
+    }
+    for suffix, content in contents.items():
+        files = made_up(shape=(8, 6))
+        del files["train/cat/0.png"]
+        image = load_image_folder(write(files | {f"train/cat/0.{suffix}": content})).parts["train"].images[0]
+        np.testing.assert_array_equal(image[..., 0], values >> 8, err_msg=suffix)
+
+
+@pytest.mark.parametrize("values", [np.full((8, 6), 0.5, np.float32), np.full((8, 6), 70_000, np.int32)])
+def test_values_of_an_unknown_range_are_refused(write, values):
+    files = made_up(shape=(8, 6)) | {"train/cat/9.tiff": tiff(values)}
+    refused(write(files), "9.tiff cannot be read as an image .*convert it to 8 or 16 bits")
+
+
 def test_what_is_no_image_is_left_out(write):
     others = (
         "README", "README.txt", "train/cat/Thumbs.db", "train/cat/.hidden.png", "train/cat/notes.txt", ".git/config",
         "__MACOSX/train/cat/._0.png", "__MACOSX/._train", "train/.DS_Store", "test/.cache/0.png", "train/list.txt",
-        "validation/cat/0.png", "sample.png",
+        "other/cat/0.png", "sample.png",
     )  # fmt: skip
     loaded = load_image_folder(write(made_up() | dict.fromkeys(others, b"something")))
     assert loaded.classes == ("cat", "dog")
     assert len(loaded.parts["train"].labels) == 10
+    (notice,) = loaded.notices
+    assert notice.startswith("7 files of ")
+    for name in ("README", "train/cat/Thumbs.db", "train/list.txt", "other/cat/0.png", "sample.png"):
+        assert name in notice
+
+
+def test_files_are_images_by_their_content_whatever_their_suffix(write):
+    files = {name.replace("train/cat/1.png", "train/cat/1.jfif"): content for name, content in made_up().items()}
+    loaded = load_image_folder(write(files))
+    assert len(loaded.parts["train"].labels) == 10
+    assert loaded.notices == ()
+
+
+def test_validation_images_of_a_folder_are_the_validation_part(write):
+    files = made_up()
+    given = {name.replace("test/", "val/"): content for name, content in files.items() if name.startswith("test")}
+    dataset = data.load(Data(source="image_folder", dir=str(write(files | given))))
+    assert [len(dataset.part(part).labels) for part in ("train", "validation", "test")] == [10, 4, 4]
+    assert dataset.notices == ()
+
+
+@pytest.mark.parametrize("layout", ["train", "no parts"])
+def test_missing_parts_are_set_aside_and_reported(write, layout):
+    names = [name for name in made_up() if name.startswith("train")]
+    files = {name if layout == "train" else name.removeprefix("train/"): made_up()[name] for name in names}
+    config = Data(source="image_folder", dir=str(write(files)), validation=0.25, test=0.2)
+    dataset = data.load(config)
+    assert [len(dataset.part(part).labels) for part in ("train", "validation", "test")] == [6, 2, 2]
+    assert np.bincount(dataset.test.labels).tolist() == [1, 1]
+    assert dataset.notices == (
+        "image_folder has no test images; 2 of 10 training images were set aside as test images "
+        "(data.test, data.split_seed)",
+    )
+    assert np.array_equal(data.load(config).test.images, dataset.test.images)
+    assert data.load(config.replace(split_seed=1)).split_hash != dataset.split_hash
+
+
+def test_photos_of_any_size_are_resized_and_cropped(write):
+    rng = np.random.default_rng(3)
+    files = made_up() | {"train/cat/0.png": png(rng.integers(0, 256, (40, 90, 3), dtype=np.uint8))}
+    dataset = data.load(Data(source="image_folder", dir=str(write(files)), validation=0.2, size=16))
+    assert dataset.train.image_shape == (16, 16, 3)
+    chain = dataset.preprocessing
+    assert (chain.resize, chain.resize_size, chain.height, chain.width) == ("short", 16, 16, 16)
+    refused(write(files), r"all must be of one size: give --data.size PIXELS")
+
+
+def test_damaged_files_are_named_together_or_left_out(write):
+    files = made_up() | {"train/dog/2.png": b"", "test/cat/1.png": b"text"}
+    place = write(files)
+    refused(place, "2 files cannot be read as images: train/dog/2.png, test/cat/1.png; replace or remove them")
+    dataset = data.load(Data(source="image_folder", dir=str(place), validation=0.25, skip_damaged=True))
+    assert dataset.notices[0].startswith("2 damaged files of ")
+    assert len(dataset.train.labels) + len(dataset.validation.labels) == 9
+    assert dataset.test.labels.tolist() == [0, 1, 1]
+
+
+def test_zips_of_windows_are_read(tmp_path):
+    files = made_up()
+    plain = load_image_folder(write_zip(tmp_path / "plain.zip", files))
+    content = (tmp_path / "plain.zip").read_bytes()
+    for name in files:
+        content = content.replace(name.encode(), name.replace("/", "\\").encode())
+    (tmp_path / "backslash.zip").write_bytes(content)
+    loaded = load_image_folder(tmp_path / "backslash.zip")
+    assert all(np.array_equal(loaded.parts[part].images, plain.parts[part].images) for part in plain.parts)
+
+
+@pytest.mark.parametrize("options", [{"size": 32}, {"skip_damaged": True}])
+def test_options_of_image_folders_are_refused_elsewhere(options):
+    with pytest.raises(UserError, match="is given for fashion_mnist_mini; only image_folder has that option"):
+        data.load(Data(**options))
 
 
 def test_a_damaged_image_is_named(write):
@@ -179,7 +282,8 @@ def test_a_damaged_image_is_named(write):
 def test_a_file_that_only_pretends_to_be_an_image_is_not_opened_as_something_else(write):
     page = io.BytesIO()
     Image.new("RGB", (6, 8)).save(page, "EPS")
-    refused(write(made_up() | {"train/dog/2.png": page.getvalue()}), r"2.png cannot be read as an image \(it is none\)")
+    files = made_up() | {"train/dog/2.png": page.getvalue()}
+    refused(write(files), r"2.png cannot be read as an image \(not an image\)")
 
 
 def test_sizes_that_differ_are_refused_with_both_files(write):
@@ -230,16 +334,15 @@ def without(prefix):
         ({}, "has no folder train"),
         ({"README": b""}, "has no folder train"),
         (without("train"), "has no folder train"),
-        (without("test"), "has no folder test"),
         ({f"a/b/{name}": content for name, content in made_up().items()}, "has no folder train"),
         (made_up() | {"test/bird/0.png": b""}, "the test images have a class 'bird'"),
         (without("test/cat"), "the test images have no class 'cat'"),
         (without("train/cat"), "the test images have a class 'cat'"),
         (without("train/cat") | {"train/cat/notes.txt": b""}, "the class 'cat' has no images in train"),
         (without("test/dog") | {"test/dog/notes.txt": b""}, "the class 'dog' has no images in test"),
-        (made_up() | {"train/0.png": b""}, "/train/0.png lies elsewhere than train/CLASS/FILE"),
-        (made_up() | {"train/cat/young/0.png": b""}, "/train/cat/young/.* lies elsewhere than train/CLASS/FILE"),
-        (dict.fromkeys(made_up(), png(np.full((8, 6), 7, np.uint8))), "all of one even colour"),
+        (made_up() | {"train/0.png": b""}, "/train/0.png does not follow the layout train/CLASS/FILE"),
+        (made_up() | {"train/cat/young/0.png": b""}, "/train/cat/young/.* does not follow the layout train/CLASS/FILE"),
+        (dict.fromkeys(made_up(), png(np.full((8, 6), 7, np.uint8))), "all have one uniform color"),
     ],
 )
 def test_another_layout_is_refused(write, tmp_path, files, message):
@@ -264,7 +367,7 @@ class TestHostileZips:
         "name", ["../train/cat/9.png", "train/cat/../../../9.png", "/train/cat/9.png", "C:/9.png", "..\\9.png", "../x"]
     )
     def test_a_path_that_leads_out_is_refused(self, tmp_path, name):
-        refused(write_zip(tmp_path / "images.zip", made_up() | {name: b""}), "a link or a path that leads out")
+        refused(write_zip(tmp_path / "images.zip", made_up() | {name: b""}), "a symlink or a path outside")
         assert [path.name for path in tmp_path.iterdir()] == ["images.zip"]
 
     def test_a_rare_compression_is_refused_since_it_unpacks_without_a_bound(self, tmp_path):
@@ -272,7 +375,7 @@ class TestHostileZips:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
             for name, data in made_up().items():
                 archive.writestr(name, data)
-        refused(path, "is compressed in a rare way")
+        refused(path, "uses an unsupported compression")
 
     @pytest.mark.filterwarnings("ignore:Duplicate name")
     def test_a_file_that_is_there_twice_is_refused(self, tmp_path):
@@ -287,7 +390,7 @@ class TestHostileZips:
         link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(link, "/etc/passwd")
-        refused(path, "'train/cat/9.png', a link or a path that leads out of the zip")
+        refused(path, "'train/cat/9.png', a symlink or a path outside the zip")
 
     def test_a_member_that_swells_a_thousandfold_is_refused_unread(self, tmp_path, monkeypatch):
         swelling = bytes(image_files.MOST_FILE_BYTES + 1)
@@ -298,7 +401,7 @@ class TestHostileZips:
         monkeypatch.setattr(
             zipfile.ZipFile, "open", lambda archive, member: asked.append(member.filename) or opened(archive, member)
         )
-        refused(path, "train/cat/9.png cannot be read as an image .*67,108,865 bytes, and 67,108,864 are the most")
+        refused(path, "train/cat/9.png cannot be read as an image .*67,108,865 bytes; at most 67,108,864 are allowed")
         assert asked
         assert "train/cat/9.png" not in asked
 

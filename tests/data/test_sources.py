@@ -112,6 +112,7 @@ def test_the_subset_holds_the_first_of_each_class(tmp_path):
     assert np.array_equal(subset.images[subset.labels == 4], split.images[split.labels == 4][:3])
 
 
+@pytest.mark.many_inputs
 def test_embedding_the_embedded_set_again_gives_the_same_bytes(tmp_path):
     assert embed_subset(tmp_path, str(EMBEDDED)) < 6_000_000
     for path in EMBEDDED.glob("*.gz"):
@@ -152,7 +153,7 @@ def test_unreadable_images_are_one_sentence(tmp_path):
     (tmp_path / "text.png").write_text("not an image")
     with pytest.raises(UserError, match="cannot be read as an image"):
         read_image(str(tmp_path / "text.png"), GREY)
-    with pytest.raises(UserError, match="is not a plain file"):
+    with pytest.raises(UserError, match="is not a regular file"):
         read_image(str(tmp_path), GREY)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / "cut.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:400])
@@ -209,3 +210,32 @@ def test_an_image_of_far_too_many_pixels_is_one_sentence(tmp_path, monkeypatch):
 def test_a_folder_for_the_embedded_set_is_refused(tmp_path):
     with pytest.raises(UserError, match="leave out --data.dir"):
         data.load(Data(dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train-images.idx3-ubyte", "train-images-idx3-ubyte/train-images-idx3-ubyte", "raw/train-images-idx3-ubyte",
+        "MNIST/raw/train-images-idx3-ubyte", "train-images.idx3-ubyte/train-images.idx3-ubyte",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("gzipped", [False, True])
+def test_files_are_found_as_mirrors_lay_them_out_and_gzip_is_recognized_by_content(digits, tmp_path, name, gzipped):
+    folder = shutil.copytree(digits, tmp_path / "copied")
+    (original,) = folder.rglob("train-images-idx3-ubyte*")
+    content = original.read_bytes()
+    content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    original.unlink()
+    target = original.parent / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(gzip.compress(content) if gzipped else content)
+    config = Data(source="mnist", dir=str(folder), validation=0.2)
+    moved, before = data.load(config), data.load(config.replace(dir=str(digits)))
+    assert moved.content_hash == before.content_hash
+
+
+def test_other_files_under_the_name_of_a_published_set_are_reported(digits):
+    dataset = data.load(Data(source="fashion_mnist", dir=str(digits), validation=0.2))
+    (notice,) = dataset.notices
+    assert notice.startswith("the files of fashion_mnist are not the published ones (sha256 ")
+    assert data.load(Data(source="mnist", dir=str(digits), validation=0.2)).notices == ()

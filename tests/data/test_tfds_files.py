@@ -32,7 +32,7 @@ def test_links_are_refused(folder, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside")
     shutil.copytree(folder, outside / "1.0.0", dirs_exist_ok=True)
     (folder / "more").symlink_to(outside)
-    refused(folder, "neither a plain file nor a folder")
+    refused(folder, "neither a regular file nor a folder")
     shutil.rmtree(folder)
     folder.symlink_to(outside / "1.0.0")
     refused(folder, "is a link that leads out of")
@@ -118,7 +118,7 @@ INFO = {
     "records without end": (lambda value: split_of(value).update(shardLengths=["9" * 99]), "where a count should be"),
     "negative records": (lambda value: split_of(value).update(shardLengths=[-1]), "-1 where a count should be"),
     "more shards": (lambda value: split_of(value).update(shardLengths=["30", "30"]), "00000-of-00002 is missing"),
-    "no list": (lambda value: value.update(splits=3), "3 where a list should be"),
+    "no list": (lambda value: value.update(splits=3), "3 where a list is expected"),
     "a number that is none": (lambda value: value.update(downloadSize="x"), "tensorflow-datasets cannot open"),
 }  # fmt: skip
 
@@ -159,7 +159,7 @@ def test_a_shard_that_is_cut_off_or_damaged(folder):
     content = shard.read_bytes()
     for size in (0, 20, 64, 10_000, len(content) // 2, len(content) - 1):
         shard.write_bytes(content[:size])
-        refused(folder, "cut off|damaged|holds 0 records")
+        refused(folder, "truncated|damaged|holds 0 records")
     changed = bytearray(content)
     changed[20_000] ^= 1
     shard.write_bytes(changed)
@@ -199,7 +199,7 @@ def test_records_that_are_no_images_of_the_set(folder, monkeypatch):
     broken(good[0], -1)
     refused(folder, "has the label -1")
     broken(b"text")
-    refused(folder, r"record 11 of test cannot be read \(it is none\)")
+    refused(folder, r"record 11 of test cannot be read \(not an image\)")
     broken(png(np.zeros((28, 27), np.uint8)))
     refused(folder, "27x28 pixels, not 28x28; all must be of one size")
     broken(png(np.zeros((28, 28, 3), np.uint8)))

@@ -60,7 +60,7 @@ def damaged(shop: Workshop, run: Path, file: Path, kind: str, trial: str) -> str
         check(f"{name} is damaged" in ended.out, f"the damage is not named: {ended.out}")
         check(f"it is kept as damaged-{name}" in ended.out, "it was not set aside")
         check((copy / "checkpoints" / f"damaged-{name}").is_dir(), "it was not kept")
-        check("continuing after epoch 2" in ended.out, f"not the newest good one was used: {ended.out}")
+        check("resuming after epoch 2" in ended.out, f"not the newest good one was used: {ended.out}")
         shop.check_same(copy, *EPOCHS)
     except Exception as error:
         return f"{file} {kind}: {type(error).__name__}: {error}"

@@ -165,7 +165,7 @@ def blocked(shop: Workshop, name: str) -> Row:
             wait_for(process, lambda: epochs_done(run) >= 2)
             (run / name).unlink(missing_ok=True)
             (run / name).mkdir()
-            finish(process).one_sentence(1, "is trained to its end, but ")
+            finish(process).one_sentence(1, "has finished training, but ")
         (run / name).rmdir()
         shop.go_on(run)
         return "exit code 1; the next start mends it"

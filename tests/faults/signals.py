@@ -63,13 +63,13 @@ def attempted(
         took = time.monotonic() - began
     if not reached or ended.code == 0:  # it was at its end already
         return None
-    ended.one_sentence(1, "interrupted; what goes on from here is: ")
+    ended.one_sentence(1, "interrupted; to resume: ")
     saved = [int(step) for step in re.findall(r"^saved step (\d+)", ended.out, re.MULTILINE)]
     if not hit(moment, saved, run):
         return None
-    printed = ended.err.partition("here is: ")[2].strip()
+    printed = ended.err.partition("to resume: ")[2].strip()
     expected = ["cd", str(shop.folder), "&&", *shop.command(run, *options)]
-    check(shlex.split(printed) == expected, f"the command that goes on is {printed}")
+    check(shlex.split(printed) == expected, f"the command to resume is {printed}")
     again = subprocess.run(printed, shell=True, cwd="/", env=shop.environment(), capture_output=True, text=True)
     check(again.returncode == 0, f"the printed command: exit code {again.returncode}: {again.stderr}")
     shop.check_same(run, *options)

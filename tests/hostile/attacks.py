@@ -291,14 +291,14 @@ ATTACKS: dict[str, Attack] = {
     "keras: a thousandfold member": Attack(
         keras_of(**{"model.weights.h5": bytes(2**28)}), from_keras, "has 268,435,456 bytes, and it may have"
     ),
-    "keras: a path that leads out": Attack(keras_of(**{"../x": b""}), from_keras, "leads out of the zip"),
+    "keras: a path that leads out": Attack(keras_of(**{"../x": b""}), from_keras, "a path outside the zip"),
     "h5: groups in groups": Attack(deep_h5, from_keras, "damaged or not what it claims"),
     "safetensors: a header of 200 MB": Attack(
-        lambda path: path.write_bytes(HUGE_HEADER), from_torch, "is no file of weights"
+        lambda path: path.write_bytes(HUGE_HEADER), from_torch, "is not a weight file"
     ),
-    "idx: a terabyte": Attack(lambda path: path.write_bytes(IDX + SIZES[0]), images, "are the most"),
+    "idx: a terabyte": Attack(lambda path: path.write_bytes(IDX + SIZES[0]), images, "are allowed"),
     "idx.gz: a terabyte": Attack(
-        lambda path: path.write_bytes(gzip.compress(IDX + SIZES[0] + bytes(10**8))), images, "are the most", name="a.gz"
+        lambda path: path.write_bytes(gzip.compress(IDX + SIZES[0] + bytes(10**8))), images, "are allowed", name="a.gz"
     ),
     "idx.gz: a gigabyte where 2 MiB are said": Attack(
         lambda path: path.write_bytes(gzip.compress(IDX + SIZES[1] + bytes(2**30), 1)), images, "and holds more",
@@ -321,13 +321,13 @@ ATTACKS: dict[str, Attack] = {
         lambda path: path.write_bytes(b"P6 50000 50000 255\n123"), picture, "exceeds limit"
     ),
     "eps: a program in PostScript": Attack(
-        lambda path: Image.new("RGB", (9, 9)).save(path, "EPS"), picture, r"as an image \(it is none\)"
+        lambda path: Image.new("RGB", (9, 9)).save(path, "EPS"), picture, r"as an image \(not an image\)"
     ),
-    "image: a pipe": Attack(lambda path: os.mkfifo(path), picture, "is not a plain file"),
-    "weights: a pipe": Attack(lambda path: os.mkfifo(path), from_torch, "is not a plain file"),
-    "weights: a device": Attack(lambda path: path.symlink_to("/dev/zero"), from_torch, "is not a plain file"),
-    "idx: a pipe": Attack(lambda path: os.mkfifo(path), images, "is not a plain file"),
-    "image: 65 MiB": Attack(lambda path: path.write_bytes(bytes(65 * 2**20)), picture, "are the most"),
+    "image: a pipe": Attack(lambda path: os.mkfifo(path), picture, "is not a regular file"),
+    "weights: a pipe": Attack(lambda path: os.mkfifo(path), from_torch, "is not a regular file"),
+    "weights: a device": Attack(lambda path: path.symlink_to("/dev/zero"), from_torch, "is not a regular file"),
+    "idx: a pipe": Attack(lambda path: os.mkfifo(path), images, "is not a regular file"),
+    "image: 65 MiB": Attack(lambda path: path.write_bytes(bytes(65 * 2**20)), picture, "are allowed"),
     "config: 100,000 lists in lists": Attack(text("[" * 100_000), read_config, "cannot be read as JSON"),
     "config: a model of lists in lists": Attack(config("[" * 900 + "]" * 900), read_config, "more than 50 lists"),
     "config: a number of 100,000 digits": Attack(config("1" * 100_000), read_config, "cannot be read as JSON"),
@@ -351,7 +351,7 @@ ATTACKS: dict[str, Attack] = {
     **{
         f"checkpoint: {what} for {name}": Attack(
             checkpoint_where(f"variables/{name}", replace), read_checkpoint,
-            f"is damaged: .*{name} is neither a plain file nor a folder", name=CHECKPOINT,
+            f"is damaged: .*{name} is neither a regular file nor a folder", name=CHECKPOINT,
         )
         for name in ("_METADATA", "manifest.ocdbt", "_sharding", "array_metadatas/process_0", "d")
         for what, replace in (("a pipe", os.mkfifo), ("a link", linked), ("a socket", bound_socket))
@@ -360,11 +360,11 @@ ATTACKS: dict[str, Attack] = {
         checkpoint_where("info.json", os.mkfifo), read_checkpoint, "is damaged: .*info.json is neither", name=CHECKPOINT
     ),
     "checkpoint: a pipe for format.json": Attack(
-        checkpoint_where("format.json", os.mkfifo), read_checkpoint, "format.json is not a plain file", name=CHECKPOINT
+        checkpoint_where("format.json", os.mkfifo), read_checkpoint, "format.json is not a regular", name=CHECKPOINT
     ),
     "checkpoint: a link to a device": Attack(
         checkpoint_where("variables/_METADATA", lambda path: path.symlink_to("/dev/zero")), read_checkpoint,
-        "_METADATA is neither a plain file nor a folder", name=CHECKPOINT,
+        "_METADATA is neither a regular file nor a folder", name=CHECKPOINT,
     ),
     "checkpoint: a link itself": Attack(
         linked_checkpoint, read_checkpoint, "is damaged: .* is a link", name=CHECKPOINT
@@ -381,7 +381,7 @@ ATTACKS: dict[str, Attack] = {
     "metrics: 100 MB of honest lines": Attack(
         lambda path: path.write_bytes(b"".join(map(honest_row, range(1, 500_000)))), rows, "read", 20
     ),
-    "metrics: a pipe": Attack(os.mkfifo, rows, "is not a plain file"),
+    "metrics: a pipe": Attack(os.mkfifo, rows, "is not a regular file"),
     "config: 100 MB": Attack(config('{"family": "%s"}' % ("x" * 10**8)), read_config, "MiB"),
 }  # fmt: skip
 

@@ -90,7 +90,7 @@ LOCKS = {
 @pytest.mark.parametrize("kind", LOCKS)
 def test_a_lock_that_is_no_plain_file_is_refused(run, outside, kind):
     LOCKS[kind](run.path / LOCK, outside)
-    with pytest.raises(UserError, match=r"\.lock is not a plain file; move it away"), run.locked():
+    with pytest.raises(UserError, match=r"\.lock is not a regular file; move it away"), run.locked():
         pass
 
 
@@ -101,14 +101,14 @@ def test_so_is_the_one_that_holds_by_being_there(run, outside, kind, monkeypatch
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     LOCKS[kind](run.path / f"{LOCK}.held", outside)
-    with pytest.raises(UserError, match=r"another process trains in .* or delete .*\.lock\.held"), run.locked():
+    with pytest.raises(UserError, match=r"another process is training in .* or delete .*\.lock\.held"), run.locked():
         pass
 
 
 @pytest.mark.parametrize("kind", LOCKS)
 def test_no_line_is_added_behind_a_link(run, outside, kind):
     LOCKS[kind](run.path / "metrics.jsonl", outside)
-    with pytest.raises(UserError, match=r"metrics\.jsonl is not a plain file; move it away"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl is not a regular file; move it away"):
         run.append_metrics({"epoch": 1})
 
 
@@ -116,7 +116,7 @@ def test_no_line_is_added_behind_a_link(run, outside, kind):
 def test_checkpoints_that_lie_elsewhere_are_refused_before_anything_is_written(run, experiment, outside, target):
     run.checkpoints.rmdir()
     run.checkpoints.symlink_to(outside.parent / target)
-    with pytest.raises(UserError, match="checkpoints is a link, and a run deletes what it no longer needs there"):
+    with pytest.raises(UserError, match="checkpoints is a symlink, and a run deletes old files there"):
         launch.run(launch.Launch("run", experiment, run.path), Console(quiet=True))
     assert not (run.path / LOCK).exists()
 
@@ -124,7 +124,7 @@ def test_checkpoints_that_lie_elsewhere_are_refused_before_anything_is_written(r
 def test_a_trace_is_not_written_where_there_is_a_link(run, outside):
     (run.path / "profile").mkdir()
     (run.path / "profile" / "plugins").symlink_to(outside)
-    with pytest.raises(UserError, match="profile/plugins is neither a plain file nor a folder"):
+    with pytest.raises(UserError, match="profile/plugins is neither a regular file nor a folder"):
         Profile(range(1), run.path / "profile")
 
 

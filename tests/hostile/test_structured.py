@@ -31,6 +31,7 @@ def fields_of(cls) -> st.SearchStrategy:
 
 @MANY
 @given(family=st.sampled_from(list(FAMILIES)), data=st.data())
+@pytest.mark.many_inputs
 def test_a_model_is_read_or_refused(family, data):
     model = {"family": family, **data.draw(fields_of(FAMILIES[family]))}
     with contextlib.suppress(UserError):

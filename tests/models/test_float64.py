@@ -171,7 +171,7 @@ def test_the_native_part_is_never_chosen(monkeypatch):
         assert (dispatch.conv_library(jnp.dtype(dtype)) == "x") is chosen
 
 
-def test_without_x64_it_is_refused_in_one_sentence(arch):
+def test_float64_without_x64_is_refused(arch):
     message = "^model.dtype is 'float64' and JAX is limited to 32 bits; choose 'float32' or 'bfloat16', or set "
     with jax.enable_x64(True):
         variables = init(arch, jax.random.key(0))

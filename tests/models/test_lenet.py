@@ -5,6 +5,7 @@ import pytest
 
 import cnnjax
 from cnnjax import create, features, init
+from cnnjax.complexity import complexity
 from cnnjax.errors import UserError
 from cnnjax.functional import abstract_variables
 from cnnjax.models.layers import Pool
@@ -29,7 +30,7 @@ def test_another_size_is_refused_with_both_lengths_and_the_sizes_that_fit(size, 
     with pytest.raises(UserError) as error:
         logits_shape(create("lenet"), size)
     assert str(error.value) == (
-        "the dense layer was built for a flattened length of 5x5x16 = 400 and got "
+        "the dense layer takes a flattened length of 5x5x16 = 400 and got "
         f"{side}x{side}x16 = {length}; input sizes that fit: 28 to 31"
     )
 
@@ -92,3 +93,33 @@ def test_pooling_by_slices_equals_a_windowed_reduction(kind):
     else:
         expected = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4.0
     np.testing.assert_allclose(Pool(kind)(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("head", "parameters"), [("dense", 61_706), ("conv", 61_706), ("gap", 15_626)])
+def test_parameters_of_each_head(head, parameters):
+    assert complexity(create("lenet", head=head)).parameters == parameters
+
+
+@pytest.mark.parametrize("head", ["conv", "gap"])
+@pytest.mark.parametrize("side", [28, 32, 45])
+def test_convolutional_and_pooled_heads_accept_larger_images_with_the_same_parameters(head, side):
+    arch = create("lenet", head=head)
+    outputs, _ = apply(arch, init(arch, jax.random.key(0)), jnp.ones((2, side, side, 1)))
+    assert outputs.logits.shape == (2, 10)
+
+
+def test_the_dense_head_refuses_other_sizes_and_names_those_that_fit():
+    arch = create("lenet")
+    with pytest.raises(UserError, match="input sizes that fit: 28 to 31"):
+        apply(arch, init(arch, jax.random.key(0)), jnp.ones((2, 32, 32, 1)))
+
+
+def test_the_convolutional_head_is_the_dense_head_at_28():
+    dense, conv = create("lenet"), create("lenet", head="conv")
+    variables = init(dense, jax.random.key(0))
+    shapes = init(conv, jax.random.key(1)).params
+    params = jax.tree.map(lambda leaf, like: leaf.reshape(like.shape), variables.params, shapes)
+    images = jax.random.normal(jax.random.key(2), (3, 28, 28, 1))
+    ours, theirs = (apply(arch, variables._replace(params=p), images)[0].logits for arch, p in
+                    ((conv, params), (dense, variables.params)))  # fmt: skip
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)

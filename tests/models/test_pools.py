@@ -189,19 +189,19 @@ def test_a_program_for_any_batch_size(name):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MaxPool(0), r"size is 0; it must be a whole number or a pair of them"),
+        (lambda: MaxPool(0), r"size is 0; it must be a whole number or a .height, width. pair"),
         (lambda: MaxPool(2, (1, 2, 3)), r"stride is \(1, 2, 3\); it must be"),
         (lambda: MaxPool(2.0), "size is 2.0; it must be"),
         (lambda: AveragePool(3, padding=-1), "padding is -1; it must be .* 0 or more"),
-        (lambda: AveragePool(3, padding="same"), "padding is 'same'; it must be"),
-        (lambda: AveragePool((3, 1), padding=1), r"padding is 1 for windows of \(3, 1\); it must be at most half"),
-        (lambda: MaxPool(3, padding="SAME", ceil_mode=True), "ceil_mode is given with padding 'SAME'"),
+        (lambda: AveragePool(3, padding="same"), "padding is 'same'; it must be 'SAME', 'VALID', a whole number"),
+        (lambda: AveragePool((3, 1), padding=1), r"padding is 1 for windows of size \(3, 1\); it must be at most half"),
+        (lambda: MaxPool(3, padding="SAME", ceil_mode=True), "ceil_mode is True with padding 'SAME'"),
         (lambda: AveragePool(3, padding="SAME", count_include_pad=True), "count_include_pad is True with"),
         (lambda: AdaptiveAveragePool(0), "size is 0"),
-        (lambda: MaxPool(3)(jnp.zeros((1, 2, 5, 1))), "does not fit a map of 2x5; give larger images"),
-        (lambda: AdaptiveAveragePool(1)(jnp.zeros((1, 0, 5, 1))), "a map of 0x5 has nothing to pool"),
+        (lambda: MaxPool(3)(jnp.zeros((1, 2, 5, 1))), "does not fit a map of 2x5; use larger images"),
+        (lambda: AdaptiveAveragePool(1)(jnp.zeros((1, 0, 5, 1))), "a map of 0x5 has no positions to pool"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_sentence(make, message):
+def test_invalid_pools_are_refused(make, message):
     with pytest.raises(UserError, match=message):
         make()

@@ -48,7 +48,7 @@ def test_dropout_is_the_identity_in_evaluation_and_at_rate_0():
     assert drop(x) is x
     assert Dropout(0.0)(x) is x
     drop.train()
-    with pytest.raises(UserError, match="dropout draws at random in training"):
+    with pytest.raises(UserError, match="dropout has no PRNG key in training"):
         drop(x)
 
 

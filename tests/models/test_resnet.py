@@ -67,11 +67,8 @@ def test_with_zero_init_each_block_is_the_identity_up_to_its_activation(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "resnet50",
-        *(
-            pytest.param(name, marks=pytest.mark.compiles_large)
-            for name in ("resnet18", "resnet50_v1", "resnext50_32x4d")
-        ),
+        pytest.param(name, marks=pytest.mark.compiles_large)
+        for name in ("resnet18", "resnet50", "resnet50_v1", "resnext50_32x4d")
     ],
 )
 def test_with_zero_init_every_gradient_is_finite_and_each_last_norm_has_one(name):
@@ -140,7 +137,7 @@ def test_stochastic_depth_drops_images_in_training_alone():
     drawn = [apply(arch, variables, IMAGES, train=True, key=jax.random.key(seed))[0].logits for seed in (0, 0, 1)]
     assert np.array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])
-    with pytest.raises(UserError, match="give apply"):
+    with pytest.raises(UserError, match="stochastic depth has no PRNG key in training"):
         cnnjax.apply(arch, variables, IMAGES, train=True)
 
 

@@ -133,9 +133,9 @@ def test_what_is_not_finite_is_not_hidden():
     {"scale": jnp.ones(1)}, {"offset": jnp.ones((1, 3))}, {"residual": jnp.ones((2, 4, 1, 3))},
     {"residual": jnp.ones(3)},
 ])  # fmt: skip
-def test_what_does_not_fit_is_refused(wrong):
+def test_mismatched_arrays_are_refused(wrong):
     fitting = {"scale": jnp.ones(3), "offset": jnp.ones(3), "residual": None}
-    with pytest.raises(ValueError, match="is needed"):
+    with pytest.raises(ValueError, match="must be float32"):
         batch_norm(jnp.ones((2, 4, 4, 3)), epsilon=EPSILON, **{**fitting, **wrong})
 
 

@@ -173,6 +173,8 @@ def test_an_array_is_added_in_the_epilogue(positions, inputs, outputs, size, str
 ])  # fmt: skip
 def test_an_array_is_added_with_any_window(size, window, dtype):
     """OneDNN 2.6 takes a product of matrices for such, and then adds the wrong elements."""
+    if dtype == jnp.bfloat16 and not load().has_bfloat16:
+        pytest.skip("this processor has no bfloat16 kernels, and `conv_library` takes XLA")
     images, kernel = (jnp.asarray(x, dtype) for x in random(0, (1, 6, 6, 16), (size, size, 16, 32)))
     plain = np.asarray(xla_convolution(images, kernel, window).astype(jnp.float32), np.float64)
     (residual,) = (jnp.asarray(x, dtype) for x in random(1, plain.shape))
@@ -289,7 +291,7 @@ print(sizes[-1] - sizes[3], load().calls("few_channel_conv"))
 
 
 @needs_library
-@pytest.mark.parametrize(("channels", "by_dot"), [(24, True), (16, False), (100, False)])
+@pytest.mark.parametrize(("channels", "by_dot"), [(24, True), (16, False), (100, True)])
 def test_which_kernel_gradient_of_one_position_is_a_product(channels, by_dot):
     images, kernel = jnp.ones((4, 9, 9, channels)), jnp.ones((1, 1, channels, 64))
     window = Window((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
@@ -423,7 +425,7 @@ def test_a_kernel_that_does_not_fit_is_refused(images, kernel):
     for function in (convolution, convolution_with_epilogue):
         with pytest.raises(ValueError, match="a kernel"):
             function(images, kernel, window)
-    with pytest.raises(ValueError, match="is needed"):
+    with pytest.raises(ValueError, match="must be float32"):
         convolution_with_epilogue(images, jnp.ones((5, 5, 3, 6)), window, offset=jnp.ones(5))
 
 

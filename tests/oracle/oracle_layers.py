@@ -1,4 +1,4 @@
-"""Pools, local response normalisation, convolutions and squeeze-and-excitation against torch, in float64."""
+"""Compare pools, local response normalisation, convolutions and squeeze-and-excitation with torch, in float64."""
 
 import itertools
 
@@ -32,28 +32,28 @@ def image(shape, seed=0):
 
 
 def with_gradient(function, x, weights):
-    found, back = jax.vjp(function, x)
-    return found, *back(weights)
+    outputs, backward = jax.vjp(function, x)
+    return outputs, *backward(weights)
 
 
 def compare(ours, theirs, x):
-    """Assert that results and gradients of a weighted sum are the same; ``theirs`` takes [N, C, H, W]."""
-    given = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).requires_grad_()
-    expected = theirs(given)
+    """Assert equal outputs and equal gradients of a weighted sum; ``theirs`` takes [N, C, H, W]."""
+    inputs = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).requires_grad_()
+    expected = theirs(inputs)
     weights = image(tuple(expected.shape), 1)
     (expected * torch.from_numpy(weights)).sum().backward()
-    found, grad = jax.jit(with_gradient, static_argnums=0)(
+    outputs, grad = jax.jit(with_gradient, static_argnums=0)(
         ours, jnp.asarray(x), jnp.asarray(weights.transpose(0, 2, 3, 1))
     )
-    assert found.shape == tuple(expected.permute(0, 2, 3, 1).shape)
-    np.testing.assert_allclose(found, expected.detach().permute(0, 2, 3, 1), rtol=1e-11, atol=1e-13)
-    np.testing.assert_allclose(grad, given.grad.permute(0, 2, 3, 1), rtol=1e-10, atol=1e-12)
+    assert outputs.shape == tuple(expected.permute(0, 2, 3, 1).shape)
+    np.testing.assert_allclose(outputs, expected.detach().permute(0, 2, 3, 1), rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(grad, inputs.grad.permute(0, 2, 3, 1), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("ceil_mode", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-def test_windows_are_torch_s(size, ceil_mode):
-    """Every stride with several paddings, the shapes in turn."""
+def test_pools_equal_torch(size, ceil_mode):
+    """All strides with several paddings, cycling through the shapes."""
     halves = tuple(number // 2 for number in (size if isinstance(size, tuple) else (size, size)))
     paddings = {(0, 0), halves, (0, halves[1])}
     for x, (stride, padding) in zip(
@@ -61,19 +61,19 @@ def test_windows_are_torch_s(size, ceil_mode):
     ):
         geometry = {"padding": padding, "ceil_mode": ceil_mode}
         compare(MaxPool(size, stride, **geometry), lambda t: F.max_pool2d(t, size, stride, **geometry), x)  # noqa: B023
-        for counted in (False, True):
-            options = {**geometry, "count_include_pad": counted}
+        for include_pad in (False, True):
+            options = {**geometry, "count_include_pad": include_pad}
             compare(AveragePool(size, stride, **options), lambda t: F.avg_pool2d(t, size, stride, **options), x)  # noqa: B023
 
 
 @pytest.mark.parametrize("size", [1, 2, (3, 5), 7, (12, 13), (14, 3)])
-def test_adaptive_pooling_is_torch_s(size):
+def test_adaptive_pooling_equals_torch(size):
     for x in map(image, SHAPES):
         compare(AdaptiveAveragePool(size), lambda t: F.adaptive_avg_pool2d(t, size), x)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
-def test_local_response_normalisation_is_torch_s(size):
+def test_local_response_normalisation_equals_torch(size):
     x = 20 * image((2, 3, 4, 7))
     compare(
         LocalResponseNorm(size, alpha=0.01, beta=0.75, k=2.0),
@@ -85,13 +85,13 @@ def test_local_response_normalisation_is_torch_s(size):
 @pytest.mark.parametrize("size", [(1, 7), (7, 1), (3, 2), 3])
 @pytest.mark.parametrize("stride", [1, (2, 1), (1, 3)])
 @pytest.mark.parametrize("padding", [0, (0, 3), (3, 0), 1])
-def test_rectangular_convolutions_are_torch_s(size, stride, padding):
+def test_rectangular_convolutions_equal_torch(size, stride, padding):
     conv = Conv(4, 6, size, stride=stride, padding=padding, groups=2, dtype="float64", rngs=nnx.Rngs(0))
     kernel = torch.from_numpy(np.asarray(conv.kernel.get_value()).transpose(3, 2, 0, 1).copy())
     compare(conv, lambda t: F.conv2d(t, kernel, None, stride, padding, groups=2), image((2, 9, 8, 4)))
 
 
-def test_squeeze_and_excitation_is_torchvision_s():
+def test_squeeze_and_excitation_equals_torchvision():
     import_torchvision()
     from torchvision.ops import SqueezeExcitation
 

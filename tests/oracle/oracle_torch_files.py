@@ -1,4 +1,4 @@
-"""What torch saves, read here without torch, is what torch reads: `make oracle`."""
+"""Compare the reader of .pth files with torch: `make oracle`."""
 
 import os
 from pathlib import Path
@@ -19,14 +19,14 @@ KINDS = {
 
 
 def agrees(path: Path, expected: dict[str, torch.Tensor]) -> bool:
-    """Assert that names, shapes, types and every bit are the same."""
+    """Assert equal names, shapes, types and bits."""
     with open_tensors(path, largest=2**20) as tensors:
         assert list(tensors.shapes) == list(expected)
         for name, tensor in expected.items():
             assert tensors.shapes[name] == (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-            found, wanted = tensors.read(name), tensor.detach().float().numpy()
-            assert found.dtype == np.float32 and found.shape == wanted.shape
-            assert found.tobytes() == wanted.tobytes()
+            array, target = tensors.read(name), tensor.detach().float().numpy()
+            assert array.dtype == np.float32 and array.shape == target.shape
+            assert array.tobytes() == target.tobytes()
     return True
 
 
@@ -39,7 +39,7 @@ def test_tensors_of_every_kind(zipped, protocol, tmp_path):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_training_s_checkpoint(zipped, tmp_path):
+def test_a_training_checkpoint(zipped, tmp_path):
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
     optimizer = torch.optim.AdamW([{"params": [parameter]} for parameter in net.parameters()])
     net(torch.randn(2, 3, 8, 8)).sum().backward()
@@ -49,7 +49,7 @@ def test_a_training_s_checkpoint(zipped, tmp_path):
     assert agrees(tmp_path / "a.pth", net.state_dict())
 
 
-@pytest.mark.skipif(not ASSETS, reason="CNNJAX_TEST_ASSETS is not set: it names the folder with weights/ and data/")
+@pytest.mark.skipif(not ASSETS, reason="CNNJAX_TEST_ASSETS, the folder with weights/ and data/, is not set")
 def test_a_published_file_of_2018():
     path = Path(ASSETS) / "weights/cifar10_resnet20-12fca82f.th"
     held = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]

@@ -1,11 +1,11 @@
-"""How far our networks are from those of other libraries, with the same weights and statistics.
+"""Measure the difference between our networks and those of other libraries, with the same weights and statistics.
 
     python tests/oracle/parity.py              one size of each form
     python tests/oracle/parity.py --all        every variant that torchvision, timm or Keras has
-    python tests/oracle/parity.py --all --write    the same, to docs/parity.md
+    python tests/oracle/parity.py --all --write    the same, written to docs/parity.md
 
-Each row is the peer with random weights and random statistics, saved in a published format, converted, and run on
-random images (batch 3) of two sizes.
+For each row, the peer gets random weights and statistics, is saved in a published format, converted, and run on random
+images (batch 3) of two sizes.
 """
 
 import argparse
@@ -31,7 +31,7 @@ jax.config.update("jax_disable_most_optimizations", False)  # tests/conftest.py 
 
 RECORD = Path(__file__).resolve().parents[2] / "docs" / "parity.md"
 SIZES = ((64, 96), (75, 75))
-"""One not square, one odd."""
+"""Image sizes, one not square, one odd."""
 LARGEST_LOGITS, LARGEST_GRADIENTS, LARGEST_RELU_GRADIENTS = 1e-4, 1e-3, 0.05
 
 TORCH = (
@@ -47,7 +47,7 @@ ALL = (
     *((name, "timm", ".safetensors") for name in TORCH),
     *((name, "keras", ".h5") for name in KERAS),
 )
-"""Every variant with each publisher that has it, and the kind of file in which it is published."""
+"""Every variant with each of its publishers and the published file format."""
 ONE_OF_EACH_FORM = (
     ("resnet18", "torchvision", ".pth"),
     ("resnet50", "timm", ".safetensors"),
@@ -62,7 +62,7 @@ features = jax.jit(cnnjax.features, static_argnames="arch")
 
 
 class Row(NamedTuple):
-    """The largest errors of a variant: each as a share of the largest value of what is compared."""
+    """Largest errors of a variant, relative to the largest value of the compared array."""
 
     variant: str
     source: str
@@ -78,7 +78,7 @@ class Row(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Whether all figures are within bounds. With depth rounding grows: of --all, the logits alone must be."""
+        """Whether all errors are within bounds. Rounding grows with depth, so --all checks only the logits."""
         forward = max(self.logits, self.stages, self.train_logits, self.statistics)
         gradients = self.gradients < LARGEST_GRADIENTS and self.relu_gradients < LARGEST_RELU_GRADIENTS
         return forward < LARGEST_LOGITS and gradients
@@ -90,7 +90,7 @@ def make_peer(variant: str, source: str):
 
 
 def measure(variant: str, source: str, kind: str) -> Row:
-    """Hold one variant against its peer."""
+    """Compare one variant with its peer."""
     started = time.perf_counter()
     peer, arch = make_peer(variant, source), create(variant)
     with tempfile.TemporaryDirectory() as folder:
@@ -99,14 +99,14 @@ def measure(variant: str, source: str, kind: str) -> Row:
     for size in SIZES:
         images = random_images(*size, seed=0)
         theirs, their_stages = peer.logits_and_stages(images)
-        assert np.isfinite(theirs).all() and spread(theirs) > 0.1, f"the peer's logits are no test: {theirs}"
+        assert np.isfinite(theirs).all() and spread(theirs) > 0.1, f"the peer's logits are too similar: {theirs}"
         logits = max(logits, error(apply(arch, variables, images)[0].logits, theirs))
         ours = features(arch, variables, images)
         assert ours.keys() == their_stages.keys()
         stages = max(stages, *(error(ours[stage], their_stages[stage]) for stage in ours))
     images, labels = random_images(*SIZES[0], seed=0), np.array([1, 2, 3])
     table = source_of(arch, source).table
-    found, (train_logits, batch_stats, grads) = peer.train(images, labels), train(arch, variables, images, labels)
+    expected, (train_logits, batch_stats, grads) = peer.train(images, labels), train(arch, variables, images, labels)
     by_name = from_variables(table, Variables(grads, batch_stats))
     peer.make_smooth()
     smooth = peer.train(images, labels).gradients
@@ -114,9 +114,9 @@ def measure(variant: str, source: str, kind: str) -> Row:
     errors = gradient_errors(from_variables(table, Variables(grads, batch_stats)), smooth)
     worst = max(errors, key=errors.get)
     return Row(
-        variant, source, kind, logits, stages, error(train_logits, found.logits),
-        max(error(by_name[name], value) for name, value in found.statistics.items()), errors[worst], worst,
-        relu_gradient_error(by_name, found.gradients), time.perf_counter() - started,
+        variant, source, kind, logits, stages, error(train_logits, expected.logits),
+        max(error(by_name[name], value) for name, value in expected.statistics.items()), errors[worst], worst,
+        relu_gradient_error(by_name, expected.gradients), time.perf_counter() - started,
     )  # fmt: skip
 
 
@@ -128,37 +128,38 @@ def train(arch, variables, images, labels):
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
         return losses.mean(), (outputs.logits, batch_stats)
 
-    (_, kept), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables.params)
-    return *kept, grads
+    (_, aux), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables.params)
+    return *aux, grads
 
 
 def gradient_errors(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return each parameter's error as a share of its own largest gradient.
+    """Return each parameter's error relative to its own largest gradient.
 
-    A bias before a norm has no gradient but rounding: where both are under a millionth of the largest, they agree.
+    The gradient of a bias before a norm is only rounding: if both are below a millionth of the largest gradient, the
+    error is 0.
     """
-    none = 1e-6 * max(np.abs(value).max() for value in theirs.values())
+    negligible = 1e-6 * max(np.abs(value).max() for value in theirs.values())
     return {
-        name: 0.0 if max(np.abs(value).max(), np.abs(ours[name]).max()) < none else error(ours[name], value)
+        name: 0.0 if max(np.abs(value).max(), np.abs(ours[name]).max()) < negligible else error(ours[name], value)
         for name, value in theirs.items()
     }
 
 
 def relu_gradient_error(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
-    """Return the length of the difference of the whole gradients as a share of the gradient's length."""
+    """Return the norm of the difference of the whole gradients, relative to the norm of the gradient."""
     difference = sum(float(np.square(ours[name] - value).sum()) for name, value in theirs.items())
     return (difference / sum(float(np.square(value).sum()) for value in theirs.values())) ** 0.5
 
 
 def error(ours, theirs: np.ndarray) -> float:
-    """Return the largest difference as a share of the largest value."""
+    """Return the largest difference relative to the largest value."""
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
-    assert np.isfinite(ours).all() and np.isfinite(theirs).all(), "a NaN is smaller than any bound"
+    assert np.isfinite(ours).all() and np.isfinite(theirs).all(), "not finite"
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
 
 
 def spread(logits: np.ndarray) -> float:
-    """Return how far the images' logits differ from each other, as a share of the largest."""
+    """Return the largest difference between the images' logits, relative to the largest logit."""
     return float(np.ptp(logits, axis=0).max() / np.abs(logits).max())
 
 
@@ -176,7 +177,7 @@ def page(rows: list[Row]) -> str:
     """Return docs/parity.md."""
     system = f"Python {platform.python_version()}, {platform.machine()}"
     packages = {name: version(name) for name in ("jax", "flax")} | versions()
-    told = ", ".join(f"{name} {number}" for name, number in packages.items())
+    versions_text = ", ".join(f"{name} {number}" for name, number in packages.items())
     table = [["variant", "source", "file", *HEADINGS.values()], ["---"] * 3 + ["---:"] * len(HEADINGS)]
     table += [
         [row.variant, row.source, f"`{row.kind}`", *(f"{getattr(row, name):.1e}" for name in HEADINGS)] for row in rows
@@ -184,24 +185,25 @@ def page(rows: list[Row]) -> str:
     lines = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
     return f"""# Parity with other libraries
 
-Written by `python tests/oracle/parity.py --all --write` (`make parity`) with {told}, {system}, on the CPU in float32.
+Written by `python tests/oracle/parity.py --all --write` (`make parity`) with
+{versions_text}, {system}, on the CPU in float32.
 
-Each row is the other library's network with random weights and random statistics, saved in the kind of file in which
-it is published, converted by `cnnjax.convert`, and run there and here on the same random images (batch 3,
-{" and ".join(f"{height}x{width}" for height, width in SIZES)}). The figures are the largest differences, each as a
-share of the largest value of what is compared; 1e-7 is the precision of a float32.
+For each row, the other library's network gets random weights and random statistics, is saved in the published file
+format and converted by `cnnjax.convert`. Both networks then run on the same random images (batch 3,
+{" and ".join(f"{height}x{width}" for height, width in SIZES)}). The figures are the largest differences, relative
+to the largest value of the compared array; 1e-7 is the precision of float32.
 
-- logits, stages: in evaluation mode, both sizes; stages are the stem's and each stage's activations.
-- logits in training, new statistics: of one training batch.
-- gradients, silu: of the cross-entropy of that batch; the worst of all parameters, each as a share of its own largest
-  gradient. Both networks have silu in the place of ReLU: where a unit lies within rounding of ReLU's kink, two exact
-  gradients exist, and in networks of this depth some units do.
-- gradients, ReLU: with the network's own ReLU, the length of the difference of the whole gradients as a share of the
-  gradient's length.
+- logits, stages: in evaluation mode, at both sizes. Stages are the activations of the stem and of each stage.
+- logits, training, and new statistics: for one training batch.
+- gradients, silu: of the cross-entropy of that batch, for the worst parameter, relative to its own largest gradient.
+  Both networks use silu instead of ReLU: a unit within rounding of ReLU's kink has two exact gradients, and networks
+  of this depth have some such units.
+- gradients, ReLU: with the original ReLU, the norm of the difference of the whole gradients, relative to the norm of
+  the gradient.
 
-`make oracle` holds one variant of each form to {LARGEST_LOGITS:g} (logits, stages, training, statistics) and
-{LARGEST_GRADIENTS:g} (gradients, silu), and the whole ReLU gradient to {LARGEST_RELU_GRADIENTS:g}. Rounding grows with
-depth: of the deepest, the logits in evaluation mode alone are held to that bound.
+`make oracle` checks one variant of each form: errors of less than {LARGEST_LOGITS:g} (logits, stages, training,
+statistics) and {LARGEST_GRADIENTS:g} (gradients, silu), and {LARGEST_RELU_GRADIENTS:g} for the whole ReLU gradient.
+Rounding grows with depth: for the deepest networks, only the logits in evaluation mode are held to that bound.
 
 {lines}
 """

@@ -1,6 +1,6 @@
-"""The networks of other libraries, with random weights and statistics: what ours are held against.
+"""Networks of other libraries with random weights and statistics, which ours are compared with.
 
-Every peer speaks numpy: images [N, H, W, C], tensors by the names that its published files use.
+The interface of every peer is numpy: images [N, H, W, C], and tensors by their names in published files.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ import torchvision  # noqa: E402
 
 
 class Training(NamedTuple):
-    """What a peer gives in training mode for one batch: logits, new statistics, and the gradients of the mean loss."""
+    """Results of a peer for one training batch: logits, new statistics, and gradients of the mean loss."""
 
     logits: np.ndarray
     statistics: dict[str, np.ndarray]
@@ -33,7 +33,7 @@ class Training(NamedTuple):
 
 
 STAGES = {"stem": "maxpool", "stage1": "layer1", "stage2": "layer2", "stage3": "layer3", "stage4": "layer4"}
-"""Our stages, and the modules of torch's networks that give them."""
+"""Our stages, and the corresponding modules of torch networks."""
 
 
 class TorchPeer:
@@ -53,7 +53,7 @@ class TorchPeer:
             self.net.train()(nchw(random_images(64, 96, seed=1)))
             for norm in norms:
                 norm.momentum = 0.1
-                mean, var = shaken(rng, norm.running_mean.numpy(), norm.running_var.numpy())
+                mean, var = perturbed(rng, norm.running_mean.numpy(), norm.running_var.numpy())
                 norm.running_mean.copy_(torch.from_numpy(mean))
                 norm.running_var.copy_(torch.from_numpy(var))
         self.net.eval()
@@ -66,30 +66,30 @@ class TorchPeer:
         return path
 
     def load(self, tensors: dict[str, np.ndarray]) -> None:
-        """Take a state dict, strictly."""
+        """Load a state dict, strictly."""
         self.net.load_state_dict({key: torch.from_numpy(array) for key, array in tensors.items()}, strict=True)
 
     def logits_and_stages(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return what the network gives in evaluation mode."""
-        found, hooks = {}, []
+        """Return logits and stage activations in evaluation mode."""
+        activations, hooks = {}, []
         for stage, layer in STAGES.items():
-            keep = lambda _, __, output, stage=stage: found.update({stage: nhwc(output)})  # noqa: E731
+            keep = lambda _, __, output, stage=stage: activations.update({stage: nhwc(output)})  # noqa: E731
             hooks.append(getattr(self.net, layer).register_forward_hook(keep))
         with torch.no_grad():
             logits = self.net(nchw(images)).numpy()
         for hook in hooks:
             hook.remove()
-        return logits, found
+        return logits, activations
 
     def make_smooth(self) -> None:
-        """Put silu in the place of every ReLU."""
+        """Replace every ReLU by silu."""
         for layer in list(self.net.modules()):
             for name, child in layer.named_children():
                 if isinstance(child, torch.nn.ReLU):
                     setattr(layer, name, torch.nn.SiLU())
 
     def train(self, images: np.ndarray, labels: np.ndarray) -> Training:
-        """Return one training batch's figures; the network's statistics are changed."""
+        """Return the results for one training batch; the network's statistics change."""
         self.net.zero_grad()
         self.net.train()
         logits = self.net(nchw(images))
@@ -102,10 +102,10 @@ class TorchPeer:
         )
 
 
-def shaken(rng: np.random.Generator, mean: np.ndarray, var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return random running statistics: those of a batch, each changed by chance.
+def perturbed(rng: np.random.Generator, mean: np.ndarray, var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return random running statistics: those of a batch, randomly perturbed.
 
-    Without the batch's, the activations of a deep network would vanish or grow beyond all bounds.
+    Independent random statistics would make the activations of a deep network vanish or explode.
     """
     return mean + rng.normal(0, 0.2, mean.shape) * np.sqrt(var), var * rng.uniform(0.7, 1.4, var.shape)
 
@@ -113,11 +113,11 @@ def shaken(rng: np.random.Generator, mean: np.ndarray, var: np.ndarray) -> tuple
 class KerasPeer:
     """A network of keras.applications, on JAX."""
 
-    def __init__(self, name: str, seed: int = 0):
+    def __init__(self, name: str, seed: int = 0, size: tuple[int, int] = (64, 96)):
         self.name, self.models = name, {}
         with relaxed():
             keras.utils.set_random_seed(seed)
-            net = self.net((64, 96))
+            net = self.net(size)
             rng = np.random.default_rng(seed)
             norms = [layer for layer in net.layers if isinstance(layer, keras.layers.BatchNormalization)]
             for layer in net.layers:
@@ -126,17 +126,17 @@ class KerasPeer:
             for norm in norms:
                 norm.gamma.assign(rng.uniform(0.5, 1.5, norm.gamma.shape))
                 norm.beta.assign(rng.normal(0, 0.2, norm.beta.shape))
-                norm.momentum, kept = 0.0, norm.momentum
-            net(random_images(64, 96, seed=1), training=True)
+                norm.momentum, momentum = 0.0, norm.momentum
+            net(random_images(*size, seed=1), training=True)
             for norm in norms:
-                norm.momentum = kept
-                mean, var = shaken(rng, np.asarray(norm.moving_mean), np.asarray(norm.moving_variance))
+                norm.momentum = momentum
+                mean, var = perturbed(rng, np.asarray(norm.moving_mean), np.asarray(norm.moving_variance))
                 norm.moving_mean.assign(mean)
                 norm.moving_variance.assign(var)
             self.first = net
 
     def net(self, size: tuple[int, int]):
-        """Return the network for that size, as Keras needs it with its head; all share their weights' values."""
+        """Return the network for an image size, which Keras fixes; all sizes have equal weights."""
         if size not in self.models:
             made = getattr(keras.applications, self.name)(
                 weights=None, input_shape=(*size, 3), classifier_activation=None
@@ -159,33 +159,33 @@ class KerasPeer:
         return path
 
     def logits_and_stages(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return what the network gives in evaluation mode."""
+        """Return logits and stage activations in evaluation mode."""
         with relaxed():
             net = self.net(images.shape[1:3])
             ends = {"stem": "pool1_pool"}
             for layer in net.layers:
-                if layer.name.endswith("_out"):  # the last block of each stage stays
+                if layer.name.endswith("_out"):  # the last block of each stage wins
                     ends[f"stage{int(layer.name[4]) - 1}"] = layer.name
             probe = keras.Model(net.input, [net.output, *(net.get_layer(name).output for name in ends.values())])
             logits, *stages = (np.asarray(x) for x in probe(images, training=False))
         return logits, dict(zip(ends, stages, strict=True))
 
     def make_smooth(self) -> None:
-        """Put silu in the place of every ReLU."""
+        """Replace every ReLU by silu."""
         for net in self.models.values():
             for layer in net.layers:
                 if getattr(layer, "activation", None) is keras.activations.relu:
                     layer.activation = keras.activations.silu
 
     def train(self, images: np.ndarray, labels: np.ndarray) -> Training:
-        """Return one training batch's figures; the network's statistics stay."""
+        """Return the results for one training batch; the network's statistics stay the same."""
         with relaxed():
             net = self.net(images.shape[1:3])
             trainable = [v.value for v in net.trainable_variables]
-            others = [v.value for v in net.non_trainable_variables]
+            non_trainable = [v.value for v in net.non_trainable_variables]
 
             def loss(trainable):
-                logits, new = net.stateless_call(trainable, others, images, training=True)
+                logits, new = net.stateless_call(trainable, non_trainable, images, training=True)
                 picked = jax.nn.log_softmax(logits)[np.arange(len(labels)), labels]
                 return -picked.mean(), (logits, new)
 
@@ -198,9 +198,9 @@ class KerasPeer:
 
 
 def write_legacy_h5(path: Path, net) -> None:
-    """Write the weights in the layout of Keras 2, in which the published files are; Keras 3 reads it, and writes none.
+    """Write the weights in the layout of Keras 2, which the published files have; Keras 3 reads but does not write it.
 
-    Keras itself then reads the file into a fresh network: that it is of that layout is its word, not ours.
+    Keras then loads the file into a fresh network, which confirms the layout.
     """
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [layer.name.encode() for layer in net.layers]
@@ -218,13 +218,13 @@ def write_legacy_h5(path: Path, net) -> None:
 
 @contextlib.contextmanager
 def relaxed():
-    """Let Keras, which is not written for strict promotion, mix dtypes and ranks."""
+    """Allow Keras, which is not written for strict promotion, to mix dtypes and ranks."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
 def random_images(height: int, width: int, seed: int) -> np.ndarray:
-    """Return three images: large patches of random colours with noise, so that their logits differ."""
+    """Return three images of large random color patches with noise, so that their logits differ."""
     rng = np.random.default_rng(seed)
     patches = rng.normal(0, 2, (3, 2, 2, 3)).repeat(height // 2 + 1, 1).repeat(width // 2 + 1, 2)
     return (patches[:, :height, :width] + rng.normal(size=(3, height, width, 3))).astype(np.float32)

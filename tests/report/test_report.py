@@ -4,12 +4,14 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from conftest import write_digits
 from PIL import Image
 from rich.console import Console
 
 from cnnjax import create, data, report
 from cnnjax.config import Augmentation, Data, Train
 from cnnjax.data import DeviceSplit, epoch_order
+from cnnjax.errors import UserError
 from cnnjax.optim import make_hyperparameters
 from cnnjax.runs import launch, predictor
 from cnnjax.runs.evaluation import evaluate, print_report
@@ -48,7 +50,9 @@ def test_every_picture_exists_and_is_not_blank(run):
 def test_the_page_holds_its_pictures_and_needs_nothing_else(run):
     _, folder, results, _ = run
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == len(PICTURES)
+    assert (
+        page.count("data:image/png;base64,") == len(PICTURES) - 1 + (folder / "stages.png").exists()
+    )  # curves are SVG
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert f"{100 * results['test']['top1']:.2f} %" in page
     assert "early_stopping.patience" in page
@@ -73,8 +77,16 @@ def test_a_finished_run_says_so_and_shows_its_results_again(run):
     before = times(folder)
     console = Console(record=True, width=100)
     assert launch.run(launch.Launch("tiny", experiment, folder), console) == results
-    assert "is finished already" in console.export_text()
+    assert "is already finished" in console.export_text()
     assert times(folder) == before
+
+
+def test_a_finished_run_is_not_reported_for_other_data(run, tmp_path):
+    experiment, folder, _, _ = run
+    write_digits(tmp_path / "others", train=410)
+    other = experiment.replace(data=experiment.data.replace(dir=str(tmp_path / "others")))
+    with pytest.raises(UserError, match=r"was trained on other data \(sha256 [0-9a-f]{12}, given [0-9a-f]{12}\)"):
+        launch.run(launch.Launch("tiny", other, folder), Console(quiet=True))
 
 
 def test_a_run_killed_while_its_pictures_were_drawn_draws_them_again(run, tmp_path):
@@ -123,6 +135,7 @@ def test_the_examples_are_what_the_first_step_sees(experiment):
     assert np.array_equal(drawn.labels, seen[1])
 
 
+@pytest.mark.trains_long
 def test_names_of_classes_are_only_names(experiment, tmp_path):
     """No formula, no markup."""
     names = ("$x^$", "[red]", "\\frac", "<b>", *"456789")

@@ -46,13 +46,13 @@ def test_a_run_predicts_evaluates_and_knows_its_figures(short, tmp_path, photo):
     assert not (tmp_path / "run" / COPY).exists()
 
 
-def test_what_cannot_be_answered_is_one_sentence(short, tmp_path, photo):
+def test_invalid_calls_are_refused(short, tmp_path, photo):
     run = cnnjax.train(short, tmp_path / "run", console=QUIET)
     with pytest.raises(UserError, match="no photo is given; give one or more image files"):
         run.predict([])
     with pytest.raises(UserError, match="top is 0; it must be 1 or more"):
         run.predict([photo], top=0)
-    with pytest.raises(UserError, match="nowhere is not the folder of a run"):
+    with pytest.raises(UserError, match="nowhere is not a run folder"):
         cnnjax.load("nowhere")
     with pytest.raises(UserError, match="holds no experiment.py to trust"):
         cnnjax.load(tmp_path / "run", trust_code=True)
@@ -195,7 +195,7 @@ def test_names_that_clash_are_refused(tmp_path, line, message):
 
 
 def test_code_belongs_to_a_run_folder():
-    with pytest.raises(UserError, match="--code and --trust-code belong to a run's folder, and lenet_mini is none"):
+    with pytest.raises(UserError, match="--code and --trust-code apply to run folders, and lenet_mini is not one"):
         load_experiment("lenet_mini", trust_code=True)
 
 

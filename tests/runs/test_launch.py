@@ -40,13 +40,11 @@ def test_continued_in_another_way_one_line_is_said_each_time_it_changes(start, t
     assert "notice" not in start({"convolution": "one"})
     other = {"convolution": "another", "steps_per_dispatch": 7}
     assert [line for line in start(other, stop="start").splitlines() if line.startswith("notice")] == [
-        "notice: continuing with lowering.steps_per_dispatch 7, lowering.convolution another, and before it was "
-        "lowering.steps_per_dispatch 1, lowering.convolution one: the result will not be the same bit for bit"
+        "notice: resuming with lowering.steps_per_dispatch 7, lowering.convolution another; it was "
+        "lowering.steps_per_dispatch 1, lowering.convolution one before, so the result will not be bit-identical"
     ]
     assert "notice" not in start(other, stop="start")
-    assert "notice: continuing with packages.jax 0.0.1, and before it was packages.jax " in start(
-        other, stop="start", jax="0.0.1"
-    )
+    assert "notice: resuming with packages.jax 0.0.1; it was packages.jax " in start(other, stop="start", jax="0.0.1")
     assert len(json.loads((tmp_path / "run" / "environment.json").read_text())) == 4
 
 

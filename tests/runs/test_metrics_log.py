@@ -83,6 +83,7 @@ def test_a_damaged_file_is_made_anew_from_the_newest_checkpoint(experiment, tmp_
     assert folder.read_metrics() == rows
 
 
+@pytest.mark.trains_long
 def test_a_run_without_its_metrics_or_report_is_done_in_part_and_the_next_start_mends_it(
     experiment, blocked, monkeypatch
 ):  # fmt: skip
@@ -95,7 +96,7 @@ def test_a_run_without_its_metrics_or_report_is_done_in_part_and_the_next_start_
         patch.setattr(report, "write", fail)
         with pytest.raises(PartlyDone) as found:
             launch.run(this, Console(), resume_command="do it again")
-    for expected in ("is trained to its end, but", "metrics.jsonl cannot be written", "no fonts", "do it again"):
+    for expected in ("has finished training, but", "metrics.jsonl cannot be written", "no fonts", "do it again"):
         assert expected in str(found.value)
     assert not blocked.finished
     (blocked.path / "metrics.jsonl").rmdir()

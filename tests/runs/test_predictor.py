@@ -1,10 +1,14 @@
 """What a checkpoint says of its network is data that a stranger may have written."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
 from cnnjax.checkpoint import Checkpoint
 from cnnjax.errors import UserError
 from cnnjax.models import create
+from cnnjax.runs.evaluation import mapped_labels
 from cnnjax.runs.predictor import describe
 
 ARCH = create("lenet", num_classes=2)
@@ -39,5 +43,15 @@ def test_another_kind_of_data_is_refused_with_its_place(changed, message, tmp_pa
 
 @pytest.mark.parametrize("info", [[], {}, {"model": ARCH.to_dict()}])
 def test_what_describes_no_network_is_refused(info, tmp_path):
-    with pytest.raises(UserError, match="does not say what its network is"):
+    with pytest.raises(UserError, match="does not describe its network"):
         describe(Checkpoint(tmp_path, 9, info))
+
+
+def test_labels_of_a_data_set_are_mapped_by_the_names_of_classes():
+    names = [str(number) for number in range(12)]
+    network = SimpleNamespace(classes=tuple(names))
+    dataset = SimpleNamespace(classes=tuple(sorted(names)))  # as folders are sorted: 0, 1, 10, 11, 2, ...
+    labels = np.arange(12, dtype=np.int32)
+    mapped = mapped_labels(network, dataset, labels)
+    assert [network.classes[label] for label in mapped] == list(dataset.classes)
+    assert mapped_labels(network, SimpleNamespace(classes=tuple(names)), labels) is labels

@@ -130,7 +130,7 @@ def test_a_damaged_config_is_one_sentence(tmp_path, content, message):
 
 def test_a_config_that_is_no_plain_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(UserError, match="is not a plain file"):
+    with pytest.raises(UserError, match="is not a regular file"):
         read_config(tmp_path / "config.json")
 
 

@@ -134,7 +134,7 @@ def test_a_folder_that_cannot_be_used_is_one_line_of_notice(tmp_path, monkeypatc
     monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path / "file"))
     keep_programs()
     told = capfd.readouterr().err
-    assert told.startswith("notice: compiled programs are not kept (")
+    assert told.startswith("notice: compiled programs are not cached (")
     assert told.count("\n") == 1
     assert jax.config.jax_compilation_cache_dir is None
 

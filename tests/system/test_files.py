@@ -88,7 +88,7 @@ def test_what_is_no_plain_file_is_not_written_to_in_place(tmp_path, kind, monkey
         make_socket(path, monkeypatch)
     else:
         path.symlink_to({"link to itself": path, "device": "/dev/null"}.get(kind, outside))
-    with pytest.raises(UserError, match="file is not a plain file; move it away"):
+    with pytest.raises(UserError, match="file is not a regular file; move it away"):
         open_own(path, os.O_WRONLY | os.O_CREAT)
     assert outside.exists() == (kind == "link")
     if kind != "link":
@@ -104,7 +104,7 @@ def test_only_plain_files_and_folders_are_listed(tmp_path):
     for target in ("c", "nothing", ".."):
         link = tmp_path / "a" / "b" / "link"
         link.symlink_to(target)
-        with pytest.raises(UserError, match="link is neither a plain file nor a folder"):
+        with pytest.raises(UserError, match="link is neither a regular file nor a folder"):
             plain_files(tmp_path)
         link.unlink()
 

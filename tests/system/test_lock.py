@@ -36,7 +36,7 @@ def path(request, tmp_path, monkeypatch):
 
 
 def test_a_second_one_is_refused_with_the_pid_and_host_of_the_first(path):
-    expected = rf"another process \(pid {os.getpid()} on host {HOST}\) trains"
+    expected = rf"another process \(pid {os.getpid()} on host {HOST}\) is training"
     with locked(path), pytest.raises(UserError, match=expected), locked(path):
         pass
     with locked(path):

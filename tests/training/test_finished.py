@@ -51,6 +51,7 @@ def test_it_is_mended_from_its_last_checkpoint(finish, monkeypatch, capsys):
         finish()
 
 
+@pytest.mark.trains_long
 def test_a_damaged_last_checkpoint_mends_nothing_and_stays_where_it_is(finish):
     folder = finish.folder
     finish()

@@ -47,7 +47,7 @@ def short(monkeypatch):
 
 @pytest.mark.parametrize("error", [SHORTAGE, QUEUED, MemoryError()])
 def test_the_sentence_names_the_batch_size_what_fits_and_what_helps(experiment, tmp_path, progress, short, error):
-    short(12, error)
+    short(16, error)
     with pytest.raises(UserError) as found:
         train(experiment, tmp_path / "run", progress)
     for expected in ("train.batch_size 32; 8 fits (tried)", "--train.accumulate", "--train.remat"):
@@ -63,14 +63,14 @@ def test_what_just_fits_is_not_advised(experiment, tmp_path, progress, short):
 
 def test_a_trial_that_fails_in_another_way_does_not_fit_either(experiment, tmp_path, progress, short):
     """XLA's kernels for CPUs may say INTERNAL where their own memory is what was short."""
-    short(12, errors={24: jax.errors.JaxRuntimeError("INTERNAL: a kernel failed")})
+    short(16, errors={24: jax.errors.JaxRuntimeError("INTERNAL: a kernel failed")})
     with pytest.raises(UserError, match=r"train.batch_size 32; 8 fits \(tried\)"):
         train(experiment, tmp_path / "run", progress)
 
 
 def test_where_nothing_fits_it_says_so(experiment, tmp_path, progress, short):
     short(0)
-    with pytest.raises(UserError, match="no smaller batch was found to fit"):
+    with pytest.raises(UserError, match="no smaller batch size fits"):
         train(experiment, tmp_path / "run", progress)
 
 
@@ -85,7 +85,7 @@ def test_an_evaluation_that_does_not_fit_names_its_own_option(experiment, tmp_pa
         raise SHORTAGE
 
     monkeypatch.setattr(loop, "evaluate", fail)
-    with pytest.raises(UserError, match=r"in an evaluation of train.eval_batch_size 50; give a lower one"):
+    with pytest.raises(UserError, match=r"in an evaluation with train.eval_batch_size 50; use a smaller one"):
         train(experiment, tmp_path / "run", progress)
 
 
@@ -94,7 +94,7 @@ def test_images_that_do_not_fit_are_named(experiment, tmp_path, progress, monkey
         raise SHORTAGE
 
     monkeypatch.setattr(loop, "make_loader", fail)
-    with pytest.raises(UserError, match=r"out of memory when the images of mnist went to the device"):
+    with pytest.raises(UserError, match=r"out of memory copying the images of mnist to the device; use fewer"):
         train(experiment, tmp_path / "run", progress)
 
 

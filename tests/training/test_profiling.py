@@ -17,7 +17,7 @@ from cnnjax.training.profiling import Profile, read_steps
     "text", ["20:10", "10:10", "x", "5", "", "-1:5", "1:", "1:2:3", "1.5:2", "٣:٤", "1:99999999999"]
 )
 def test_steps_that_do_not_rise_are_refused(text):
-    with pytest.raises(UserError, match="--profile is .*; it must be two steps that rise, such as 10:20"):
+    with pytest.raises(UserError, match="--profile is .*; it must be two increasing steps, such as 10:20"):
         read_steps(text)
 
 
@@ -65,7 +65,7 @@ def test_an_interrupt_within_the_steps_ends_the_trace(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "chunk"),
-    [("mlp", 1), *(pytest.param("lenet", chunk, marks=pytest.mark.trains_long) for chunk in (1, 4))],
+    [pytest.param(*way, marks=pytest.mark.trains_long) for way in (("mlp", 1), ("lenet", 1), ("lenet", 4))],
 )
 def test_a_trace_holds_the_steps_and_changes_no_result(experiment, tmp_path, monkeypatch, capsys, model, chunk):
     monkeypatch.setattr(loop, "steps_per_dispatch", lambda backend, steps: chunk)  # 10 steps an epoch
@@ -81,12 +81,12 @@ def test_a_trace_holds_the_steps_and_changes_no_result(experiment, tmp_path, mon
     (path,) = (profiled.folder / "profile").rglob("perfetto_trace.json.gz")
     names = [event.get("name", "") for event in json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]]
     assert names.count("ThunkExecutor::Execute (wait for completion)") == 4 // chunk  # XLA's, once a program
-    with pytest.raises(UserError, match="--profile is 0:1 and this start trains 0 steps; .* give another --out"):
+    with pytest.raises(UserError, match="--profile is 0:1 and 0 steps are left to train; .* choose another --out"):
         launch.run(profiled, Console(), profiled=range(1))
 
 
 def test_steps_beyond_the_end_are_refused_before_a_folder_is_made(experiment, tmp_path):
-    with pytest.raises(UserError, match="--profile is 10:31 and this start trains 30 steps; .* must be 30 or less"):
+    with pytest.raises(UserError, match="--profile is 10:31 and 30 steps are left to train; .* must be 30 or less"):
         launch.run(launch.Launch("a", experiment, tmp_path / "run"), Console(), profiled=range(10, 31))
     assert not (tmp_path / "run").exists()
 
@@ -103,5 +103,5 @@ def test_a_continued_run_counts_from_its_start(experiment, tmp_path, progress):
 
     with pytest.raises(Stop):
         train(experiment, tmp_path / "run", Stopper())
-    with pytest.raises(UserError, match="this start trains 20 steps"):
+    with pytest.raises(UserError, match="20 steps are left to train"):
         launch.run(launch.Launch("run", experiment, tmp_path / "run"), Console(), profiled=range(21))

@@ -140,6 +140,7 @@ def test_without_augmentation_the_step_is_what_it_was(steps):
     assert "random" not in programs[0]
 
 
+@pytest.mark.compiles_large
 def test_the_networks_chance_is_not_that_of_the_augmentation(steps, monkeypatch):
     make, arguments = steps
     keys = {}
@@ -206,6 +207,7 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole(uneven, monkeypatch, is_un
     assert np.abs(first.params["head"]["bias"] - after.params["head"]["bias"]).max() > 1e-3
 
 
+@pytest.mark.compiles_large
 def test_each_part_has_its_own_chance_and_statistics(uneven):
     make, batch, preprocessing = uneven
     images, labels, _ = batch
@@ -256,3 +258,18 @@ def test_recomputed_stages_and_parts_take_less_memory(setup, experiment):
     everything = temporaries()
     assert temporaries(remat=("all",)) < 0.8 * everything
     assert temporaries(accumulate=4) < 0.5 * everything
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.01])
+def test_the_gradient_norm_is_that_before_clipping(experiment, clip_norm):
+    experiment = experiment.replace(
+        model=create("mlp", activation="relu"), optimizer=Optimizer(name="sgd", lr=0.5, clip_norm=clip_norm)
+    )
+    dataset = data.load(experiment.data)
+    values = make_hyperparameters(experiment, STEPS_PER_EPOCH)
+    state, batch = init_state(experiment, values), Batch(*(jnp.asarray(array[:32]) for array in dataset.train))
+    after = make_train_step(experiment, dataset.preprocessing)(state, batch, jax.random.key(5), values)
+    moved = optax.tree.norm(jax.tree.map(jnp.subtract, state.params, after.params)) / 0.5
+    norm = after.metrics.gradient_norm / 32
+    assert float(norm) > 0.1
+    np.testing.assert_allclose(moved, norm if clip_norm is None else clip_norm, rtol=1e-4)

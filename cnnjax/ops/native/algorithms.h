@@ -1,4 +1,4 @@
-// What an algorithm of our own for convolutions is given and offers; the dilation is 1, and all is float32.
+// Interface of our own convolution algorithms. Strides and dilation are 1, and all arrays are float32.
 #pragma once
 
 #include <cstdint>
@@ -13,12 +13,11 @@ struct Shape {
   int64_t batch, height, width, channels, out_height, out_width, outputs;
   int64_t kernel_height, kernel_width, top, left;  // top, left: rows and columns of padding
   int64_t groups;
-  int64_t down = 1, right = 1;  // strides
 };
 
 enum Nonlinearity : int64_t { kIdentity, kRelu, kSigmoid, kTanh };
 
-// By its name in Python.
+// Parses the name used in Python.
 inline Nonlinearity nonlinearity_of(std::string_view name) {
   if (name == "identity") return kIdentity;
   if (name == "relu") return kRelu;
@@ -27,21 +26,21 @@ inline Nonlinearity nonlinearity_of(std::string_view name) {
   throw std::invalid_argument("unknown nonlinearity " + std::string(name));
 }
 
-// What is done to each output before it is stored, in this order; a null pointer stands for nothing.
+// Operations on each output before it is stored, in this order; a null pointer means none.
 struct Finish {
   const float* scale = nullptr;   // [O]
   const float* offset = nullptr;  // [O]
-  const float* added = nullptr;   // the outputs' shape
+  const float* added = nullptr;   // the residual, in the outputs' shape
   Nonlinearity nonlinearity = kIdentity;
 
-  // The same from one output on.
+  // The same, starting at one output channel.
   Finish from(int64_t output) const {
     const auto moved = [output](const float* array) { return array ? array + output : nullptr; };
     return {moved(scale), moved(offset), moved(added), nonlinearity};
   }
 };
 
-// `others`: the scale, the offset and the added array, those that there are.
+// `others`: the scale, the offset and the residual, as far as present.
 inline Finish make_finish(bool scaled, bool shifted, bool added, Nonlinearity nonlinearity, void* const* others) {
   Finish made;
   if (scaled) made.scale = static_cast<const float*>(*others++);
@@ -51,14 +50,14 @@ inline Finish make_finish(bool scaled, bool shifted, bool added, Nonlinearity no
   return made;
 }
 
-struct Algorithm {  // what it cannot compute is null
-  // How many floats of scratch memory a call needs.
+struct Algorithm {  // functions that it does not support are null
+  // Floats of scratch memory that a call needs.
   int64_t (*scratch)(const Shape&, bool kernel_gradient, int threads);
-  // Outputs of images and a kernel [h, w, C / groups, O]; with `flipped`, of a kernel [h, w, O / groups, C] turned by 180
-  // degrees, which is the gradient by the images.
+  // Outputs for images and a kernel [h, w, C / groups, O]; with `flipped`, for a kernel [h, w, O / groups, C] rotated by
+  // 180 degrees, which gives the input gradient.
   void (*forward)(const Shape&, const float* images, const float* kernel, bool flipped, float* outputs, const Finish&,
                   float* scratch, int threads);
-  // The gradient [h, w, C / groups, O] by the kernel.
+  // The kernel gradient [h, w, C / groups, O].
   void (*kernel_gradient)(const Shape&, const float* images, const float* outputs, float* kernel, float* scratch,
                           int threads);
 };

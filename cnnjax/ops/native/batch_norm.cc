@@ -1,5 +1,5 @@
-// Each pass reads every array once; a sum over rows is one in float over a block of rows and in double over the blocks.
-// Compiled once for each level of vector registers: the loops over channels are left to the compiler.
+// Each pass reads every array once. Rows are summed in float within a block and in double across blocks. Compiled once
+// for each level of vector registers; the compiler vectorizes the loops over channels.
 #include "batch_norm.h"
 
 #include <omp.h>
@@ -11,11 +11,11 @@
 namespace batch_norm {
 namespace CNNJAX_LEVEL {
 
-constexpr int64_t kWide = 128;          // a row's elements at least, where rows can be taken together
-constexpr int64_t kBlock = 8192;        // about as many elements in a block of rows
-constexpr int64_t kSmall = 1 << 15;     // elements for which one thread is enough
+constexpr int64_t kWide = 128;          // minimum elements of a row, where rows can be merged
+constexpr int64_t kBlock = 8192;        // approximate elements of a block of rows
+constexpr int64_t kSmall = 1 << 15;     // maximum elements for one thread
 
-// Few channels make short loops: several rows are taken as one, and what is by channel is repeated.
+// Few channels would make short loops, so several rows are merged into one and per-channel values are repeated.
 struct Rows {
   int64_t together = 1, width, count, in_block, blocks;
   explicit Rows(const Shape& s) {
@@ -41,7 +41,7 @@ void moments(const Shape& s, const float* x, float* mean, float* variance, int t
   const Rows rows(s);
   const int64_t width = rows.width;
   threads = team(s, threads);
-  // For each thread: how many rows, their mean, and the sum of squared distances from it (Chan, Golub and LeVeque 1983).
+  // Per thread: number of rows, their mean, and the sum of squared distances from it (Chan, Golub and LeVeque 1983).
   std::vector<double> counts(threads), means(threads * width), squares(threads * width);
   std::vector<float> of_block(3 * threads * width);
 #pragma omp parallel num_threads(threads)
@@ -66,7 +66,7 @@ void moments(const Shape& s, const float* x, float* mean, float* variance, int t
 #pragma omp simd
         for (int64_t c = 0; c < width; ++c) {
           const float distance = row[c] - block_mean[c];
-          rest[c] += distance;  // what the mean was wrong by, times the rows
+          rest[c] += distance;  // error of the mean, times the number of rows
           block_square[c] += distance * distance;
         }
       }
@@ -110,7 +110,7 @@ void forward(const Shape& s, const Inputs& in, float* y, int threads) {
 #pragma omp simd
       for (int64_t c = 0; c < width; ++c) {
         const float found = std::fma(scale[c], row[c], offset[c]) + more[c];
-        to[c] = found < lowest ? lowest : found;  // a NaN stays
+        to[c] = found < lowest ? lowest : found;  // NaN propagates
       }
     } else {
 #pragma omp simd
@@ -122,7 +122,7 @@ void forward(const Shape& s, const Inputs& in, float* y, int threads) {
   }
 }
 
-// How a cotangent is masked: not at all, by the output computed again, by the output that is given.
+// Mask of a cotangent: none, from the recomputed output, or from the given output.
 enum Mask { kNone, kAgain, kGiven };
 
 template <Mask kMask>

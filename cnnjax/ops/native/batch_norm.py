@@ -1,8 +1,7 @@
-"""Batch normalisation in training with a residual and ReLU, in few passes through memory, on a CPU.
+"""Training-mode batch normalization with a residual and ReLU on a CPU, in few passes through memory.
 
-As XLA's separate loops it reads and writes an array the size of the activations 13 times forward and back; here it is 8
-times, or 11 with a residual. Derivatives of any order and direction are right; the first one, in reverse, is the
-fast one.
+XLA's separate loops read and write an array the size of the activations 13 times, forward and backward together. Here
+it is 8 times, or 11 with a residual. Derivatives of any order and mode are correct; the first reverse-mode one is fast.
 """
 
 import functools
@@ -23,7 +22,7 @@ AXES = (0, 1, 2)
 
 
 class Settings(NamedTuple):
-    """What is known when the program is made."""
+    """Compile-time settings."""
 
     epsilon: float
     relu: bool
@@ -36,10 +35,10 @@ def batch_norm(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
     """Return relu((x - mean) / sqrt(variance + epsilon) * scale + offset + residual), the mean and the biased variance.
 
-    All are float32: ``x`` and ``residual`` [N, H, W, C], the others [C].
+    All arrays are float32: ``x`` and ``residual`` [N, H, W, C], the others [C].
 
     Raises:
-        ValueError: they do not fit each other.
+        ValueError: the shapes or dtypes do not match.
     """
     check_arrays(
         x=(x, x.shape, F32), scale=(scale, x.shape[3:], F32), offset=(offset, x.shape[3:], F32),
@@ -68,20 +67,20 @@ def _passed(y: jax.Array, tangent: jax.Array, settings: Settings) -> jax.Array:
 def _tangent_in_steps(
     dx: jax.Array, dscale: jax.Array, doffset: jax.Array, *rest: jax.Array, settings: Settings
 ) -> list[jax.Array]:
-    """Return y's tangent of those of (x, scale, offset, residual); after them x, mean, variance, scale, offset, y."""
+    """Return the tangent of y; ``rest`` is (residual tangent,) x, mean, variance, scale, offset, y."""
     x, mean, variance, scale, _, y = rest[-6:]
     deviation = lax.rsqrt(variance + settings.epsilon)
     standard = (x - _wide(mean)) * _wide(deviation)
     along = dx - _wide(dx.mean(AXES)) - standard * _wide((standard * dx).mean(AXES))
-    found = along * _wide(scale * deviation) + standard * _wide(dscale) + _wide(doffset)
-    return [_passed(y, found + rest[0] if settings.residual else found, settings)]
+    dy = along * _wide(scale * deviation) + standard * _wide(dscale) + _wide(doffset)
+    return [_passed(y, dy + rest[0] if settings.residual else dy, settings)]
 
 
 def _gradient_in_steps(
     cotangent: jax.Array, x: jax.Array, mean: jax.Array, variance: jax.Array, scale: jax.Array, offset: jax.Array,
     y: jax.Array, *, settings: Settings,
 ) -> list[jax.Array]:  # fmt: skip
-    """Return the cotangents of x, scale and offset, and of the residual where there is one."""
+    """Return the cotangents of x, scale and offset, and of the residual if there is one."""
     passed = _passed(y, cotangent, settings)
     deviation = lax.rsqrt(variance + settings.epsilon)
     standard = (x - _wide(mean)) * _wide(deviation)
@@ -92,20 +91,20 @@ def _gradient_in_steps(
 
 
 def _primitive(name: str, in_steps: Callable[..., Any], native: Callable[..., Any] | None) -> Primitive:
-    """Return a primitive that is computed in steps by XLA, and on a CPU by ``native``."""
+    """Return a primitive that XLA computes in steps, and ``native`` on a CPU."""
 
     def shapes(*operands: Any, settings: Settings) -> list[jax.core.ShapedArray]:
-        found = jax.eval_shape(functools.partial(in_steps, settings=settings), *operands)
-        return [jax.core.ShapedArray(x.shape, x.dtype) for x in found]
+        outputs = jax.eval_shape(functools.partial(in_steps, settings=settings), *operands)
+        return [jax.core.ShapedArray(x.shape, x.dtype) for x in outputs]
 
     def batched(operands: Sequence[Any], axes: Sequence[Any], *, settings: Settings) -> tuple[list[Any], list[int]]:
-        every = jax.vmap(functools.partial(in_steps, settings=settings), in_axes=tuple(axes))(*operands)
-        return every, [0] * len(every)
+        outputs = jax.vmap(functools.partial(in_steps, settings=settings), in_axes=tuple(axes))(*operands)
+        return outputs, [0] * len(outputs)
 
-    made = make_primitive(name, shapes, in_steps, native, ["settings"], library=load_kernels, several=True)
-    batching.primitive_batchers[made] = batched
-    ad.primitive_jvps[made] = functools.partial(_jvp_in_steps, in_steps)
-    return made
+    primitive = make_primitive(name, shapes, in_steps, native, ["settings"], library=load_kernels, several=True)
+    batching.primitive_batchers[primitive] = batched
+    ad.primitive_jvps[primitive] = functools.partial(_jvp_in_steps, in_steps)
+    return primitive
 
 
 def _native(target: str, context: Any, *operands: Any, settings: Settings) -> Any:
@@ -113,7 +112,7 @@ def _native(target: str, context: Any, *operands: Any, settings: Settings) -> An
 
 
 def _native_gradient(context: Any, *operands: Any, settings: Settings) -> Any:
-    """Leave the output away where ReLU's mask is found without it."""
+    """Omit the output if ReLU's mask can be computed without it."""
     needed = 7 if settings.relu and settings.residual else 6
     context = context.replace(avals_in=context.avals_in[:needed])
     return _native("cnnjax_batch_norm_gradient", context, *operands[:needed], settings=settings)
@@ -142,11 +141,11 @@ def _tangent_transpose(cotangents: Any, *operands: Any, settings: Settings) -> A
     (cotangent,), linear = cotangents, len(operands) - 6
     if isinstance(cotangent, ad.Zero):
         return [None] * len(operands)
-    passes_all = settings.residual and not settings.relu  # then the residual's cotangent is the result's
-    asked_for = settings._replace(residual=False) if passes_all else settings
-    found = _gradient.bind(cotangent, *operands[linear:], settings=asked_for) + [cotangent] * passes_all
-    asked = [part if ad.is_undefined_primal(of) else None for part, of in zip(found, operands[:linear], strict=True)]
-    return [*asked, *[None] * 6]
+    passes_all = settings.residual and not settings.relu  # then the residual has the cotangent of the result
+    computed = settings._replace(residual=False) if passes_all else settings
+    gradients = _gradient.bind(cotangent, *operands[linear:], settings=computed) + [cotangent] * passes_all
+    inputs = zip(gradients, operands[:linear], strict=True)
+    return [*(gradient if ad.is_undefined_primal(operand) else None for gradient, operand in inputs), *[None] * 6]
 
 
 ad.primitive_jvps[_forward] = _forward_jvp

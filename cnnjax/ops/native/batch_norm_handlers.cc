@@ -1,4 +1,4 @@
-// Batch normalisation in training and its gradient, as handlers of XLA's FFI for the CPU; batch_norm.py is the other side.
+// XLA FFI handlers for training-mode batch normalization and its gradient on a CPU, called from batch_norm.py.
 #include <omp.h>
 
 #include <cmath>
@@ -47,7 +47,7 @@ ffi::Error normalise(Array x, Array gamma, Array beta, ffi::RemainingArgs added,
   });
 }
 
-// With an added array before ReLU, the output follows the arguments, and the cotangent that ReLU let through the results.
+// With a residual before ReLU, the output is the last argument, and the cotangent masked by ReLU is the last result.
 ffi::Error gradient(Array cotangent, Array x, Array mean, Array variance, Array gamma, Array beta,
                     ffi::RemainingArgs output, Result dx, Result dgamma, Result dbeta, ffi::RemainingRets added,
                     float epsilon, bool relu) {

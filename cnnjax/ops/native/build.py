@@ -2,7 +2,7 @@
 
 Debian, Ubuntu: apt install g++ libdnnl-dev; conda: conda install -c conda-forge gxx onednn; Homebrew: brew
 install gcc onednn, CXX=g++-15.
-CXX names the compiler, CPATH and LIBRARY_PATH where oneDNN lies if not in the usual places.
+Set CXX to choose the compiler, and CPATH and LIBRARY_PATH if oneDNN is not in a standard location.
 """
 
 import itertools
@@ -18,24 +18,18 @@ import jax
 from cnnjax.ops.native.library import HERE, LIBRARY, seal
 from cnnjax.system.files import write_bytes
 
-HANDLERS = (
-    "convolution_handlers", "separable_handler", "batch_norm_handlers", "pooling_handlers", "convolution",
-    "onednn_conv",
-)  # fmt: skip
-"""What XLA calls, and what chooses; built once."""
-KERNELS = (
-    "winograd", "few_channel_conv", "small_map_conv", "conv1x1", "conv1x1_weight_grad", "pointwise", "batch_norm",
-    "pooling",
-)  # fmt: skip
-"""The kernels of our own; built for each level."""
+HANDLERS = ("convolution_handlers", "batch_norm_handlers", "convolution", "onednn_conv")
+"""XLA handlers and algorithm selection; built once."""
+KERNELS = ("winograd", "few_channel_conv", "batch_norm")
+"""Our own kernels; built for each level."""
 KERNEL_OPTIONS = ["-fvisibility=hidden", "-fno-predictive-commoning"]
-"""What a kernel calls may be inlined if it is hidden. What was loaded is not kept for later: the registers are full."""
+"""Hidden functions can be inlined. Loaded values are not kept across iterations, because the registers are full."""
 LEVELS = {"v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
-"""Kernels are compiled for each, by its namespace, and the library chooses when it is loaded."""
+"""Levels of x86-64 and their flags. Each is a namespace, and the library selects one when it is loaded."""
 
 
 def build() -> None:
-    """Compile into this folder; the library is whole or not there."""
+    """Compile into this folder; the library is written atomically."""
     levels = LEVELS if platform.machine() in ("x86_64", "AMD64") else {"generic": []}
     compiler = [os.environ.get("CXX", "g++"), "-std=c++17", "-fPIC", "-fopenmp", f"-isystem{jax.ffi.include_dir()}"]
     try:
@@ -44,7 +38,7 @@ def build() -> None:
             for name in HANDLERS:
                 objects.append(Path(folder) / f"{name}.o")
                 _run([*compiler, "-O2", "-c", HERE / f"{name}.cc", "-o", objects[-1]])
-            # The lowest level first: of what several files hold, such as templates, the linker takes the first.
+            # The lowest level first: of templates and other duplicates, the linker keeps the first copy.
             for (level, options), name in itertools.product(levels.items(), KERNELS):
                 objects.append(Path(folder) / f"{name}-{level}.o")
                 named = [f"-DCNNJAX_LEVEL={level}", *options]
@@ -54,8 +48,8 @@ def build() -> None:
             whole = linked.read_bytes()
             write_bytes(LIBRARY, whole + seal(whole))
     except (OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"error: the native part was not built ({error}); {__doc__.partition('Needed: ')[2].strip()}")
-    print(f"{LIBRARY} is built; CNNJAX_NATIVE=0 turns it off")
+        sys.exit(f"error: the native part was not built ({error}); install {__doc__.partition('Needed: ')[2].strip()}")
+    print(f"{LIBRARY} is built; CNNJAX_NATIVE=0 disables it")
 
 
 def _run(command: list[str | Path]) -> None:

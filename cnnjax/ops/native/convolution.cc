@@ -1,5 +1,4 @@
-// The rule by which a convolution is computed, from its shape alone, and the call of what it names. What no kernel of
-// our own computes goes to oneDNN.
+// Selects the algorithm of a convolution from its shape and calls it. What our own kernels do not compute goes to oneDNN.
 #include "convolution.h"
 
 #include <omp.h>
@@ -7,27 +6,19 @@
 #include <cstring>
 #include <utility>
 
-#include "conv1x1.h"
-#include "conv1x1_weight_grad.h"
 #include "cpu_dispatch.h"
 #include "few_channel_conv.h"
 #include "onednn_conv.h"
-#include "pointwise.h"
 #include "scratch.h"
-#include "small_map_conv.h"
 #include "winograd.h"
 
 namespace {
 
-// Winograd: tiles of 4x4 outputs for each thread, for the kernel's gradient more; groups computed as one, of more than
-// which too many products would be of zeros; weights, whose sums then take 150 MB.
+// Winograd: minimum tiles of 4x4 outputs per thread, and a larger minimum for the kernel gradient; maximum groups
+// computed as one, above which too many products are with zeros; maximum weights, whose sums then take 150 MB.
 constexpr int64_t kWinogradTiles = 21, kWinogradTilesToSum = 50, kWinogradGroups = 4, kWinogradWeights = 1 << 20;
-// Few channels: outputs of the call at most, positions in a row and products of a kernel's row at least.
+// Few channels: maximum output channels of the call, minimum positions in a row, minimum products of a kernel row.
 constexpr int64_t kFewChannels = 8, kFewChannelRow = 8, kFewChannelProducts = 5;
-// Small maps: positions in the batch at most, weights at least.
-constexpr int64_t kSmallMapPositions = 256, kSmallMapWeights = 1 << 18;
-// Channels from which on it is worth to bring the outputs of a 1x1 convolution into panels.
-constexpr int64_t kWeightGradChannels = 64;
 
 struct Bound {
   const char* name;
@@ -39,13 +30,10 @@ constexpr Bound kBounds[] = {
     {"few_channels", kFewChannels},
     {"few_channel_row", kFewChannelRow},
     {"few_channel_products", kFewChannelProducts},
-    {"small_map_positions", kSmallMapPositions},
-    {"small_map_weights", kSmallMapWeights},
-    {"conv1x1_weight_grad_channels", kWeightGradChannels},
 };
 
-// Winograd has to transform the kernel before the first product, and for the kernel's gradient each thread has a sum of
-// its own, so that there must be many tiles for each thread.
+// Winograd transforms the kernel before the first product, and each thread sums its own kernel gradient, so each thread
+// needs many tiles.
 bool fits_winograd(const Geometry& g) {
   const int64_t tiles = g.outputs[0] * divided_up(g.outputs[1], 4) * divided_up(g.outputs[2], 4);
   const int64_t together = winograd::groups_in_one(g.kernel[2], g.kernel[3] / g.groups, g.groups);
@@ -55,9 +43,9 @@ bool fits_winograd(const Geometry& g) {
   return fits && tiles >= a_thread * omp_get_max_threads();
 }
 
-// The outputs are those of the call: for a gradient by the images, its channels. oneDNN pads them to 16 with AVX-512;
-// with AVX2 it pads to 8, and its gradients are as fast. Rows must be long enough to fill registers, and a kernel worth
-// the new layout of the images.
+// The outputs are those of the call: for an input gradient, the input channels. oneDNN pads them to 16 with AVX-512; with
+// AVX2 it pads to 8, and its gradients are as fast. Rows must be long enough to fill the registers, and the kernel large
+// enough to pay for the new layout of the images.
 bool fits_few_channel_conv(const Geometry& g) {
   const bool back = g.kind == kInputGradient, fits = g.is_plain() && g.groups == 1 && !g.epilogue.added;
   const int64_t outputs = g.kernel[back ? 2 : 3], row = back ? g.images[2] : g.outputs[2];
@@ -66,41 +54,16 @@ bool fits_few_channel_conv(const Geometry& g) {
          (g.kind == kForward || cpu_dispatch::has_avx512());
 }
 
-// With a large kernel, which comes from memory, and for few positions, of which the products hardly take longer than
-// that. oneDNN would write it in another layout first.
-bool fits_small_map_conv(const Geometry& g) {
-  const int64_t positions = g.outputs[0] * g.outputs[1] * g.outputs[2];
-  const int64_t weights = g.kernel[0] * g.kernel[1] * g.kernel[2] * g.kernel[3];
-  return g.kind == kForward && g.is_dense() && g.groups == 1 && g.kernel[3] % small_map_conv::kOutputs == 0 &&
-         positions > 0 && positions <= kSmallMapPositions && weights >= kSmallMapWeights;
-}
-
-bool is_1x1(const Geometry& g) {
-  return g.is_plain() && g.groups == 1 && g.kernel[0] * g.kernel[1] == 1 && g.images[1] == g.outputs[1] &&
-         g.images[2] == g.outputs[2];
-}
-
-bool fits_conv1x1(const Geometry& g) {
-  return g.kind != kKernelGradient && is_1x1(g) && g.epilogue.nonlinearity <= kRelu;
-}
-
-bool fits_conv1x1_weight_grad(const Geometry& g) {
-  return g.kind == kKernelGradient && is_1x1(g) && g.images[3] >= kWeightGradChannels;
-}
-
-// The first of them that fits is taken.
+// The first algorithm that fits is used.
 struct Choice {
   const char* name;
   bool (*fits)(const Geometry&);
   const Algorithm* (*algorithm)();
-  int64_t calls;  // so that a test can tell; only the worker writes it
+  int64_t calls;  // read by tests; only the worker writes it
 };
 Choice choices[] = {
     {"winograd", fits_winograd, winograd::algorithm, 0},
     {"few_channel_conv", fits_few_channel_conv, few_channel_conv::algorithm, 0},
-    {"small_map_conv", fits_small_map_conv, small_map_conv::algorithm, 0},
-    {"conv1x1", fits_conv1x1, conv1x1::algorithm, 0},
-    {"conv1x1_weight_grad", fits_conv1x1_weight_grad, conv1x1_weight_grad::algorithm, 0},
 };
 
 Choice* choose(const Geometry& g) {
@@ -115,9 +78,8 @@ void run(const Algorithm& algorithm, const Geometry& g, void* images, void* kern
          const std::vector<void*>& others) {
   const auto floats = [](void* at) { return static_cast<float*>(at); };
   const Dims &x = g.images, &y = g.outputs, &k = g.kernel;
-  Shape shape = {x[0], x[1], x[2], x[3], y[1], y[2], y[3], k[0], k[1], g.before[0], g.before[1], g.groups, g.strides[0],
-                 g.strides[1]};
-  if (g.kind == kInputGradient) {  // a convolution of the outputs by the turned kernel
+  Shape shape = {x[0], x[1], x[2], x[3], y[1], y[2], y[3], k[0], k[1], g.before[0], g.before[1], g.groups};
+  if (g.kind == kInputGradient) {  // a convolution of the outputs with the rotated kernel
     const int64_t top = k[0] - 1 - g.before[0], left = k[1] - 1 - g.before[1];
     shape = {y[0], y[1], y[2], y[3], x[1], x[2], x[3], k[0], k[1], top, left, g.groups};
   }
@@ -135,23 +97,12 @@ void run(const Algorithm& algorithm, const Geometry& g, void* images, void* kern
                     threads);
 }
 
-// Whether the nonlinearity is a step of our own after oneDNN, whose sigmoid and tanh are slow.
-bool is_finished_apart(const Geometry& g) {
-  return g.type == dnnl::memory::data_type::f32 && g.epilogue.nonlinearity > kRelu && pointwise::apply();
-}
-
 }  // namespace
 
 void compute(const Geometry& g, void* images, void* kernel, void* outputs, const std::vector<void*>& others) {
   if (Choice* const choice = choose(g)) {
     ++choice->calls;
     run(*choice->algorithm(), g, images, kernel, outputs, others);
-  } else if (is_finished_apart(g)) {
-    Geometry before = g;
-    before.epilogue.nonlinearity = kIdentity;
-    compute(before, images, kernel, outputs, others);
-    const int64_t count = g.outputs[0] * g.outputs[1] * g.outputs[2] * g.outputs[3];
-    pointwise::apply()(g.epilogue.nonlinearity, static_cast<float*>(outputs), count, omp_get_max_threads());
   } else {
     onednn::compute(g, images, kernel, outputs, others);
   }

@@ -1,4 +1,4 @@
-// A convolution or one of its two gradients, as XLA asks for it, and which algorithm computes it.
+// A convolution or one of its two gradients, as requested by XLA, and the selection of its algorithm.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@ using Dims = dnnl::memory::dims;
 
 enum Kind : int64_t { kForward, kInputGradient, kKernelGradient };
 
-// What is done to each output before it is stored, in this order: times a scale and plus an offset (by channel), plus
-// an array of the outputs' shape, then a nonlinearity.
+// Operations on each output before it is stored, in this order: times a scale and plus an offset (per channel), plus a
+// residual in the outputs' shape, then a nonlinearity.
 struct Epilogue {
   bool scaled = false, shifted = false, added = false;
   Nonlinearity nonlinearity = kIdentity;
@@ -22,15 +22,16 @@ struct Epilogue {
 struct Geometry {
   Kind kind;
   dnnl::memory::data_type type;
-  Dims images, kernel, outputs, strides, dilation, before, after;  // dilation as oneDNN counts it: 0 is none
+  Dims images, kernel, outputs, strides, dilation, before, after;  // dilation as in oneDNN: 0 means none
   int64_t groups;
   Epilogue epilogue;
 
-  // Whether kernels of our own could compute it.
-  bool is_plain() const { return is_dense() && strides == Dims{1, 1}; }
-  bool is_dense() const { return type == dnnl::memory::data_type::f32 && dilation == Dims{0, 0}; }
+  // Whether our own kernels could compute it.
+  bool is_plain() const {
+    return type == dnnl::memory::data_type::f32 && strides == Dims{1, 1} && dilation == Dims{0, 0};
+  }
 
-  // A key by which equal geometries are found again.
+  // Key for looking up equal geometries.
   std::vector<int64_t> key() const {
     std::vector<int64_t> all = {kind, static_cast<int64_t>(type), groups, epilogue.scaled, epilogue.shifted,
                                 epilogue.added, epilogue.nonlinearity};
@@ -41,12 +42,12 @@ struct Geometry {
   }
 };
 
-// Computes what `kind` says from the other two arrays. `others`: the epilogue's scale, offset and added array, those
-// that there are. Only the worker's thread may call it.
+// Computes the array named by `kind` from the other two. `others`: the epilogue's scale, offset and residual, as far as
+// present. Only the worker thread may call it.
 void compute(const Geometry&, void* images, void* kernel, void* outputs, const std::vector<void*>& others = {});
 
-// How many convolutions an algorithm of our own has computed; -1 where there is none of that name.
+// Number of convolutions that one of our algorithms has computed; -1 for an unknown name.
 int64_t calls_of(const char* algorithm);
 
-// A bound of the rules in convolution.cc, for Python and its tests; -1 where there is none of that name.
+// A bound of the rules in convolution.cc, for Python and its tests; -1 for an unknown name.
 int64_t bound_of(const char* name);

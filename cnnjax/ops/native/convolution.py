@@ -1,8 +1,8 @@
-"""Convolution as three products that are each other's transposes: images and kernel, and the two gradients.
+"""Convolution and its two gradients, as three JAX primitives.
 
-Each is a primitive of JAX: on a CPU it is the library's (convolution.cc), elsewhere XLA's. All three are bilinear, and
-the transpose of one is another, so that derivatives of any order and in any mode exist. Under `vmap` the members are
-computed one after the other: a CPU gains nothing from doing them at once.
+On a CPU each primitive is computed by the library (convolution.cc), elsewhere by XLA. All three are bilinear and each
+is the transpose of another, so derivatives of any order and mode exist. Under `vmap` the members are computed one
+after another, because a CPU gains nothing from batching them.
 """
 
 import functools
@@ -21,26 +21,29 @@ from cnnjax.ops.native.lowering import make_primitive
 from cnnjax.ops.window import POINTWISE, Window, output_shape, turned
 
 FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT = "forward", "input_gradient", "kernel_gradient"
-"""The kinds of `kind_of` in convolution_handlers.cc."""
+"""Kinds, as parsed by `kind_of` in convolution_handlers.cc."""
 
 
 def convolution(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """Convolve [N, H, W, C] with [h, w, C / groups, C']; both float32, or both bfloat16.
 
     Raises:
-        ValueError: they do not fit each other.
+        ValueError: the shapes or dtypes do not match.
     """
     images, window = simplified(images, kernel, window)
     return _forward.bind(images, kernel, window=window, spatial=())
 
 
 def simplified(images: jax.Array, kernel: jax.Array, window: Window) -> tuple[jax.Array, Window]:
-    """Return what gives the same, where a kernel of 1x1 is strided or padded, without the stride and the padding.
+    """Apply the stride and padding of a 1x1 kernel to the images, and return the images and the remaining window.
 
-    For such kernels oneDNN 2.6 writes beyond its own memory (kernel gradient) or adds the wrong elements (epilogue).
+    With a strided or padded 1x1 kernel, oneDNN 2.6 writes beyond its own memory (kernel gradient) or adds the wrong
+    elements (epilogue).
     """
     if images.shape[3] != kernel.shape[2] * window.groups or images.dtype != kernel.dtype:
-        raise ValueError(f"a kernel {kernel.shape} of {kernel.dtype} for images {images.shape} of {images.dtype}")
+        raise ValueError(
+            f"a kernel {kernel.dtype}{list(kernel.shape)} does not fit images {images.dtype}{list(images.shape)}"
+        )
     if kernel.shape[:2] != (1, 1) or (window.strides == (1, 1) and not any(map(any, window.padding))):
         return images, window
     images = jnp.pad(images, ((0, 0), *window.padding, (0, 0)))[:, :: window.strides[0], :: window.strides[1]]
@@ -48,7 +51,7 @@ def simplified(images: jax.Array, kernel: jax.Array, window: Window) -> tuple[ja
 
 
 def xla_convolution(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    """Return the same by XLA's convolution."""
+    """Convolve with XLA."""
     return lax.conv_general_dilated(
         images, kernel, window.strides, window.padding, rhs_dilation=window.dilation,
         dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=window.groups,
@@ -78,7 +81,7 @@ def _kernel_shape(images: Any, cotangent: Any, window: Window, spatial: tuple[in
 
 
 def _by_dot(images: jax.Array, cotangent: jax.Array, *, window: Window, spatial: tuple[int, ...]) -> jax.Array:
-    """Return the kernel gradient [1, 1, C, C'] of a 1x1 convolution as one product of matrices."""
+    """Return the kernel gradient [1, 1, C, C'] of a 1x1 convolution as one matrix product."""
     positions = (0, 1, 2)
     return lax.dot_general(images, cotangent, ((positions, positions), ((), ())))[None, None]
 
@@ -86,12 +89,12 @@ def _by_dot(images: jax.Array, cotangent: jax.Array, *, window: Window, spatial:
 def _by_turned_kernel(
     kernel: jax.Array, cotangent: jax.Array, *, window: Window, spatial: tuple[int, ...]
 ) -> jax.Array:
-    """Return the images' gradient of a depthwise convolution as one by the kernel turned by 180 degrees."""
+    """Return the input gradient of a depthwise convolution as a convolution with the rotated kernel."""
     return _forward.bind(cotangent, kernel[::-1, ::-1], window=turned(kernel, window), spatial=())
 
 
 def _product(name: str, kind: str, shape: Callable[..., tuple[int, ...]], xla: Callable[..., Any]) -> Primitive:
-    """Return a primitive ``(a, b, window, spatial)``; ``spatial`` is the height and width that a and b do not tell."""
+    """Return a primitive ``(a, b, window, spatial)``; ``spatial`` is the size that a and b do not determine."""
 
     def shaped(a: Any, b: Any, *, window: Window, spatial: tuple[int, ...]) -> jax.core.ShapedArray:
         return jax.core.ShapedArray(shape(a, b, window, spatial), a.dtype)
@@ -111,7 +114,7 @@ def _product(name: str, kind: str, shape: Callable[..., tuple[int, ...]], xla: C
 
 
 def attributes(window: Window) -> dict[str, Any]:
-    """Return a window as the library reads it."""
+    """Return a window as attributes for the library."""
 
     def numbers(values: Any) -> np.ndarray:
         return np.array(tuple(values), np.int64)
@@ -126,14 +129,14 @@ def attributes(window: Window) -> dict[str, Any]:
 
 
 def one_after_the_other(product: Primitive, operands: Any, axes: Any, **options: Any) -> tuple[Any, int]:
-    """Batch a primitive without doing its members at once."""
+    """Batch a primitive by computing its members one after another."""
     moved = [x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True)]
     batched = [x for x, axis in zip(moved, axes, strict=True) if axis is not None]
 
     def one(members: list[jax.Array]) -> Any:
-        given = iter(members)
+        member = iter(members)
         return product.bind(
-            *(x if axis is None else next(given) for x, axis in zip(moved, axes, strict=True)), **options
+            *(x if axis is None else next(member) for x, axis in zip(moved, axes, strict=True)), **options
         )
 
     return lax.map(one, batched), 0
@@ -143,7 +146,7 @@ _forward = _product("convolution", FORWARD, output_shape, _xla_forward)
 _input_gradient = _product("convolution_input_gradient", INPUT_GRADIENT, _input_shape, _xla_input_gradient)
 _kernel_gradient = _product("convolution_kernel_gradient", KERNEL_GRADIENT, _kernel_shape, _xla_kernel_gradient)
 
-# Transposes: of which operand, given the cotangent of the result and the other operand.
+# The transpose for each operand, given the cotangent of the result and the other operand.
 ad.defbilinear(
     _forward,
     lambda y, x, w, window, spatial: _input_gradient.bind(w, y, window=window, spatial=x.aval.shape[1:3]),

@@ -1,5 +1,5 @@
-// Convolution and its gradients as handlers of XLA's FFI for the CPU, and what Python asks the library about itself;
-// convolution.py, epilogue.py and library.py are the other side.
+// XLA FFI handlers for convolution and its gradients on a CPU, and the queries of library.py. Called from convolution.py,
+// epilogue.py and library.py.
 #include <omp.h>
 
 #include <algorithm>
@@ -31,13 +31,13 @@ dnnl::memory::data_type type_of(ffi::DataType type) {
   throw std::invalid_argument("only float32 and bfloat16 are supported");
 }
 
-Dims holes_of(Numbers dilation) {  // oneDNN counts what lies between, not the step
+Dims holes_of(Numbers dilation) {  // oneDNN counts the gaps, not the step
   Dims holes = dims_of(dilation);
   for (auto& hole : holes) hole -= 1;
   return holes;
 }
 
-// Runs a task on the worker; where oneDNN gets no memory, that is C++'s exception for it.
+// Runs a task on the worker; turns oneDNN's out-of-memory error into std::bad_alloc.
 ffi::Error computed(const std::function<void()>& task) {
   return on_worker([&] {
     try {
@@ -49,7 +49,7 @@ ffi::Error computed(const std::function<void()>& task) {
   });
 }
 
-// Operands and result stand in the order (images, kernel, outputs), less the one that is computed, which comes last.
+// Operands are two of (images, kernel, outputs), in that order; the result is the third.
 ffi::Error convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuffer> result,
                     std::string_view name, Numbers strides, Numbers dilation, Numbers before, Numbers after, int64_t groups) {
   return computed([&] {
@@ -65,7 +65,7 @@ ffi::Error convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuff
   });
 }
 
-// The forward convolution with an epilogue; the scale, the offset and the added array follow where there are such.
+// Forward convolution with an epilogue; the scale, the offset and the residual follow if present.
 ffi::Error convolve_with_epilogue(ffi::AnyBuffer images, ffi::AnyBuffer kernel, ffi::RemainingArgs others,
                                   ffi::Result<ffi::AnyBuffer> outputs, Numbers strides, Numbers dilation, Numbers before,
                                   Numbers after, int64_t groups, bool scaled, bool shifted, bool added,
@@ -111,7 +111,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxConvolutionWithEpilogue, convolve_with_epilo
                                   .Attr<bool>("added")
                                   .Attr<std::string_view>("nonlinearity"));
 
-// Sets how many threads there are, and says how many it could.
+// Sets the number of threads and returns the number that could be set.
 extern "C" int cnnjax_set_threads(int count) {
   worker().run([&count] {
     omp_set_dynamic(0);  // a smaller team would sum in another order
@@ -121,10 +121,10 @@ extern "C" int cnnjax_set_threads(int count) {
   return count;
 }
 
-// Of the library that is loaded, which may be another one than that of the headers.
+// Version of the loaded oneDNN, which may differ from the version of the headers.
 extern "C" int cnnjax_onednn_version() { return dnnl_version()->major * 100 + dnnl_version()->minor; }
 
-// Whether this processor can run the kernels of our own.
+// Whether this processor can run our own kernels.
 extern "C" bool cnnjax_has_kernels() { return cpu_dispatch::has_kernels(); }
 
 extern "C" bool cnnjax_has_avx512() { return cpu_dispatch::has_avx512(); }  // vectors of 16 floats
@@ -139,7 +139,7 @@ extern "C" int64_t cnnjax_calls(const char* algorithm) {
 // See `bound_of` in convolution.h.
 extern "C" int64_t cnnjax_bound(const char* name) { return bound_of(name); }
 
-// Whether this processor multiplies bfloat16 fast: AVX-512 with instructions for it.
+// Whether this processor multiplies bfloat16 fast: AVX-512 with bfloat16 instructions.
 extern "C" int cnnjax_has_bfloat16() {
   return dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core_bf16;
 }

@@ -1,5 +1,5 @@
-// Chooses among the builds of a kernel: each is compiled once for each level of x86-64, in a namespace of that name (see
-// build.py), and the processor decides at load time which build runs.
+// Selects among the builds of a kernel. Each kernel is compiled once per level of x86-64, in a namespace of that name
+// (see build.py), and the build is selected at load time by the processor.
 #pragma once
 
 #if defined(__x86_64__)
@@ -19,7 +19,7 @@ inline bool has_kernels() { return has_v4() || has_v3(); }
 inline bool has_avx512() { return has_v4(); }  // vectors of 16 floats
 }  // namespace cpu_dispatch
 
-// `name` of the best level, or null where the processor has none.
+// `name` of the best level, or null if the processor supports none.
 #define CNNJAX_BEST_LEVEL(name) (cpu_dispatch::has_v4() ? &v4::name : cpu_dispatch::has_v3() ? &v3::name : nullptr)
 #else
 #define CNNJAX_EACH_LEVEL(declaration) \

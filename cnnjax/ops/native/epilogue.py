@@ -1,8 +1,8 @@
-"""A convolution with what follows it: scale and offset by channel, a residual, a nonlinearity.
+"""A convolution with an epilogue: scale and offset per channel, a residual, a nonlinearity.
 
-On a CPU the library applies them to each output before it is stored, so that the activations go through memory once
-instead of twice. The slope of a nonlinearity is known from its result, so that nothing else is kept for a derivative;
-with a scale, whose derivative needs the convolution by itself, the same is differentiated in separate steps.
+On a CPU the library applies the epilogue to each output before storing it, so the activations pass through memory once
+instead of twice. The derivative of a nonlinearity is computed from its result, so nothing else is stored for it. With a
+scale, whose derivative needs the plain convolution, the operations are differentiated in separate steps.
 """
 
 import functools
@@ -28,18 +28,18 @@ from cnnjax.ops.window import Window, output_shape
 NONLINEARITIES: dict[str, Callable[[Any], jax.Array]] = {
     "identity": jax.nn.identity, "relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid, "tanh": jax.nn.tanh,
 }  # fmt: skip
-"""By the names that algorithms.h knows."""
+"""Nonlinearities, by their names in algorithms.h."""
 CHANGES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "identity": lambda result, change: change,
     "relu": lambda result, change: jnp.where(result > 0, change, jnp.zeros_like(change)),
     "sigmoid": lambda result, change: change * (result * (1 - result)),
     "tanh": lambda result, change: (change + change * result) * (1 - result),
 }
-"""How a nonlinearity's result changes with its input."""
+"""Tangent of each nonlinearity, from its result and the tangent of its input."""
 
 
 class Epilogue(NamedTuple):
-    """Which parts there are, in the order in which they are applied."""
+    """Which parts are present, in the order in which they are applied."""
 
     scaled: bool
     shifted: bool
@@ -60,38 +60,38 @@ def convolution_with_epilogue(
     check_arrays(
         scale=(scale, outputs[3:], F32), offset=(offset, outputs[3:], F32), residual=(residual, outputs, images.dtype)
     )
-    if residual is not None and residual_is_a_step(images, kernel, window):
+    if residual is not None and residual_is_a_step(kernel, window):
         result = convolution_with_epilogue(images, kernel, window, scale=scale, offset=offset)
         return NONLINEARITIES[nonlinearity](result + residual)
-    epilogue, others = make_epilogue(scale, offset, residual, nonlinearity)
-    return _differentiable(window, epilogue, images, kernel, *others)
+    epilogue, parts = make_epilogue(scale, offset, residual, nonlinearity)
+    return _differentiable(window, epilogue, images, kernel, *parts)
 
 
 def make_epilogue(
     scale: jax.Array | None, offset: jax.Array | None, residual: jax.Array | None, nonlinearity: str
 ) -> tuple[Epilogue, list[jax.Array]]:
-    """Return which parts there are, and their arrays."""
+    """Return which parts are present, and their arrays."""
     epilogue = Epilogue(scale is not None, offset is not None, residual is not None, nonlinearity)
-    return epilogue, [other for other in (scale, offset, residual) if other is not None]
+    return epilogue, [part for part in (scale, offset, residual) if part is not None]
 
 
-def finished(epilogue: Epilogue, result: jax.Array, *others: jax.Array) -> jax.Array:
+def finished(epilogue: Epilogue, result: jax.Array, *parts: jax.Array) -> jax.Array:
     """Apply an epilogue in separate steps."""
-    dtype, given = result.dtype, iter(others)
+    dtype, part = result.dtype, iter(parts)
     if epilogue.scaled:
-        result = (result.astype(jnp.float32) * next(given)[None, None, None]).astype(dtype)
+        result = (result.astype(jnp.float32) * next(part)[None, None, None]).astype(dtype)
     if epilogue.shifted:
-        result = (result.astype(jnp.float32) + next(given)[None, None, None]).astype(dtype)
+        result = (result.astype(jnp.float32) + next(part)[None, None, None]).astype(dtype)
     if epilogue.residual:
-        result = result + next(given)
+        result = result + next(part)
     return NONLINEARITIES[epilogue.nonlinearity](result)
 
 
 def _in_steps(
     window: Window, epilogue: Epilogue, convolve: Callable[..., jax.Array], images: jax.Array, kernel: jax.Array,
-    *others: jax.Array,
+    *parts: jax.Array,
 ) -> jax.Array:  # fmt: skip
-    return finished(epilogue, convolve(images, kernel, window), *others)
+    return finished(epilogue, convolve(images, kernel, window), *parts)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -120,13 +120,13 @@ def _native(context: Any, *operands: Any, window: Window, epilogue: Epilogue) ->
 
 
 def epilogue_attributes(epilogue: Epilogue) -> dict[str, Any]:
-    """Return an epilogue as the library reads it."""
+    """Return an epilogue as attributes for the library."""
     attributes = epilogue._asdict()
-    added = attributes.pop("residual")
-    return {**attributes, "added": added}
+    residual = attributes.pop("residual")
+    return {**attributes, "added": residual}
 
 
-def _shape(images: Any, kernel: Any, *others: Any, window: Window, epilogue: Epilogue) -> jax.core.ShapedArray:
+def _shape(images: Any, kernel: Any, *parts: Any, window: Window, epilogue: Epilogue) -> jax.core.ShapedArray:
     return jax.core.ShapedArray(output_shape(images, kernel, window), images.dtype)
 
 

@@ -1,8 +1,8 @@
-// A vector holds outputs of one position, and a row of positions stays in registers over the whole kernel. With few
-// channels the images must be laid out anew for that, which a wide kernel pays back.
+// A vector holds the output channels of one position, and a row of positions stays in registers for the whole kernel.
+// With few channels this needs a new layout of the images, which pays off for wide kernels.
 //
-// A call is divided into strips: some rows of outputs of one image, with the rows of inputs that they need. A strip lies
-// in a core's cache.
+// A call is divided into strips: some output rows of one image with the input rows that they need. A strip fits into a
+// core's cache.
 #include "few_channel_conv.h"
 
 #include <omp.h>
@@ -17,9 +17,9 @@ namespace CNNJAX_LEVEL {
 
 using namespace ::CNNJAX_LEVEL;
 
-constexpr int kWidth = kLanes < 8 ? kLanes : 8;    // there are few outputs
-constexpr int kMost = kRegisters == 32 ? 28 : 12;  // sums in registers
-constexpr int64_t kStrip = 8192;                   // floats of outputs in a strip, if it is more than a row
+constexpr int kWidth = kLanes < 8 ? kLanes : 8;    // few outputs do not fill wider vectors
+constexpr int kMost = kRegisters == 32 ? 28 : 12;  // maximum sums in registers
+constexpr int64_t kStrip = 8192;                   // output floats of a strip that has more than one row
 
 using Lanes = Of<kWidth>;
 
@@ -34,8 +34,8 @@ struct Strips {
 };
 
 struct Strip {
-  int64_t image, first, rows;  // its rows of outputs
-  int64_t top, lines;          // its rows of inputs, some of which may be padding
+  int64_t image, first, rows;  // its output rows
+  int64_t top, lines;          // its input rows, some of which may be padding
 
   Strip(const Shape& s, const Strips& strips, int64_t index)
       : image(index / strips.image),
@@ -44,21 +44,21 @@ struct Strip {
         top(first - s.top),
         lines(rows + s.kernel_height - 1) {}
 
-  // Where its outputs begin, and how many they are.
+  // Offset and number of its outputs.
   int64_t place(const Shape& s) const { return (image * s.out_height + first) * s.out_width * s.outputs; }
   int64_t count(const Shape& s) const { return rows * s.out_width * s.outputs; }
 };
 
-// What of a row of the kernel meets the images, for a row of outputs or the other way round: rows of padding are left out.
+// The kernel rows that meet the images for an output row, or vice versa, without rows of padding.
 struct Range {
   int64_t from, to;
   Range(int64_t start, int64_t height, int64_t count)
       : from(std::clamp<int64_t>(-start, 0, count)), to(std::clamp<int64_t>(height - start, from, count)) {}
 };
 
-int64_t line_of(const Shape& s) { return s.out_width + s.kernel_width - 1; }  // columns of inputs, with padding
+int64_t line_of(const Shape& s) { return s.out_width + s.kernel_width - 1; }  // input columns, with padding
 
-// Calls store(line, column, pixel) for each pixel of a strip's inputs; a null pixel stands for padding.
+// Calls store(line, column, pixel) for each input pixel of a strip; a null pixel is padding.
 template <typename Store>
 inline void each_pixel(const Shape& s, const Strip& strip, const float* images, Store store) {
   const Range inside(strip.top, s.height, strip.lines), across(-s.left, s.width, line_of(s));
@@ -70,12 +70,12 @@ inline void each_pixel(const Shape& s, const Strip& strip, const float* images, 
   }
 }
 
-// One position's outputs are `step` from the next's. The lanes beyond a position's outputs are written over by the next.
+// The outputs of adjacent positions are `step` apart. Lanes beyond a position's outputs are overwritten by the next one.
 struct Row {
-  int64_t rows, channels, columns, line, step;  // of the kernel: rows that meet the images, and columns
+  int64_t rows, channels, columns, line, step;  // kernel rows that meet the images, and kernel columns
 };
 
-// sums[P][outputs] of P positions side by side.
+// sums[P][outputs] of P adjacent positions.
 template <int P>
 void convolve_row(const Row& row, const float* x, const float* kernel, const float* scale, const float* offset,
                   float* to) {
@@ -95,7 +95,7 @@ void convolve_row(const Row& row, const float* x, const float* kernel, const flo
 // sums[R][outputs] += x[position][R]' d[position][outputs], over rows of positions.
 template <int R>
 void add_products(const Row& row, int64_t positions, const float* x, const float* d, float* sums) {
-  constexpr int U = R > 6 ? 1 : R > 3 ? 2 : 4;  // such that there are sums enough to wait for none
+  constexpr int U = R > 6 ? 1 : R > 3 ? 2 : 4;  // enough independent sums to hide the latency
   Lanes::Vector partial[U][R] = {};
   for (int64_t i = 0; i < row.rows; ++i) {
     const float *pixel = x + i * row.line, *cotangent = d + i * positions * row.step;
@@ -121,7 +121,7 @@ void add_products(const Row& row, int64_t positions, const float* x, const float
   }
 }
 
-// The two above by how many sums they have, from 1 on.
+// The two functions above by number of sums, starting at 1.
 using ConvolveRow = decltype(&convolve_row<1>);
 using AddProducts = decltype(&add_products<1>);
 
@@ -137,15 +137,15 @@ AddProducts add_products_of(int64_t count, std::integer_sequence<int, kCounts...
   return all[count - 1];
 }
 
-// Divides a length into parts that fit the registers.
+// Divides a length into parts that fit into the registers.
 struct Parts {
   int64_t count, size;
   explicit Parts(int64_t length) : count(divided_up(length, kMost)), size(divided_up(length, count)) {}
 };
 
-// What lies in the scratch memory, in floats.
+// Layout of the scratch memory, in floats.
 struct Room {
-  int64_t lanes, kernel, inputs, outputs;  // rows of the kernel's gradient are counted in parts
+  int64_t lanes, kernel, inputs, outputs;  // rows of the kernel gradient are counted in parts
 
   explicit Room(const Shape& s) {
     const Parts parts(s.kernel_width * s.channels);
@@ -199,7 +199,7 @@ void convolve_strip(const Shape& s, const Strip& strip, const float* inputs, con
     for (int64_t part = 0; part < parts.count; ++part) {
       const int64_t x = std::min(part * parts.size, s.out_width - parts.size);  // the last part may overlap
       float* to = outputs + (y * s.out_width + x) * s.outputs;
-      for (int64_t o = last; o >= 0; o -= kWidth) {  // the lanes that are too many are in the last, which goes first
+      for (int64_t o = last; o >= 0; o -= kWidth) {  // the excess lanes are in the last vector, which goes first
         const float* weights = kernel + o / kWidth * s.kernel_height * taps + rows.from * taps;
         convolve(row, from + x, weights, scale + o, offset + o, to + o);
       }
@@ -233,7 +233,7 @@ void forward(const Shape& s, const float* images, const float* kernel, bool flip
   }
 }
 
-// Adds a strip's part of the gradient to sums [O / lanes][h][w C in parts][lanes].
+// Adds a strip's part of the kernel gradient to sums [O / lanes][h][w C in parts][lanes].
 void add_strip(const Shape& s, const Strip& strip, const float* inputs, const float* outputs, float* sums) {
   const Parts parts(s.kernel_width * s.channels);
   const auto add = add_products_of(parts.size, std::make_integer_sequence<int, kMost>());
@@ -250,7 +250,7 @@ void add_strip(const Shape& s, const Strip& strip, const float* inputs, const fl
   }
 }
 
-// The sum over all threads' sums.
+// Sums the gradients of all threads.
 void add_threads(const Shape& s, const float* sums, float* kernel, int threads) {
   const int64_t across = s.kernel_width * s.channels;
   const Parts parts(across);
@@ -273,7 +273,7 @@ void kernel_gradient(const Shape& s, const float* images, const float* outputs, 
   const Room room(s);
   float* sums = scratch;
   float* strip_room = sums + room.kernel * threads;
-  int team = 1;  // may be smaller than what is asked for
+  int team = 1;  // may be smaller than requested
 #pragma omp parallel num_threads(threads)
   {
 #pragma omp single nowait
@@ -289,7 +289,7 @@ void kernel_gradient(const Shape& s, const float* images, const float* outputs, 
         float* to = inputs + (line * line_of(s) + column) * s.channels;
         for (int64_t c = 0; c < s.channels; ++c) to[c] = pixel ? pixel[c] : 0.0f;
       });
-      std::copy_n(outputs + strip.place(s), strip.count(s), cotangents);  // it is read beyond its end
+      std::copy_n(outputs + strip.place(s), strip.count(s), cotangents);  // copied because it is read past its end
       add_strip(s, strip, inputs, cotangents, mine);
     }
   }

@@ -1,4 +1,4 @@
-// Convolution to few channels by the plain sum, with any kernel and any nonlinearity; no array is added.
+// Direct convolution to few channels, with any kernel and any nonlinearity, but no residual.
 #pragma once
 
 #include "cpu_dispatch.h"
@@ -8,7 +8,7 @@ namespace few_channel_conv {
 
 CNNJAX_EACH_LEVEL(extern const Algorithm kAlgorithm)
 
-// The build for this processor, or null where it has none.
+// The build for this processor, or null if there is none.
 inline const Algorithm* algorithm() { return CNNJAX_BEST_LEVEL(kAlgorithm); }
 
 }  // namespace few_channel_conv

@@ -1,4 +1,4 @@
-"""An operation of the native part as a primitive of JAX: on a CPU by the library where it can, elsewhere by XLA."""
+"""JAX primitives that are lowered to the native library on a CPU, and to XLA elsewhere."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -15,22 +15,23 @@ def make_primitive(
     name: str, shapes: Callable[..., Any], xla: Callable[..., Any], native: Callable[..., Any] | None,
     parameters: Sequence[str], *, library: Callable[[], Library | None] = load, several: bool = False,
 ) -> Primitive:  # fmt: skip
-    """Return a primitive whose results have ``shapes``: an array, or with ``several`` a list of them.
+    """Return a primitive whose abstract result is given by ``shapes``: one array, or a list of arrays with ``several``.
 
-    ``xla`` computes it from arrays. ``native`` is its rule of lowering on a CPU, taken where ``library`` finds one and
-    no array is empty, since the library does not know empty ones. ``parameters`` are named, and are no arrays.
+    ``xla`` computes the result with JAX operations. ``native`` is the lowering rule on a CPU; it is used if ``library``
+    returns a library and no array is empty, since the library does not support empty arrays. ``parameters`` are the
+    names of the static keyword arguments.
     """
-    made = Primitive(name)
-    made.multiple_results = several
-    made.def_impl(functools.partial(jax.jit, static_argnames=tuple(parameters))(made.bind))
-    made.def_abstract_eval(shapes)
+    primitive = Primitive(name)
+    primitive.multiple_results = several
+    primitive.def_impl(functools.partial(jax.jit, static_argnames=tuple(parameters))(primitive.bind))
+    primitive.def_abstract_eval(shapes)
     elsewhere = mlir.lower_fun(xla, multiple_results=several)
 
-    def on_cpu(context: Any, *operands: Any, **given: Any) -> Any:
+    def on_cpu(context: Any, *operands: Any, **static: Any) -> Any:
         empty = any(0 in array.shape for array in (*context.avals_in, *context.avals_out))
         rule = elsewhere if native is None or empty or library() is None else native
-        return rule(context, *operands, **given)
+        return rule(context, *operands, **static)
 
-    mlir.register_lowering(made, elsewhere)
-    mlir.register_lowering(made, on_cpu, platform="cpu")
-    return made
+    mlir.register_lowering(primitive, elsewhere)
+    mlir.register_lowering(primitive, on_cpu, platform="cpu")
+    return primitive

@@ -1,5 +1,5 @@
-// Images [N, H, W, C] and kernels [H, W, C / groups, C'] stay as XLA has them; oneDNN reads them by their strides. A
-// convolution is made ready once for each shape (`Plan`).
+// Images [N, H, W, C] and kernels [H, W, C / groups, C'] keep XLA's layout; oneDNN reads them through strides. A
+// convolution is prepared once per shape (`Plan`).
 #include "onednn_conv.h"
 
 #include <cstring>
@@ -15,11 +15,11 @@ using dnnl::memory;
 
 namespace {
 
-// What follows is touched by the worker's thread alone.
+// Everything below is used only by the worker thread.
 
 dnnl::engine& cpu() {
   static auto* engine = [] {
-    dnnl::set_primitive_cache_capacity(0);  // the plans below are kept instead
+    dnnl::set_primitive_cache_capacity(0);  // the plans below replace it
     return new dnnl::engine(dnnl::engine::kind::cpu, 0);
   }();
   return *engine;
@@ -30,19 +30,19 @@ dnnl::stream& stream() {
   return *the_stream;
 }
 
-// A convolution made ready for one shape; holds no arrays.
+// A convolution prepared for one shape; holds no arrays.
 struct Plan {
   dnnl::primitive convolution, reorder;
   memory::desc images, kernel, packed, outputs, scratchpad;
-  bool packs;  // oneDNN wants the kernel in a layout of its own
-  dnnl::primitive addition;  // of the array, and what follows, where that is a step of its own
+  bool packs;  // oneDNN needs the kernel in its own layout
+  dnnl::primitive addition;  // of the residual, and the rest of the epilogue, if separate
 };
 
 memory::desc nhwc(const Dims& d, memory::data_type type) {
   return {{d[0], d[3], d[1], d[2]}, type, memory::format_tag::nhwc};
 }
 
-// HWIO, in groups: output g * (O / groups) + o belongs to group g.
+// HWIO with groups: output g * (O / groups) + o belongs to group g.
 memory::desc hwio(const Dims& d, int64_t groups, memory::data_type type) {
   const int64_t h = d[0], w = d[1], in = d[2], out = d[3];
   if (groups == 1) return {{out, in, h, w}, type, Dims{1, out, w * in * out, in * out}};
@@ -81,7 +81,7 @@ dnnl::post_ops post_ops(const Geometry& g, const memory::desc& outputs) {
   return ops;
 }
 
-// oneDNN 2 describes an operation first; oneDNN 3 does it in one call.
+// oneDNN 2 needs an operation descriptor first; oneDNN 3 takes one call.
 template <typename Primitive, typename... Hint>
 typename Primitive::primitive_desc describe(const Geometry& g, const Plan& p, const memory::desc& kernel, dnnl::prop_kind prop,
                                             const Hint&... hint) {
@@ -125,7 +125,7 @@ Plan make_plan(const Geometry& g) {
   const memory::desc any = any_layout(p.kernel);
   const auto forward = describe<dnnl::convolution_forward>(g, p, any, dnnl::prop_kind::forward_training);
   if (g.epilogue.added && std::strncmp(forward.impl_info_str(), "jit", 3) != 0) {
-    Geometry before = g;  // oneDNN 2.6 adds the wrong elements where it multiplies matrices
+    Geometry before = g;  // oneDNN 2.6 adds the wrong elements in its matrix products
     before.epilogue.added = false, before.epilogue.nonlinearity = kIdentity;
     Plan apart = make_plan(before);
     apart.addition = make_addition(g, p.outputs);
@@ -154,7 +154,7 @@ Plan make_plan(const Geometry& g) {
   return p;
 }
 
-// The plans last used; the oldest is forgotten, so that many shapes take no more memory than a few hundred.
+// Least-recently-used cache of plans, so that memory stays bounded with many shapes.
 const Plan& plan_for(const Geometry& g) {
   constexpr size_t kMostPlans = 256;
   using Entry = std::pair<std::vector<int64_t>, Plan>;

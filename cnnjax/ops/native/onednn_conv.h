@@ -1,11 +1,11 @@
-// Convolution and its gradients by oneDNN: whatever no kernel of our own computes.
+// Convolution and its gradients by oneDNN, for everything that our own kernels do not compute.
 #pragma once
 
 #include "convolution.h"
 
 namespace onednn {
 
-// As `compute` in convolution.h.
+// Like `compute` in convolution.h.
 void compute(const Geometry&, void* images, void* kernel, void* outputs, const std::vector<void*>& others);
 
 }  // namespace onednn

@@ -1,4 +1,4 @@
-// Memory that every call may write over; the worker's thread alone touches it.
+// Memory that any call may overwrite. Only the worker thread uses it.
 #pragma once
 
 #include <cstddef>
@@ -6,9 +6,9 @@
 #include <map>
 #include <new>
 
-enum Scratch { kPacked, kPad, kOwn };  // a kernel in oneDNN's layout, oneDNN's own, that of our own kernels
+enum Scratch { kPacked, kPad, kOwn };  // a kernel in oneDNN's layout, oneDNN's scratchpad, our own kernels
 
-// At least so many bytes, at the start of a line of the cache; grown to what the largest call needs.
+// At least `bytes` bytes, aligned to a cache line; grown to the size that the largest call needs.
 inline void* scratch(Scratch which, size_t bytes) {
   constexpr size_t kAlignment = 64;
   struct Held {

@@ -1,4 +1,4 @@
-// Vectors of floats of the level that a file is compiled for; CNNJAX_LEVEL is the name of its namespace.
+// Float vectors for the level that a file is compiled for; CNNJAX_LEVEL is the name of its namespace.
 #pragma once
 
 #include <cstdint>
@@ -13,11 +13,11 @@ constexpr int kLanes = 8, kRegisters = 16;
 constexpr int kLanes = 4, kRegisters = 32;
 #endif
 
-// Vectors of so many lanes.
+// Vectors of kWidth lanes.
 template <int kWidth>
 struct Of {
   typedef float Vector __attribute__((vector_size(kWidth * sizeof(float)), aligned(4), may_alias));
-  static_assert(sizeof(Vector) == kWidth * sizeof(float));  // g++ 12 makes one float of the same by `using`
+  static_assert(sizeof(Vector) == kWidth * sizeof(float));  // with `using`, g++ 12 would make it a single float
 
   static Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
   static void store(float* to, Vector v) { *reinterpret_cast<Vector*>(to) = v; }

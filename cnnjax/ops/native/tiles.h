@@ -1,15 +1,15 @@
-// The tile of a product of matrices, some rows by some vectors of columns: its sums stay in the registers.
+// The register tile of a matrix product: some rows by some vectors of columns, whose sums stay in registers.
 #pragma once
 
 #include "simd.h"
 
 namespace CNNJAX_LEVEL {
 
-constexpr int kVectors = kRegisters == 32 ? 4 : 2, kRows = 6;  // of a tile, at most
+constexpr int kVectors = kRegisters == 32 ? 4 : 2, kRows = 6;  // maximum size of a tile
 constexpr int64_t kPanel = kVectors * kLanes;                   // columns
-constexpr int64_t kLine = 16;                                   // floats of a line of the cache
+constexpr int64_t kLine = 16;                                   // floats in a cache line
 
-// The function `OfSize::kOf<rows, vectors>` of that size.
+// The function `OfSize::kOf<rows, vectors>` for a given size.
 template <typename OfSize, int V>
 auto of_rows(int64_t rows) {
   constexpr decltype(OfSize::template kOf<1, 1>) kAll[] = {OfSize::template kOf<1, V>, OfSize::template kOf<2, V>,

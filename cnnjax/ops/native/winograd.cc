@@ -1,8 +1,8 @@
 // Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4: Y = A'[(G g G') * (B' d B)] A.
 //
-// A tile of 6x6 inputs gives 4x4 outputs. A block of tiles is small enough for a core's cache, with up to some
-// hundred channels, from its transform over 36 products of matrices (tiles x channels, channels x outputs) to its outputs.
-// Groups are computed one after the other in each block; of small ones, some as one (`groups_in_one`).
+// A tile of 6x6 inputs gives 4x4 outputs. With up to a few hundred channels, a block of tiles stays in a core's cache
+// from its transform through 36 matrix products (tiles x channels, channels x outputs) to its outputs. Each block
+// computes its groups one after another, and merges small groups (`groups_in_one`).
 #include "winograd.h"
 
 #include <omp.h>
@@ -18,22 +18,22 @@ namespace CNNJAX_LEVEL {
 
 using namespace ::CNNJAX_LEVEL;
 
-constexpr int kPlaces = kIn * kIn;       // that many products
-constexpr int kStep = 42;                // tiles in a block at most: a multiple of the rows of every product below
-constexpr int kChunk = 64;               // outputs at a time, and channels where groups are as small
+constexpr int kPlaces = kIn * kIn;       // number of products
+constexpr int kStep = 42;                // maximum tiles in a block: a multiple of the rows of each product below
+constexpr int kChunk = 64;               // outputs at a time, and channels if groups are that small
 constexpr int kWide = 32, kNarrow = 16;  // columns of a product
 
-// A block's transforms lie in chunks of channels, each as [36][tiles][channels]: a plane for each product. Rows are such
-// that many do not fall on the same places of the cache.
+// The transforms of a block are stored in chunks of channels, each [36][tiles][channels]: one plane per product. The row
+// length avoids cache conflicts.
 constexpr int64_t kPlane = kStep * (kChunk + 16), kPlanes = kPlaces * kPlane;
 constexpr int64_t row_of(int64_t channels) { return channels < kChunk ? channels : kChunk + 16; }
 constexpr int64_t chunks_of(int64_t channels) { return (channels + kChunk - 1) / kChunk; }
 constexpr int64_t chunk_at(int64_t channel) { return channel / kChunk * kPlanes + channel % kChunk; }
 
-// What is computed as one: one group, or some of them together.
+// A part is computed as one: one group, or several merged groups.
 struct Parts {
-  int64_t count, channels, outputs;  // how many, and of each
-  int64_t at_once;                   // so many lie beside each other in the planes
+  int64_t count, channels, outputs;  // number of parts, and the sizes of each
+  int64_t at_once;                   // parts that are adjacent in the planes
   explicit Parts(const Shape& s)
       : count(s.groups / groups_in_one(s.channels / s.groups, s.outputs / s.groups, s.groups)),
         channels(s.channels / count),
@@ -42,7 +42,7 @@ struct Parts {
   int64_t weights() const { return channels * outputs; }
 };
 
-// result[R][columns] (+)= sum over k of a[R][k] b[k][columns]. `a` advances by (row, step), after each chunk to the next.
+// result[R][columns] (+)= sum over k of a[R][k] b[k][columns]. `a` advances by (row, step), and then to the next chunk.
 template <int R, int V, bool kAdds>
 inline void product(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, int64_t depth,
                     float* result, int64_t result_row) {
@@ -75,21 +75,21 @@ inline void product(const float* a, int64_t a_row, int64_t a_step, const float* 
   }
 }
 
-// Rows of a product that fit the registers beside its columns.
+// Rows of a product that fit into the registers together with its columns.
 template <int kColumns>
 constexpr int rows() {
   constexpr int vectors = kColumns / kLanes;
   return vectors == 1 ? 21 : vectors == 2 ? (kRegisters == 32 ? 14 : 6) : vectors == 4 && kRegisters == 32 ? 6 : 3;
 }
 
-// Tiles in a block of which outputs are computed: as few as fill a product, which keeps them near.
+// Tiles in a block when outputs are computed: just enough to fill a product, so that they stay in cache.
 template <int kColumns>
 constexpr int64_t few_tiles() {
   constexpr int64_t R = rows<kColumns>();
   return (14 + R - 1) / R * R;
 }
 
-// M[T][O] = V[T][C] U[C][O], U in panels of columns, T rounded up to whole products.
+// M[T][O] = V[T][C] U[C][O], with U in panels of columns and T rounded up to whole products.
 template <int kColumns>
 void multiply(const float* v, int64_t v_row, const float* u, float* m, int64_t m_row, int64_t tiles, int64_t channels,
               int64_t outputs) {
@@ -118,7 +118,7 @@ void accumulate(const float* v, int64_t v_row, const float* d, int64_t d_row, fl
 
 bool is_wide(int64_t columns) { return kLanes == 16 && columns % kWide == 0; }
 
-// How a call is divided: into tiles, and these into blocks such that each thread has as many.
+// Division of a call into tiles, and of the tiles into blocks so that each thread gets the same number.
 struct Tiles {
   int64_t across, image, all, blocks, step;
   Tiles(const Shape& s, int threads, int64_t most_in_block)
@@ -130,7 +130,7 @@ struct Tiles {
   int64_t count(int64_t block) const { return std::min(step, all - block * step); }
 };
 
-// Where a tile's outputs begin: the image, the row and the column of its first.
+// Position of a tile's first output: image, row and column.
 struct Place {
   int64_t image, row, column;
   Place(const Tiles& tiles, int64_t tile)
@@ -144,10 +144,10 @@ struct Place {
   }
 };
 
-// Tiles beside each other, at most kRun. Their inputs overlap, so that the first transform is of all their columns.
+// A run is up to kRun adjacent tiles. Their inputs overlap, so the first transform covers all of their columns.
 constexpr int kRun = 8, kRunColumns = kRun * kOut + kIn - kOut;
 
-// V = B' d B of a run of tiles, of some channels; v is the place of the first tile.
+// V = B' d B for a run of tiles and some channels; v points to the first tile.
 void transform_run(const Shape& s, const Place& place, int64_t count, const float* images, int64_t channels,
                    const float* zeros, float* v) {
   const int64_t top = place.row - s.top, left = place.column - s.left, columns = count * kOut + kIn - kOut;
@@ -184,7 +184,7 @@ void transform_run(const Shape& s, const Place& place, int64_t count, const floa
   }
 }
 
-// V = B' d B of each tile of a block, of the first channels of `images`.
+// V = B' d B for each tile of a block and the first channels of `images`.
 void transform_images(const Shape& s, const Tiles& tiles, int64_t block, const float* images, int64_t channels,
                       const float* zeros, float* v) {
   const int64_t first = block * tiles.step, count = tiles.count(block);
@@ -195,8 +195,8 @@ void transform_images(const Shape& s, const Tiles& tiles, int64_t block, const f
   }
 }
 
-// A tile's outputs: where they begin, how many rows and columns there are, and the step from one to the next. What it is
-// given to is inlined: else what is stored might be taken for a part of it, and it be read anew each time.
+// Outputs of a tile: offset, rows and columns that exist, and strides. Functions that take it are always inlined;
+// otherwise the compiler assumes that stores may alias it, and reloads it each time.
 struct Window {
   int64_t corner, below, right, row, column;
   Window(const Shape& s, const Place& place)
@@ -210,7 +210,7 @@ struct Window {
   int64_t at(int i, int j) const { return i * row + j * column; }
 };
 
-// D = A y A' of one tile, of the first `count` of `outputs`.
+// D = A y A' for one tile and the first `count` of `outputs`.
 template <bool kWhole>
 [[gnu::always_inline]] inline void transform_tile(const Window& window, const float* outputs, int64_t count, float* d) {
   for (int64_t o = 0; o < count; o += kLanes) {
@@ -222,7 +222,7 @@ template <bool kWhole>
   }
 }
 
-// The same of each tile of a block.
+// The same for each tile of a block.
 void transform_outputs(const Shape& s, const Tiles& tiles, int64_t block, const float* outputs, int64_t count,
                        float* d) {
   Place place(tiles, block * tiles.step);
@@ -233,7 +233,7 @@ void transform_outputs(const Shape& s, const Tiles& tiles, int64_t block, const 
   }
 }
 
-// Y = A' M A of one tile, and what else is done to it, of the first `count` outputs; m is one chunk.
+// Y = A' M A and its epilogue for one tile and the first `count` outputs; m is one chunk.
 template <bool kWhole>
 [[gnu::always_inline]] inline void finish_tile(const Window& window, const float* m, int64_t count, const Finish& f,
                                                float* outputs) {
@@ -252,7 +252,7 @@ template <bool kWhole>
   }
 }
 
-// The same of each tile of a block, from output `first` on.
+// The same for each tile of a block, starting at output `first`.
 void finish(const Shape& s, const Tiles& tiles, int64_t block, const float* m, int64_t first, int64_t count,
             const Finish& f, float* outputs) {
   Place place(tiles, block * tiles.step);
@@ -264,7 +264,7 @@ void finish(const Shape& s, const Tiles& tiles, int64_t block, const float* m, i
   }
 }
 
-// Of a row of kernels [C / groups][O]: of the lanes that begin at output `first`, those of the same group as `channel`.
+// Within a row of kernels [C / groups][O], the lanes from output `first` that are in the same group as `channel`.
 struct Lanes {
   int64_t from, to;
   Lanes(int64_t channel, int64_t channels_a_group, int64_t first, int64_t outputs_a_group) {
@@ -274,15 +274,15 @@ struct Lanes {
   }
 };
 
-// The 3x3 kernels from some channels to some outputs of a part, [9][kLanes channels][kLanes outputs]; zero between groups.
+// 3x3 kernels from some channels to some outputs of a part, [9][kLanes channels][kLanes outputs]; zero between groups.
 struct Kernels {
   float at[9][kLanes][kLanes] = {};
 
   Kernels(const Shape& s, const float* kernel, bool flipped, int64_t part, int64_t c, int64_t o) {
     const Parts parts(s);
-    const int64_t channels = s.channels / s.groups, outputs = s.outputs / s.groups;  // of a group
+    const int64_t channels = s.channels / s.groups, outputs = s.outputs / s.groups;  // per group
     for (int line = 0; line < kLanes; ++line) {
-      const int64_t row = line + (flipped ? o : c);  // a channel of the kernel as it is given, which is flipped an output
+      const int64_t row = line + (flipped ? o : c);  // a channel of the given kernel; an output if flipped
       const Lanes lanes = flipped ? Lanes(row, outputs, c, channels) : Lanes(row, channels, o, outputs);
       const int64_t width = flipped ? s.channels : s.outputs, rows = flipped ? outputs : channels;
       const float* from = kernel + row % rows * width + (flipped ? part * parts.channels + c : part * parts.outputs + o);
@@ -296,7 +296,7 @@ struct Kernels {
   }
 };
 
-// U = G g G' of each part, [parts][36][O / columns][C][columns].
+// U = G g G' for each part, [parts][36][O / columns][C][columns].
 void transform_kernel(const Shape& s, const float* kernel, bool flipped, float* u, int threads) {
   const Parts parts(s);
   const int64_t plane = parts.weights(), columns = is_wide(parts.outputs) ? kWide : kNarrow;
@@ -316,7 +316,7 @@ void transform_kernel(const Shape& s, const float* kernel, bool flipped, float* 
   }
 }
 
-// g = G' S G of the sum over all threads' S, [threads][parts][36][C][O].
+// g = G' S G of the sum of all threads' S, [threads][parts][36][C][O].
 void transform_sums(const Shape& s, const float* sums, float* kernel, int threads) {
   const Parts parts(s);
   const int64_t plane = parts.weights(), channels = s.channels / s.groups, outputs = s.outputs / s.groups;
@@ -347,7 +347,7 @@ void transform_sums(const Shape& s, const float* sums, float* kernel, int thread
   }
 }
 
-// What lies in the scratch memory, in floats.
+// Layout of the scratch memory, in floats.
 struct Room {
   int64_t zeros, weights, inputs, outputs;
 
@@ -405,7 +405,7 @@ void kernel_gradient(const Shape& s, const float* images, const float* outputs, 
   const Tiles tiles(s, threads, parts.channels == kLanes ? kStep / 2 : kStep);
   const auto add_product = is_wide(parts.outputs) ? accumulate<kWide> : accumulate<kNarrow>;
   float *zeros = scratch, *sums = zeros + room.zeros, *blocks = sums + room.weights * threads;
-  int team = 1;  // may be smaller than what is asked for
+  int team = 1;  // may be smaller than requested
   std::memset(zeros, 0, sizeof(float) * room.zeros);
 #pragma omp parallel num_threads(threads)
   {

@@ -1,5 +1,5 @@
-// Convolution with kernels of 3x3 by Winograd's minimal filtering, F(4x4, 3x3): 36 products where the plain sum has 144.
-// Of the nonlinearities there is ReLU.
+// 3x3 convolution by Winograd's minimal filtering, F(4x4, 3x3): 36 products instead of 144 for the direct sum. ReLU is
+// the only nonlinearity.
 #pragma once
 
 #include "cpu_dispatch.h"
@@ -7,8 +7,8 @@
 
 namespace winograd {
 
-// How many groups are computed as one, whose kernel is zero between them, such that channels and outputs are multiples of
-// 16; 0 where no number of them is. `channels` and `outputs` are those of one group.
+// Number of groups to merge into one, whose kernel is zero between them, so that channels and outputs are multiples of
+// 16; 0 if no number works. `channels` and `outputs` are per group.
 inline int64_t groups_in_one(int64_t channels, int64_t outputs, int64_t groups) {
   constexpr int64_t kLanes = 16;
   int64_t together = 1;
@@ -18,7 +18,7 @@ inline int64_t groups_in_one(int64_t channels, int64_t outputs, int64_t groups) 
 
 CNNJAX_EACH_LEVEL(extern const Algorithm kAlgorithm)
 
-// The build for this processor, or null where it has none.
+// The build for this processor, or null if there is none.
 inline const Algorithm* algorithm() { return CNNJAX_BEST_LEVEL(kAlgorithm); }
 
 }  // namespace winograd

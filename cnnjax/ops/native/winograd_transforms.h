@@ -1,7 +1,7 @@
-// The transforms of Winograd's filtering F(4x4, 3x3), of vectors: each along one side of a tile, and along both.
+// The transforms of Winograd's F(4x4, 3x3) on vectors, along one side of a tile and along both.
 //
-// The polynomials are evaluated at 0, -a, a, -b, b and infinity with a = 1 / b = sqrt(1/2). With the integers of the
-// paper, 1 and 2, rounding errors are four times larger.
+// The polynomials are evaluated at 0, -a, a, -b, b and infinity with a = 1 / b = sqrt(1/2). With the paper's integers, 1
+// and 2, rounding errors are four times larger.
 #pragma once
 
 #include "simd.h"
@@ -57,7 +57,7 @@ inline void sums_along(const Vector s[kIn], Vector g[3]) {  // G' s
   g[2] = 0.5f * sum_a + 2.0f * sum_b + s[5];
 }
 
-// The transform `along` of a square of vectors, along both of its sides.
+// The transform `along`, applied along both sides of a square of vectors.
 template <int kFrom, int kTo, void (*along)(const Vector*, Vector*), typename Load, typename Store>
 [[gnu::always_inline]] inline void transform_square(Load load_at, Store store_at) {
   Vector half[kTo][kFrom];

@@ -1,5 +1,4 @@
-// Runs what XLA calls on one thread of our own, so that there is one team of OpenMP threads and two callers at once take
-// turns.
+// Runs XLA's calls on a single thread, so that there is one team of OpenMP threads and concurrent callers take turns.
 #pragma once
 
 #include <condition_variable>
@@ -11,7 +10,7 @@
 
 #include "xla/ffi/api/ffi.h"
 
-// Runs one task at a time on a thread of its own. Never destroyed: a process may end while XLA still computes.
+// Runs one task at a time on its own thread. Never destroyed, because a process may exit while XLA still computes.
 class Worker {
  public:
   Worker() : thread_([this] { loop(); }) { thread_.detach(); }
@@ -46,7 +45,7 @@ inline Worker& worker() {
   return *the_worker;
 }
 
-// Runs a task and tells XLA how it went.
+// Runs a task and reports its outcome to XLA.
 inline xla::ffi::Error on_worker(const std::function<void()>& task) {
   using xla::ffi::Error;
   using xla::ffi::ErrorCode;
@@ -55,7 +54,7 @@ inline xla::ffi::Error on_worker(const std::function<void()>& task) {
     try {
       task();
     } catch (const std::bad_alloc&) {
-      problem = Error(ErrorCode::kResourceExhausted, "the native part got no memory");
+      problem = Error(ErrorCode::kResourceExhausted, "the native part is out of memory");
     } catch (const std::exception& error) {
       problem = Error(ErrorCode::kInternal, std::string("the native part: ") + error.what());
     }

@@ -1,0 +1,43 @@
+"""Names of GoogLeNet's weights in published files: `models/googlenet.py` in torchvision's names."""
+
+from cnnjax.convert.rules import Rule, Rules, Table, flattened, torch_conv, torch_dense, torch_norm
+from cnnjax.convert.sources import CENTER_CROP, SYMMETRIC, Source
+from cnnjax.models.googlenet import AUX_SIDE, STAGES, GoogLeNet
+
+
+def _layer(theirs: str, ours: str) -> Rules:
+    return *torch_conv(f"{theirs}.conv", f"{ours}/conv"), *torch_norm(f"{theirs}.bn", f"{ours}/norm")
+
+
+def _inception(theirs: str, ours: str) -> Rules:
+    return (
+        *_layer(f"{theirs}.branch1", f"{ours}/branch1"),
+        *_layer(f"{theirs}.branch{{b}}.{{i}}", f"{ours}/branch{{b}}/layers/{{i}}"),
+    )
+
+
+def _torch(arch: GoogLeNet) -> Table:
+    rules: list[Rule] = []
+    for number in (1, 2, 3):
+        rules += _layer(f"conv{number}", f"stem/conv{number}")
+    for stage, blocks in STAGES.items():
+        for index, block in enumerate(blocks):
+            rules += _inception(f"inception{block}", f"{stage}/{index}")
+    for aux in ("aux1", "aux2"):
+        rules += _layer(f"{aux}.conv", f"{aux}/conv")
+        rules += torch_dense(f"{aux}.fc1", f"{aux}/dense1", flattened(AUX_SIDE, AUX_SIDE, arch.scaled(128)))
+        rules += torch_dense(f"{aux}.fc2", f"{aux}/dense2")
+    rules += torch_dense("fc", "head")
+    ignored = ("*.num_batches_tracked",) if arch.aux_heads else ("*.num_batches_tracked", "aux1.*", "aux2.*")
+    return Table(tuple(rules), ignored, head=("fc.*", "aux1.*", "aux2.*"))
+
+
+def sources(arch: GoogLeNet) -> dict[str, Source]:
+    """Return the publishers of weights for this form.
+
+    torchvision's network with published weights maps ImageNet's mean and deviation to 0.5 and 0.5 before its first
+    layer (``transform_input``), so that the layers see values in [-1, 1].
+    """
+    if arch.form != "torchvision" or not arch.batch_norm or arch.stem != "imagenet":
+        return {}
+    return {"torchvision": Source(_torch(arch), SYMMETRIC, CENTER_CROP, writes=True)}

@@ -1,0 +1,50 @@
+"""Names of RegNet's weights in published files: `models/regnet.py` in the names of torchvision and timm."""
+
+from cnnjax.convert.rules import Rules, Table, torch_conv, torch_dense, torch_norm
+from cnnjax.convert.sources import CENTER_CROP, IMAGENET, Source
+from cnnjax.models.regnet import RegNet
+
+
+def _torchvision_layer(theirs: str, ours: str) -> Rules:
+    return *torch_conv(f"{theirs}.0", f"{ours}/conv"), *torch_norm(f"{theirs}.1", f"{ours}/norm")
+
+
+def _timm_layer(theirs: str, ours: str) -> Rules:
+    return *torch_conv(f"{theirs}.conv", f"{ours}/conv"), *torch_norm(f"{theirs}.bn", f"{ours}/norm")
+
+
+# s counts stages from 1, b blocks from 0, as torchvision does; timm counts blocks from 1.
+_BLOCK, _OURS = "trunk_output.block{s}.block{s}-{b}", "stage{s}/{b}"
+TORCHVISION = Table(
+    (
+        *_torchvision_layer("stem", "stem"),
+        *_torchvision_layer(f"{_BLOCK}.f.a", f"{_OURS}/conv1"),
+        *_torchvision_layer(f"{_BLOCK}.f.b", f"{_OURS}/conv2"),
+        *_torchvision_layer(f"{_BLOCK}.f.c", f"{_OURS}/conv3"),
+        *torch_conv(f"{_BLOCK}.f.se.fc{{i}}", f"{_OURS}/gate/fc{{i}}"),
+        *_torchvision_layer(f"{_BLOCK}.proj", f"{_OURS}/shortcut"),
+        *torch_dense("fc", "head"),
+    ),
+    ignored=("*.num_batches_tracked",),
+    head=("fc.*",),
+)
+TIMM = Table(
+    (
+        *_timm_layer("stem", "stem"),
+        *_timm_layer("s{s}.b{b+1}.conv{i}", f"{_OURS}/conv{{i}}"),
+        *torch_conv("s{s}.b{b+1}.se.fc{i}", f"{_OURS}/gate/fc{{i}}"),
+        *_timm_layer("s{s}.b{b+1}.downsample", f"{_OURS}/shortcut"),
+        *torch_dense("head.fc", "head"),
+    ),
+    ignored=("*.num_batches_tracked",),
+    head=("head.fc.*",),
+)
+
+
+def sources(arch: RegNet) -> dict[str, Source]:
+    """Return the publishers of weights for this rounding; the other one has other widths for most sizes."""
+    if arch.stem != "imagenet":
+        return {}
+    if arch.rounding == "pycls":
+        return {"timm": Source(TIMM, IMAGENET, CENTER_CROP, writes=True)}
+    return {"torchvision": Source(TORCHVISION, IMAGENET, CENTER_CROP, writes=True)}

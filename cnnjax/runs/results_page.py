@@ -1,0 +1,112 @@
+"""docs/results.md: every published result, written from the records and from nothing else.
+
+`experiments/records/questions.toml` says which records answer which question:
+
+    [[question]]
+    title = "Does ReLU train LeNet-5 better than the sigmoid?"
+    text = "With the sigmoid it reaches {1}."
+    rows = [{record = "lenet_fashion", label = "LeNet-5, sigmoid", claimed = "89.6", source = "the course"}]
+
+In `text`, {1} stands for the mean and the spread of the first row's test top-1, {2} for those of the second.
+"""
+
+import statistics
+import string
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cnnjax.complexity import complexity
+from cnnjax.errors import UserError, listed
+from cnnjax.runs.records import Record
+from cnnjax.system.files import read_bytes
+
+HEAD = """# Results
+
+Written by `python scripts/report.py --results` from the files in [experiments/records](../experiments/records), which
+hold config, environment and metrics of every run. `python scripts/report.py --check NAME` repeats one of them.
+
+A figure is the mean over seeds ± the sample standard deviation. The parameters of a run are those of its best epoch by
+validation loss, or by validation top-1 where the config says so; test images are used once, at the end. Seconds are the
+wall time of one seed's training, evaluation between epochs included, on the device named below each table; other work
+on the machine lengthens them.
+"""
+COLUMNS = ("network", "parameters", "seeds", "epochs", "best epoch", "seconds", "test top-1", "claimed", "source")
+
+
+def page(records: Mapping[str, Sequence[Record]], questions: Path) -> str:
+    """Return the page.
+
+    Raises:
+        UserError: the questions name a record that does not exist, or a record is part of no question.
+    """
+    asked = tomllib.loads(read_bytes(questions).decode())["question"]
+    named = [row["record"] for question in asked for row in question["rows"]]
+    if missing := sorted(set(named) - records.keys()):
+        raise UserError(
+            f"{questions} names records that do not exist: {listed(missing)}; record those runs with --record RUN"
+        )
+    if unused := sorted(records.keys() - set(named)):
+        raise UserError(f"no question of {questions} has a row for the records {listed(unused)}; add one for each")
+    return "\n".join([HEAD, *(_section(question, records) for question in asked)])
+
+
+def mean_and_spread(values: Sequence[float], digits: int = 2) -> str:
+    """Return ``"91.02 ± 0.13"``; of a single value the value alone."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def _section(question: Mapping[str, Any], records: Mapping[str, Sequence[Record]]) -> str:
+    names = list(dict.fromkeys(row["record"] for row in question["rows"]))
+    figures = [f"{_top1(records[row['record']])} %" for row in question["rows"]]
+    try:
+        text = string.Formatter().vformat(question["text"], ["", *figures], {})
+    except (KeyError, IndexError, ValueError):
+        raise UserError(
+            f"the text of {question['title']!r} may hold {{1}} to {{{len(figures)}}} alone, one for each row"
+        ) from None
+    lines = [COLUMNS, ["---", *["---:"] * 6, "---:", "---"]]
+    lines += [_row(row, records[row["record"]]) for row in question["rows"]]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    machines = dict.fromkeys(_machine(record) for name in names for record in records[name])
+    validation = "\n".join(
+        f"- {name}: validation top-1 {_at_best_loss(group)} % at the lowest validation loss, "
+        f"{_at_best_top1(group)} % at the epoch with the highest"
+        for name, group in ((name, records[name]) for name in names)
+    )
+    picture = f"\n\n![{question['title']}]({question['picture']})" if "picture" in question else ""
+    return f"## {question['title']}\n\n{text}\n\n{table}{picture}\n\n{validation}\n\nRun on {'; '.join(machines)}.\n"
+
+
+def _row(row: Mapping[str, str], group: Sequence[Record]) -> list[str]:
+    results = [record.results for record in group]
+    return [
+        f"{row['label']} (`{row['record']}`)", f"{complexity(group[0].experiment.model).parameters:,}",
+        str(len(group)), mean_and_spread([r["epochs"] for r in results], 0),
+        mean_and_spread([r["best_epoch"] for r in results], 0), mean_and_spread([r["seconds"] for r in results], 0),
+        f"{_top1(group)} %", row.get("claimed", "") and f"{row['claimed']} %", row.get("source", ""),
+    ]  # fmt: skip
+
+
+def _top1(group: Sequence[Record]) -> str:
+    return mean_and_spread([100 * record.results["test"]["top1"] for record in group])
+
+
+def _at_best_loss(group: Sequence[Record]) -> str:
+    best = [min(record.rows, key=lambda row: row["validation_loss"]) for record in group]
+    return mean_and_spread([100 * row["validation_top1"] for row in best])
+
+
+def _at_best_top1(group: Sequence[Record]) -> str:
+    return mean_and_spread([100 * max(row["validation_top1"] for row in record.rows) for record in group])
+
+
+def _machine(record: Record) -> str:
+    entry = record.environment
+    packages = entry["packages"]
+    return (
+        f"{entry['device']} ({entry['cpus']} CPUs), Python {entry['python']}, cnnjax {packages['cnnjax']}, "
+        f"jax {packages['jax']}, convolution by {entry['lowering']['convolution']}"
+    )

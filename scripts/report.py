@@ -1,0 +1,113 @@
+"""Record runs, publish the table of results, and check that a recorded run can be repeated.
+
+usage: python scripts/report.py --record RUN...           copy the small files of finished runs to experiments/records
+       python scripts/report.py --results                 write docs/results.md from the records
+       python scripts/report.py --check NAME [--seed N] [--data.dir DIR]
+                                                          repeat a recorded run and compare every figure
+       python scripts/report.py RUN RUN... [--out FILE]   compare runs in one HTML page
+
+--check trains in a temporary folder and reports whether all figures are equal bit for bit, or which differ, by how much
+and why. Exit code 1: the figures differ.
+"""
+
+import tempfile
+from pathlib import Path
+
+from cnnjax import cli
+from cnnjax.errors import PartlyDone, UserError, choose, listed
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS, RESULTS = ROOT / "experiments" / "records", ROOT / "docs" / "results.md"
+
+
+def run(arguments: list[str]) -> None:
+    """Parse the command line and run the command."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return
+    command, *rest = arguments
+    rest = [argument for argument in rest if argument != "--debug"]
+    if command == "--record":
+        record(rest)
+    elif command == "--results":
+        write_results(rest)
+    elif command == "--check":
+        check(rest)
+    elif command.startswith("-"):
+        raise UserError(f"the first argument is {command!r}; give --record, --results, --check, or runs to compare")
+    else:
+        compare([command, *rest])
+
+
+def record(runs: list[str]) -> None:
+    """Copy the small files of finished runs to the records."""
+    from cnnjax.runs import records
+
+    if not runs:
+        raise UserError("--record is given without a run; add one or more run folders")
+    for run in runs:
+        print(records.record(Path(run), RECORDS).relative_to(ROOT))
+
+
+def write_results(arguments: list[str]) -> None:
+    """Write docs/results.md."""
+    from cnnjax.runs import records, results_page
+    from cnnjax.system.files import write_bytes
+
+    if arguments:
+        raise UserError(f"--results is given with {arguments[0]!r}, but takes no argument; leave it out")
+    text = results_page.page(records.read_records(RECORDS), RECORDS / "questions.toml")
+    write_bytes(RESULTS, text.encode())
+    print(f"wrote {RESULTS.relative_to(ROOT)}")
+
+
+def check(arguments: list[str]) -> None:
+    """Repeat a recorded run and compare."""
+    arguments, seed = cli.take_option(arguments, "--seed")
+    arguments, folder = cli.take_option(arguments, "--data.dir")
+    if len(arguments) != 1:
+        raise UserError(
+            f"--check is given {len(arguments)} names; give the name of one record, such as --check lenet_mini"
+        )
+    name = choose("record", arguments[0], (path.name for path in RECORDS.glob("*") if path.is_dir()))
+    seeds = sorted((path.name.removeprefix("seed-") for path in (RECORDS / name).glob("seed-*")), key=int)
+    place = RECORDS / name / f"seed-{choose('seed', seed or seeds[0], seeds)}"
+
+    import cnnjax
+    from cnnjax.runs import records
+    from cnnjax.runs.definitions import COPY, of_run
+
+    recorded = records.read_record(place)
+    experiment = recorded.experiment
+    if folder is not None:
+        experiment = experiment.replace(data=experiment.data.replace(dir=folder))
+    cli.start_jax("auto", recorded.environment["lowering"].get("deterministic", False), experiment.model)
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary) / name
+        definitions = of_run(place, trust_code=(place / COPY).is_file())
+        cnnjax.train(experiment, out, name=name, definitions=definitions)
+        comparison = records.compare(recorded, records.read_record(out))
+    title = f"{name}, seed {recorded.experiment.seed}"
+    if comparison.equal:
+        print(f"{title}: all {comparison.figures} figures are equal bit for bit")
+        return
+    reasons = [f"{key} was {old!r} and is {new!r}" for key, (old, new) in comparison.reasons.items()]
+    raise PartlyDone(
+        f"{title}: {comparison.different} of {comparison.figures} figures differ, by at most {comparison.largest:.2g}; "
+        f"the first: {comparison.first}; likely because {listed(reasons, 3) or 'the code has changed'}"
+    )
+
+
+def compare(arguments: list[str]) -> None:
+    """Write a page that compares runs."""
+    arguments, out = cli.take_option(arguments, "--out")
+
+    from cnnjax.runs import comparison
+
+    target = Path(out or "comparison.html")
+    comparison.write([Path(run) for run in arguments], target)
+    print(f"wrote {target}")
+
+
+if __name__ == "__main__":
+    cli.main(run)

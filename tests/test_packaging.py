@@ -1,0 +1,43 @@
+"""The dependencies by Python version: pairs of jax and flax that import together."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[1]
+PAIRS = {"3.11": ("0.10.2", "0.12.8"), "3.12": ("0.11.2", "0.12.12"), "3.13": ("0.11.2", "0.12.12")}
+"""jax and flax in the lock. flax 0.12.8 does not import with jax 0.11."""
+
+
+def applies(requirement, python):
+    environment = {"python_version": python, "python_full_version": f"{python}.0"}
+    return requirement.marker is None or requirement.marker.evaluate(environment)
+
+
+@pytest.fixture
+def declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [Requirement(line) for line in project["dependencies"]]
+
+
+@pytest.fixture
+def locked():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return [Requirement(line.removesuffix("\\").strip()) for line in lines if line[:1].isalnum()]
+
+
+@pytest.mark.parametrize("python", PAIRS)
+def test_the_lock_holds_one_allowed_pair_for_each_python(python, declared, locked):
+    for package, version in zip(("jax", "flax"), PAIRS[python], strict=True):
+        (pinned,) = [r for r in locked if r.name == package and applies(r, python)]
+        assert str(pinned.specifier) == f"=={version}"
+        (allowed,) = [r for r in declared if r.name == package and applies(r, python)]
+        assert version in allowed.specifier
+
+
+@pytest.mark.parametrize(("python", "flax"), [("3.12", "0.12.8"), ("3.13", "0.12.9")])
+def test_a_pair_that_does_not_import_is_not_allowed(python, flax, declared):
+    (allowed,) = [r for r in declared if r.name == "flax" and applies(r, python)]
+    assert flax not in allowed.specifier
