@@ -1,6 +1,5 @@
 """Compare resize, crop and normalization with torchvision's transforms and Keras's `preprocess_input`."""
 
-import os
 
 import numpy as np
 import pytest
@@ -52,7 +51,6 @@ def test_the_default_geometry_equals_torchvision_s_first_weights():
 
 @pytest.mark.parametrize(("mode", "normalization"), [("caffe", CAFFE), ("tf", SYMMETRIC), ("torch", IMAGENET)])
 def test_normalization_equals_keras_preprocess_input(mode, normalization):
-    os.environ.setdefault("KERAS_BACKEND", "jax")
     from keras.applications.imagenet_utils import preprocess_input
 
     pixels = np.asarray(photo(224, 224))[None]
