@@ -26,6 +26,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the time goes into compilation. Scripts started as processes and the oracle tests compile as users do.
 jax.config.update("jax_disable_most_optimizations", True)
+# The comparisons with Keras run it on JAX; TensorFlow, its default, is not installed.
+os.environ.setdefault("KERAS_BACKEND", "jax")
 # Scripts must not write to the user's cache folder.
 os.environ["CNNJAX_CACHE"] = "0"
 # With this set, a script does not restart the process to change its allocator settings.

@@ -1,0 +1,24 @@
+"""The plain 56-layer network (no shortcuts) on CIFAR-10 for 64,000 steps, as in He et al. 2015, section 4.2.
+
+Unlike the paper, only kernels decay, images are normalised per channel, and the parameters of the best epoch on a
+held-out split of 5,000 images are kept.
+
+Command:  python scripts/train.py plain56_cifar10 --data.dir DIR_OR_ZIP
+Shows:    the benefit of shortcuts: resnet56_cifar10 is the same network with them
+Device:   an accelerator; on a CPU only at a reduced length, such as --train.epochs 1
+Time:     not run at full length yet; an epoch of the half-wide network took 80 s on 2 CPU cores
+Expected: not run at full length yet; with --model.width 8, 39.4 % test top-1 after 1 epoch
+"""
+
+from cnnjax import create
+from cnnjax.config import Augmentation, Data, EarlyStopping, Experiment, Optimizer, Schedule, Train
+
+experiment = Experiment(
+    model=create("plain56_cifar"),
+    data=Data(source="cifar10", validation=0.1),
+    augmentation=Augmentation(pad_crop=4, flip=True),
+    optimizer=Optimizer(name="momentum", lr=0.1, momentum=0.9, weight_decay=1e-4),
+    schedule=Schedule(name="step", boundaries=("32000st", "48000st"), factor=0.1),
+    train=Train(epochs=182, batch_size=128),
+    early_stopping=EarlyStopping(metric="top1"),
+)
