@@ -5,9 +5,9 @@ held-out split of 5,000 images are kept.
 
 Command:  python scripts/train.py resnet20_cifar10 --data.dir DIR_OR_ZIP
 Shows:    the accuracy of the published recipe; plain20_cifar10 is the same network without shortcuts
-Device:   an accelerator; on a CPU only at a reduced length, such as --train.epochs 1
-Time:     not run at full length yet; 0.5 s per step on 2 shared CPU cores
-Expected: not run at full length yet (91.25 % in the paper); with --model.width 8, 43.4 % test top-1 after 1 epoch
+Device:   an accelerator; 2 CPU cores suffice for a few epochs
+Time:     6.5 min for 8 epochs on 2 CPU cores; full length, 64,000 steps, has not been run
+Expected: 79.5 % test top-1 with --train.epochs 8 --schedule.name warmup_cosine; 91.25 % in the paper at full length
 """
 
 from cnnjax import create

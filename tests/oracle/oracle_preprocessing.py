@@ -1,6 +1,5 @@
 """Compare resize, crop and normalization with torchvision's transforms and Keras's `preprocess_input`."""
 
-
 import numpy as np
 import pytest
 from PIL import Image
