@@ -7,7 +7,7 @@ Command:  python scripts/train.py plain56_cifar10 --data.dir DIR_OR_ZIP
 Shows:    the benefit of shortcuts: resnet56_cifar10 is the same network with them
 Device:   an accelerator; on a CPU only at a reduced length, such as --train.epochs 1
 Time:     not run at full length, which is 64,000 steps
-Expected: above 20-layer networks' error, as in figure 6 of the paper; ours has not been run at full length
+Expected: a higher error than with 20 layers, as in figure 6 of the paper; not run at full length
 """
 
 from cnnjax import create
