@@ -1,30 +1,26 @@
 """Names of GoogLeNet's weights in published files: `models/googlenet.py` in torchvision's names."""
 
-from cnnjax.convert.rules import Rule, Rules, Table, flattened, torch_conv, torch_dense, torch_norm
+from cnnjax.convert.rules import Rule, Rules, Table, flattened, torch_conv_norm, torch_dense
 from cnnjax.convert.sources import CENTER_CROP, SYMMETRIC, Source
 from cnnjax.models.googlenet import AUX_SIDE, STAGES, GoogLeNet
 
 
-def _layer(theirs: str, ours: str) -> Rules:
-    return *torch_conv(f"{theirs}.conv", f"{ours}/conv"), *torch_norm(f"{theirs}.bn", f"{ours}/norm")
-
-
 def _inception(theirs: str, ours: str) -> Rules:
     return (
-        *_layer(f"{theirs}.branch1", f"{ours}/branch1"),
-        *_layer(f"{theirs}.branch{{b}}.{{i}}", f"{ours}/branch{{b}}/layers/{{i}}"),
+        *torch_conv_norm(f"{theirs}.branch1", f"{ours}/branch1"),
+        *torch_conv_norm(f"{theirs}.branch{{b}}.{{i}}", f"{ours}/branch{{b}}/layers/{{i}}"),
     )
 
 
 def _torch(arch: GoogLeNet) -> Table:
     rules: list[Rule] = []
     for number in (1, 2, 3):
-        rules += _layer(f"conv{number}", f"stem/conv{number}")
+        rules += torch_conv_norm(f"conv{number}", f"stem/conv{number}")
     for stage, blocks in STAGES.items():
         for index, block in enumerate(blocks):
             rules += _inception(f"inception{block}", f"{stage}/{index}")
     for aux in ("aux1", "aux2"):
-        rules += _layer(f"{aux}.conv", f"{aux}/conv")
+        rules += torch_conv_norm(f"{aux}.conv", f"{aux}/conv")
         rules += torch_dense(f"{aux}.fc1", f"{aux}/dense1", flattened(AUX_SIDE, AUX_SIDE, arch.scaled(128)))
         rules += torch_dense(f"{aux}.fc2", f"{aux}/dense2")
     rules += torch_dense("fc", "head")

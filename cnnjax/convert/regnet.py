@@ -1,16 +1,12 @@
 """Names of RegNet's weights in published files: `models/regnet.py` in the names of torchvision and timm."""
 
-from cnnjax.convert.rules import Rules, Table, torch_conv, torch_dense, torch_norm
+from cnnjax.convert.rules import Rules, Table, torch_conv, torch_conv_norm, torch_dense
 from cnnjax.convert.sources import CENTER_CROP, IMAGENET, Source
 from cnnjax.models.regnet import RegNet
 
 
 def _torchvision_layer(theirs: str, ours: str) -> Rules:
-    return *torch_conv(f"{theirs}.0", f"{ours}/conv"), *torch_norm(f"{theirs}.1", f"{ours}/norm")
-
-
-def _timm_layer(theirs: str, ours: str) -> Rules:
-    return *torch_conv(f"{theirs}.conv", f"{ours}/conv"), *torch_norm(f"{theirs}.bn", f"{ours}/norm")
+    return torch_conv_norm(theirs, ours, conv="0", norm="1")
 
 
 # s counts stages from 1, b blocks from 0, as torchvision does; timm counts blocks from 1.
@@ -30,10 +26,10 @@ TORCHVISION = Table(
 )
 TIMM = Table(
     (
-        *_timm_layer("stem", "stem"),
-        *_timm_layer("s{s}.b{b+1}.conv{i}", f"{_OURS}/conv{{i}}"),
+        *torch_conv_norm("stem", "stem"),
+        *torch_conv_norm("s{s}.b{b+1}.conv{i}", f"{_OURS}/conv{{i}}"),
         *torch_conv("s{s}.b{b+1}.se.fc{i}", f"{_OURS}/gate/fc{{i}}"),
-        *_timm_layer("s{s}.b{b+1}.downsample", f"{_OURS}/shortcut"),
+        *torch_conv_norm("s{s}.b{b+1}.downsample", f"{_OURS}/shortcut"),
         *torch_dense("head.fc", "head"),
     ),
     ignored=("*.num_batches_tracked",),

@@ -87,6 +87,11 @@ def torch_norm(theirs: str, ours: str) -> Rules:
     return tuple(Rule(f"{theirs}.{their}", f"{ours}/{our}", SAME) for their, our in names.items())
 
 
+def torch_conv_norm(theirs: str, ours: str, conv: str = "conv", norm: str = "bn") -> Rules:
+    """Return the rules of a `ConvNormAct`; ``conv`` and ``norm`` are the publisher's names of its two layers."""
+    return *torch_conv(f"{theirs}.{conv}", f"{ours}/conv"), *torch_norm(f"{theirs}.{norm}", f"{ours}/norm")
+
+
 def keras_layer(theirs: str, ours: str) -> Rules:
     """Return the rules of a convolution or a dense layer, as Keras names them; a layer may lack the bias."""
     return tuple(Rule(f"{theirs}/{leaf}", f"{ours}/{leaf}", SAME) for leaf in ("kernel", "bias"))

@@ -20,7 +20,7 @@ Forms:
 Expected at 299 px: 22,855,952 parameters, 8.36 G multiply-adds.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import jax
@@ -42,6 +42,7 @@ from cnnjax.models.layers import (
     activation,
     conv_norm_act,
     global_average,
+    run_blocks,
 )
 from cnnjax.models.pools import MaxPool
 from cnnjax.models.regularization import Dropout
@@ -112,12 +113,6 @@ class XceptionModule(Network):
         return Outputs(embedding if self.head is None else self.head(self.dropout(embedding, rngs)))
 
 
-def run_blocks(blocks: Iterable[nnx.Module], x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-    for block in blocks:
-        x = block(x)
-    return x
-
-
 class Stem(nnx.Module):
     """Two 3x3 convolutions, each with norm and activation."""
 
@@ -152,7 +147,7 @@ class PooledBlock(nnx.Module):
         self.shortcut = Conv(inputs, outputs, 1, stride=2, padding=0, bias=False, dtype=arch.dtype, rngs=rngs)
         self.shortcut_norm = make_norm(arch, outputs, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         y = self.conv1(x, before=self.first_activation)
         y = self.conv2(y, before=self.activation)
         return conv_norm_act(self.shortcut, self.shortcut_norm, x, residual=self.pool(y))
@@ -167,7 +162,7 @@ class MiddleBlock(nnx.Module):
         self.conv2 = make_separable(arch, channels, channels, rngs)
         self.conv3 = make_separable(arch, channels, channels, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         y = self.conv1(x, before=self.activation)
         y = self.conv2(y, before=self.activation)
         return self.conv3(y, before=self.activation, residual=x)
@@ -181,7 +176,7 @@ class ExitBlock(nnx.Module):
         self.conv1 = make_separable(arch, 1024, 1536, rngs)
         self.conv2 = make_separable(arch, 1536, 2048, rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         return self.conv2(self.conv1(x, activation=self.activation), activation=self.activation)
 
 
