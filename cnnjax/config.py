@@ -69,6 +69,8 @@ class Data(Schema, at="data."):
     None requires images of one size."""
     skip_damaged: bool = False
     """image_folder: leave damaged files out and report them, instead of refusing the folder."""
+    stream: Literal["auto", "always", "never"] = "auto"
+    """image_folder: decode the photos during training instead of before it; auto: if they need more than 2 GiB."""
 
 
 class Augmentation(Schema, at="augmentation."):
@@ -76,8 +78,19 @@ class Augmentation(Schema, at="augmentation."):
 
     pad_crop: Annotated[int, Field(ge=0)] = 0
     """Pixels of zeros put on each side before a random crop back to the size, 0 or more; 0 does not crop."""
+    crop_area: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """Random resized crop: the smallest share of an image's area that a crop covers, in (0, 1], such as 0.08; its
+    width / height is between 3/4 and 4/3. None does not crop."""
     flip: bool = False
     """Mirror the images left to right, each with a chance of one half."""
+
+    @model_validator(mode="after")
+    def _crops_once(self) -> Self:
+        if self.pad_crop and self.crop_area is not None:
+            raise ValueError(
+                f"augmentation.pad_crop is {self.pad_crop} and crop_area is {self.crop_area}; give one of them"
+            )
+        return self
 
 
 class Optimizer(Schema, at="optimizer."):

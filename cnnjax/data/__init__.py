@@ -1,11 +1,12 @@
 """Data sets: from a `config.Data` to three parts in memory."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from cnnjax.config import Data
 from cnnjax.data.augmentation import augment
+from cnnjax.data.crops import resize_boxes
 from cnnjax.data.dataset import (
     Dataset,
     Loaded,
@@ -16,14 +17,14 @@ from cnnjax.data.dataset import (
     indices_hash,
     stratified_split,
 )
-from cnnjax.data.loader import DeviceSplit, Loader, make_loader
+from cnnjax.data.loader import Crops, DeviceSplit, Loader, make_loader
 from cnnjax.data.preprocessing import Preprocessing, normalize, read_image
 from cnnjax.data.sources import SOURCES, SourceEntry, find_source
 from cnnjax.errors import UserError
 
 __all__ = [
-    "SOURCES", "Dataset", "DeviceSplit", "Loaded", "Loader", "Preprocessing", "Source", "SourceEntry", "Split",
-    "augment", "epoch_order", "load", "make_loader", "normalize", "read_image",
+    "SOURCES", "Crops", "Dataset", "DeviceSplit", "Loaded", "Loader", "Preprocessing", "Source", "SourceEntry", "Split",
+    "augment", "epoch_order", "load", "make_loader", "normalize", "read_image", "resize_boxes",
 ]  # fmt: skip
 
 
@@ -36,7 +37,7 @@ def load(config: Data, sources: Mapping[str, SourceEntry] = SOURCES, *, divide: 
         UserError: no such source, its files are missing or damaged, or the division leaves a part empty.
     """
     name = config.source
-    parts, classes, mean, std, fingerprint, notices = find_source(name, sources).load_from(config)
+    parts, classes, mean, std, fingerprint, notices, names = find_source(name, sources).load_from(config)
     for part, split in parts.items():
         if (highest := split.labels.max()) >= len(classes):
             raise UserError(f"{name}: the {part} labels go up to {highest}, and there are {len(classes)} classes")
@@ -45,6 +46,8 @@ def load(config: Data, sources: Mapping[str, SourceEntry] = SOURCES, *, divide: 
     if "test" not in parts:
         kept, held_out = stratified_split(full.labels, config.test, config.split_seed, "test")
         full, parts = full.take(kept), {**parts, "test": full.take(held_out)}
+        if names:
+            names = {**names, "train": _picked(names["train"], kept), "test": _picked(names["train"], held_out)}
         notices += (
             f"{name} has no test images; {len(held_out):,} of {len(held_out) + len(kept):,} training images were set "
             "aside as test images (data.test, data.split_seed)",
@@ -71,6 +74,9 @@ def load(config: Data, sources: Mapping[str, SourceEntry] = SOURCES, *, divide: 
     train_indices, validation_indices = np.arange(len(full.labels)), np.arange(0)
     if divide and "validation" not in parts:
         train_indices, validation_indices = stratified_split(full.labels, config.validation, config.split_seed)
+        if names:
+            train = names["train"]
+            names = {**names, "train": _picked(train, train_indices), "validation": _picked(train, validation_indices)}
     height, width, _ = full.image_shape
     return Dataset(
         name=name,
@@ -89,4 +95,9 @@ def load(config: Data, sources: Mapping[str, SourceEntry] = SOURCES, *, divide: 
         split_hash=indices_hash(validation_indices),
         content_hash=digest,
         notices=notices,
+        names=names,
     )
+
+
+def _picked(names: Sequence[str], indices: np.ndarray) -> list[str]:
+    return [names[index] for index in indices]

@@ -10,8 +10,9 @@ import numpy as np
 
 from cnnjax.config import Data
 from cnnjax.data.dataset import Loaded, Split
+from cnnjax.data.folder_layout import LAYOUT, find_base
 from cnnjax.data.idx import read_idx
-from cnnjax.data.image_folder import LAYOUT, find_base, load_image_folder
+from cnnjax.data.image_folder import Options, load_image_folder, square
 from cnnjax.errors import UserError, choose
 from cnnjax.system import signals
 
@@ -50,8 +51,9 @@ class SourceEntry:
         """Load the source as a config asks for it; options that the source does not have are refused."""
         if self.configured is not None:
             return self.configured(config)
-        if config.size is not None or config.skip_damaged:
-            option = "data.skip_damaged" if config.size is None else f"data.size {config.size}"
+        if config.size is not None or config.skip_damaged or config.stream != "auto":
+            option = f"data.size {config.size}" if config.size is not None else "data.skip_damaged"
+            option = f"data.stream {config.stream}" if config.stream != "auto" else option
             raise UserError(
                 f"{option} is given for {config.source}; only image_folder has that option, so leave it out"
             )
@@ -101,7 +103,10 @@ def load_configured_images(config: Data) -> Loaded:
     """Load the user's own images as the config asks for them."""
     if config.dir is None:
         return load_images(None)
-    return load_image_folder(Path(config.dir), config.size, config.skip_damaged)
+    geometry = square(config.size) if config.size else None
+    return load_image_folder(
+        Path(config.dir), Options(geometry, skip_damaged=config.skip_damaged, stream=config.stream)
+    )
 
 
 def load_prepared(name: str, folder: str | None) -> Loaded:

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from cnnjax.data.dataset import Loaded, Split
 from cnnjax.data.image_files import check_file_size, decode_picture
-from cnnjax.data.image_folder import allocate_pixels, training_statistics
+from cnnjax.data.pixels import allocate_pixels, training_statistics
 from cnnjax.data.tfds_files import (
     PARTS,
     ImageSpec,

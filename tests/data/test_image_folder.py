@@ -9,9 +9,10 @@ from PIL import Image
 
 from cnnjax import data
 from cnnjax.config import Data
-from cnnjax.data import image_files, image_folder, read_image
+from cnnjax.data import image_files, pixels, read_image
 from cnnjax.data.export import export_images
-from cnnjax.data.image_folder import load_image_folder, mean_and_std
+from cnnjax.data.image_folder import load_image_folder
+from cnnjax.data.pixels import mean_and_std
 from cnnjax.data.sources import CIFAR10_CLASSES
 from cnnjax.errors import UserError
 
@@ -109,7 +110,7 @@ def test_mean_and_deviation_are_those_of_all_training_images(write):
 
 @pytest.mark.parametrize("chunk", [1, 200, 10**9])
 def test_mean_and_deviation_do_not_depend_on_the_chunks(chunk, monkeypatch):
-    monkeypatch.setattr(image_folder, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(pixels, "CHUNK_BYTES", chunk)
     images = np.random.default_rng(1).integers(0, 256, (7, 5, 4, 3), dtype=np.uint8)
     mean, std = mean_and_std(images)
     np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)), atol=5.1e-5)
@@ -310,15 +311,15 @@ def test_an_image_of_another_size_is_not_decoded(write, monkeypatch):
 
 
 def test_more_pixels_than_the_limit_are_refused(write, monkeypatch):
-    monkeypatch.setattr(image_folder, "MOST_PIXEL_BYTES", 14 * 8 * 6 * 3)
+    monkeypatch.setattr(pixels, "MOST_PIXEL_BYTES", 14 * 8 * 6 * 3)
     place = write(made_up())
     assert load_image_folder(place)
-    monkeypatch.setattr(image_folder, "MOST_PIXEL_BYTES", 14 * 8 * 6 * 3 - 1)
+    monkeypatch.setattr(pixels, "MOST_PIXEL_BYTES", 14 * 8 * 6 * 3 - 1)
     refused(place, "holds 14 images of 6x8 pixels")
 
 
 def test_the_limit_holds_for_grey_images_that_become_rgb_too(write, monkeypatch):
-    monkeypatch.setattr(image_folder, "MOST_PIXEL_BYTES", 14 * 8 * 6)
+    monkeypatch.setattr(pixels, "MOST_PIXEL_BYTES", 14 * 8 * 6)
     files = made_up(shape=(8, 6))
     assert load_image_folder(write(files))
     refused(write(files | {"test/dog/1.png": made_up()["test/dog/1.png"]}), "holds 14 images")

@@ -25,7 +25,7 @@ def split(experiment):
 def seen(portions):
     """Return what each step sees: its images and labels, by the rule of `make_dispatch`."""
     found = {}
-    for images_and_labels, order, start, steps in portions:
+    for images_and_labels, order, start, steps, _ in portions:
         first = 0 if start is None else int(start)
         for step in range(first, first + steps) if start is not None else range(len(found), len(found) + steps):
             picked = order[(step - first) * BATCH : (step - first + 1) * BATCH]
