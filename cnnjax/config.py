@@ -55,7 +55,8 @@ class Data(Schema, at="data."):
     """Which images, and how they are divided."""
 
     source: str = "fashion_mnist_mini"
-    """The data set by name: fashion_mnist_mini (embedded), fashion_mnist, mnist, cifar10, image_folder, tfds:NAME."""
+    """The data set by name: fashion_mnist_mini (embedded), fashion_mnist, mnist, kmnist, cifar10, cifar100,
+    image_folder, tfds:NAME. image_folder:PATH stands for image_folder with data.dir PATH."""
     dir: InstanceOf[str] | None = None  # as pydantic's str it would have to be UTF-8, and a folder's name need not be
     """The folder (or zip) that holds the files; without it $CNNJAX_DATA and the usual places are searched."""
     validation: Annotated[Number, Field(gt=0, lt=1)] = 0.1
@@ -69,8 +70,20 @@ class Data(Schema, at="data."):
     None requires images of one size."""
     skip_damaged: bool = False
     """image_folder: leave damaged files out and report them, instead of refusing the folder."""
+    max_value: Annotated[int, Field(ge=255, le=65535)] = 65535
+    """image_folder: value that becomes white in images with more than 8 bits, such as 4095 for 12 bits."""
     stream: Literal["auto", "always", "never"] = "auto"
     """image_folder: decode the photos during training instead of before it; auto: if they need more than 2 GiB."""
+
+    @model_validator(mode="after")
+    def _split_shorthand(self) -> Self:
+        source, _, path = self.source.partition(":")
+        if source == "image_folder" and path:
+            if self.dir is not None:
+                raise ValueError(f"data.source is {self.source!r} and data.dir is {self.dir!r}; give one folder")
+            object.__setattr__(self, "source", source)  # as pydantic's validators of frozen dataclasses do
+            object.__setattr__(self, "dir", path)
+        return self
 
 
 class Augmentation(Schema, at="augmentation."):

@@ -9,7 +9,7 @@ their paths, so a directory and a zip of it give the same arrays. Nothing in a z
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,8 +97,23 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def arrange(place: Path, names: list[str]) -> tuple[Arranged, list[str]]:
-    """Return the paths of each part's files by class, all sorted, and the visible files that lie elsewhere."""
+class Layout(NamedTuple):
+    """Where the images of a directory or a zip are."""
+
+    arranged: Arranged
+    """Paths of each split's files by class, all sorted."""
+    unused: list[str]
+    """Visible files outside the layout."""
+    top: str
+    """Folder around the splits, such as ``photos/``; empty if there is none."""
+
+    def names(self, used: Sequence[str]) -> list[str]:
+        """Return paths without the folder around the splits, so that a zip with such a folder has the same names."""
+        return [name.removeprefix(self.top) for name in used]
+
+
+def arrange(place: Path, names: list[str]) -> Layout:
+    """Find the splits and classes among the paths of a directory or a zip."""
     paths = sorted(path for name in names if is_visible(path := name.split("/")))
     tops = {path[0] for path in paths if len(path) > 1}
     depth = 1 if len(tops) == 1 and not tops & PARTS.keys() else 0
@@ -146,7 +161,7 @@ def arrange(place: Path, names: list[str]) -> tuple[Arranged, list[str]]:
                 f"{place}: the {part} images have a class {extra[0]!r} and the training images have none of that name; "
                 "both must have the same classes"
             )
-    return arranged, unused
+    return Layout(arranged, unused, f"{tops.pop()}/" if depth else "")
 
 
 def check_classes(place: Path, part: str, by_class: dict[str, list[str]], labels: np.ndarray) -> None:

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -33,29 +34,52 @@ class NoPictureError(ValueError):
     """Says in some words why a file is no picture."""
 
 
+def as_mode(image: Image.Image, channels: int) -> Image.Image:
+    """Return an image in grayscale (1 channel) or RGB (3); Pillow's ``convert`` would copy it even if it already is."""
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
 class UnknownFormatError(NoPictureError):
     """The content is of none of the formats that are read."""
 
 
+class Picture(NamedTuple):
+    """A decoded picture of 8 bits per channel that can be converted to grayscale or RGB."""
+
+    image: Image.Image
+    grey: bool
+    """Whether it is grayscale."""
+    largest: int | None = None
+    """Largest value, if the file has more than 8 bits per channel."""
+
+
 def decode_picture(
-    content: bytes, size: tuple[int, int] | None = None, shrink: float = 1
-) -> tuple[Image.Image, bool]:  # fmt: skip
-    """Return a picture that can be converted to grayscale or RGB, and whether it is grayscale.
+    content: bytes, size: tuple[int, int] | None = None, shrink: float = 1, max_value: int = MOST_VALUE
+) -> Picture:  # fmt: skip
+    """Decode the picture in a file and rotate it as its camera says.
 
     Args:
         content: the content of the file.
         size: width and height, upright or rotated; a picture of another size is returned without being decoded.
         shrink: factor by which the picture may be smaller; JPEG is decoded faster at a half, a quarter or an eighth.
+        max_value: value that becomes 255, if the file has more than 8 bits per channel.
 
     Raises:
         NoPictureError: it is damaged, of an unsupported format, or has more pixels than Pillow allows, 89 million.
     """
     with _opened(content) as (image, grey):
         if size is not None and sorted(image.size) != sorted(size):
-            return image, grey
+            return Picture(image, grey)
         if shrink >= 2 and image.format == "JPEG":
             image.draft(image.mode, (math.ceil(image.width / shrink), math.ceil(image.height / shrink)))
-        return upright(image), grey
+        if image.getexif().get(ORIENTATION, 1) == 1:
+            image.load()
+            turned = image
+        else:
+            turned = ImageOps.exif_transpose(image)
+        upright, largest = eight_bits(turned, max_value)
+        return Picture(upright, grey, largest)
 
 
 def read_header(content: bytes) -> tuple[tuple[int, int], bool]:
@@ -99,17 +123,18 @@ def check_file_size(size: int) -> None:
         raise NoPictureError(f"it has {size:,} bytes; at most {MOST_FILE_BYTES:,} are allowed")
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Return an image turned as its camera says, of 8 bits a channel; what is transparent becomes white."""
-    image = ImageOps.exif_transpose(image)
+def eight_bits(image: Image.Image, max_value: int) -> tuple[Image.Image, int | None]:
+    """Return an image with 8 bits per channel on a white background, and its largest value if it had more bits."""
     if image.mode == "F":
         raise NoPictureError("its values are floating-point numbers; convert it to 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits, or 32 of which a PGM file uses 16
         values = np.asarray(image)
         if values.min() < 0 or values.max() > MOST_VALUE:
             raise NoPictureError(f"its values go from {values.min()} to {values.max()}; convert it to 8 or 16 bits")
-        return Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
+        if values.max() > max_value:
+            raise NoPictureError(f"its values go up to {values.max()}; --data.max-value {max_value} is too low")
+        return Image.fromarray((values.astype(np.uint32) * 256 // (max_value + 1)).astype(np.uint8)), int(values.max())
     if not image.has_transparency_data:
-        return image
+        return image, None
     layered = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
+    return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered), None

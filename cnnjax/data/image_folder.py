@@ -13,8 +13,8 @@ import numpy as np
 
 from cnnjax.data import photo_index, photos
 from cnnjax.data.dataset import Loaded, Split
-from cnnjax.data.folder_layout import Arranged, Files, arrange, check_classes, is_image, open_files
-from cnnjax.data.image_files import UnknownFormatError, check_file_size, decode_picture
+from cnnjax.data.folder_layout import Arranged, Files, Layout, arrange, check_classes, is_image, open_files
+from cnnjax.data.image_files import MOST_VALUE, UnknownFormatError, check_file_size, decode_picture
 from cnnjax.data.photos import SAMPLED_CONTENTS, SAMPLED_PIXELS, Photos
 from cnnjax.data.pixels import allocate_pixels, training_statistics
 from cnnjax.data.preprocessing import Preprocessing, fit
@@ -34,6 +34,8 @@ class Options(NamedTuple):
     """1 or 3; None: 1 if all images are grayscale, else 3."""
     skip_damaged: bool = False
     """Leave damaged files out and report them, instead of refusing the folder."""
+    max_value: int = MOST_VALUE
+    """Value that becomes white in images with more than 8 bits per channel."""
     stream: Literal["auto", "always", "never"] = "auto"
     """Read the images during training instead of before; auto: if they need more than `STREAMED_BYTES`."""
 
@@ -52,22 +54,34 @@ def load_image_folder(place: Path, options: Options = Options()) -> Loaded:  # n
     opened = contextlib.ExitStack()
     with contextlib.ExitStack() as closing:
         files = closing.enter_context(open_files(place))
-        arranged, unused = arrange(place, files.names)
-        names = [name for part in arranged.values() for images in part.values() for name in images]
+        layout = arrange(place, files.names)
+        names = [name for part in layout.arranged.values() for images in part.values() for name in images]
         if _is_streamed(options, len(names)):
             opened = closing.pop_all()  # stays open as long as the photos are used
-            return _streamed(place, files, arranged, unused, names, options, opened)
+            return _streamed(place, files, layout, names, options, opened)
         decoded = decode(place, files, names, options)
-    parts = {}
-    for part, (labels, positions) in _labelled(place, arranged, decoded.kept).items():
-        parts[part] = Split(decoded.pixels[positions], labels)
+    labelled = _labelled(place, layout.arranged, decoded.kept)
+    parts = {part: Split(decoded.pixels[positions], labels) for part, (labels, positions) in labelled.items()}
     mean, std = training_statistics(place, parts["train"].images)
-    kept = [name for name, is_kept in zip(names, decoded.kept, strict=True) if is_kept]
+    kept = layout.names([name for name, is_kept in zip(names, decoded.kept, strict=True) if is_kept])
     return Loaded(
-        parts, tuple(arranged["train"]), mean, std,
-        names={part: kept[positions] for part, (_, positions) in _labelled(place, arranged, decoded.kept).items()},
-        notices=_notices(place, unused + decoded.left_out, decoded.damaged),
+        parts, tuple(layout.arranged["train"]), mean, std,
+        names={part: kept[positions] for part, (_, positions) in labelled.items()},
+        notices=(
+            *_notices(place, layout.unused + decoded.left_out, decoded.damaged),
+            *_range_notice(decoded.largest_values, options),
+        ),
     )  # fmt: skip
+
+
+def _range_notice(largest_values: Sequence[int], options: Options) -> list[str]:
+    """Return a sentence about images with more than 8 bits per channel."""
+    if not largest_values:
+        return []
+    largest, white = max(largest_values), options.max_value
+    bits = largest.bit_length()
+    advice = f"; if they have {bits} bits, give --data.max-value {2**bits - 1}" if bits < white.bit_length() else ""
+    return [f"images with more than 8 bits: {white:,} becomes white, and the largest value seen is {largest:,}{advice}"]
 
 
 def _is_streamed(options: Options, count: int) -> bool:
@@ -113,11 +127,11 @@ def _notices(place: Path, left_out: Sequence[str], damaged: Sequence[str]) -> tu
 
 
 def _streamed(
-    place: Path, files: Files, arranged: Arranged, unused: list[str], names: list[str], options: Options,
-    opened: contextlib.ExitStack,
+    place: Path, files: Files, layout: Layout, names: list[str], options: Options, opened: contextlib.ExitStack
 ) -> Loaded:  # fmt: skip
     """Return the images as `Photos`, which are read during training."""
     assert options.geometry is not None
+    geometry = options.geometry.replace(max_value=options.max_value)
     stamps = np.array([files.stamp(name) for name in names], np.int64)
     index = photo_index.open_index(place, files, names, stamps, thorough=options.skip_damaged)
     if index.damaged and not options.skip_damaged:
@@ -128,9 +142,9 @@ def _streamed(
     kept = [name for name, is_kept in zip(names, usable, strict=True) if is_kept]
     parts = {
         part: Photos(
-            place, files, kept[positions], labels, sizes[positions], options.geometry, channels, opened
+            place, files, kept[positions], labels, sizes[positions], geometry, channels, opened
         )
-        for part, (labels, positions) in _labelled(place, arranged, usable).items()
+        for part, (labels, positions) in _labelled(place, layout.arranged, usable).items()
     }  # fmt: skip
     train = parts["train"]
     mean, std = training_statistics(place, train.read(train.sample(SAMPLED_PIXELS)))
@@ -139,12 +153,15 @@ def _streamed(
         f"{SAMPLED_PIXELS:,} photos, and the fingerprint covers all names and sizes and the content of up to "
         f"{SAMPLED_CONTENTS} files of each split"
     )
+    used = {part: layout.names(source.names) for part, source in parts.items()}
     left_out, damaged = ([names[i] for i in problems] for problems in (index.left_out, index.damaged))
     return Loaded(
-        parts, tuple(arranged["train"]), mean, std,
-        fingerprint=photos.fingerprint(list(parts.values()), dict(zip(names, stamps[:, 0].tolist(), strict=True))),
-        names={part: source.names for part, source in parts.items()},
-        notices=(notice, *_notices(place, unused + left_out, damaged)),
+        parts, tuple(layout.arranged["train"]), mean, std,
+        fingerprint=photos.fingerprint(parts, used, dict(zip(names, stamps[:, 0].tolist(), strict=True))),
+        names=used,
+        notices=(
+            notice, *_notices(place, layout.unused + left_out, damaged), *_range_notice(train.largest_values, options)
+        ),
     )  # fmt: skip
 
 
@@ -155,6 +172,8 @@ class Decoded(NamedTuple):
     kept: np.ndarray
     left_out: list[str]
     damaged: list[str]
+    largest_values: list[int]
+    """Largest value of each image with more than 8 bits per channel."""
 
 
 def decode(place: Path, files: Files, names: list[str], options: Options) -> Decoded:
@@ -162,6 +181,7 @@ def decode(place: Path, files: Files, names: list[str], options: Options) -> Dec
     geometry = options.geometry
     kept, left_out, damaged = np.zeros(len(names), bool), [], []
     reasons: list[str] = []
+    largest_values: list[int] = []
     pixels, first, count = np.empty((0, 0, 0, 0), np.uint8), "", 0
     width, height = (geometry.width, geometry.height) if geometry else (0, 0)
     for index, name in enumerate(names):
@@ -169,7 +189,7 @@ def decode(place: Path, files: Files, names: list[str], options: Options) -> Dec
         try:
             check_file_size(files.stamp(name)[0])
             wanted = None if geometry or not first else (width, height)
-            image, grey = decode_picture(files.read(name), wanted)
+            image, grey, largest = decode_picture(files.read(name), wanted, max_value=options.max_value)
         except UnknownFormatError as error:
             if not is_image(name):
                 left_out.append(name)
@@ -181,6 +201,8 @@ def decode(place: Path, files: Files, names: list[str], options: Options) -> Dec
             damaged.append(name)
             reasons.append(str(error))
             continue
+        if largest is not None:
+            largest_values.append(largest)
         if not first:
             first = name
             width, height = (width, height) if geometry else image.size
@@ -202,7 +224,7 @@ def decode(place: Path, files: Files, names: list[str], options: Options) -> Dec
         count += 1
     if damaged and not options.skip_damaged:
         raise _damaged(place, damaged, reasons[0])
-    return Decoded(pixels[:count], kept, left_out, damaged)
+    return Decoded(pixels[:count], kept, left_out, damaged, largest_values)
 
 
 def _damaged(place: Path, damaged: Sequence[str], reason: str) -> UserError:
@@ -211,5 +233,6 @@ def _damaged(place: Path, damaged: Sequence[str], reason: str) -> UserError:
     if len(damaged) == 1:
         return UserError(f"{place}/{damaged[0]} cannot be read as an image ({reason}); replace or remove it, {advice}")
     return UserError(
-        f"{place}: {len(damaged):,} files cannot be read as images: {listed(damaged)}; replace or remove them, {advice}"
+        f"{place}: {len(damaged):,} files cannot be read as images, the first because of: {reason}; replace or remove "
+        f"them, {advice}: {listed(damaged)}"
     )

@@ -2,7 +2,8 @@
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from cnnjax.data.decoding import decode_all
 from cnnjax.data.folder_layout import Files
-from cnnjax.data.image_files import check_file_size, decode_picture
+from cnnjax.data.image_files import Picture, as_mode, check_file_size, decode_picture
 from cnnjax.data.preprocessing import FILTERS, Preprocessing, fit
 from cnnjax.errors import UserError
 
@@ -33,6 +34,8 @@ class Photos:
         self.geometry, self.channels = geometry, channels
         self.opened = opened
         """Keeps a zip open."""
+        self.largest_values: deque[int] = deque(maxlen=SAMPLED_PIXELS)
+        """Largest values of the last images with more than 8 bits per channel."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -50,7 +53,7 @@ class Photos:
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         def whole(row: int, content: bytes) -> Image.Image:
-            return fit(self._converted(decode_picture(content)[0]), self.geometry)
+            return fit(self._converted(decode_picture(content, max_value=self.geometry.max_value)), self.geometry)
 
         return self._decode(indices, whole)
 
@@ -63,16 +66,19 @@ class Photos:
 
         def crop(row: int, content: bytes) -> Image.Image:
             top, left, box_height, box_width = boxes[row].tolist()
-            picture, _ = decode_picture(content, shrink=min(box_height / height, box_width / width))
-            down, across = (np.array(picture.size[::-1]) / self.sizes[indices[row]]).tolist()
+            shrink = min(box_height / height, box_width / width)
+            picture = decode_picture(content, shrink=shrink, max_value=self.geometry.max_value)
+            down, across = (np.array(picture.image.size[::-1]) / self.sizes[indices[row]]).tolist()
             box = (left * across, top * down, (left + box_width) * across, (top + box_height) * down)
             resample = FILTERS[self.geometry.interpolation]
             return self._converted(picture).resize((width, height), resample, box=box)
 
         return self._decode(indices, crop)
 
-    def _converted(self, picture: Image.Image) -> Image.Image:
-        return picture.convert("L" if self.channels == 1 else "RGB")
+    def _converted(self, picture: Picture) -> Image.Image:
+        if picture.largest is not None:
+            self.largest_values.append(picture.largest)
+        return as_mode(picture.image, self.channels)
 
     def _decode(self, indices: np.ndarray, decode: Callable[[int, bytes], Image.Image]) -> np.ndarray:
         pixels = np.empty((len(indices), *self.image_shape), np.uint8)
@@ -100,17 +106,18 @@ class Photos:
         return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
 
 
-def fingerprint(parts: Sequence[Photos], stamps: dict[str, int]) -> str:
+def fingerprint(parts: Mapping[str, Photos], names: Mapping[str, Sequence[str]], stamps: Mapping[str, int]) -> str:
     """Return the sha256 of all paths, sizes in bytes and labels, and of the contents of evenly spaced files.
 
     Args:
         parts: the splits.
+        names: path of each photo by split, without folders around the splits.
         stamps: size in bytes of each file.
     """
     digest = hashlib.sha256()
-    for photos in parts:
+    for part, photos in parts.items():
         digest.update(repr((len(photos.labels), photos.image_shape, SAMPLED_CONTENTS)).encode())
-        digest.update("\n".join(photos.names).encode(errors="surrogateescape"))
+        digest.update("\n".join(names[part]).encode(errors="surrogateescape"))
         digest.update(np.array([stamps[name] for name in photos.names], "<i8").tobytes())
         digest.update(photos.labels.astype("<i4").tobytes())
         for index in photos.sample(SAMPLED_CONTENTS):
