@@ -114,35 +114,36 @@ class Layout(NamedTuple):
 
 def arrange(place: Path, names: list[str]) -> Layout:
     """Find the splits and classes among the paths of a directory or a zip."""
-    paths = sorted(path for name in names if is_visible(path := name.split("/")))
-    tops = {path[0] for path in paths if len(path) > 1}
+    visible = [name for name in names if is_visible(name.split("/"))]
+    visible.sort(key=lambda name: name.replace("/", "\0"))  # the order of the lists of their parts
+    tops = {name.partition("/")[0] for name in visible if "/" in name}
     depth = 1 if len(tops) == 1 and not tops & PARTS.keys() else 0
-    folders = {path[depth] for path in paths if len(path) > depth + 1}
+    folders = {path[depth] for name in visible if len(path := name.split("/")) > depth + 1}
     parted = bool(folders & PARTS.keys())
     if parted and "train" not in folders:
         raise UserError(f"{place} has no folder train with a folder for each class; lay it out {LAYOUT}")
-    if not parted and len({path[depth] for path in paths if len(path) == depth + 2 and path[-1]}) < 2:
+    classes = {path[depth] for name in visible if len(path := name.split("/")) == depth + 2 and path[-1]}
+    if not parted and len(classes) < 2:
         raise UserError(f"{place} has no folder train with a folder for each class; lay it out {LAYOUT}")
     arranged: Arranged = {part: {} for part in ("train", "validation", "test")}
     unused = []
-    for path in paths:
+    for name in visible:
+        path = name.split("/")
         part, *inner = (path[depth:] or [""]) if parted else ["train", *path[depth:]]
         if PARTS.get(part) is None or (not inner and path[-1]):
-            unused += ["/".join(path)] if path[-1] else []
+            unused += [name] if path[-1] else []
             continue
         if len(inner) > 2 or (len(inner) == 1 and is_image(inner[0])):
             if inner[-1] == "" or not is_image(inner[-1]):
-                unused += ["/".join(path)] if inner[-1] else []
+                unused += [name] if inner[-1] else []
                 continue
-            raise UserError(
-                f"{place}/{'/'.join(path)} does not follow the layout {LAYOUT}; move it into a class folder"
-            )
+            raise UserError(f"{place}/{name} does not follow the layout {LAYOUT}; move it into a class folder")
         if len(inner) == 2:
             images = arranged[PARTS[part]].setdefault(inner[0], [])
             if inner[1]:
-                images.append("/".join(path))
+                images.append(name)
         elif inner and inner[0]:
-            unused.append("/".join(path))
+            unused.append(name)
     if parted and not arranged["train"]:
         raise UserError(f"{place} has no folder train with a folder for each class; lay it out {LAYOUT}")
     for name, images in arranged["train"].items():

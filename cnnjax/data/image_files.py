@@ -50,6 +50,8 @@ class Picture(NamedTuple):
     image: Image.Image
     grey: bool
     """Whether it is grayscale."""
+    mode: str
+    """Pillow's name of its pixel format in the file, such as RGB, L or CMYK."""
     largest: int | None = None
     """Largest value, if the file has more than 8 bits per channel."""
 
@@ -70,7 +72,7 @@ def decode_picture(
     """
     with _opened(content) as (image, grey):
         if size is not None and sorted(image.size) != sorted(size):
-            return Picture(image, grey)
+            return Picture(image, grey, image.mode)
         if shrink >= 2 and image.format == "JPEG":
             image.draft(image.mode, (math.ceil(image.width / shrink), math.ceil(image.height / shrink)))
         if image.getexif().get(ORIENTATION, 1) == 1:
@@ -79,7 +81,7 @@ def decode_picture(
         else:
             turned = ImageOps.exif_transpose(image)
         upright, largest = eight_bits(turned, max_value)
-        return Picture(upright, grey, largest)
+        return Picture(upright, grey, turned.mode, largest)
 
 
 def read_header(content: bytes) -> tuple[tuple[int, int], bool]:

@@ -132,7 +132,7 @@ def _streamed(
     """Return the images as `Photos`, which are read during training."""
     assert options.geometry is not None
     geometry = options.geometry.replace(max_value=options.max_value)
-    stamps = np.array([files.stamp(name) for name in names], np.int64)
+    stamps = np.fromiter(map(files.stamp, names), np.dtype((np.int64, 2)), len(names))
     index = photo_index.open_index(place, files, names, stamps, thorough=options.skip_damaged)
     if index.damaged and not options.skip_damaged:
         raise _damaged(place, [names[i] for i in index.damaged], next(iter(index.damaged.values())))
@@ -157,7 +157,7 @@ def _streamed(
     left_out, damaged = ([names[i] for i in problems] for problems in (index.left_out, index.damaged))
     return Loaded(
         parts, tuple(layout.arranged["train"]), mean, std,
-        fingerprint=photos.fingerprint(parts, used, dict(zip(names, stamps[:, 0].tolist(), strict=True))),
+        fingerprint=photos.fingerprint(parts, used, stamps[usable, 0]),
         names=used,
         notices=(
             notice, *_notices(place, layout.unused + left_out, damaged), *_range_notice(train.largest_values, options)
@@ -189,7 +189,7 @@ def decode(place: Path, files: Files, names: list[str], options: Options) -> Dec
         try:
             check_file_size(files.stamp(name)[0])
             wanted = None if geometry or not first else (width, height)
-            image, grey, largest = decode_picture(files.read(name), wanted, max_value=options.max_value)
+            image, grey, _, largest = decode_picture(files.read(name), wanted, max_value=options.max_value)
         except UnknownFormatError as error:
             if not is_image(name):
                 left_out.append(name)

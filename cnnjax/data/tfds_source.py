@@ -155,7 +155,7 @@ def decode(
             try:
                 content, label = parse(record)
                 check_file_size(len(content))
-                image, grey, _ = decode_picture(content, (width, height) if width and height else None)
+                image, grey, *_ = decode_picture(content, (width, height) if width and height else None)
             except Exception as error:  # from a damaged record, every kind there is
                 raise UserError(f"{place} cannot be read ({reason(error)}); prepare the data set again") from error
             if not 0 <= label < spec.num_classes:

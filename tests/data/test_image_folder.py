@@ -457,7 +457,9 @@ class TestCifar10:
             data.load(Data(source="cifar10", dir=str(write(made_up()))))
 
     def test_a_folder_without_it_names_every_place(self, tmp_path, monkeypatch):
-        with pytest.raises(UserError, match=f"none of {tmp_path}/cifar10, {tmp_path}/cifar10.zip, {tmp_path} is a dir"):
+        with pytest.raises(
+            UserError, match=f"none of {tmp_path}/cifar10, {tmp_path}/cifar10.zip, {tmp_path} has cifar"
+        ):
             data.load(Data(source="cifar10", dir=str(tmp_path)))
         monkeypatch.delenv("CNNJAX_DATA", raising=False)
         with pytest.raises(UserError, match=r"cifar10 was not found: .* --data.dir DIR or CNNJAX_DATA=DIR"):
