@@ -57,6 +57,11 @@ def listed(names: Iterable[str], most: int = MOST_LISTED) -> str:
     return ", ".join(names[:most]) + more
 
 
+def counted(count: int, noun: str) -> str:
+    """Return ``"1 file"`` or ``"2,000 files"``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 4, 100, 100, 100
 _short.maxtuple = _short.maxlist = _short.maxdict = MOST_LISTED

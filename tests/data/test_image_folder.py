@@ -268,7 +268,7 @@ def test_zips_of_windows_are_read(tmp_path):
 
 @pytest.mark.parametrize("options", [{"size": 32}, {"skip_damaged": True}])
 def test_options_of_image_folders_are_refused_elsewhere(options):
-    with pytest.raises(UserError, match="is given for fashion_mnist_mini; only image_folder has that option"):
+    with pytest.raises(UserError, match="is given for fashion_mnist_mini; it does not have that option"):
         data.load(Data(**options))
 
 

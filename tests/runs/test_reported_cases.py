@@ -61,8 +61,8 @@ def test_training_images_never_count_as_validation_images(tmp_path, stream):
     after = cnnjax.load(tmp_path / "run").dataset()
     assert after.names["validation"] == before.names["validation"][1:]
     assert after.names["train"] == before.names["train"]
-    assert f"1 images of the run are not there: {lost}" in after.notices
-    assert any("2 images were added since the run and are not used: train/cat/000b.png" in n for n in after.notices)
+    assert f"1 image of the run missing: {lost}" in after.notices
+    assert any("2 images added since the run, not used: train/cat/000b.png" in n for n in after.notices)
     validation = before.validation.read(np.arange(1, 8))
     assert np.array_equal(after.validation.read(np.arange(7)), validation)
     assert cnnjax.load(tmp_path / "run").evaluate("validation").images == 7
