@@ -275,8 +275,8 @@ ATTACKS: dict[str, Attack] = {
         pickled(b"\x80\x02X\0\xe1\xf5\5" + b"x" * 10**8 + b"."), from_torch, "the limit is"
     ),
     "pth: a storage of a terabyte": Attack(pickled(tensor(2**38, 16, 1)), from_torch, "does not fit this network"),
-    "pth: a tensor beyond its storage": Attack(pickled(tensor(16, 2**40, 1)), from_torch, "of a storage with 16 values"),
-    "pth: strides beyond the storage": Attack(pickled(tensor(16, 2, 2**62)), from_torch, "of a storage with 16 values"),
+    "pth: a tensor beyond its storage": Attack(pickled(tensor(16, 2**40, 1)), from_torch, "a storage with 16 values"),
+    "pth: strides beyond the storage": Attack(pickled(tensor(16, 2, 2**62)), from_torch, "a storage with 16 values"),
     "pth: strides backwards": Attack(pickled(tensor(16, 2, 2**64 - 2)), from_torch, "a tensor is malformed"),
     "pth: a zip of too many members": Attack(
         zip_directory(TOO_MANY, b"archive/data.pkl"), from_torch, "list of files exceeds 16 MiB"

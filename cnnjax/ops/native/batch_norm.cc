@@ -109,26 +109,26 @@ void forward(const Shape& s, const Inputs& in, float* y, int threads) {
     if (more) {
 #pragma omp simd
       for (int64_t c = 0; c < width; ++c) {
-        const float found = std::fma(scale[c], row[c], offset[c]) + more[c];
-        to[c] = found < lowest ? lowest : found;  // NaN propagates
+        const float value = std::fma(scale[c], row[c], offset[c]) + more[c];
+        to[c] = value < lowest ? lowest : value;  // NaN propagates
       }
     } else {
 #pragma omp simd
       for (int64_t c = 0; c < width; ++c) {
-        const float found = std::fma(scale[c], row[c], offset[c]);
-        to[c] = found < lowest ? lowest : found;
+        const float value = std::fma(scale[c], row[c], offset[c]);
+        to[c] = value < lowest ? lowest : value;
       }
     }
   }
 }
 
 // Mask of a cotangent: none, from the recomputed output, or from the given output.
-enum Mask { kNone, kAgain, kGiven };
+enum Mask { kNone, kRecomputed, kGiven };
 
 template <Mask kMask>
 inline float masked(float cotangent, float x, float scale, float offset, float output) {
   if (kMask == kNone) return cotangent;
-  return (kMask == kAgain ? std::fma(scale, x, offset) : output) > 0.0f ? cotangent : 0.0f;
+  return (kMask == kRecomputed ? std::fma(scale, x, offset) : output) > 0.0f ? cotangent : 0.0f;
 }
 
 template <Mask kMask>
@@ -203,16 +203,16 @@ void gradient_of(const Shape& s, const Inputs& in, const float* cotangent, const
   }
 }
 
-Mask mask_of(const Inputs& in) { return !in.relu ? kNone : in.output ? kGiven : kAgain; }
+Mask mask_of(const Inputs& in) { return !in.relu ? kNone : in.output ? kGiven : kRecomputed; }
 
 void sums(const Shape& s, const Inputs& in, const float* cotangent, float* sum, float* product, float* z, int threads) {
-  constexpr decltype(&sums) kBy[] = {sums_of<kNone>, sums_of<kAgain>, sums_of<kGiven>};
+  constexpr decltype(&sums) kBy[] = {sums_of<kNone>, sums_of<kRecomputed>, sums_of<kGiven>};
   kBy[mask_of(in)](s, in, cotangent, sum, product, z, threads);
 }
 
 void gradient(const Shape& s, const Inputs& in, const float* cotangent, bool is_masked, const float* a, const float* b,
               const float* c, float* dx, int threads) {
-  constexpr decltype(&gradient_of<kNone>) kBy[] = {gradient_of<kNone>, gradient_of<kAgain>, gradient_of<kGiven>};
+  constexpr decltype(&gradient_of<kNone>) kBy[] = {gradient_of<kNone>, gradient_of<kRecomputed>, gradient_of<kGiven>};
   kBy[is_masked ? kNone : mask_of(in)](s, in, cotangent, a, b, c, dx, threads);
 }
 

@@ -1,4 +1,4 @@
-// Selects the algorithm of a convolution from its shape and calls it. What our own kernels do not compute goes to oneDNN.
+// Selects the algorithm of a convolution from its shape and calls it. oneDNN computes what our own kernels do not.
 #include "convolution.h"
 
 #include <omp.h>
@@ -15,7 +15,7 @@
 namespace {
 
 // Winograd: minimum tiles of 4x4 outputs per thread, and a larger minimum for the kernel gradient; maximum groups
-// computed as one, above which too many products are with zeros; maximum weights, whose sums then take 150 MB.
+// merged into one, above which too many products have a zero factor; maximum weights, whose sums then take 150 MB.
 constexpr int64_t kWinogradTiles = 21, kWinogradTilesToSum = 50, kWinogradGroups = 4, kWinogradWeights = 1 << 20;
 // Few channels: maximum output channels of the call, minimum positions in a row, minimum products of a kernel row.
 constexpr int64_t kFewChannels = 8, kFewChannelRow = 8, kFewChannelProducts = 5;

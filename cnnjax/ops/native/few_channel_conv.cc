@@ -49,7 +49,7 @@ struct Strip {
   int64_t count(const Shape& s) const { return rows * s.out_width * s.outputs; }
 };
 
-// The kernel rows that meet the images for an output row, or vice versa, without rows of padding.
+// The kernel rows that overlap the images for an output row, or vice versa, without rows of padding.
 struct Range {
   int64_t from, to;
   Range(int64_t start, int64_t height, int64_t count)
@@ -72,7 +72,7 @@ inline void each_pixel(const Shape& s, const Strip& strip, const float* images, 
 
 // The outputs of adjacent positions are `step` apart. Lanes beyond a position's outputs are overwritten by the next one.
 struct Row {
-  int64_t rows, channels, columns, line, step;  // kernel rows that meet the images, and kernel columns
+  int64_t rows, channels, columns, line, step;  // kernel rows that overlap the images, and kernel columns
 };
 
 // sums[P][outputs] of P adjacent positions.

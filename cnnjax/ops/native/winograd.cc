@@ -30,7 +30,7 @@ constexpr int64_t row_of(int64_t channels) { return channels < kChunk ? channels
 constexpr int64_t chunks_of(int64_t channels) { return (channels + kChunk - 1) / kChunk; }
 constexpr int64_t chunk_at(int64_t channel) { return channel / kChunk * kPlanes + channel % kChunk; }
 
-// A part is computed as one: one group, or several merged groups.
+// A part is computed as a whole: one group, or several merged groups.
 struct Parts {
   int64_t count, channels, outputs;  // number of parts, and the sizes of each
   int64_t at_once;                   // parts that are adjacent in the planes
@@ -195,7 +195,7 @@ void transform_images(const Shape& s, const Tiles& tiles, int64_t block, const f
   }
 }
 
-// Outputs of a tile: offset, rows and columns that exist, and strides. Functions that take it are always inlined;
+// Outputs of a tile: offset, existing rows and columns, and strides. Functions that take it are always inlined;
 // otherwise the compiler assumes that stores may alias it, and reloads it each time.
 struct Window {
   int64_t corner, below, right, row, column;
