@@ -47,8 +47,8 @@ class Options(Schema, at="--"):
         require(bool(self.models), "--models", self.models, "one or more names")
         for name in self.against:
             choose("peer", name, [*(peer.name for peer in OTHERS), "none"])
-        alone = "none" not in self.against or len(self.against) == 1
-        require(alone, "--against", self.against, "names of peers, or only none")
+        consistent = "none" not in self.against or len(self.against) == 1
+        require(consistent, "--against", self.against, "names of peers, or only none")
         size = {} if self.input_size is None else {"input_size": self.input_size}
         for name in self.models:
             network(name, dtype=self.dtype, **size)

@@ -85,7 +85,7 @@ class AlexNet(Arch):
         return self
 
     def scaled(self, channels: int) -> int:
-        """Return the width of a layer that has ``channels`` at full width; even if there are two groups."""
+        """Return the width of a layer that has ``channels`` at full width, rounded to even for two groups."""
         multiple = 2 if self.form == "lrn" else 1
         width = channels * self.width // CHANNELS[self.form][0]
         return max(1, width // multiple) * multiple

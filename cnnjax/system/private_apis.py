@@ -1,4 +1,4 @@
-"""Overrides of private JAX and orbax functions that have no public equivalent. No other module uses private APIs."""
+"""Overrides of private JAX and orbax functions that have no public equivalent, all in this module."""
 
 import contextlib
 from collections.abc import Callable
