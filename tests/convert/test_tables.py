@@ -202,15 +202,15 @@ class TestStrictness:
     [
         ("resnet18", {}, "torchvison", "unknown source 'torchvison'; did you mean 'torchvision'?"),
         ("resnet50_v1", {}, "torchvision", "unknown source 'torchvision'; choose from: keras"),
-        ("lenet", {}, "torchvision", "published weights of the family 'lenet' cannot be converted"),
-        ("plain20_cifar", {}, "cifar", "no published weights for this form of 'resnet'"),
-        ("resnet18", {"shortcut": "padding"}, "timm", "no published weights for this form of 'resnet'"),
+        ("lenet", {}, "torchvision", "published weights of the family 'lenet' cannot be converted; choose from: "),
+        ("plain20_cifar", {}, "cifar", "there are no published weights for this form of 'resnet'; "),
+        ("resnet18", {"shortcut": "padding"}, "timm", "there are no published weights for this form of 'resnet'; "),
     ],
 )
 def test_sources_that_are_not_there(name, options, source, message):
     with pytest.raises(UserError) as error:
         source_of(create(name, **options), source)
-    assert str(error.value) == message
+    assert str(error.value).startswith(message)
 
 
 def test_weights_are_written_only_for_who_takes_state_dicts(tmp_path):
