@@ -125,7 +125,7 @@ class Store:
 
 
 def processor() -> str:
-    """Return the processor's model and features, on which programs depend: different machines may share a home."""
+    """Return the processor's model and features, which JAX's cache keys may omit: machines may share a home."""
     with contextlib.suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         lines = text.partition("\n\n")[0].splitlines()  # the first core

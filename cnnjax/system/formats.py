@@ -50,7 +50,7 @@ def check_file(what: str, folder: Path, known: int) -> None:
     data = read_json(folder / FILE)
     complete = isinstance(data, dict) and isinstance(data.get("format"), int) and isinstance(data.get("cnnjax"), str)
     if not complete or data.get("sha256") != _checksum(data["format"], data["cnnjax"]):
-        raise UserError(f"{FILE} is damaged")
+        raise UserError(f"{FILE} is incomplete or does not match its checksum")
     check(what, data, known)
 
 
