@@ -384,7 +384,7 @@ class TestHostileZips:
         path = write_zip(tmp_path / "images.zip", made_up())
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(archive.namelist()[0], b"again")
-        refused(path, "holds a file twice")
+        refused(path, " twice; recreate the zip")
 
     def test_a_link_is_refused(self, tmp_path):
         path = write_zip(tmp_path / "images.zip", made_up())

@@ -80,7 +80,7 @@ def lost_lock(shop: Workshop) -> Row:
             with running(shop.start(run)) as second:
                 wait_for(second, lambda: (run / ".lock").exists())
                 first.send_signal(signal.SIGCONT)
-                finish(first).one_sentence(2, "was moved, deleted or replaced while this process held it")
+                finish(first).one_sentence(2, "was moved, deleted or replaced, so another process may be")
                 ended = finish(second)
         check(ended.code == 0, f"the second process was disturbed: exit code {ended.code}: {ended.err}")
         shop.check_same(run)

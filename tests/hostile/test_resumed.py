@@ -42,7 +42,7 @@ def test_the_real_one_is_read(info):
         ({"early_stopping": {"best_step": 10, "stale_epochs": -1}}, "its early_stopping is"),
         ({"early_stopping": {"best_step": 10, "best_score": "x"}}, "early_stopping.best_score is 'x'"),
         ({"a": "\ud800"}, "surrogates not allowed"),
-        ({"a": [[[]]] * 3 + [json.loads("[" * 60 + "]" * 60)]}, "lists and objects lie within each other"),
+        ({"a": [[[]]] * 3 + [json.loads("[" * 60 + "]" * 60)]}, "lists and objects are nested more than 50 deep"),
     ],
 )
 def test_numbers_that_no_training_has_are_refused(info, change, told):
