@@ -139,7 +139,7 @@ def keras_of(**members: bytes) -> Callable[[Path], Any]:
 
 
 def png(*chunks: tuple[bytes, bytes], width: int = 13, height: int = 11) -> Callable[[Path], Any]:
-    """Return a function that writes a PNG with a with_metadata size and extra chunks after its header."""
+    """Return a function that writes a PNG with a claimed size and extra chunks after its header."""
 
     def make(path: Path) -> None:
         file = io.BytesIO()
@@ -235,7 +235,7 @@ def valid_row(epoch: int) -> bytes:
     return json.dumps({**dict.fromkeys(ROW, 0.5), "epoch": epoch}).encode() + b"\n"
 
 
-def with_metadata(**fields: Any) -> Callable[[bytes], bytes]:
+def metadata(**fields: Any) -> Callable[[bytes], bytes]:
     """Return a function that changes fields of an array's metadata."""
     return lambda old: json.dumps({**json.loads(old), **fields}).encode()
 
@@ -341,7 +341,8 @@ ATTACKS: dict[str, Attack] = {
     ),
     "checkpoint: a valid one": Attack(checkpoint_with(), read_checkpoint, "read", name=CHECKPOINT),
     "checkpoint: a chunk of 4 GiB in 128 KiB": Attack(
-        checkpoint_with(**{".zarray": with_metadata(chunks=[2**30]), "0": lambda old: zstd_of_zeros(2**15)}), read_checkpoint,
+        checkpoint_with(**{".zarray": metadata(chunks=[2**30]), "0": lambda old: zstd_of_zeros(2**15)}),
+        read_checkpoint,
         r"kernel is float32\[6\] in chunks of \[1073741824\]; it must be float32\[6\] in", name=CHECKPOINT,
     ),
     "checkpoint: a chunk that holds more than it claims": Attack(
@@ -354,7 +355,7 @@ ATTACKS: dict[str, Attack] = {
             f"is damaged: .*{name} is neither a regular file nor a folder", name=CHECKPOINT,
         )
         for name in ("_METADATA", "manifest.ocdbt", "_sharding", "array_metadatas/process_0", "d")
-        for what, replace in (("a pipe", os.mkfifo), ("a link", linked), ("a socket", bound_socket))
+        for what, replace in (("a pipe", os.mkfifo), ("a symlink", symlink_to_moved), ("a socket", bound_socket))
     },
     "checkpoint: a pipe for info.json": Attack(
         checkpoint_where("info.json", os.mkfifo), read_checkpoint, "is damaged: .*info.json is neither", name=CHECKPOINT

@@ -122,7 +122,7 @@ def lines_of_child(start: int, stop: int) -> Iterator[str]:
             errors.seek(0)
             raise RuntimeError(errors.read().decode(errors="replace")[-2000:])
         if count < stop - start:  # it ended while reading the next input
-            yield f"said nothing for {timeout} seconds" if hung else f"crashed with code {child.returncode}"
+            yield f"no output for {timeout} seconds" if hung else f"crashed with code {child.returncode}"
 
 
 def run_part(inputs: list[Input], seed: int, start: int, stop: int) -> None:

@@ -70,16 +70,14 @@ def test_arbitrary_pickle_instructions_are_read_or_refused(zipped, tmp_path):
     @MANY
     @given(pieces=st.lists(PIECES, max_size=30))
     def check(pieces):
-        path, instructions = tmp_path / "a.pth", b"\x80\x02" + b"".join(pieces) + b"."
+        path, pickled = tmp_path / "a.pth", b"\x80\x02" + b"".join(pieces) + b"."
         if zipped:
             with zipfile.ZipFile(path, "w") as archive:
-                archive.writestr("archive/data.pkl", instructions)
+                archive.writestr("archive/data.pkl", pickled)
                 archive.writestr("archive/data/0", bytes(64))
         else:
             start = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}X\r\0\0\0little_endian\x88s."
-            path.write_bytes(
-                start + instructions + b"\x80\x02](X\x01\0\0\x000e." + (16).to_bytes(8, "little") + bytes(64)
-            )
+            path.write_bytes(start + pickled + b"\x80\x02](X\x01\0\0\x000e." + (16).to_bytes(8, "little") + bytes(64))
         with contextlib.suppress(UserError), open_tensors(path, 2**20) as tensors:
             for name, shape in tensors.shapes.items():
                 assert tensors.read(name).shape == shape.shape
