@@ -79,16 +79,16 @@ def write_small_page(folder):
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_page_fits_its_window_follows_the_theme_and_shows_values(tmp_path, width, dark):
-    page = measure_page(write_small_page(tmp_path), tmp_path, width, dark)
-    assert page["width"] == width
-    assert page["needed"] <= width
-    assert page["background"] == ("rgb(13, 17, 23)" if dark else "rgb(255, 255, 255)")
-    assert page["text"] == ("rgb(230, 237, 243)" if dark else "rgb(31, 35, 40)")
-    assert page["requests"] == 0
-    during = [values[1] for values in page["values"]]
+    measured = measure_page(write_small_page(tmp_path), tmp_path, width, dark)
+    assert measured["width"] == width
+    assert measured["needed"] <= width
+    assert measured["background"] == ("rgb(13, 17, 23)" if dark else "rgb(255, 255, 255)")
+    assert measured["text"] == ("rgb(230, 237, 243)" if dark else "rgb(31, 35, 40)")
+    assert measured["requests"] == 0
+    during = [values[1] for values in measured["values"]]
     assert during == [
         "epoch 5: train 0.1667, validation 0.1667", "epoch 5: train 16.67 %, validation 16.67 %",
         "epoch 5: rate 0.020000", "epoch 5: norm 0.4000",
         "confidence 93 to 100 %: 140 images, 87.5 % accuracy at 93.3 % confidence",
     ]  # fmt: skip
-    assert all(before == after != values for before, values, after in page["values"])
+    assert all(before == after != values for before, values, after in measured["values"])

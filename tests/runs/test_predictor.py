@@ -18,12 +18,8 @@ INFO = {"model": ARCH.to_dict(), "classes": ["a", "b"], "preprocessing": PREPROC
 
 def test_a_valid_description_is_read(tmp_path):
     description = describe(Checkpoint(tmp_path, 9, INFO))
-    assert (description.arch, description.classes, description.preprocessing.mean, description.data) == (
-        ARCH,
-        ("a", "b"),
-        (0.5,),
-        {},
-    )
+    assert (description.arch, description.classes, description.data) == (ARCH, ("a", "b"), {})
+    assert description.preprocessing.mean == (0.5,)
 
 
 @pytest.mark.parametrize(

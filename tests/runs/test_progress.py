@@ -27,14 +27,14 @@ def output(terminal: bool) -> str:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_bar_fits_80_columns():
-    text = shown(terminal=True)
+    text = output(terminal=True)
     for expected in ("epoch 10/30", "2226/7020", "loss 0.457", "top-1 81.2%", "images/s"):
         assert expected in text
     assert "\u2026" not in text  # nothing was truncated
 
 
 def test_without_a_terminal_each_epoch_is_one_line():
-    assert shown(terminal=False) == (
+    assert output(terminal=False) == (
         "epoch 10/30  train loss 0.5000 top-1 81.00 %  validation loss 0.6000 top-1 79.00 %  12,346 images/s  saved\n"
     )
 

@@ -67,9 +67,7 @@ def test_an_interrupt_ends_the_trace(monkeypatch, tmp_path):
     ("model", "chunk"),
     [pytest.param(*way, marks=pytest.mark.trains_long) for way in (("mlp", 1), ("lenet", 1), ("lenet", 4))],
 )
-def test_a_trace_contains_the_steps_and_does_not_change_results(
-    experiment, tmp_path, monkeypatch, capsys, model, chunk
-):
+def test_a_trace_contains_the_steps_and_changes_no_result(experiment, tmp_path, monkeypatch, capsys, model, chunk):
     monkeypatch.setattr(loop, "steps_per_dispatch", lambda backend, steps: chunk)  # 10 steps an epoch
     experiment = experiment.replace(model=create(model, activation="relu"), train=experiment.train.replace(epochs=2))
     plain, profiled = (launch.Launch("a", experiment, tmp_path / name) for name in ("plain", "profiled"))

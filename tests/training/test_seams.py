@@ -204,7 +204,7 @@ def test_trainings_with_different_values_share_one_program(experiment, dataset, 
 
 
 class OnDisk:
-    """A source whose images are in a file; it limits the number of images read at once."""
+    """A source whose images are in a file; it records the number of images of each read."""
 
     def __init__(self, path, labels, most):
         self.images, self.labels, self.most = np.load(path, mmap_mode="r"), labels, most
