@@ -12,7 +12,7 @@ from cnnjax.ops.native.epilogue import NONLINEARITIES, convolution_with_epilogue
 from cnnjax.ops.native.library import load
 from cnnjax.ops.window import Window
 from tests.native.test_native_convolution import CLOSE, error, exact, random
-from tests.native.test_winograd import counting, is_xlas_in_float64, needs_kernels
+from tests.native.test_winograd import check_against_xla, counting, needs_kernels
 
 counted = counting("few_channel_conv")
 
@@ -38,7 +38,7 @@ def cases(draw, most_channels=8):
 def test_output_and_gradients_equal_xla_in_float64(counted, case):
     _, kernel_shape, window, _ = case
     narrow = 1 + input_gradient_is_forward(jax.ShapeDtypeStruct(kernel_shape, jnp.float32), window)
-    is_xlas_in_float64(counted, case, calls=3 if load().is_wide else narrow)
+    check_against_xla(counted, case, calls=3 if load().is_wide else narrow)
 
 
 @needs_kernels
