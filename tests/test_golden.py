@@ -16,7 +16,7 @@ from tests.forms import mark_deep_ones
 
 GOLDEN = Path(__file__).parent / "golden"
 LARGEST_WITH_VALUES = 300_000
-"""Parameters of the largest network whose initial values are drawn; of larger ones names and shapes are recorded."""
+"""Maximum number of parameters for which initial values are recorded; for larger networks, only names and shapes."""
 
 
 def compare(name: str, text: str, update: bool):

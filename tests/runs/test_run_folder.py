@@ -52,7 +52,7 @@ def test_an_override_with_none_is_named(experiment):
     assert run_name("mini", patient, experiment) == "mini,early_stopping.patience=None"
 
 
-def test_another_data_folder_is_no_difference(experiment):
+def test_another_data_folder_is_not_a_difference(experiment):
     moved = experiment.replace(data=experiment.data.replace(dir="elsewhere"))
     assert differences(experiment, moved) == {}
     assert run_name("mini", experiment, moved) == "mini"
