@@ -85,7 +85,7 @@ def test_a_slow_peer_runs_two_laps_of_one_step_per_turn(measure):
     assert (result.lap_steps, result.rows[0].step_seconds) == (1, (5.0,) * 6)
 
 
-def test_laps_are_whole_dispatches(measure):
+def test_a_lap_is_a_whole_number_of_dispatches(measure):
     assert measure([], cnnjax={"facts": FACTS.replace(granularity=64)}).lap_steps == 64
 
 
@@ -150,7 +150,7 @@ def test_the_table_fits_a_terminal_and_the_legend_explains_it():
 
 
 @pytest.mark.many_processes
-def test_a_run_of_cnnjax_alone(tmp_path, monkeypatch, capsys):
+def test_a_run_without_peers(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(page, "PAGE", tmp_path / "docs" / "benchmarks.md")
     monkeypatch.setattr(turns, "TURN_SECONDS", 0.1)
     arguments = [

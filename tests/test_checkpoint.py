@@ -28,23 +28,23 @@ def names(folder):
     return [path.name for path in checkpoint.list_paths(folder)]
 
 
-def test_round_trip_with_its_info(tmp_path):
+def test_round_trip_of_arrays_and_info(tmp_path):
     saved = save(tmp_path, 10)
-    found = checkpoint.open_checkpoint(saved.path)
-    assert (found.step, found.info["epoch"], found.info["format"]) == (10, 10, checkpoint.FORMAT)
-    restored = checkpoint.restore(found, "variables", TREE)
+    loaded = checkpoint.open_checkpoint(saved.path)
+    assert (loaded.step, loaded.info["epoch"], loaded.info["format"]) == (10, 10, checkpoint.FORMAT)
+    restored = checkpoint.restore(loaded, "variables", TREE)
     assert np.array_equal(restored["params"]["kernel"], TREE["params"]["kernel"])
     assert restored["batch_stats"] == {}
 
 
-def test_the_newest_is_found_by_number_and_not_by_name(tmp_path):
+def test_newest_is_by_step_number_and_not_by_name(tmp_path):
     for step in (5, 99_999_999, 100_000_000):
         save(tmp_path, step)
-    found, notices = checkpoint.newest_good(tmp_path)
-    assert (found.step, notices) == (100_000_000, [])
+    loaded, notices = checkpoint.newest_good(tmp_path)
+    assert (loaded.step, notices) == (100_000_000, [])
 
 
-def test_an_empty_folder_has_none(tmp_path):
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
     assert checkpoint.newest_good(tmp_path) == (None, [])
     with pytest.raises(UserError, match="holds no checkpoint"):
         checkpoint.best(tmp_path)
@@ -63,36 +63,36 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_whatever_file_is_damaged_it_is_set_aside_and_the_one_before_is_used(tmp_path, damage):
+def test_damage_to_any_file_sets_the_checkpoint_aside_and_uses_the_previous_one(tmp_path, damage):
     save(tmp_path / "whole", 1)
     newest = save(tmp_path / "whole", 2).path
-    for index, file in enumerate(every_file(newest)):  # how many files orbax writes differs from save to save
+    for index, file in enumerate(every_file(newest)):  # the number of files that orbax writes varies
         folder = tmp_path / str(index)
         shutil.copytree(tmp_path / "whole", folder)
         path = folder / file.relative_to(tmp_path / "whole")
         DAMAGES[damage](path)
-        found, notices = checkpoint.newest_good(folder)
-        assert found.step == 1, path
+        loaded, notices = checkpoint.newest_good(folder)
+        assert loaded.step == 1, path
         assert len(notices) == 1
         assert (folder / "damaged-step-00000002").is_dir()
 
 
-def test_a_foreign_file_in_a_checkpoint_is_noticed(tmp_path):
+def test_an_unknown_file_in_a_checkpoint_is_refused(tmp_path):
     saved = save(tmp_path, 1)
     (saved.path / "variables" / "extra").write_text("x")
     with pytest.raises(UserError, match="its files differ from its manifest"):
         checkpoint.open_checkpoint(saved.path)
 
 
-def test_where_all_are_damaged_nothing_starts_anew_silently(tmp_path):
+def test_if_all_checkpoints_are_damaged_an_error_lists_them(tmp_path):
     for step in (1, 2):
         (save(tmp_path, step).path / "info.json").unlink()
-    for _ in range(2):  # also when asked again
+    for _ in range(2):  # the second call fails too
         with pytest.raises(UserError, match="damaged: damaged-step-00000001, damaged-step-00000002"):
             checkpoint.newest_good(tmp_path)
 
 
-def test_pruning_keeps_what_a_kept_one_calls_the_best(tmp_path):
+def test_pruning_keeps_the_best_of_each_kept_checkpoint(tmp_path):
     save(tmp_path, 1)
     save(tmp_path, 2, best_step=1)
     save(tmp_path, 3)
@@ -102,7 +102,7 @@ def test_pruning_keeps_what_a_kept_one_calls_the_best(tmp_path):
     assert checkpoint.best(tmp_path).step == 1
 
 
-def test_a_pruning_that_fails_in_the_middle_leaves_no_half_checkpoint_under_its_name(tmp_path, monkeypatch):
+def test_a_failed_prune_leaves_no_partial_checkpoint(tmp_path, monkeypatch):
     for step in (1, 2, 3):
         save(tmp_path, step)
 
@@ -119,7 +119,7 @@ def test_a_pruning_that_fails_in_the_middle_leaves_no_half_checkpoint_under_its_
 
 
 def failing(monkeypatch, number, names):
-    """Let the files of these names in the newest checkpoint fail when they are read."""
+    """Make reading the named files of the newest checkpoint fail."""
     plain = files.open_plain
 
     def open_plain(path):
@@ -134,19 +134,19 @@ FILES = ("manifest.json", "info.json", "format.json", "_METADATA")
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_checkpoint_on_a_bad_sector_is_damaged(tmp_path, monkeypatch, name):
+def test_a_checkpoint_on_a_bad_sector_counts_as_damaged(tmp_path, monkeypatch, name):
     for step in (1, 2):
         save(tmp_path, step)
     failing(monkeypatch, errno.EIO, [name])
     assert checkpoint.best(tmp_path).step == 1
-    found, (notice,) = checkpoint.newest_good(tmp_path)
-    assert found.step == 1
+    loaded, (notice,) = checkpoint.newest_good(tmp_path)
+    assert loaded.step == 1
     assert re.search(f"step-00000002 is damaged: .*{name}.*Input/output error.*kept as damaged-step-00000002", notice)
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENOMEM, errno.EMFILE, errno.ESTALE])
-def test_a_checkpoint_that_cannot_be_read_at_the_moment_stays_as_it_is(tmp_path, monkeypatch, name, number):
+def test_a_temporarily_unreadable_checkpoint_is_left_as_it_is(tmp_path, monkeypatch, name, number):
     for step in (1, 2):
         save(tmp_path, step)
     failing(monkeypatch, number, [name])
@@ -157,7 +157,7 @@ def test_a_checkpoint_that_cannot_be_read_at_the_moment_stays_as_it_is(tmp_path,
     assert checkpoint.newest_good(tmp_path)[0].step == 2
 
 
-def test_a_folder_of_a_checkpoint_that_cannot_be_listed_at_the_moment_is_no_damage(tmp_path, monkeypatch):
+def test_a_temporarily_unreadable_folder_does_not_count_as_damage(tmp_path, monkeypatch):
     save(tmp_path, 1)
     scandir = os.scandir
 
@@ -176,20 +176,20 @@ def within(folder, step, best_step):
     return checkpoint.save(folder, step, {"variables": TREE}, info, within_epoch=True)
 
 
-def test_one_within_an_epoch_is_gone_on_from_and_gives_way_to_the_next_whole_one(tmp_path):
+def test_a_checkpoint_within_an_epoch_is_replaced_by_the_next_whole_epoch(tmp_path):
     for step in (10, 20):
         save(tmp_path, step, best_step=10)
     assert within(tmp_path, 27, 10).path.name == "within-00000027"
     within(tmp_path, 30, 10)
     assert checkpoint.newest_good(tmp_path)[0].step == checkpoint.newest_step(tmp_path) == 30
     assert checkpoint.best(tmp_path).step == 10
-    save(tmp_path, 30)  # the same step, and now the epoch is judged
+    save(tmp_path, 30)  # the same step, after the evaluation
     assert checkpoint.newest_good(tmp_path)[0].path.name == "step-00000030"
     checkpoint.prune(tmp_path, keep=2, best_step=30)
     assert names(tmp_path) == ["step-00000010", "step-00000020", "step-00000030"]
 
 
-def test_one_within_the_first_epoch_is_never_the_best(tmp_path):
+def test_a_checkpoint_within_the_first_epoch_is_never_the_best(tmp_path):
     within(tmp_path, 3, 0)
     with pytest.raises(
         UserError, match="within-00000003 is from within the first epoch, and nothing has been evaluated yet"
@@ -197,23 +197,23 @@ def test_one_within_the_first_epoch_is_never_the_best(tmp_path):
         checkpoint.best(tmp_path)
 
 
-def test_where_a_damaged_one_cannot_be_set_aside_that_is_one_sentence(tmp_path, monkeypatch):
+def test_a_damaged_checkpoint_that_cannot_be_renamed_is_one_error(tmp_path, monkeypatch):
     (save(tmp_path, 1).path / "info.json").unlink()
 
     def refuse(path, target):
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(UserError, match="is damaged: .*; it cannot be renamed to .*: Read-only file system"):
+    with pytest.raises(UserError, match="is damaged: .*; it cannot be logging_rename to .*: Read-only file system"):
         checkpoint.newest_good(tmp_path)
 
 
-def test_a_save_that_fails_leaves_nothing_and_the_earlier_ones_as_they_were(tmp_path, monkeypatch, caplog):
+def test_a_failed_save_leaves_only_the_earlier_checkpoints(tmp_path, monkeypatch, caplog):
     save(tmp_path, 1)
     for error in (OSError(errno.ENOSPC, "No space left on device"), ValueError("... No space left on device [...]")):
 
         def fail(*arguments, error=error):
-            logging.getLogger("asyncio").error("what orbax still writes complains, too")
+            logging.getLogger("asyncio").error("a pending write of orbax fails too")
             raise error
 
         with monkeypatch.context() as patch:
@@ -227,7 +227,7 @@ def test_a_save_that_fails_leaves_nothing_and_the_earlier_ones_as_they_were(tmp_
     assert checkpoint.open_checkpoint(tmp_path / "step-00000001").step == 1
 
 
-def test_a_folder_that_is_moved_in_mid_save_is_not_made_again(tmp_path, monkeypatch, capfd):
+def test_a_folder_moved_during_a_save_is_not_recreated(tmp_path, monkeypatch, capfd):
     folder = tmp_path / "run" / "checkpoints"
     save(folder, 1)
     write = checkpoint.writing._write
@@ -245,47 +245,47 @@ def test_a_folder_that_is_moved_in_mid_save_is_not_made_again(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_lock_that_is_lost_in_mid_save_leaves_what_another_process_writes(tmp_path, monkeypatch, fails):
+def test_losing_the_lock_during_a_save_keeps_the_other_process_s_files(tmp_path, monkeypatch, fails):
     write, lock = checkpoint.writing._write, tmp_path / ".lock"
-    aside = tmp_path / "checkpoints" / ".step-00000001.writing"
+    temporary = tmp_path / "checkpoints" / ".step-00000001.writing"
 
     def lose(*arguments):
         write(*arguments)
         lock.unlink()
-        (aside / "theirs").touch()
+        (temporary / "theirs").touch()
         if fails:
             raise FileNotFoundError
 
     monkeypatch.setattr(checkpoint.writing, "_write", lose)
     with locked(lock) as require_lock, pytest.raises(LostLock):
         checkpoint.save(tmp_path / "checkpoints", 1, {"variables": TREE}, {}, require_lock=require_lock)
-    assert (aside / "theirs").exists()
+    assert (temporary / "theirs").exists()
     assert names(tmp_path / "checkpoints") == []
 
 
-def test_all_is_synced_before_the_name_is_given_and_the_name_before_it_returns(tmp_path, monkeypatch):
+def test_everything_is_synced_before_the_rename_and_the_rename_before_save_returns(tmp_path, monkeypatch):
     events = []
     fsync, rename = os.fsync, Path.rename
 
-    def synced(descriptor):
+    def logging_fsync(descriptor):
         events.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         fsync(descriptor)
 
-    def renamed(path, target):
+    def logging_rename(path, target):
         events.append("renamed")
         return rename(path, target)
 
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(os, "fsync", logging_fsync)
+    monkeypatch.setattr(Path, "rename", logging_rename)
     path = save(tmp_path / "run" / "checkpoints", 1).path
     before, after = events[: events.index("renamed")], events[events.index("renamed") + 1 :]
-    aside = path.parent / ".step-00000001.writing"
-    files = {str(aside / file.relative_to(path)) for file in path.rglob("*")}  # and folders
-    assert files | {str(tmp_path), str(tmp_path / "run"), str(aside)} <= set(before)
+    temporary = path.parent / ".step-00000001.writing"
+    files = {str(temporary / file.relative_to(path)) for file in path.rglob("*")}  # and folders
+    assert files | {str(tmp_path), str(tmp_path / "run"), str(temporary)} <= set(before)
     assert after == [str(path.parent)]
 
 
-def test_pruning_keeps_the_the_newest_and_the_best(tmp_path):
+def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     for step in range(1, 7):
         save(tmp_path, step)
     (tmp_path / ".step-00000007.writing").mkdir()
@@ -294,13 +294,13 @@ def test_pruning_keeps_the_the_newest_and_the_best(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_the_best_is_the_one_the_newest_names(tmp_path):
+def test_best_is_the_one_that_the_newest_names(tmp_path):
     save(tmp_path, 1)
     save(tmp_path, 2, best_step=1)
     assert checkpoint.best(tmp_path).step == 1
 
 
-def test_where_the_newest_is_damaged_the_one_before_tells_the_best(tmp_path):
+def test_if_the_newest_is_damaged_the_previous_one_names_the_best(tmp_path):
     save(tmp_path, 1)
     save(tmp_path, 2, best_step=1)
     (save(tmp_path, 3, best_step=1).path / "info.json").unlink()
@@ -308,7 +308,7 @@ def test_where_the_newest_is_damaged_the_one_before_tells_the_best(tmp_path):
     assert names(tmp_path) == ["step-00000001", "step-00000002", "step-00000003"]
 
 
-def test_a_best_one_that_is_damaged_or_missing_is_named(tmp_path):
+def test_a_damaged_or_missing_best_checkpoint_is_named(tmp_path):
     best = save(tmp_path, 1).path
     save(tmp_path, 2, best_step=1)
     (best / "info.json").write_text("{}")
@@ -320,18 +320,18 @@ def test_a_best_one_that_is_damaged_or_missing_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("manifest", ['{"a": NaN}', '{"a": "\\ud800"}', "[]", "3", "{}"])
-def test_a_manifest_that_is_none_is_damage(tmp_path, manifest):
+def test_an_invalid_manifest_counts_as_damage(tmp_path, manifest):
     (save(tmp_path, 1).path / "manifest.json").write_text(manifest)
     with pytest.raises(checkpoint.Damaged, match="is damaged"):
         checkpoint.open_checkpoint(tmp_path / "step-00000001")
 
 
-def test_a_checkpoint_without_training_is_its_own_best(tmp_path):
+def test_an_untrained_checkpoint_is_its_own_best(tmp_path):
     checkpoint.save(tmp_path, 0, {"variables": TREE}, {})
     assert checkpoint.best(tmp_path).step == 0
 
 
-def test_a_newer_format_is_refused_and_stays_where_it_is(tmp_path, monkeypatch):
+def test_a_newer_format_is_refused_and_not_moved(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.writing, "FORMAT", checkpoint.FORMAT + 1)
     monkeypatch.setattr(formats, "__version__", "9.1.0")
     save(tmp_path, 1)
@@ -344,8 +344,8 @@ def test_a_newer_format_is_refused_and_stays_where_it_is(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def of_another_form(tmp_path):
-    """A checkpoint of a format to come, of which only format.json is as it is today."""
+def newer_checkpoint(tmp_path):
+    """A checkpoint in a future format, which shares only format.json with the current one."""
     path = tmp_path / "step-00000002"
     path.mkdir()
     formats.write_file(path, checkpoint.FORMAT + 1)
@@ -353,32 +353,32 @@ def of_another_form(tmp_path):
     return path
 
 
-def test_a_newer_format_with_another_manifest_is_refused_and_not_damaged(tmp_path, of_another_form):
+def test_a_newer_format_with_another_manifest_is_refused_and_not_set_aside(tmp_path, newer_checkpoint):
     save(tmp_path, 1)
     for find in (checkpoint.best, checkpoint.newest_good):
         with pytest.raises(formats.NewerFormat, match="step-00000002 has format 3, newer than 2; it needs cnnjax "):
             find(tmp_path)
-    assert of_another_form.is_dir()
+    assert newer_checkpoint.is_dir()
 
 
-def test_a_changed_bit_is_damage_and_no_newer_format(tmp_path, of_another_form):
-    content = (of_another_form / formats.FILE).read_bytes()
+def test_a_flipped_bit_counts_as_damage_and_not_as_a_newer_format(tmp_path, newer_checkpoint):
+    content = (newer_checkpoint / formats.FILE).read_bytes()
     for bit in range(8 * len(content)):
         changed = bytearray(content)
         changed[bit // 8] ^= 1 << bit % 8
-        (of_another_form / formats.FILE).write_bytes(changed)
-        with pytest.raises(UserError, match="step-00000002 is damaged: .*format.json ") as found:
-            checkpoint.open_checkpoint(of_another_form)
-        assert not isinstance(found.value, formats.NewerFormat)
+        (newer_checkpoint / formats.FILE).write_bytes(changed)
+        with pytest.raises(UserError, match="step-00000002 is damaged: .*format.json ") as error:
+            checkpoint.open_checkpoint(newer_checkpoint)
+        assert not isinstance(error.value, formats.NewerFormat)
 
 
-def test_a_save_over_the_same_step_replaces_it(tmp_path):
+def test_saving_the_same_step_replaces_the_checkpoint(tmp_path):
     save(tmp_path, 1)
     save(tmp_path, 1, best_step=9)
     assert checkpoint.open_checkpoint(tmp_path / "step-00000001").info["early_stopping"]["best_step"] == 9
 
 
-def test_an_item_of_another_structure_is_one_sentence(tmp_path):
+def test_restoring_another_structure_is_refused(tmp_path):
     saved = save(tmp_path, 1)
     other = {"params": {**TREE["params"], "other": jnp.ones(3)}, "batch_stats": {}}
     with pytest.raises(UserError, match=r"\['params'\]\['other'\] is missing there, and float32\[3\] is needed"):
@@ -389,7 +389,7 @@ def test_an_item_of_another_structure_is_one_sentence(tmp_path):
         checkpoint.restore(saved, "training", TREE)
 
 
-def test_a_leaf_of_another_shape_is_refused(tmp_path):
+def test_restoring_another_shape_is_refused(tmp_path):
     saved = save(tmp_path, 1)
     wrong = {"params": {"kernel": jnp.ones((2, 4)), "bias": jnp.ones(3)}, "batch_stats": {}}
     with pytest.raises(UserError, match=r"\['kernel'\] is float32\[2, 3\] there, and float32\[2, 4\] is needed"):
@@ -397,7 +397,7 @@ def test_a_leaf_of_another_shape_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("told", "info"),
+    ("message", "info"),
     [
         ("is described by \\[\\]; it must be an object", []),
         ("its items is None", {}),
@@ -411,23 +411,23 @@ def test_a_leaf_of_another_shape_is_refused(tmp_path):
         ("its seconds is '1'", {"items": {}, "seconds": "1"}),
     ],
 )
-def test_a_whole_checkpoint_of_a_strangers_making_is_refused(tmp_path, told, info):
+def test_invalid_info_is_refused(tmp_path, message, info):
     path = tmp_path / "step-00000009"
     path.mkdir()
     write_json(path / "info.json", {"format": 1, **info} if isinstance(info, dict) else info)
     write_json(path / "manifest.json", {"info.json": sha256(path / "info.json")})
-    with pytest.raises(checkpoint.Damaged, match=told):
+    with pytest.raises(checkpoint.Damaged, match=message):
         checkpoint.open_checkpoint(path)
 
 
-def test_arrays_of_a_strangers_making_are_one_sentence(tmp_path):
+def test_invalid_array_metadata_is_one_error(tmp_path):
     saved = save(tmp_path, 10)
     (saved.path / "variables" / "_METADATA").write_text("[1, 2]")
     with pytest.raises(UserError, match="checkpoint .*step-00000010 cannot be read: variables: "):
         checkpoint.restore(saved, "variables", TREE)
 
 
-def test_a_changed_byte_behind_a_new_manifest_is_one_sentence(tmp_path):
+def test_a_changed_byte_under_a_matching_manifest_is_one_error(tmp_path):
     saved = save(tmp_path, 10)
     for file in (saved.path / "variables" / "d").iterdir():
         content = bytearray(file.read_bytes())

@@ -15,7 +15,7 @@ HAND = {  # parameters and multiply-adds, worked out by hand in each model file'
     "lenet": (61_706, 416_520),
     "mlp": (266_610, 266_200),
 }
-TORCHVISION = {  # parameters, and thousands of millions of multiply-adds, as torchvision's weights state them
+TORCHVISION = {  # parameters and giga multiply-adds, from the metadata of torchvision's weights
     "resnet18": (11_689_512, 1.814),
     "resnet34": (21_797_672, 3.664),
     "resnet50": (25_557_032, 4.089),
@@ -61,7 +61,7 @@ KERAS = {  # trainable parameters
     "xception": 22_855_952,
     "legacy_xception": 22_855_952,
 }
-BY_HAND = {  # parameters, from the layer sizes in each paper, or of timm's networks
+BY_HAND = {  # parameters, from the layer sizes in each paper, or from timm's networks
     "alexnet_bn": 62_381_096,
     "alexnet_lrn": 60_965_224,
     "googlenet_paper": 6_998_552,
@@ -71,12 +71,12 @@ BY_HAND = {  # parameters, from the layer sizes in each paper, or of timm's netw
     "regnet_y_8gf_pycls": 39_180_068,
 }
 PROJECTIONS = sum(64 * 2**i * 128 * 2**i + 2 * 128 * 2**i for i in range(3))
-"""Parameters of the projections of a network of basic blocks, with their norms."""
+"""Parameters of the projection shortcuts in a network of basic blocks, norms included."""
 CIFAR = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
 
 
 def published(name: str) -> int:
-    """Return how many parameters are published for a variant, or, of a plain network, for its residual twin."""
+    """Return the published number of parameters; for a plain network, derived from its residual counterpart."""
     if match := re.fullmatch(r"(resnet|plain)(\d+)_cifar", name):  # option A has no parameters
         return CIFAR[int(match[2])]
     if name.startswith("plain"):
@@ -86,53 +86,53 @@ def published(name: str) -> int:
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_the_recorded_parameters_are_as_many_as_published(name):
-    """Of every variant, however deep: test_golden.py holds what is recorded against the network."""
+def test_recorded_parameter_counts_match_the_published_ones(name):
+    """Covers every variant, including the deepest; test_golden.py compares the records with the networks."""
     lines = (Path(__file__).parent / "golden" / "models" / f"{name}.txt").read_text().splitlines()
     shapes = [re.search(r"\[(.*?)\]", line)[1] for line in lines if line.startswith("params")]
     assert sum(math.prod(map(int, shape.split(", "))) for shape in shapes) == published(name)
 
 
-def test_every_variant_is_compared_with_a_published_figure_or_with_its_twin():
+def test_every_variant_has_a_published_count():
     cifar = {f"{kind}{depth}_cifar" for kind in ("resnet", "plain") for depth in CIFAR} - {"plain110_cifar"}
     twins = {"plain18", "plain34"}
     assert {*HAND, *TORCHVISION, *KERAS, *BY_HAND, *cifar, *twins} == set(list_models())
 
 
 @pytest.mark.parametrize("name", mark_deep_ones(TORCHVISION))
-def test_parameters_and_multiply_adds_are_torchvisions(name):
-    found = complexity(create(name))
+def test_parameters_and_multiply_adds_match_torchvision(name):
+    counts = complexity(create(name))
     parameters, giga = TORCHVISION[name]
-    assert found.parameters == parameters
-    assert found.multiply_adds == pytest.approx(giga * 1e9, rel=1e-3)
+    assert counts.parameters == parameters
+    assert counts.multiply_adds == pytest.approx(giga * 1e9, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", mark_deep_ones(KERAS))
-def test_parameters_are_keras(name):
+def test_parameters_match_keras(name):
     assert complexity(create(name)).parameters == KERAS[name]
 
 
 @pytest.mark.parametrize(("name", "depth"), [mark_deep(f"resnet{depth}_cifar", depth) for depth in CIFAR])
-def test_cifar_parameters_are_those_of_the_published_networks(name, depth):
+def test_cifar_parameters_match_the_published_networks(name, depth):
     assert complexity(create(name)).parameters == CIFAR[depth]
-    if depth != 110:  # option A has no parameters, so that the plain network has as many
+    if depth != 110:  # option A has no parameters, so the plain network has the same number
         assert complexity(create(f"plain{depth}_cifar")).parameters == CIFAR[depth]
 
 
 @pytest.mark.parametrize("name", mark_deep_ones(["resnet18", "resnet34"]))
-def test_a_plain_network_lacks_the_projections_alone(name):
+def test_a_plain_network_lacks_only_the_projections(name):
     residual, plain = (complexity(create(each)) for each in (name, name.replace("resnet", "plain")))
     assert residual.parameters - plain.parameters == PROJECTIONS
 
 
 @pytest.mark.parametrize("name", HAND)
-def test_parameters_and_multiply_adds(name):
-    found = complexity(create(name))
-    assert (found.parameters, found.multiply_adds) == HAND[name]
-    assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(abstract_variables(create(name)).params))
+def test_parameters_and_multiply_adds_match_the_hand_count(name):
+    counts = complexity(create(name))
+    assert (counts.parameters, counts.multiply_adds) == HAND[name]
+    assert counts.parameters == sum(leaf.size for leaf in jax.tree.leaves(abstract_variables(create(name)).params))
 
 
-def test_layers_of_lenet():
+def test_layers_of_lenet_are_listed():
     rows = {layer.name: layer for layer in complexity(create("lenet")).layers}
     assert list(rows) == ["conv1", "pool1", "conv2", "pool2", "flatten", "dense1", "dense2", "head"]
     assert rows["conv1"][2:] == ((28, 28, 6), 156, 28 * 28 * 25 * 6, 28 * 28 * 6)
@@ -140,17 +140,17 @@ def test_layers_of_lenet():
     assert rows["dense1"][2:] == ((120,), 48_120, 48_000, 120)
 
 
-def test_activations_are_those_of_convolutions_and_dense_layers():
+def test_only_convolutions_and_dense_layers_count_as_activations():
     assert complexity(create("lenet")).activations == 28 * 28 * 6 + 10 * 10 * 16 + 120 + 84 + 10
 
 
-def test_a_larger_image_costs_more_multiply_adds_and_no_parameters():
+def test_larger_images_need_more_multiply_adds_but_no_more_parameters():
     small, large = (complexity(create("lenet"), (size, size, 1)) for size in (28, 31))
     assert small.parameters == large.parameters
     assert large.multiply_adds > small.multiply_adds
 
 
-def test_the_summary_names_totals():
+def test_summary_shows_totals():
     console = Console(record=True, width=120)
     console.print(summary_table(create("lenet"), "lenet"))
     text = console.export_text()

@@ -3,7 +3,7 @@ import pytest
 from cnnjax.errors import Diverged, Interrupted, UserError, choose, listed, near_matches, printable, quoted, require
 
 
-def test_exit_codes_are_the_documented_ones():
+def test_exit_codes():
     assert (UserError.exit_code, Interrupted.exit_code, Diverged.exit_code) == (2, 1, 3)
 
 
@@ -12,12 +12,12 @@ def test_choose_returns_a_known_name():
 
 
 @pytest.mark.parametrize(("given", "expected"), [("adma", "'adam'"), ("ADAM", "'adam'"), ("sdg", "'sgd'")])
-def test_choose_names_near_matches(given, expected):
+def test_choose_suggests_near_matches(given, expected):
     with pytest.raises(UserError, match=f"unknown optimizer '{given}'; did you mean {expected}"):
         choose("optimizer", given, ["sgd", "adam"])
 
 
-def test_where_nothing_is_near_all_choices_are_listed():
+def test_without_a_near_match_all_choices_are_listed():
     assert near_matches("zzz", ["sgd", "adam"]) == "choose from: adam, sgd"
 
 
@@ -27,17 +27,17 @@ def test_long_lists_are_cut_to_ten_names():
     assert near_matches("zzz", map(str, range(10, 30))).endswith("18, 19 and 10 more")
 
 
-def test_require_says_what_was_given_and_what_is_allowed():
+def test_require_reports_the_given_and_the_allowed_value():
     require(True, "lr", 1, "greater than 0")
     with pytest.raises(UserError, match=r"^lr is -1; it must be greater than 0$"):
         require(False, "lr", -1, "greater than 0")
 
 
-def test_what_a_terminal_would_obey_is_not_printed():
+def test_terminal_control_characters_are_escaped():
     assert printable("a\x1b[31mb\u202ec\nd é") == "a?[31mb?c?d é"
 
 
-def test_a_value_from_a_file_is_shown_shortened():
+def test_quoted_values_are_shortened():
     deep: list = []
     for _ in range(100_000):
         deep = [deep]
@@ -48,5 +48,5 @@ def test_a_value_from_a_file_is_shown_shortened():
     assert quoted(10**5000) == "a number of thousands of digits" or len(quoted(10**5000)) < 200
 
 
-def test_a_name_of_megabytes_is_compared_by_its_start():
+def test_near_matches_of_a_very_long_name_are_fast():
     assert "choose from" in near_matches("x" * 10**7, ["a", "b"])

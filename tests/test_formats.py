@@ -1,4 +1,4 @@
-"""Runs of older formats open; those of newer ones are refused with what they need."""
+"""Older formats open; newer formats are refused with the version they need."""
 
 import json
 import shutil
@@ -21,11 +21,11 @@ RECORDED = GOLDEN / "run_format_1"
 RUNS = {"run_format_1": 2, "run_format_1_adam": 1, "run_format_1_resnet": 1}
 """Runs of format 1 and the number of their complete epochs: LeNet with SGD, killed after an epoch; LeNet with adam and
 warmup_cosine, and ResNet-20 with momentum and a step schedule, interrupted within an epoch. ``continued.npz`` holds the
-variables with which the code that recorded them ended (CNNJAX_NATIVE=0)."""
+final variables of the code that recorded them (CNNJAX_NATIVE=0)."""
 
 
 def copy_run(name, folder):
-    """Copy a recorded run, and the data that all of them share."""
+    """Copy a recorded run and the data that all recorded runs share."""
     shutil.copytree(GOLDEN / name, folder, dirs_exist_ok=True)
     shutil.copytree(RECORDED / "data", folder / "data", dirs_exist_ok=True)
     return folder / "run"
@@ -33,7 +33,7 @@ def copy_run(name, folder):
 
 @pytest.fixture
 def recorded(tmp_path):
-    """A run of format 1, as the first version left it when it was killed after two of three epochs."""
+    """A run of format 1 that was killed after two of three epochs."""
     return copy_run("run_format_1", tmp_path)
 
 
@@ -42,20 +42,20 @@ def experiment_of(run):
     return name, experiment.replace(data=experiment.data.replace(dir=str(run.parent / "data")))
 
 
-def test_a_run_of_format_1_evaluates_to_what_it_said(recorded):
+def test_a_run_of_format_1_evaluates_to_its_recorded_metrics(recorded):
     _, experiment = experiment_of(recorded)
-    said = RunFolder(recorded).read_metrics()[1]
+    recorded_row = RunFolder(recorded).read_metrics()[1]
     network, validation = predictor.load(recorded), data.load(experiment.data).validation
-    found = classification_report(network.logits(validation.images), validation.labels)
-    assert found.loss == pytest.approx(said["validation_loss"], rel=1e-5)
-    assert found.top1 == said["validation_top1"]
+    report = classification_report(network.logits(validation.images), validation.labels)
+    assert report.loss == pytest.approx(recorded_row["validation_loss"], rel=1e-5)
+    assert report.top1 == recorded_row["validation_top1"]
 
 
 @pytest.mark.parametrize(
     ("recording", "epochs"),
     [pytest.param(*run, marks=() if "adam" in run[0] else pytest.mark.trains_long) for run in RUNS.items()],
 )
-def test_a_run_of_format_1_continues_to_what_the_old_code_reached(recording, epochs, tmp_path):
+def test_a_run_of_format_1_resumes_to_the_parameters_of_the_old_code(recording, epochs, tmp_path):
     run = copy_run(recording, tmp_path)
     name, experiment = experiment_of(run)
     before = RunFolder(run).read_metrics()
@@ -71,7 +71,7 @@ def test_a_run_of_format_1_continues_to_what_the_old_code_reached(recording, epo
             np.testing.assert_allclose(leaf, expected[path], rtol=1e-4, atol=1e-5, err_msg=path)
 
 
-def test_a_run_of_format_1_without_its_metrics_is_refused(recorded):
+def test_a_run_of_format_1_without_metrics_is_refused(recorded):
     name, experiment = experiment_of(recorded)
     (recorded / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match=r"metrics.jsonl is damaged after epoch 0, and 2 epochs were saved"):
@@ -86,11 +86,11 @@ def test_a_newer_run_folder_is_refused_with_the_version_it_needs(recorded):
 
 
 @pytest.mark.parametrize("version", [None, "1", 0, -1, True, 1.5])
-def test_a_format_that_is_none_is_refused(version):
+def test_an_invalid_format_is_refused(version):
     with pytest.raises(UserError, match="it must be 1 or more"):
         formats.check("it", {"format": version}, known=1)
 
 
-def test_what_is_written_says_its_writer():
+def test_files_record_the_version_that_wrote_them():
     formats.check("it", formats.written(1), known=1)
     assert formats.written(1) == {"format": 1, "cnnjax": formats.__version__}

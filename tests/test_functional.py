@@ -32,7 +32,7 @@ def reshaped(variables, shape=(400, 121), dtype=jnp.float32):
     return Variables({**variables.params, "dense1": dense1}, variables.batch_stats)
 
 
-def test_a_renamed_layer_is_named_on_both_sides(variables):
+def test_a_renamed_layer_is_reported_as_missing_and_unknown(variables):
     with pytest.raises(UserError) as error:
         apply(ARCH, renamed(variables), IMAGES)
     assert "params missing: conv1/bias, conv1/kernel" in str(error.value)
@@ -46,7 +46,7 @@ def test_a_renamed_layer_is_named_on_both_sides(variables):
         ({"dtype": jnp.bfloat16, "shape": (400, 120)}, r"bfloat16\[400, 120\]"),
     ],
 )
-def test_a_wrong_shape_or_dtype_is_described_on_both_sides(variables, options, described):
+def test_a_wrong_shape_or_dtype_is_reported_with_the_expected_one(variables, options, described):
     with pytest.raises(UserError, match=rf"dense1/kernel is {described}, the network has float32\[400, 120\]"):
         apply(ARCH, reshaped(variables, **options), IMAGES)
 
@@ -56,15 +56,15 @@ def test_statistics_that_the_network_does_not_have_are_refused(variables):
         check_variables(ARCH, variables._replace(batch_stats={"bn": {"mean": jnp.zeros(3)}}))
 
 
-def test_two_seeds_give_two_networks_and_one_seed_one():
-    first, again, other = (leaves_by_path(init(ARCH, jax.random.key(seed)).params) for seed in (0, 0, 1))
+def test_parameters_are_a_function_of_the_seed():
+    first, repeated, other = (leaves_by_path(init(ARCH, jax.random.key(seed)).params) for seed in (0, 0, 1))
     for path in first:
-        assert np.array_equal(first[path], again[path])
+        assert np.array_equal(first[path], repeated[path])
         assert np.array_equal(first[path], other[path]) == path.endswith("bias")
 
 
 class Probe(Arch):
-    """A network with all that LeNet lacks: a list of more than ten layers, a norm, dropout."""
+    """A network with parts that LeNet lacks: a list of more than ten layers, a norm, dropout."""
 
     family = "probe"
     num_classes: Size = 3
@@ -104,7 +104,7 @@ def test_a_list_of_more_than_ten_layers_keeps_its_order():
     np.testing.assert_allclose(apply(arch, variables, images)[0].logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_training_moves_the_statistics_and_evaluation_does_not():
+def test_only_training_updates_the_statistics():
     arch = Probe()
     variables = init(arch, jax.random.key(0))
     images = 3.0 + 2.0 * jax.random.normal(jax.random.key(1), (50, 4, 4, 2))
@@ -115,7 +115,7 @@ def test_training_moves_the_statistics_and_evaluation_does_not():
     np.testing.assert_allclose(moved["norm"]["var"], 0.5 + 0.5 * images.var((0, 1, 2)), rtol=1e-4)
 
 
-def test_chance_enters_through_the_key_alone():
+def test_randomness_comes_only_from_the_key():
     arch = Probe()
     variables = init(arch, jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (5, 4, 4, 2))
@@ -127,7 +127,7 @@ def test_chance_enters_through_the_key_alone():
     assert not np.array_equal(logits(2), logits(3))
 
 
-def test_layers_are_listed_in_the_order_of_their_calls_also_inside_lists():
+def test_layers_are_listed_in_call_order():
     names = [call.name for call in layer_calls(Probe())]
-    # dropout does nothing in evaluation, and a layer that does nothing is left out
+    # dropout is left out, because it does nothing in evaluation
     assert names == ["norm", *(f"layers/{i}" for i in range(12)), "head"]

@@ -1,6 +1,6 @@
 """Resolved configs and parameter tables as text, so that a change shows as a diff.
 
-``pytest tests/test_golden.py --update`` writes them anew.
+``pytest tests/test_golden.py --update`` rewrites them.
 """
 
 import json
@@ -16,7 +16,7 @@ from tests.forms import mark_deep_ones
 
 GOLDEN = Path(__file__).parent / "golden"
 LARGEST_WITH_VALUES = 300_000
-"""Parameters of the largest network whose initial values are drawn; of larger ones names and shapes are recorded."""
+"""Maximum number of parameters for which initial values are recorded; for larger networks, only names and shapes."""
 
 
 def compare(name: str, text: str, update: bool):
@@ -24,7 +24,7 @@ def compare(name: str, text: str, update: bool):
     if update:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert path.read_text() == text, f"{name} differs; if that is meant, run pytest tests/test_golden.py --update"
+    assert path.read_text() == text, f"{name} differs; if this is intended, run pytest tests/test_golden.py --update"
 
 
 @pytest.mark.parametrize("name", cli.list_experiments())
@@ -58,7 +58,7 @@ def test_parameter_table(name, update):
 
 
 @pytest.mark.parametrize("name", cli.list_experiments())
-def test_every_experiment_says_how_to_run_it(name):
+def test_every_experiment_documents_its_command(name):
     text = (cli.EXPERIMENTS / f"{name}.py").read_text()
     for heading in ("Command:", "Shows:", "Device:", "Time:", "Expected:"):
         assert heading in text, f"{name}: {heading}"
@@ -66,13 +66,13 @@ def test_every_experiment_says_how_to_run_it(name):
 
 
 @pytest.mark.parametrize("name", cli.list_experiments())
-def test_every_experiments_network_has_a_shape(name):
+def test_every_experiment_has_a_valid_network(name):
     _, experiment, _ = cli.load_experiment(name)
     assert abstract_variables(experiment.model).params
 
 
-def test_no_golden_file_is_left_over():
+def test_no_golden_file_is_unused():
     expected = {f"experiments/{name}.json" for name in cli.list_experiments()}
     expected |= {f"models/{name}.txt" for name in list_models()}
-    found = {str(path.relative_to(GOLDEN)) for path in GOLDEN.rglob("*") if path.is_file()}
-    assert {name for name in found if not name.startswith("run_format_")} == expected  # those are runs, not texts
+    files = {str(path.relative_to(GOLDEN)) for path in GOLDEN.rglob("*") if path.is_file()}
+    assert {name for name in files if not name.startswith("run_format_")} == expected  # these are runs, not texts

@@ -21,7 +21,7 @@ def cross_entropy(logits, targets):
     return -(targets * (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))).sum(axis=1)
 
 
-def found(logits, targets, smoothing=0.0, aux=(), **options):
+def loss_of(logits, targets, smoothing=0.0, aux=(), **options):
     outputs = Outputs(jnp.asarray(logits, jnp.float32), tuple(jnp.asarray(a, jnp.float32) for a in aux))
     batch = Batch(IMAGES, jnp.asarray(targets, jnp.float32 if targets.ndim > 1 else jnp.int32))
     return CrossEntropy(**options)(outputs, batch, SimpleNamespace(label_smoothing=np.float32(smoothing)))
@@ -32,20 +32,20 @@ def found(logits, targets, smoothing=0.0, aux=(), **options):
 def test_cross_entropy_equals_its_formula(targets, smoothing):
     distributions = np.eye(4)[targets] if targets.ndim == 1 else targets
     expected = cross_entropy(LOGITS, (1 - smoothing) * distributions + smoothing / 4)
-    np.testing.assert_allclose(found(LOGITS, targets, smoothing), expected, rtol=1e-5)
+    np.testing.assert_allclose(loss_of(LOGITS, targets, smoothing), expected, rtol=1e-5)
 
 
-def test_labels_are_soft_labels_with_all_on_one_class():
-    np.testing.assert_array_equal(found(LOGITS, LABELS), found(LOGITS, np.eye(4)[LABELS]))
+def test_labels_equal_one_hot_soft_labels():
+    np.testing.assert_array_equal(loss_of(LOGITS, LABELS), loss_of(LOGITS, np.eye(4)[LABELS]))
 
 
-def test_auxiliary_heads_count_by_their_weight():
+def test_auxiliary_heads_are_weighted():
     second, third = RNG.normal(size=(2, 6, 4))
     expected = cross_entropy(LOGITS, SOFT) + 0.4 * (cross_entropy(second, SOFT) + cross_entropy(third, SOFT))
-    np.testing.assert_allclose(found(LOGITS, SOFT, aux=(second, third), aux_weight=0.4), expected, rtol=1e-5)
+    np.testing.assert_allclose(loss_of(LOGITS, SOFT, aux=(second, third), aux_weight=0.4), expected, rtol=1e-5)
 
 
-def test_weights_mask_and_weigh():
+def test_weights_mask_and_weight_examples():
     values = jnp.arange(4, dtype=jnp.float32)
     assert float(weighted_mean(values, None)) == 1.5
     assert float(weighted_mean(values, jnp.array([1.0, 1.0, 0.0, 0.0]))) == 0.5
@@ -53,11 +53,11 @@ def test_weights_mask_and_weigh():
     assert float(weighted_mean(values, jnp.zeros(4))) == 0
 
 
-def test_the_labels_of_soft_labels_are_the_likeliest():
+def test_labels_of_soft_labels_are_their_argmax():
     np.testing.assert_array_equal(Batch(IMAGES, jnp.asarray(SOFT)).labels(), SOFT.argmax(axis=1))
 
 
-def test_a_loss_writes_and_reads_back():
+def test_a_loss_round_trips_through_plain_data():
     loss = CrossEntropy(aux_weight=0.5)
     assert loss.to_dict() == {"kind": "cross_entropy", "aux_weight": 0.5}
     assert losses.from_dict(loss.to_dict()) == loss
@@ -71,6 +71,6 @@ def test_a_loss_writes_and_reads_back():
         ({"kind": "cross_entropy", "aux": 1.0}, "loss has no option 'aux'; choose from: aux_weight"),
     ],
 )
-def test_what_is_no_loss_is_refused(data, message):
+def test_invalid_losses_are_refused(data, message):
     with pytest.raises(UserError, match=message):
         losses.from_dict(data)

@@ -22,7 +22,7 @@ def gradient(kernel):
 
 
 def hyperparameters(optimizer=Optimizer(lr=LR), schedule=Schedule(), epochs=10):  # noqa: B008
-    """Return those of a training of 10 steps an epoch; the optimizer's in float64, as the formula has them."""
+    """Return hyperparameters for 10 steps an epoch; those of the optimizer in float64, as in the formula."""
     experiment = Experiment(
         model=create("mlp"), optimizer=optimizer, schedule=schedule, train=Train(epochs=epochs)
     )  # fmt: skip
@@ -53,7 +53,7 @@ def formula(name, *, b1=0.9, b2=0.999, momentum=0.9, decay=0.9, eps=1e-8, weight
         norm = math.sqrt(sum((g**2).sum() for g in grads))
         grads = [g * min(1.0, clip / norm) for g in grads]
         for i, g in enumerate(grads):
-            decayed = weight_decay if i == 0 else 0.0  # the kernel alone
+            decayed = weight_decay if i == 0 else 0.0  # only the kernel
             if name != "adamw":
                 g = g + decayed * w[i]
             if name == "sgd":
@@ -77,7 +77,7 @@ def formula(name, *, b1=0.9, b2=0.999, momentum=0.9, decay=0.9, eps=1e-8, weight
 
 @pytest.fixture(autouse=True)
 def float64():
-    """float32 rounds 1 - b2 ** t, and with it adam's steps, in the fifth digit; the formula is tested without that."""
+    """Use float64, because float32 rounds 1 - b2 ** t, and therefore adam's steps, in the fifth digit."""
     with jax.enable_x64(True):
         yield
 
@@ -86,11 +86,11 @@ def float64():
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"clip_norm": 0.5, "weight_decay": 0.1}])
 def test_every_optimizer_equals_its_formula(name, options):
     expected_options = {"clip" if key == "clip_norm" else key: value for key, value in options.items()}
-    for found, expected in zip(
+    for actual, expected in zip(
         run(Optimizer(name=name, lr=LR, **options)), formula(name, **expected_options), strict=True
     ):
-        np.testing.assert_allclose(found[0], expected[0], rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(found[1], expected[1], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(actual[0], expected[0], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(actual[1], expected[1], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_every_optimizer_equals_its_formula(name, options):
         ("rmsprop", {"decay": 0.5, "eps": 1e-3}),
     ],
 )
-def test_the_optimizers_options_reach_it(name, options):
-    for found, expected in zip(run(Optimizer(name=name, lr=LR, **options)), formula(name, **options), strict=True):
-        np.testing.assert_allclose(found[0], expected[0], rtol=1e-9, atol=1e-12)
+def test_optimizer_options_are_applied(name, options):
+    for actual, expected in zip(run(Optimizer(name=name, lr=LR, **options)), formula(name, **options), strict=True):
+        np.testing.assert_allclose(actual[0], expected[0], rtol=1e-9, atol=1e-12)
 
 
 def test_weight_decay_skips_biases_and_norms():
@@ -137,8 +137,8 @@ SCHEDULES = {
 def test_every_schedule_equals_its_formula_at_every_step(name):
     config, expected = SCHEDULES[name]
     values = hyperparameters(Optimizer(lr=0.2), config)
-    found = [float(learning_rate(config.name, jnp.int32(t), values)) for t in range(100)]
-    np.testing.assert_allclose(found, [0.2 * expected(t) for t in range(100)], rtol=1e-6, atol=1e-8)
+    actual = [float(learning_rate(config.name, jnp.int32(t), values)) for t in range(100)]
+    np.testing.assert_allclose(actual, [0.2 * expected(t) for t in range(100)], rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_every_schedule_equals_its_formula_at_every_step(name):
         (Schedule(name="exponential", every="0st"), "it must be 1 step or more"),
     ],
 )
-def test_schedules_that_do_not_fit_the_training_are_refused(config, message):
+def test_invalid_schedules_are_refused(config, message):
     with pytest.raises(UserError, match=message):
         hyperparameters(Optimizer(lr=0.2), config)
 
@@ -167,7 +167,7 @@ TREE = {"conv1": {"bias": 1, "kernel": 2}, "stage1": {"0": {"conv1": {"kernel": 
         (("*/kernel",), [2, 3, 5]),
     ],
 )
-def test_trainable_and_frozen_parameters_are_two_trees_that_join_again(patterns, frozen):
+def test_freezing_splits_parameters_into_two_trees_that_merge_back(patterns, frozen):
     trainable, rest = split_frozen(TREE, patterns)
     assert sorted(jax.tree.leaves(rest)) == frozen
     assert sorted(jax.tree.leaves(trainable) + frozen) == [1, 2, 3, 4, 5]
@@ -181,6 +181,6 @@ def test_trainable_and_frozen_parameters_are_two_trees_that_join_again(patterns,
         (("*",), r"train.freeze \['\*'\] leaves no parameter to train"),
     ],
 )
-def test_patterns_that_freeze_nothing_or_all_are_refused(patterns, message):
+def test_patterns_that_freeze_nothing_or_everything_are_refused(patterns, message):
     with pytest.raises(UserError, match=message):
         split_frozen(TREE, patterns)

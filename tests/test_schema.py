@@ -37,7 +37,7 @@ def test_round_trip_through_plain_data():
     assert Outer.from_dict(data) == outer
 
 
-def test_a_missing_field_takes_its_default():
+def test_a_missing_field_gets_its_default():
     assert Outer.from_dict({"name": "a"}) == Outer(name="a")
 
 
@@ -52,7 +52,7 @@ def test_a_missing_field_takes_its_default():
         ({"name": "a", "on": 1}, "on is 1; it must be true or false"),
     ],
 )
-def test_wrong_types_are_refused_in_python(options, message):
+def test_wrong_types_are_refused_by_the_constructor(options, message):
     with pytest.raises(UserError) as error:
         Outer(**options)
     assert str(error.value) == message
@@ -72,7 +72,7 @@ def test_wrong_types_are_refused_in_python(options, message):
         ),
     ],
 )
-def test_wrong_data_is_refused_with_its_place(data, message):
+def test_invalid_data_is_refused_with_the_field_name(data, message):
     with pytest.raises(UserError) as error:
         Outer.from_dict(data)
     assert str(error.value) == message
@@ -137,21 +137,21 @@ RECIPES = [
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_none_one_and_several_configs_write_and_read_back(recipe):
+def test_nested_configs_round_trip_through_plain_data(recipe):
     text = json.dumps(recipe.to_dict())
-    again = Recipe.from_dict(json.loads(text))
-    assert again == recipe and hash(again) == hash(recipe) and repr(again) == repr(recipe)
-    assert json.dumps(again.to_dict()) == text
-    assert sum(again == other for other in RECIPES) == 1
+    restored = Recipe.from_dict(json.loads(text))
+    assert restored == recipe and hash(restored) == hash(recipe) and repr(restored) == repr(recipe)
+    assert json.dumps(restored.to_dict()) == text
+    assert sum(restored == other for other in RECIPES) == 1
     assert recipe.replace(most_steps=3) == Recipe.from_dict({**recipe.to_dict(), "most_steps": 3})
 
 
-def test_what_is_read_is_of_the_class_that_was_written():
+def test_reading_restores_the_class():
     recipe = Recipe.from_dict(json.loads(json.dumps(RECIPES[4].to_dict())))
     assert [type(teacher.model).__name__ for teacher in recipe.teachers] == ["LeNet", "ResNet"]
 
 
-def test_it_is_a_static_argument_of_a_jitted_function():
+def test_a_schema_is_a_static_argument_of_jit():
     traced = []
 
     def scale(recipe, x):
@@ -164,14 +164,14 @@ def test_it_is_a_static_argument_of_a_jitted_function():
     assert [recipe.mixup.alpha for recipe in traced] == [2.0, 3.0]
 
 
-def test_it_is_frozen_and_takes_names_alone():
+def test_a_schema_is_frozen_and_takes_only_keywords():
     with pytest.raises(AttributeError, match="cannot assign to field 'alpha'"):
         Mixup().alpha = 1.0
     with pytest.raises(TypeError):
         Mixup(1.0)
 
 
-def test_a_whole_number_in_a_field_of_floats_stays_one():
+def test_an_integer_in_a_float_field_stays_an_integer():
     for alpha in (1, 2**60 + 1, 1.0):
         mixup = Mixup.from_dict({"alpha": alpha})
         assert type(mixup.alpha) is type(alpha) and mixup.to_dict()["alpha"] == alpha
@@ -217,7 +217,7 @@ def test_a_whole_number_in_a_field_of_floats_stays_one():
         ({"most_steps": 1001}, "--most-steps is 1001; it must be at most 1,000"),
     ],
 )
-def test_a_wrong_value_deep_within_is_named_by_its_place(data, message):
+def test_a_nested_error_names_its_path(data, message):
     with pytest.raises(UserError) as error:
         Recipe.from_dict({"student": 0, **data})
     assert str(error.value) == message
@@ -247,7 +247,7 @@ for _ in range(100_000):
     ],
     ids=lambda value: f"{type(value).__name__}",
 )
-def test_an_untrusted_value_is_one_sentence(value):
+def test_an_untrusted_value_is_one_error(value):
     fields = [{"student": 0, "most_steps": value}, {"student": 0, "mixup": {"alpha": value}}]
     fields += [{"student": 0, "phases": [value]}, {"student": 0, "teachers": [{"model": value}]}]
     for data in fields:
@@ -256,19 +256,19 @@ def test_an_untrusted_value_is_one_sentence(value):
         assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
-def test_an_unknown_or_missing_name_is_refused_in_python():
+def test_unknown_and_missing_options_are_refused_by_the_constructor():
     with pytest.raises(UserError, match="Mixup has no option 'alfa'; did you mean 'alpha'?"):
         Mixup(alfa=1.0)
     with pytest.raises(UserError, match="Phase lacks the field 'length'"):
         Phase()
 
 
-def test_an_experiment_reads_its_model_by_the_family():
+def test_an_experiment_reads_its_model_by_family():
     experiment = Experiment(model=create("resnet20_cifar", width=8))
     assert experiment_from_dict(json.loads(json.dumps(experiment.to_dict()))) == experiment
 
 
-def test_a_default_is_checked_as_a_given_value_is():
+def test_defaults_are_checked():
     class Odd(Schema, at="odd."):
         count: Annotated[int, Field(ge=1)] = 0
         name: str = 3  # type: ignore[assignment]

@@ -21,7 +21,7 @@ KINDS = {"kernel": "Conv2D", "gamma": "BatchNormalization"}
 
 
 def tensors_of(arch, source, seed=0) -> dict[str, np.ndarray]:
-    """Return random tensors by the names of a source; vectors are positive, as variances have to be."""
+    """Return random tensors under the names of a source. Vectors are positive, because variances must be."""
     rng = np.random.default_rng(seed)
 
     def drawn(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -48,7 +48,7 @@ def write_legacy_h5(path: Path, tensors) -> Path:
 
 
 def write_keras3_h5(path: Path, tensors, named: bool = True) -> list[dict]:
-    """Write Keras 3's layout: ``layers/conv2d_1/vars/0``; return the layers' entries of a configuration."""
+    """Write Keras 3's layout: ``layers/conv2d_1/vars/0``; return the layer entries of the model config."""
     order = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
     entries, counts = [], {}
     with h5py.File(path, "w") as file:
@@ -76,7 +76,7 @@ def write_keras(path: Path, tensors, named: bool = True, extra_layers=()) -> Pat
 
 
 def write_torch(path: Path, tensors, zipped: bool = True) -> Path:
-    """Write what ``torch.save`` writes of float32 tensors: a zip, or what it wrote before 1.6."""
+    """Write float32 tensors as ``torch.save`` does: a zip, or the format before torch 1.6."""
     described = b"\x80\x02}(" + b"".join(_described(str(n), *item) for n, item in enumerate(tensors.items())) + b"u."
     if zipped:
         with zipfile.ZipFile(path, "w") as archive:
@@ -94,7 +94,7 @@ def write_torch(path: Path, tensors, zipped: bool = True) -> Path:
 
 
 def _described(key: str, name: str, array: np.ndarray) -> bytes:
-    """Return the instructions that torch's pickler writes for an entry of a state dict."""
+    """Return the pickle instructions that torch writes for one entry of a state dict."""
 
     def text(value: str) -> bytes:
         return b"X" + len(value.encode()).to_bytes(4, "little") + value.encode()

@@ -25,7 +25,7 @@ def script(tmp_path):
     return lambda name, *arguments: run_script(name, *arguments, cwd=tmp_path)
 
 
-def test_there_predict_and_back(tmp_path, script):
+def test_convert_predict_and_convert_back(tmp_path, script):
     tensors = tensors_of(CIFAR, "cifar")
     save_file(tensors, tmp_path / "weights.safetensors")
     classes = [f"kind{n}" for n in range(10)]
@@ -56,7 +56,7 @@ def test_there_predict_and_back(tmp_path, script):
         (["resnet18", "--from", "timm", "x", "y", "--mean", "nan", "0", "0"], "preprocessing.mean"),
     ],
 )
-def test_bad_input_is_one_sentence(arguments, message, tmp_path):
+def test_invalid_input_is_one_error(arguments, message, tmp_path):
     done = run_script("convert.py", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
@@ -73,7 +73,7 @@ class TestFolder:
         return convert_to_run("resnet50_v1", KERAS_V1, "keras", path, tmp_path / "out", **options)
 
     @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
-    def test_the_folder_has_the_permissions_of_the_umask(self, tmp_path, umask):
+    def test_folder_permissions_follow_the_umask(self, tmp_path, umask):
         before = os.umask(umask)
         try:
             self.convert(tmp_path)
@@ -81,14 +81,14 @@ class TestFolder:
             os.umask(before)
         assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~umask
 
-    def test_images_are_prepared_as_the_publisher_does(self, tmp_path):
+    def test_preprocessing_is_the_publisher_s(self, tmp_path):
         self.convert(tmp_path)
         network = predictor.load(tmp_path / "out")
         assert network.preprocessing.channel_order == "bgr"
         assert network.preprocessing.height == 32
         assert network.classes == ("0", "1", "2", "3", "4")
 
-    def test_classes_come_from_a_text_file(self, tmp_path):
+    def test_class_names_are_read_from_a_text_file(self, tmp_path):
         (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne e\n")
         self.convert(tmp_path, classes=(str(tmp_path / "names.txt"),))
         assert predictor.load(tmp_path / "out").classes == ("a", "b", "c", "d", "e e")
@@ -103,20 +103,20 @@ class TestFolder:
             ({"std": (0.5, 0.5, 0.0)}, "preprocessing.std"),
         ],
     )
-    def test_what_does_not_fit_is_refused_and_nothing_is_written(self, tmp_path, options, message):
+    def test_options_that_do_not_fit_the_weights_are_refused_without_writing(self, tmp_path, options, message):
         with pytest.raises(UserError) as error:
             self.convert(tmp_path, **options)
         assert message in str(error.value)
         assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
 
-    def test_a_folder_that_is_not_empty_stays_as_it_is(self, tmp_path):
+    def test_a_folder_that_is_not_empty_is_refused(self, tmp_path):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine").write_text("text")
         with pytest.raises(UserError, match="exists and is not an empty folder"):
             self.convert(tmp_path)
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
-    def test_a_link_stays_a_link(self, tmp_path):
+    def test_a_symlink_is_refused(self, tmp_path):
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
         with pytest.raises(UserError, match="exists and is not an empty folder"):
@@ -132,14 +132,14 @@ class TestFolder:
             self.convert(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
 
-    def test_a_network_without_classes_predicts_none(self, tmp_path):
+    def test_a_network_without_classes_cannot_predict(self, tmp_path):
         path = write_legacy_h5(tmp_path / "a.h5", tensors_of(KERAS_V1, "keras"))
         convert_to_run("resnet50_v1", KERAS_V1.replace(num_classes=0), "keras", path, tmp_path / "out")
         network = predictor.load(tmp_path / "out")
         with pytest.raises(UserError, match="has no classes"):
             network.top(np.zeros((1, 32, 32, 3), np.uint8), 3)
 
-    def test_state_dicts_have_their_own_ending_and_need_a_folder(self, tmp_path):
+    def test_state_dicts_need_a_known_suffix_and_an_existing_folder(self, tmp_path):
         variables = init(CIFAR, jax.random.key(0))
         for name in ("", ".", "out.pth", "missing/out.safetensors"):
             with pytest.raises(UserError, match=r"ends in \.safetensors"):

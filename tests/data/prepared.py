@@ -1,4 +1,4 @@
-"""A data set prepared by tensorflow-datasets itself, and what changes its files."""
+"""Prepare a data set with tensorflow-datasets itself, and edit its files."""
 
 import io
 import json
@@ -23,7 +23,7 @@ def png(pixels) -> bytes:
 
 
 def images_of(part, shape=(28, 28, 1)):
-    """Return images uint8 [N, H, W, C] whose class, their number modulo 3, is a bright column."""
+    """Return uint8 images [N, H, W, C]. The class is the index modulo 3, drawn as a bright column."""
     rng = np.random.default_rng(len(part))
     images = rng.integers(0, 60, (COUNTS[part], *shape), dtype=np.uint8)
     for index, image in enumerate(images):
@@ -32,17 +32,17 @@ def images_of(part, shape=(28, 28, 1)):
 
 
 def prepare(root, shape=(28, 28, 1), config=None, **features):
-    """Prepare a data set with tensorflow-datasets itself; return the folder of its version.
+    """Prepare a data set with tensorflow-datasets itself; return its version folder.
 
     Args:
-        root: where, in columns/1.0.0 or columns/CONFIG/1.0.0.
-        shape: of each image; a height of None makes photos of different sizes.
-        config: its name; None for a data set without configs.
-        features: others than image and label: a pair of the feature and an example of it.
+        root: Parent folder; the data set is in columns/1.0.0 or columns/CONFIG/1.0.0.
+        shape: Shape of each image; a height of None makes photos of different sizes.
+        config: Config name, or None for a data set without configs.
+        features: Features other than image and label, each with an example value.
     """
 
     class Columns(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        __module__ = "columns"  # for a module of a package, tfds 4.9.10 imports importlib_resources, undeclared
+        __module__ = "columns"  # in a package, tfds 4.9.10 imports importlib_resources, an undeclared dependency
         VERSION = tfds.core.Version("1.0.0")
         BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)] if config else []
 

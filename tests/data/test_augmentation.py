@@ -21,15 +21,15 @@ def images_for(count=64, shape=(7, 5, 3)):
 
 
 def cropped(image, row, column, padding):
-    """Return the crop, one pixel after the other."""
+    """Return the crop, computed pixel by pixel."""
     height, width, _ = image.shape
-    found = np.zeros_like(image)
+    actual = np.zeros_like(image)
     for y in range(height):
         for x in range(width):
             source = y + row - padding, x + column - padding
             if 0 <= source[0] < height and 0 <= source[1] < width:
-                found[y, x] = image[source]
-    return found
+                actual[y, x] = image[source]
+    return actual
 
 
 @pytest.mark.parametrize("shape", [(7, 5, 3), (4, 4, 1)])
@@ -37,51 +37,51 @@ def cropped(image, row, column, padding):
 def test_crops_equal_plain_numpy(shape, padding):
     images = images_for(shape=shape)
     offsets = draw_offsets(KEY, len(images), padding)
-    found = jax.jit(crop, static_argnums=2)(images, offsets, padding)
-    assert found.dtype == np.uint8
-    for image, (row, column), result in zip(images, np.asarray(offsets), np.asarray(found), strict=True):
+    actual = jax.jit(crop, static_argnums=2)(images, offsets, padding)
+    assert actual.dtype == np.uint8
+    for image, (row, column), result in zip(images, np.asarray(offsets), np.asarray(actual), strict=True):
         assert np.array_equal(result, cropped(image, row, column, padding))
 
 
-def test_every_offset_occurs_as_often_as_any_other():
+def test_offsets_are_uniformly_distributed():
     offsets = np.asarray(draw_offsets(KEY, 9_000, 1))
     counts = np.bincount(3 * offsets[:, 0] + offsets[:, 1], minlength=9)
     assert counts.shape == (9,)
     assert np.abs(counts - 1000).max() < 150
 
 
-def test_half_of_the_images_are_mirrored_whole():
+def test_half_of_the_images_are_flipped():
     images = images_for(2_000)
-    found = np.asarray(augment(Augmentation(flip=True), KEY, jnp.asarray(images)))
-    mirrored = np.array([np.array_equal(a, b[:, ::-1]) for a, b in zip(found, images, strict=True)])
-    same = np.array([np.array_equal(a, b) for a, b in zip(found, images, strict=True)])
+    actual = np.asarray(augment(Augmentation(flip=True), KEY, jnp.asarray(images)))
+    mirrored = np.array([np.array_equal(a, b[:, ::-1]) for a, b in zip(actual, images, strict=True)])
+    same = np.array([np.array_equal(a, b) for a, b in zip(actual, images, strict=True)])
     assert (mirrored ^ same).all()
     assert abs(mirrored.mean() - 0.5) < 0.05
 
 
-def test_crop_and_mirroring_are_drawn_apart():
+def test_crop_and_flip_are_independent():
     images = images_for(2_000, (3, 4, 1))
     both = np.asarray(augment(Augmentation(pad_crop=1, flip=True), KEY, jnp.asarray(images)))
     crops = np.asarray(augment(Augmentation(pad_crop=1), KEY, jnp.asarray(images)))
     mirrored = np.array([np.array_equal(a, b[:, ::-1]) for a, b in zip(both, crops, strict=True)])
     assert all(np.array_equal(a, b[:, ::-1] if m else b) for a, b, m in zip(both, crops, mirrored, strict=True))
-    # Where a crop lies says nothing of whether it is mirrored.
+    # The offset of a crop does not predict whether it is flipped.
     rows = np.asarray(draw_offsets(jax.random.split(KEY)[0], len(images), 1))[:, 0]
     for row in range(3):
         assert abs(mirrored[rows == row].mean() - 0.5) < 0.08
 
 
-def test_it_is_a_function_of_the_key():
+def test_augmentation_is_a_function_of_the_key():
     images, config = jnp.asarray(images_for()), Augmentation(pad_crop=2, flip=True)
-    first, again, other = (augment(config, key, images) for key in (KEY, KEY, jax.random.key(4)))
+    first, repeated, other = (augment(config, key, images) for key in (KEY, KEY, jax.random.key(4)))
     assert first.shape == images.shape
     assert first.dtype == jnp.uint8
-    assert np.array_equal(first, again)
+    assert np.array_equal(first, repeated)
     assert not np.array_equal(first, other)
     assert np.array_equal(jax.jit(augment, static_argnums=0)(config, KEY, images), first)
 
 
-def test_off_it_gives_the_images_back():
+def test_disabled_augmentation_returns_the_images_unchanged():
     images = jnp.asarray(images_for())
     assert augment(Augmentation(), KEY, images) is images
 
@@ -98,15 +98,15 @@ def test_a_padding_as_wide_as_the_images_is_refused(experiment):
         plan(experiment.replace(augmentation=Augmentation(pad_crop=28)), dataset)
 
 
-def test_a_run_from_before_there_was_augmentation_opens(experiment, tmp_path):
+def test_a_run_from_before_augmentation_existed_opens(experiment, tmp_path):
     RunFolder(tmp_path).start("old", experiment)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
     del config["experiment"]["augmentation"]
     path.write_text(json.dumps(config))
-    _, found = read_config(path)
-    assert isinstance(found, Experiment)
-    assert found == experiment
-    assert differences(found, experiment) == {}
+    _, actual = read_config(path)
+    assert isinstance(actual, Experiment)
+    assert actual == experiment
+    assert differences(actual, experiment) == {}
     with pytest.raises(UserError, match=r"augmentation.flip was False and is now True"):
         RunFolder(tmp_path).check(experiment.replace(augmentation=Augmentation(flip=True)))

@@ -1,4 +1,4 @@
-"""Resizing and cropping, as torchvision does; `make oracle` compares whole chains with torchvision itself."""
+"""Resize and crop as in torchvision; `make oracle` compares whole pipelines with torchvision itself."""
 
 import numpy as np
 import pytest
@@ -12,16 +12,16 @@ EXACT = Preprocessing(height=224, width=224, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
 def gradient(width, height):
-    """A picture whose red grows from left to right and whose green grows from top to bottom."""
+    """An image with red increasing from left to right and green from top to bottom."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[..., 0], pixels[..., 1] = np.linspace(0, 255, width), np.linspace(0, 255, height)[:, None]
     return Image.fromarray(pixels)
 
 
-def test_a_wide_photo_is_cropped_and_not_squashed():
+def test_a_wide_photo_is_cropped_without_distortion():
     pixels = np.asarray(fit(gradient(600, 300), SHORT))
     assert pixels.shape == (224, 224, 3)
-    # 600x300 becomes 512x256, of which columns 144 to 368 and rows 16 to 240 stay.
+    # 600x300 becomes 512x256; the crop keeps columns 144 to 368 and rows 16 to 240.
     assert abs(int(pixels[0, 0, 0]) - 255 * 144 / 512) < 2
     assert abs(int(pixels[0, -1, 0]) - 255 * 367 / 512) < 2
     assert abs(int(pixels[0, 0, 1]) - 255 * 16 / 256) < 2
@@ -30,7 +30,7 @@ def test_a_wide_photo_is_cropped_and_not_squashed():
 
 
 @pytest.mark.parametrize("size", [(600, 300), (300, 600), (257, 255), (224, 224), (40, 30), (1, 900), (3000, 7)])
-def test_any_photo_ends_in_the_size_of_the_crop(size):
+def test_output_size_is_the_crop_size(size):
     assert fit(gradient(*size), SHORT).size == (224, 224)
 
 
@@ -43,19 +43,19 @@ def test_a_crop_larger_than_the_photo_is_padded_with_zeros():
 
 
 @pytest.mark.parametrize("options", [{"resize": "short"}, {"resize": "exact", "resize_size": 256}])
-def test_a_size_belongs_to_short(options):
+def test_size_requires_resize_short(options):
     with pytest.raises(UserError, match="give a size with 'short', and none with 'exact'"):
         EXACT.replace(**options)
 
 
-def test_a_description_names_every_step():
+def test_description_lists_every_step():
     assert SHORT.describe() == (
         "resize the short side to 256 (bilinear), crop the center 224x224, RGB, "
         "(pixels / 255 - [0.5, 0.5, 0.5]) / [0.5, 0.5, 0.5]"
     )
 
 
-def test_a_checkpoint_of_an_earlier_version_resizes_exactly():
+def test_checkpoints_of_earlier_versions_resize_to_the_exact_size():
     stored = EXACT.to_dict()
     for field in ("resize", "resize_size", "interpolation"):
         del stored[field]

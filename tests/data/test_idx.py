@@ -16,7 +16,7 @@ def test_round_trip(tmp_path, suffix):
     assert np.array_equal(read_idx(path, axes=3), IMAGES)
 
 
-def test_gzipped_files_have_the_same_bytes_each_time(tmp_path):
+def test_gzipped_files_are_reproducible(tmp_path):
     write_idx(tmp_path / "a.gz", IMAGES)
     write_idx(tmp_path / "b.gz", IMAGES)
     assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
@@ -40,7 +40,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("name", DAMAGED)
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_a_damaged_file_is_one_sentence(tmp_path, name, suffix):
+def test_a_damaged_file_is_one_error(tmp_path, name, suffix):
     content, message = DAMAGED[name]
     path = tmp_path / f"images{suffix}"
     path.write_bytes(gzip.compress(content) if suffix else content)
@@ -49,14 +49,14 @@ def test_a_damaged_file_is_one_sentence(tmp_path, name, suffix):
 
 
 @pytest.mark.parametrize("cut", [1, 5, 12, 20, 30])
-def test_a_truncated_gzip_is_one_sentence(tmp_path, cut):
+def test_a_truncated_gzip_is_one_error(tmp_path, cut):
     path = tmp_path / "images.gz"
     path.write_bytes(gzip.compress(whole())[:cut])
     with pytest.raises(UserError, match="images.gz"):
         read_idx(path, axes=3)
 
 
-def test_an_unpacked_file_that_kept_its_suffix_is_read(tmp_path):
+def test_an_unpacked_file_with_a_gz_suffix_is_read(tmp_path):
     path = tmp_path / "images.gz"
     path.write_bytes(whole())
     assert read_idx(path, axes=3).ndim == 3

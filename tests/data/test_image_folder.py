@@ -25,8 +25,8 @@ def png(pixels, **options) -> bytes:
     return file.getvalue()
 
 
-def made_up(shape=(8, 6, 3), classes=("cat", "dog")) -> dict[str, bytes]:
-    """Return small images of noise by their paths, in no order."""
+def noise_images(shape=(8, 6, 3), classes=("cat", "dog")) -> dict[str, bytes]:
+    """Return small noise images by path, unsorted."""
     rng = np.random.default_rng(0)
     names = [f"{part}/{name}/{n}.png" for part, count in COUNTS.items() for name in classes for n in range(count)]
     return {name: png(rng.integers(0, 256, shape, dtype=np.uint8)) for name in reversed(names)}
@@ -48,14 +48,14 @@ def write_zip(path, files):
 
 @pytest.fixture(params=["directory", "zip"])
 def write(request, tmp_path):
-    """Write files as a directory or a zip; return where."""
+    """Write files as a directory or a zip; return its path."""
     if request.param == "directory":
         return lambda files: write_folder(tmp_path / "images", files)
     return lambda files: write_zip(tmp_path / "images.zip", files)
 
 
 def refused(place, match):
-    """Assert that the place is refused by `data.load`, in one sentence that names it."""
+    """Assert that `data.load` refuses the path with one error message that names it."""
     with pytest.raises(UserError, match=match) as error:
         data.load(Data(source="image_folder", dir=str(place), validation=0.2))
     assert str(place) in str(error.value)
@@ -66,8 +66,8 @@ def pixels_of(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
-def test_images_and_labels_are_in_the_order_of_the_paths(write):
-    files = made_up()
+def test_images_and_labels_are_in_path_order(write):
+    files = noise_images()
     parts, classes, *_ = load_image_folder(write(files))
     assert classes == ("cat", "dog")
     for part, count in COUNTS.items():
@@ -77,9 +77,9 @@ def test_images_and_labels_are_in_the_order_of_the_paths(write):
             assert np.array_equal(image, pixels_of(files[name]))
 
 
-def test_a_directory_and_a_zip_of_it_are_the_same_data(tmp_path):
-    files = made_up(classes=("a", "a b", "B", "é"))
-    found = [
+def test_a_directory_and_its_zip_give_the_same_data(tmp_path):
+    files = noise_images(classes=("a", "a b", "B", "é"))
+    datasets = [
         data.load(Data(source="image_folder", dir=str(place), validation=0.2))
         for place in (
             write_folder(tmp_path / "images", files),
@@ -87,29 +87,29 @@ def test_a_directory_and_a_zip_of_it_are_the_same_data(tmp_path):
             shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "images"),
         )
     ]
-    assert len({(dataset.content_hash, dataset.split_hash, dataset.classes) for dataset in found}) == 1
-    assert len({dataset.preprocessing for dataset in found}) == 1
-    assert found[0].classes == ("B", "a", "a b", "é")
+    assert len({(dataset.content_hash, dataset.split_hash, dataset.classes) for dataset in datasets}) == 1
+    assert len({dataset.preprocessing for dataset in datasets}) == 1
+    assert datasets[0].classes == ("B", "a", "a b", "é")
 
 
-def test_all_lies_below_one_folder(write):
-    files = made_up()
+def test_everything_may_be_below_one_top_folder(write):
+    files = noise_images()
     plain = load_image_folder(write({f"top/{name}": content for name, content in files.items()} | {"README": b""}))
     assert plain.classes == ("cat", "dog")
     assert np.array_equal(plain.parts["test"].images[0], pixels_of(files["test/cat/0.png"]))
 
 
-def test_mean_and_deviation_are_those_of_all_training_images(write):
-    place = write(made_up())
-    found = data.load(Data(source="image_folder", dir=str(place), validation=0.2))
+def test_mean_and_std_are_over_all_training_images(write):
+    place = write(noise_images())
+    dataset = data.load(Data(source="image_folder", dir=str(place), validation=0.2))
     images = load_image_folder(place).parts["train"].images / 255
-    assert found.preprocessing.mean == tuple(images.mean((0, 1, 2)).round(4).tolist())
-    assert found.preprocessing.std == tuple(images.std((0, 1, 2)).round(4).tolist())
-    assert (found.preprocessing.height, found.preprocessing.width) == (8, 6)
+    assert dataset.preprocessing.mean == tuple(images.mean((0, 1, 2)).round(4).tolist())
+    assert dataset.preprocessing.std == tuple(images.std((0, 1, 2)).round(4).tolist())
+    assert (dataset.preprocessing.height, dataset.preprocessing.width) == (8, 6)
 
 
 @pytest.mark.parametrize("chunk", [1, 200, 10**9])
-def test_mean_and_deviation_do_not_depend_on_the_chunks(chunk, monkeypatch):
+def test_mean_and_std_do_not_depend_on_the_chunk_size(chunk, monkeypatch):
     monkeypatch.setattr(pixels, "CHUNK_BYTES", chunk)
     images = np.random.default_rng(1).integers(0, 256, (7, 5, 4, 3), dtype=np.uint8)
     mean, std = mean_and_std(images)
@@ -117,42 +117,42 @@ def test_mean_and_deviation_do_not_depend_on_the_chunks(chunk, monkeypatch):
     np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)), atol=5.1e-5)
 
 
-def test_grey_images_have_one_channel(write):
-    files = made_up(shape=(8, 6))
+def test_grayscale_images_have_one_channel(write):
+    files = noise_images(shape=(8, 6))
     loaded = load_image_folder(write(files))
     assert loaded.parts["train"].images.shape == (10, 8, 6, 1)
     assert np.array_equal(loaded.parts["train"].images[0, ..., 0], pixels_of(files["train/cat/0.png"]))
     assert len(loaded.mean) == len(loaded.std) == 1
 
 
-@pytest.mark.parametrize("coloured", ["train/cat/0.png", "train/dog/3.png", "test/dog/1.png"])
-def test_one_coloured_image_makes_all_rgb(write, coloured):
-    files = made_up(shape=(8, 6))
-    files[coloured] = png(np.full((8, 6, 3), (1, 2, 3), np.uint8))
+@pytest.mark.parametrize("color", ["train/cat/0.png", "train/dog/3.png", "test/dog/1.png"])
+def test_one_color_image_makes_all_images_rgb(write, color):
+    files = noise_images(shape=(8, 6))
+    files[color] = png(np.full((8, 6, 3), (1, 2, 3), np.uint8))
     parts = load_image_folder(write(files)).parts
     names = sorted(name for name in files if name.startswith("train")), sorted(n for n in files if n.startswith("test"))
     for part, paths in zip(("train", "test"), names, strict=True):
         for image, name in zip(parts[part].images, paths, strict=True):
             expected = pixels_of(files[name])
-            assert np.array_equal(image, expected if name == coloured else np.repeat(expected[..., None], 3, axis=2))
+            assert np.array_equal(image, expected if name == color else np.repeat(expected[..., None], 3, axis=2))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM"])
-def test_images_are_what_predict_reads(write, tmp_path, kind):
-    files = made_up()
+def test_images_equal_those_that_predict_reads(write, tmp_path, kind):
+    files = noise_images()
     file = io.BytesIO()
     Image.open(io.BytesIO(files.pop("train/cat/0.png"))).save(file, kind)
     files[f"train/cat/0.{kind}"] = file.getvalue()
     dataset = data.load(Data(source="image_folder", dir=str(write(files)), validation=0.2))
     (tmp_path / "photo").write_bytes(file.getvalue())
-    found = load_image_folder(write(files)).parts["train"].images[0]
-    assert np.array_equal(found, read_image(str(tmp_path / "photo"), dataset.preprocessing))
+    image = load_image_folder(write(files)).parts["train"].images[0]
+    assert np.array_equal(image, read_image(str(tmp_path / "photo"), dataset.preprocessing))
 
 
-def test_an_image_turned_by_its_camera_has_the_size_it_is_shown_in(write):
-    files = made_up()
+def test_exif_rotation_is_applied_before_the_size_check(write):
+    files = noise_images()
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x0112] = 6  # rotate by 90 degrees
     lying = np.random.default_rng(2).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     files["train/cat/1.png"] = png(lying, exif=exif)
     assert np.array_equal(load_image_folder(write(files)).parts["train"].images[1], np.rot90(lying, -1))
@@ -168,7 +168,7 @@ def tiff(values):
     return file.getvalue()
 
 
-def test_values_of_16_bits_are_scaled_and_not_clipped(write):
+def test_16_bit_values_are_scaled_and_not_clipped(write):
     values = np.arange(48, dtype=np.uint16).reshape(8, 6) * 1300
     contents = {
         "pgm": pgm16(values),
@@ -177,25 +177,25 @@ def test_values_of_16_bits_are_scaled_and_not_clipped(write):
         "int.tiff": tiff(values.astype(np.int32)),
     }
     for suffix, content in contents.items():
-        files = made_up(shape=(8, 6))
+        files = noise_images(shape=(8, 6))
         del files["train/cat/0.png"]
         image = load_image_folder(write(files | {f"train/cat/0.{suffix}": content})).parts["train"].images[0]
         np.testing.assert_array_equal(image[..., 0], values >> 8, err_msg=suffix)
 
 
 @pytest.mark.parametrize("values", [np.full((8, 6), 0.5, np.float32), np.full((8, 6), 70_000, np.int32)])
-def test_values_of_an_unknown_range_are_refused(write, values):
-    files = made_up(shape=(8, 6)) | {"train/cat/9.tiff": tiff(values)}
+def test_values_with_an_unknown_range_are_refused(write, values):
+    files = noise_images(shape=(8, 6)) | {"train/cat/9.tiff": tiff(values)}
     refused(write(files), "9.tiff cannot be read as an image .*convert it to 8 or 16 bits")
 
 
-def test_what_is_no_image_is_left_out(write):
+def test_files_that_are_not_images_are_left_out(write):
     others = (
         "README", "README.txt", "train/cat/Thumbs.db", "train/cat/.hidden.png", "train/cat/notes.txt", ".git/config",
         "__MACOSX/train/cat/._0.png", "__MACOSX/._train", "train/.DS_Store", "test/.cache/0.png", "train/list.txt",
         "other/cat/0.png", "sample.png",
     )  # fmt: skip
-    loaded = load_image_folder(write(made_up() | dict.fromkeys(others, b"something")))
+    loaded = load_image_folder(write(noise_images() | dict.fromkeys(others, b"something")))
     assert loaded.classes == ("cat", "dog")
     assert len(loaded.parts["train"].labels) == 10
     (notice,) = loaded.notices
@@ -204,15 +204,15 @@ def test_what_is_no_image_is_left_out(write):
         assert name in notice
 
 
-def test_files_are_images_by_their_content_whatever_their_suffix(write):
-    files = {name.replace("train/cat/1.png", "train/cat/1.jfif"): content for name, content in made_up().items()}
+def test_images_are_recognized_by_content_and_not_by_suffix(write):
+    files = {name.replace("train/cat/1.png", "train/cat/1.jfif"): content for name, content in noise_images().items()}
     loaded = load_image_folder(write(files))
     assert len(loaded.parts["train"].labels) == 10
     assert loaded.notices == ()
 
 
-def test_validation_images_of_a_folder_are_the_validation_part(write):
-    files = made_up()
+def test_a_val_folder_becomes_the_validation_part(write):
+    files = noise_images()
     given = {name.replace("test/", "val/"): content for name, content in files.items() if name.startswith("test")}
     dataset = data.load(Data(source="image_folder", dir=str(write(files | given))))
     assert [len(dataset.part(part).labels) for part in ("train", "validation", "test")] == [10, 4, 4]
@@ -221,8 +221,8 @@ def test_validation_images_of_a_folder_are_the_validation_part(write):
 
 @pytest.mark.parametrize("layout", ["train", "no parts"])
 def test_missing_parts_are_set_aside_and_reported(write, layout):
-    names = [name for name in made_up() if name.startswith("train")]
-    files = {name if layout == "train" else name.removeprefix("train/"): made_up()[name] for name in names}
+    names = [name for name in noise_images() if name.startswith("train")]
+    files = {name if layout == "train" else name.removeprefix("train/"): noise_images()[name] for name in names}
     config = Data(source="image_folder", dir=str(write(files)), validation=0.25, test=0.2)
     dataset = data.load(config)
     assert [len(dataset.part(part).labels) for part in ("train", "validation", "test")] == [6, 2, 2]
@@ -237,7 +237,7 @@ def test_missing_parts_are_set_aside_and_reported(write, layout):
 
 def test_photos_of_any_size_are_resized_and_cropped(write):
     rng = np.random.default_rng(3)
-    files = made_up() | {"train/cat/0.png": png(rng.integers(0, 256, (40, 90, 3), dtype=np.uint8))}
+    files = noise_images() | {"train/cat/0.png": png(rng.integers(0, 256, (40, 90, 3), dtype=np.uint8))}
     dataset = data.load(Data(source="image_folder", dir=str(write(files)), validation=0.2, size=16))
     assert dataset.train.image_shape == (16, 16, 3)
     chain = dataset.preprocessing
@@ -245,8 +245,8 @@ def test_photos_of_any_size_are_resized_and_cropped(write):
     refused(write(files), r"all must be of one size: give --data.size PIXELS")
 
 
-def test_damaged_files_are_named_together_or_left_out(write):
-    files = made_up() | {"train/dog/2.png": b"", "test/cat/1.png": b"text"}
+def test_damaged_files_are_listed_together_or_skipped(write):
+    files = noise_images() | {"train/dog/2.png": b"", "test/cat/1.png": b"text"}
     place = write(files)
     refused(place, "2 files cannot be read as images, .*: train/dog/2.png, test/cat/1.png$")
     dataset = data.load(Data(source="image_folder", dir=str(place), validation=0.25, skip_damaged=True))
@@ -255,8 +255,8 @@ def test_damaged_files_are_named_together_or_left_out(write):
     assert dataset.test.labels.tolist() == [0, 1, 1]
 
 
-def test_zips_of_windows_are_read(tmp_path):
-    files = made_up()
+def test_zips_from_windows_are_read(tmp_path):
+    files = noise_images()
     plain = load_image_folder(write_zip(tmp_path / "plain.zip", files))
     content = (tmp_path / "plain.zip").read_bytes()
     for name in files:
@@ -267,43 +267,43 @@ def test_zips_of_windows_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"size": 32}, {"skip_damaged": True}])
-def test_options_of_image_folders_are_refused_elsewhere(options):
+def test_image_folder_options_are_refused_for_other_sources(options):
     with pytest.raises(UserError, match="is given for fashion_mnist_mini; it does not have that option"):
         data.load(Data(**options))
 
 
 def test_a_damaged_image_is_named(write):
-    files = made_up()
+    files = noise_images()
     whole = files["train/dog/2.png"]
     for content in (b"", b"text", whole[:100], whole[:-40]):
         files["train/dog/2.png"] = content
         refused(write(files), "train/dog/2.png cannot be read as an image")
 
 
-def test_a_file_that_only_pretends_to_be_an_image_is_not_opened_as_something_else(write):
+def test_a_file_with_a_false_image_suffix_is_refused(write):
     page = io.BytesIO()
     Image.new("RGB", (6, 8)).save(page, "EPS")
-    files = made_up() | {"train/dog/2.png": page.getvalue()}
+    files = noise_images() | {"train/dog/2.png": page.getvalue()}
     refused(write(files), r"2.png cannot be read as an image \(not an image\)")
 
 
-def test_sizes_that_differ_are_refused_with_both_files(write):
-    files = made_up() | {"train/dog/1.png": png(np.zeros((9, 6, 3), np.uint8))}
+def test_different_sizes_are_refused_and_both_files_named(write):
+    files = noise_images() | {"train/dog/1.png": png(np.zeros((9, 6, 3), np.uint8))}
     refused(write(files), "train/cat/0.png is 6x8 pixels and train/dog/1.png 6x9; all must be of one size")
     files["train/dog/1.png"] = png(np.zeros((6, 8, 3), np.uint8))
     refused(write(files), "train/cat/0.png is 6x8 pixels and train/dog/1.png 8x6; all must be of one size")
 
 
 @pytest.mark.parametrize("name", ["train/cat/0.png", "train/dog/1.png"])
-def test_an_image_far_too_large_is_refused_undecoded(write, name, monkeypatch):
+def test_a_far_too_large_image_is_refused_before_decoding(write, name, monkeypatch):
     header = bytearray(png(np.zeros((8, 6), np.uint8)))
     chunk = b"IHDR" + (50_000).to_bytes(4, "big") * 2 + header[24:29]
     header[12:33] = chunk + zipfile.crc32(chunk).to_bytes(4, "big")
-    refused(write(made_up() | {name: bytes(header)}), f"{name} cannot be read as an image .*exceeds limit")
+    refused(write(noise_images() | {name: bytes(header)}), f"{name} cannot be read as an image .*exceeds limit")
 
 
-def test_an_image_of_another_size_is_not_decoded(write, monkeypatch):
-    place = write(made_up() | {"train/dog/1.png": png(np.zeros((90, 60), np.uint8))})
+def test_an_image_with_another_size_is_not_decoded(write, monkeypatch):
+    place = write(noise_images() | {"train/dog/1.png": png(np.zeros((90, 60), np.uint8))})
     seen = []
     eight_bits = image_files.eight_bits
     monkeypatch.setattr(image_files, "eight_bits", lambda image, _: seen.append(image.size) or eight_bits(image, 65535))
@@ -311,23 +311,23 @@ def test_an_image_of_another_size_is_not_decoded(write, monkeypatch):
     assert set(seen) == {(6, 8)}
 
 
-def test_more_pixels_than_the_limit_are_refused(write, monkeypatch):
+def test_too_many_pixels_are_refused(write, monkeypatch):
     monkeypatch.setattr(pixels, "MOST_PIXEL_BYTES", 14 * 8 * 6 * 3)
-    place = write(made_up())
+    place = write(noise_images())
     assert load_image_folder(place)
     monkeypatch.setattr(pixels, "MOST_PIXEL_BYTES", 14 * 8 * 6 * 3 - 1)
     refused(place, "holds 14 images of 6x8 pixels")
 
 
-def test_the_limit_holds_for_grey_images_that_become_rgb_too(write, monkeypatch):
+def test_the_pixel_limit_includes_grayscale_images_that_become_rgb(write, monkeypatch):
     monkeypatch.setattr(pixels, "MOST_PIXEL_BYTES", 14 * 8 * 6)
-    files = made_up(shape=(8, 6))
+    files = noise_images(shape=(8, 6))
     assert load_image_folder(write(files))
-    refused(write(files | {"test/dog/1.png": made_up()["test/dog/1.png"]}), "holds 14 images")
+    refused(write(files | {"test/dog/1.png": noise_images()["test/dog/1.png"]}), "holds 14 images")
 
 
 def without(prefix):
-    return {name: content for name, content in made_up().items() if not name.startswith(prefix)}
+    return {name: content for name, content in noise_images().items() if not name.startswith(prefix)}
 
 
 @pytest.mark.parametrize(
@@ -336,30 +336,33 @@ def without(prefix):
         ({}, "has no folder train"),
         ({"README": b""}, "has no folder train"),
         (without("train"), "has no folder train"),
-        ({f"a/b/{name}": content for name, content in made_up().items()}, "has no folder train"),
-        (made_up() | {"test/bird/0.png": b""}, "the test images have a class 'bird'"),
+        ({f"a/b/{name}": content for name, content in noise_images().items()}, "has no folder train"),
+        (noise_images() | {"test/bird/0.png": b""}, "the test images have a class 'bird'"),
         (without("test/cat"), "the test images have no class 'cat'"),
         (without("train/cat"), "the test images have a class 'cat'"),
         (without("train/cat") | {"train/cat/notes.txt": b""}, "the class 'cat' has no images in train"),
         (without("test/dog") | {"test/dog/notes.txt": b""}, "the class 'dog' has no images in test"),
-        (made_up() | {"train/0.png": b""}, "/train/0.png does not follow the layout train/CLASS/FILE"),
-        (made_up() | {"train/cat/young/0.png": b""}, "/train/cat/young/.* does not follow the layout train/CLASS/FILE"),
-        (dict.fromkeys(made_up(), png(np.full((8, 6), 7, np.uint8))), "all have one uniform color"),
+        (noise_images() | {"train/0.png": b""}, "/train/0.png does not follow the layout train/CLASS/FILE"),
+        (
+            noise_images() | {"train/cat/young/0.png": b""},
+            "/train/cat/young/.* does not follow the layout train/CLASS/FILE",
+        ),
+        (dict.fromkeys(noise_images(), png(np.full((8, 6), 7, np.uint8))), "all have one uniform color"),
     ],
 )
-def test_another_layout_is_refused(write, tmp_path, files, message):
+def test_other_layouts_are_refused(write, tmp_path, files, message):
     (tmp_path / "images").mkdir()
     refused(write(files), message)
 
 
-def test_a_place_that_is_missing_is_refused(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
     refused(tmp_path / "missing", "there is no directory or zip")
     with pytest.raises(UserError, match="image_folder needs --data.dir, a directory or a zip laid out train/CLASS"):
         data.load(Data(source="image_folder"))
 
 
-def test_an_empty_folder_of_a_class_is_refused(tmp_path):
-    folder = write_folder(tmp_path / "images", made_up())
+def test_an_empty_class_folder_is_refused(tmp_path):
+    folder = write_folder(tmp_path / "images", noise_images())
     (folder / "train" / "bird").mkdir()
     refused(folder, "the class 'bird' has no images in train")
 
@@ -368,35 +371,35 @@ class TestHostileZips:
     @pytest.mark.parametrize(
         "name", ["../train/cat/9.png", "train/cat/../../../9.png", "/train/cat/9.png", "C:/9.png", "..\\9.png", "../x"]
     )
-    def test_a_path_that_leads_out_is_refused(self, tmp_path, name):
-        refused(write_zip(tmp_path / "images.zip", made_up() | {name: b""}), "a symlink or a path outside")
+    def test_a_path_outside_the_zip_is_refused(self, tmp_path, name):
+        refused(write_zip(tmp_path / "images.zip", noise_images() | {name: b""}), "a symlink or a path outside")
         assert [path.name for path in tmp_path.iterdir()] == ["images.zip"]
 
-    def test_a_rare_compression_is_refused_since_it_unpacks_without_a_bound(self, tmp_path):
+    def test_an_unsupported_compression_is_refused(self, tmp_path):
         path = tmp_path / "images.zip"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
-            for name, data in made_up().items():
+            for name, data in noise_images().items():
                 archive.writestr(name, data)
         refused(path, "uses an unsupported compression")
 
     @pytest.mark.filterwarnings("ignore:Duplicate name")
-    def test_a_file_that_is_there_twice_is_refused(self, tmp_path):
-        path = write_zip(tmp_path / "images.zip", made_up())
+    def test_a_duplicate_name_is_refused(self, tmp_path):
+        path = write_zip(tmp_path / "images.zip", noise_images())
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(archive.namelist()[0], b"again")
         refused(path, " twice; recreate the zip")
 
-    def test_a_link_is_refused(self, tmp_path):
-        path = write_zip(tmp_path / "images.zip", made_up())
+    def test_a_symlink_is_refused(self, tmp_path):
+        path = write_zip(tmp_path / "images.zip", noise_images())
         link = zipfile.ZipInfo("train/cat/9.png")
         link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(link, "/etc/passwd")
         refused(path, "'train/cat/9.png', a symlink or a path outside the zip")
 
-    def test_a_member_that_swells_a_thousandfold_is_refused_unread(self, tmp_path, monkeypatch):
+    def test_a_zip_bomb_is_refused_before_reading(self, tmp_path, monkeypatch):
         swelling = bytes(image_files.MOST_FILE_BYTES + 1)
-        path = write_zip(tmp_path / "images.zip", made_up() | {"train/cat/9.png": swelling})
+        path = write_zip(tmp_path / "images.zip", noise_images() | {"train/cat/9.png": swelling})
         assert path.stat().st_size < len(swelling) / 500
         asked = []
         opened = zipfile.ZipFile.open
@@ -407,8 +410,8 @@ class TestHostileZips:
         assert asked
         assert "train/cat/9.png" not in asked
 
-    def test_a_member_that_claims_too_little_is_refused(self, tmp_path):
-        path = write_zip(tmp_path / "images.zip", made_up() | {"train/cat/9.png": bytes(10**6)})
+    def test_a_member_larger_than_it_claims_is_refused(self, tmp_path):
+        path = write_zip(tmp_path / "images.zip", noise_images() | {"train/cat/9.png": bytes(10**6)})
         size = (10**6).to_bytes(4, "little")
         assert path.read_bytes().count(size) == 2
         path.write_bytes(path.read_bytes().replace(size, (100).to_bytes(4, "little")))
@@ -416,19 +419,19 @@ class TestHostileZips:
 
     @pytest.mark.parametrize("share", [0, 0.5, 0.99])
     def test_a_truncated_zip_is_refused(self, tmp_path, share):
-        path = write_zip(tmp_path / "images.zip", made_up())
+        path = write_zip(tmp_path / "images.zip", noise_images())
         path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
         refused(path, "cannot be read as a zip")
 
     def test_a_changed_byte_is_refused(self, tmp_path):
-        path = write_zip(tmp_path / "images.zip", made_up())
+        path = write_zip(tmp_path / "images.zip", noise_images())
         content = bytearray(path.read_bytes())
         content[60] ^= 255
         path.write_bytes(content)
         refused(path, "cannot be read as an image")
 
-    def test_nothing_is_written_to_the_disk(self, tmp_path, monkeypatch):
-        path = write_zip(tmp_path / "images.zip", made_up())
+    def test_nothing_is_written_to_disk(self, tmp_path, monkeypatch):
+        path = write_zip(tmp_path / "images.zip", noise_images())
         monkeypatch.chdir(tmp_path)
         load_image_folder(path)
         assert list(tmp_path.iterdir()) == [path]
@@ -437,9 +440,9 @@ class TestHostileZips:
 class TestCifar10:
     @pytest.fixture
     def files(self):
-        return made_up((32, 32, 3), CIFAR10_CLASSES)
+        return noise_images((32, 32, 3), CIFAR10_CLASSES)
 
-    def test_it_has_its_usual_mean(self, write, files):
+    def test_it_has_the_published_mean(self, write, files):
         dataset = data.load(Data(source="cifar10", dir=str(write(files)), validation=0.2))
         assert dataset.classes == CIFAR10_CLASSES
         assert dataset.preprocessing.mean == (0.4914, 0.4822, 0.4465)
@@ -447,19 +450,17 @@ class TestCifar10:
         assert len(dataset.train.labels) == 40
 
     @pytest.mark.parametrize("place", ["cifar10", "cifar10.zip", ""])
-    def test_the_folder_is_looked_for_in_the_environment(self, tmp_path, monkeypatch, files, place):
+    def test_the_folder_is_found_through_the_environment(self, tmp_path, monkeypatch, files, place):
         (write_zip if place.endswith("zip") else write_folder)(tmp_path / place, files)
         monkeypatch.setenv("CNNJAX_DATA", str(tmp_path))
         assert len(data.load(Data(source="cifar10", validation=0.2)).test.labels) == 20
 
     def test_other_images_are_refused(self, write):
         with pytest.raises(UserError, match="8x6x3 in the classes cat, dog, and CIFAR-10 is of 32x32x3"):
-            data.load(Data(source="cifar10", dir=str(write(made_up()))))
+            data.load(Data(source="cifar10", dir=str(write(noise_images()))))
 
-    def test_a_folder_without_it_names_every_place(self, tmp_path, monkeypatch):
-        with pytest.raises(
-            UserError, match=f"none of {tmp_path}/cifar10, {tmp_path}/cifar10.zip, {tmp_path} has cifar"
-        ):
+    def test_a_missing_data_set_is_reported_with_every_searched_path(self, tmp_path, monkeypatch):
+        with pytest.raises(UserError, match=f"none of {tmp_path}/cifar10, {tmp_path}/cifar10.zip, {tmp_path} has cifar"):
             data.load(Data(source="cifar10", dir=str(tmp_path)))
         monkeypatch.delenv("CNNJAX_DATA", raising=False)
         with pytest.raises(UserError, match=r"cifar10 was not found: .* --data.dir DIR or CNNJAX_DATA=DIR"):
@@ -467,8 +468,8 @@ class TestCifar10:
 
 
 @pytest.mark.parametrize("shape", [(8, 6), (8, 6, 3), (1, 1), (3, 1, 3)])
-def test_exported_images_are_the_test_images(write, tmp_path, shape):
-    files = made_up(shape)
+def test_exported_images_equal_the_test_images(write, tmp_path, shape):
+    files = noise_images(shape)
     paths = export_images("image_folder", tmp_path / "photos", 3, str(write(files)))
     assert [path.name for path in paths] == ["00000-cat.png", "00001-cat.png", "00002-dog.png"]
     for path, name in zip(paths, ["test/cat/0.png", "test/cat/1.png", "test/dog/0.png"], strict=True):

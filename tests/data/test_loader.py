@@ -22,23 +22,23 @@ def split(experiment):
     return data.load(experiment.data).train
 
 
-def seen(portions):
-    """Return what each step sees: its images and labels, by the rule of `make_dispatch`."""
-    found = {}
-    for images_and_labels, order, start, steps, _ in portions:
+def batches_by_step(chunks):
+    """Return the images and labels of each step, indexed as in `make_dispatch`."""
+    batches = {}
+    for images_and_labels, order, start, steps, _ in chunks:
         first = 0 if start is None else int(start)
-        for step in range(first, first + steps) if start is not None else range(len(found), len(found) + steps):
+        for step in range(first, first + steps) if start is not None else range(len(batches), len(batches) + steps):
             picked = order[(step - first) * BATCH : (step - first + 1) * BATCH]
-            found[step] = [np.asarray(array)[picked] for array in images_and_labels]
-    return found
+            batches[step] = [np.asarray(array)[picked] for array in images_and_labels]
+    return batches
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 10])
-def test_each_step_sees_the_images_of_the_order_in_either_way(split, chunk):
+def test_resident_and_streamed_loaders_follow_the_order(split, chunk):
     order = np.random.default_rng(0).permutation(len(split.labels)).astype(np.int32)
     resident, streamed = (
-        seen(way.epoch(order, 0, 10))
-        for way in (Resident(split, chunk, PLACEMENT), Streamed(split, BATCH, chunk, PLACEMENT))
+        batches_by_step(source.epoch(order, 0, 10))
+        for source in (Resident(split, chunk, PLACEMENT), Streamed(split, BATCH, chunk, PLACEMENT))
     )
     assert list(resident) == list(streamed) == list(range(10))
     for step, expected in resident.items():
@@ -48,27 +48,27 @@ def test_each_step_sees_the_images_of_the_order_in_either_way(split, chunk):
             np.testing.assert_array_equal(other, host[picked])
 
 
-def test_an_epoch_goes_on_from_a_step_within_it(split):
+def test_an_epoch_resumes_from_a_step_within_it(split):
     order = np.arange(len(split.labels), dtype=np.int32)
-    found = seen(Streamed(split, BATCH, 3, PLACEMENT).epoch(order, 5, 10))
-    assert list(found) == [5, 6, 7, 8, 9]
-    np.testing.assert_array_equal(found[9][1], split.labels[72:80])
+    batches = batches_by_step(Streamed(split, BATCH, 3, PLACEMENT).epoch(order, 5, 10))
+    assert list(batches) == [5, 6, 7, 8, 9]
+    np.testing.assert_array_equal(batches[9][1], split.labels[72:80])
 
 
-def test_two_portions_are_on_their_way_and_no_more(split, monkeypatch):
+def test_at_most_two_chunks_are_loaded_ahead(split, monkeypatch):
     sent, send = [], Streamed._send
     monkeypatch.setattr(Streamed, "_send", lambda self, indices: sent.append(indices) or send(self, indices))
-    portions = Streamed(split, BATCH, 1, PLACEMENT).epoch(np.arange(len(split.labels), dtype=np.int32), 0, 10)
-    next(portions)
+    chunks = Streamed(split, BATCH, 1, PLACEMENT).epoch(np.arange(len(split.labels), dtype=np.int32), 0, 10)
+    next(chunks)
     assert 1 <= len(sent) <= 1 + AHEAD
-    next(portions)
+    next(chunks)
     assert len(sent) <= 2 + AHEAD
-    portions.close()
+    chunks.close()
     assert len(sent) <= 2 + AHEAD
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
 
 
-def test_what_fails_in_the_thread_is_raised_where_the_images_are_taken(split, monkeypatch):
+def test_an_error_in_the_loading_thread_is_raised_in_the_consumer(split, monkeypatch):
     def fail(self, indices):
         raise MemoryError("no room")
 
@@ -77,7 +77,7 @@ def test_what_fails_in_the_thread_is_raised_where_the_images_are_taken(split, mo
         next(Streamed(split, BATCH, 1, PLACEMENT).epoch(np.arange(80, dtype=np.int32), 0, 10))
 
 
-def test_the_rule(split, monkeypatch):
+def test_large_sets_are_streamed(split, monkeypatch):
     for memory, expected in ((None, (True, 64)), (4 * split.images.nbytes, (True, 64)), (10_000, (False, 64))):
         monkeypatch.setattr(loader, "device_memory", lambda memory=memory: memory)
         assert loading_plan(split, BATCH, 64) == LoadingPlan(*expected)
@@ -87,7 +87,7 @@ def test_the_rule(split, monkeypatch):
     assert loading_plan(split, BATCH, 64) == LoadingPlan(False, 1)
 
 
-def test_a_streamed_training_ends_with_the_bits_of_a_resident_one(experiment, tmp_path, progress, monkeypatch):
+def test_streamed_and_resident_training_give_the_same_bits(experiment, tmp_path, progress, monkeypatch):
     def trained(name):
         folder = RunFolder(tmp_path / name)
         folder.start(name, experiment)

@@ -24,7 +24,7 @@ def test_the_embedded_subset_is_balanced_and_small():
     assert "MIT" in (EMBEDDED / "LICENSE").read_text()
 
 
-def test_the_embedded_images_are_real_ones():
+def test_the_embedded_images_are_not_synthetic():
     images = SOURCES["fashion_mnist_mini"].load(None).parts["train"].images
     scaled = images / 255
     assert abs(scaled.mean() - 0.2860) < 0.01
@@ -33,15 +33,15 @@ def test_the_embedded_images_are_real_ones():
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_idx_folders_plain_and_gzipped(tmp_path, suffix):
+def test_idx_files_plain_and_gzipped_are_read(tmp_path, suffix):
     write_digits(tmp_path, suffix=suffix)
-    found = data.load(Data(source="mnist", dir=str(tmp_path), validation=0.2))
-    assert (len(found.train.labels), len(found.validation.labels), len(found.test.labels)) == (320, 80, 130)
-    assert found.classes == tuple("0123456789")
-    assert found.train.labels.dtype == np.int32
+    dataset = data.load(Data(source="mnist", dir=str(tmp_path), validation=0.2))
+    assert (len(dataset.train.labels), len(dataset.validation.labels), len(dataset.test.labels)) == (320, 80, 130)
+    assert dataset.classes == tuple("0123456789")
+    assert dataset.train.labels.dtype == np.int32
 
 
-def test_the_folder_is_looked_for_in_the_environment_too(digits, monkeypatch, tmp_path):
+def test_the_folder_is_found_through_the_environment(digits, monkeypatch, tmp_path):
     monkeypatch.setenv("CNNJAX_DATA", str(digits))
     assert len(data.load(Data(source="mnist")).test.labels) == 130
     (tmp_path / "root").mkdir()
@@ -50,7 +50,7 @@ def test_the_folder_is_looked_for_in_the_environment_too(digits, monkeypatch, tm
     assert len(data.load(Data(source="fashion_mnist")).test.labels) == 130
 
 
-def test_missing_files_name_every_place_and_the_ways_to_get_them(monkeypatch, tmp_path):
+def test_missing_files_are_reported_with_every_searched_path_and_instructions(monkeypatch, tmp_path):
     monkeypatch.setenv("CNNJAX_DATA", str(tmp_path / "from-environment"))
     monkeypatch.setattr("cnnjax.data.sources.Path.is_file", lambda self: False)
     with pytest.raises(UserError) as error:
@@ -62,13 +62,13 @@ def test_missing_files_name_every_place_and_the_ways_to_get_them(monkeypatch, tm
         assert expected in str(error.value)
 
 
-def test_a_folder_given_by_the_user_is_the_only_place(monkeypatch, digits, tmp_path):
+def test_only_a_given_folder_is_searched(monkeypatch, digits, tmp_path):
     monkeypatch.setenv("CNNJAX_DATA", str(digits))
     with pytest.raises(UserError, match=f"mnist was not found: none of {tmp_path}/mnist"):
         data.load(Data(source="mnist", dir=str(tmp_path)))
 
 
-def test_files_of_another_known_set_are_refused(digits, monkeypatch):
+def test_files_of_another_known_data_set_are_refused(digits, monkeypatch):
     known = data.load(Data(source="mnist", dir=str(digits))).content_hash
     other = dataclasses.replace(SOURCES["fashion_mnist"], content_hash=known)
     monkeypatch.setitem(SOURCES, "fashion_mnist", other)
@@ -76,7 +76,7 @@ def test_files_of_another_known_set_are_refused(digits, monkeypatch):
         data.load(Data(source="mnist", dir=str(digits)))
 
 
-def test_counts_that_differ_are_refused(tmp_path):
+def test_different_counts_of_images_and_labels_are_refused(tmp_path):
     folder = write_digits(tmp_path / "a")
     other = write_digits(tmp_path / "b", train=390)
     shutil.copy(other / "train-labels-idx1-ubyte", folder)
@@ -84,7 +84,7 @@ def test_counts_that_differ_are_refused(tmp_path):
         data.load(Data(source="mnist", dir=str(folder)))
 
 
-def test_labels_beyond_the_classes_are_refused(tmp_path):
+def test_labels_out_of_range_are_refused(tmp_path):
     folder = write_digits(tmp_path)
     path = folder / "t10k-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes()[:-1] + b"\x0b")
@@ -92,7 +92,7 @@ def test_labels_beyond_the_classes_are_refused(tmp_path):
         data.load(Data(source="mnist", dir=str(folder)))
 
 
-def test_an_unknown_source_has_near_matches():
+def test_an_unknown_source_is_refused_with_near_matches():
     with pytest.raises(UserError, match="unknown data source 'fashion_mnst'; did you mean 'fashion_mnist'"):
         data.load(Data(source="fashion_mnst"))
 
@@ -105,7 +105,7 @@ def test_one_changed_pixel_changes_the_content_hash(tmp_path):
     assert data.load(Data(source="mnist", dir=str(folder))).content_hash != before
 
 
-def test_the_subset_holds_the_first_of_each_class(tmp_path):
+def test_the_subset_holds_the_first_images_of_each_class(tmp_path):
     split = SOURCES["fashion_mnist_mini"].load(None).parts["test"]
     subset = first_of_each_class(split, 3)
     assert np.bincount(subset.labels).tolist() == [3] * 10
@@ -113,13 +113,13 @@ def test_the_subset_holds_the_first_of_each_class(tmp_path):
 
 
 @pytest.mark.many_inputs
-def test_embedding_the_embedded_set_again_gives_the_same_bytes(tmp_path):
+def test_embedding_is_reproducible(tmp_path):
     assert embed_subset(tmp_path, str(EMBEDDED)) < 6_000_000
     for path in EMBEDDED.glob("*.gz"):
         assert gzip.decompress((tmp_path / path.name).read_bytes()) == gzip.decompress(path.read_bytes())
 
 
-def test_exported_images_can_be_read_again(tmp_path):
+def test_exported_images_can_be_read_back(tmp_path):
     paths = export_images("fashion_mnist_mini", tmp_path / "photos", 3)
     assert [path.name for path in paths] == ["00000-Ankle_boot.png", "00001-Pullover.png", "00002-Trouser.png"]
     dataset = data.load(Data())
@@ -139,7 +139,7 @@ RGB = Preprocessing(height=28, width=20, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "P", "CMYK", "I;16"])
 @pytest.mark.parametrize(("preprocessing", "channels"), [(GREY, 1), (RGB, 3)])
-def test_images_of_every_mode_are_read(tmp_path, mode, preprocessing, channels):
+def test_every_image_mode_is_read(tmp_path, mode, preprocessing, channels):
     path = tmp_path / ("photo.tiff" if mode == "CMYK" else "photo.png")
     Image.new(mode, (64, 40)).save(path)
     image = read_image(str(path), preprocessing)
@@ -147,7 +147,7 @@ def test_images_of_every_mode_are_read(tmp_path, mode, preprocessing, channels):
     assert image.dtype == np.uint8
 
 
-def test_unreadable_images_are_one_sentence(tmp_path):
+def test_unreadable_images_are_one_error(tmp_path):
     with pytest.raises(UserError, match="there is no image file"):
         read_image(str(tmp_path / "missing.png"), GREY)
     (tmp_path / "text.png").write_text("not an image")
@@ -174,7 +174,7 @@ def test_preprocessing_out_of_range_is_refused(options, message):
         GREY.replace(**options)
 
 
-def test_what_is_transparent_becomes_white(tmp_path):
+def test_transparent_pixels_become_white(tmp_path):
     pixels = np.zeros((10, 10, 4), np.uint8)
     pixels[:5, :, 3] = 255
     Image.fromarray(pixels).save(tmp_path / "photo.png")
@@ -183,12 +183,12 @@ def test_what_is_transparent_becomes_white(tmp_path):
     assert (image[5:] == 255).all()
 
 
-def test_16_bits_of_grey_become_8(tmp_path):
+def test_16_bit_grayscale_becomes_8_bit(tmp_path):
     Image.fromarray(np.full((10, 10), 128 * 256 + 77, np.uint16)).save(tmp_path / "photo.png")
     assert (read_image(str(tmp_path / "photo.png"), GREY) == 128).all()
 
 
-def test_a_photo_is_turned_as_its_camera_says(tmp_path):
+def test_exif_rotation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     pixels = np.zeros((10, 10), np.uint8)
@@ -199,9 +199,9 @@ def test_a_photo_is_turned_as_its_camera_says(tmp_path):
     assert (image[5:] == 200).all()
 
 
-def test_an_image_of_far_too_many_pixels_is_one_sentence(tmp_path, monkeypatch):
+def test_an_image_with_too_many_pixels_is_one_error(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    for side in (40, 100):  # Pillow warns of the first and refuses the second
+    for side in (40, 100):  # Pillow warns about the first and refuses the second
         Image.new("L", (side, side)).save(tmp_path / "photo.png")
         with pytest.raises(UserError, match="cannot be read as an image"):
             read_image(str(tmp_path / "photo.png"), GREY)
@@ -220,7 +220,7 @@ def test_a_folder_for_the_embedded_set_is_refused(tmp_path):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("gzipped", [False, True])
-def test_files_are_found_as_mirrors_lay_them_out_and_gzip_is_recognized_by_content(digits, tmp_path, name, gzipped):
+def test_mirror_layouts_are_found_and_gzip_is_recognized_by_content(digits, tmp_path, name, gzipped):
     folder = shutil.copytree(digits, tmp_path / "copied")
     (original,) = folder.rglob("train-images-idx3-ubyte*")
     content = original.read_bytes()
@@ -234,7 +234,7 @@ def test_files_are_found_as_mirrors_lay_them_out_and_gzip_is_recognized_by_conte
     assert moved.content_hash == before.content_hash
 
 
-def test_other_files_under_the_name_of_a_published_set_are_reported(digits):
+def test_files_that_differ_from_the_published_ones_are_reported(digits):
     dataset = data.load(Data(source="fashion_mnist", dir=str(digits), validation=0.2))
     (notice,) = dataset.notices
     assert notice.startswith("the files of fashion_mnist are not the published ones (sha256 ")

@@ -7,18 +7,18 @@ from cnnjax.errors import UserError
 LABELS = np.repeat(np.arange(4), [100, 50, 10, 7])
 
 
-def test_each_class_gives_its_share():
+def test_the_split_is_stratified():
     train, held_out = stratified_split(LABELS, 0.2, seed=0)
     assert np.bincount(LABELS[held_out]).tolist() == [20, 10, 2, 1]
     assert sorted([*train, *held_out]) == list(range(len(LABELS)))
 
 
-def test_the_division_is_a_function_of_the_seed():
-    first, again, other = (indices_hash(stratified_split(LABELS, 0.2, seed)[1]) for seed in (0, 0, 1))
-    assert first == again != other
+def test_the_split_is_a_function_of_the_seed():
+    first, repeated, other = (indices_hash(stratified_split(LABELS, 0.2, seed)[1]) for seed in (0, 0, 1))
+    assert first == repeated != other
 
 
-def test_the_division_is_the_one_on_record():
+def test_the_split_matches_the_recorded_hash():
     _, held_out = stratified_split(LABELS, 0.1, seed=0)
     assert indices_hash(held_out) == "ad6864ce911759a3c9bc8c729c92cdad4f5f6eade7e2ddca7a31a2a043552682"
 
@@ -36,5 +36,5 @@ def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch():
     assert epoch_order(1, 1, 50).tolist() == orders[1, 1]
 
 
-def test_the_order_of_an_epoch_is_the_one_on_record():
+def test_the_order_of_an_epoch_matches_the_recorded_hash():
     assert epoch_order(3, 2, 8).tolist() == [1, 7, 4, 0, 2, 6, 3, 5]

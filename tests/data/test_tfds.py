@@ -19,12 +19,12 @@ from tests.data.prepared import CLASSES, edit, image_of, images_of, load, prepar
 
 
 def in_order(split):
-    """Return the images and labels sorted by their bytes: tensorflow-datasets shuffles what it prepares."""
+    """Return images and labels sorted by bytes, because tensorflow-datasets shuffles them."""
     return sorted((image.tobytes(), int(label)) for image, label in zip(*split, strict=True))
 
 
 @pytest.mark.parametrize(("shape", "config"), [((28, 28, 1), None), ((30, 26, 3), "rgb")])
-def test_pixels_labels_and_classes_are_those_that_were_written(shape, config, tmp_path):
+def test_pixels_labels_and_classes_round_trip(shape, config, tmp_path):
     prepare(tmp_path, shape, config)
     loaded = load_tfds("columns", [tmp_path])
     assert loaded.classes == CLASSES
@@ -35,7 +35,7 @@ def test_pixels_labels_and_classes_are_those_that_were_written(shape, config, tm
     assert (loaded.mean, loaded.std) == mean_and_std(images_of("train", shape))
 
 
-def test_sizes_that_only_the_images_know_and_other_features(tmp_path):
+def test_unspecified_image_sizes_and_other_features(tmp_path):
     others = {
         "file": (tfds.features.Text(), "a.png"),
         "box": (tfds.features.BBoxFeature(), tfds.features.BBox(0.0, 0.0, 1.0, 1.0)),
@@ -48,7 +48,7 @@ def test_sizes_that_only_the_images_know_and_other_features(tmp_path):
     assert load(folder).train.images.shape[1:] == (28, 28, 1)
 
 
-def test_a_network_learns_it(prepared, tmp_path, progress):
+def test_a_network_learns_the_data_set(prepared, tmp_path, progress):
     experiment = Experiment(
         model=create("lenet", num_classes=3, activation="relu", pooling="max"),
         data=Data(source="tfds:columns", dir=str(prepared.parent.parent), validation=0.2),
@@ -61,7 +61,7 @@ def test_a_network_learns_it(prepared, tmp_path, progress):
     assert progress.rows[-1]["validation_top1"] > 0.9
 
 
-def test_neither_tensorflow_nor_anything_unasked_for_is_imported(prepared, tmp_path):
+def test_tensorflow_is_never_imported_and_tfds_only_if_needed(prepared, tmp_path):
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow" / "__init__.py").write_text("raise SystemExit('TensorFlow was imported')")
     code = f"""
@@ -77,17 +77,17 @@ assert "tensorflow_datasets" in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_test_images_are_exported_by_the_names_of_their_classes(prepared, tmp_path):
+def test_test_images_are_exported_with_class_names(prepared, tmp_path):
     paths = export_images("tfds:columns", tmp_path / "photos", 3, str(prepared.parent.parent))
     assert {path.stem[6:].replace("_", " ") for path in paths} <= set(CLASSES)
     with Image.open(paths[0]) as image:
         assert image.size == (28, 28)
 
 
-# Where it is looked for
+# Search path
 
 
-def test_it_is_found_where_tensorflow_datasets_keeps_it(prepared, monkeypatch, tmp_path):
+def test_the_default_folder_of_tensorflow_datasets_is_searched(prepared, monkeypatch, tmp_path):
     root = prepared.parent.parent
     for name in ("CNNJAX_DATA", "TFDS_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
@@ -109,15 +109,15 @@ def made(root, *paths):
 
 
 @pytest.mark.parametrize(
-    ("name", "found"),
+    ("name", "expected"),
     [
         ("a", "a/10.0.0"), ("a:2.0.0", "a/2.0.0"), ("b", "b/only/1.0.0"), ("b/only", "b/only/1.0.0"),
         ("c/x", "c/x/1.1.0"), ("c/y:1.0.0", "c/y/1.0.0"),
     ],
 )  # fmt: skip
-def test_the_newest_version_of_a_config_is_taken(name, found, tmp_path):
+def test_the_newest_version_of_a_config_is_used(name, expected, tmp_path):
     places = ("a/2.0.0", "a/10.0.0", "b/only/1.0.0", "c/x/1.0.0", "c/x/1.1.0", "c/y/1.0.0", "a/incomplete.1_1.0.0")
-    assert find_prepared(name, [tmp_path / "none", made(tmp_path, *places)])[2].folder == tmp_path / found
+    assert find_prepared(name, [tmp_path / "none", made(tmp_path, *places)])[2].folder == tmp_path / expected
 
 
 @pytest.mark.parametrize(
@@ -135,13 +135,13 @@ def test_the_newest_version_of_a_config_is_taken(name, found, tmp_path):
         ("", "no name of a data set"),
     ],
 )
-def test_a_name_that_is_not_there_is_answered_with_those_that_are(name, match, tmp_path):
+def test_an_unknown_name_is_refused_with_the_available_ones(name, match, tmp_path):
     made(tmp_path, "c/x/1.0.0", "c/y/1.0.0", "animals/1.0.0")
     with pytest.raises(UserError, match=match):
         data.load(Data(source=f"tfds:{name}", dir=str(tmp_path)))
 
 
-def test_a_mistyped_prefix_has_near_matches():
+def test_a_mistyped_prefix_is_refused_with_near_matches():
     with pytest.raises(UserError, match="unknown data source 'tfds'; did you mean 'tfds:NAME'"):
         data.load(Data(source="tfds"))
 

@@ -1,4 +1,4 @@
-"""Prepared data sets are untrusted: each file of one is changed, and one sentence says what is wrong."""
+"""Prepared data sets are untrusted: a change to any of their files is refused with one error."""
 
 import shutil
 import sys
@@ -17,7 +17,7 @@ CORE = "tensorflow_datasets.core.features"
 
 @pytest.fixture
 def folder(prepared, tmp_path) -> Path:
-    """A copy of a prepared data set, to be changed."""
+    """A copy of a prepared data set that the test may change."""
     return Path(shutil.copytree(prepared, tmp_path / "columns" / "1.0.0"))
 
 
@@ -28,7 +28,7 @@ def refused(folder, match):
     assert len(str(error.value).replace(str(folder), "")) < 320
 
 
-def test_links_are_refused(folder, tmp_path_factory):
+def test_symlinks_are_refused(folder, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside")
     shutil.copytree(folder, outside / "1.0.0", dirs_exist_ok=True)
     (folder / "more").symlink_to(outside)
@@ -56,13 +56,13 @@ FEATURES = {
     "two names of a field": (lambda value: value.update(python_class_name="os.path.Join"), "key 'python_class_name'"),
     "content as JSON within JSON": (lambda value: value.update(jsonFeature={"json": "{}"}), "the key 'jsonFeature'"),
     "no features": (lambda value: value.update(featuresDict={}), "it has none"),
-    "a label that is none": (
+    "an invalid label": (
         lambda value: value["featuresDict"]["features"].update(
             label={"pythonClassName": f"{CORE}.scalar.Scalar", "tensor": {"dtype": "int64"}}
         ),
         "must have the features image .* and label .*; it has 'image', 'label'",
     ),
-    "a dtype that TensorFlow knows": (
+    "a TensorFlow dtype": (
         lambda value: value["featuresDict"]["features"].update(
             x={"pythonClassName": f"{CORE}.scalar.Scalar", "tensor": {"dtype": "bfloat16"}}
         ),
@@ -71,7 +71,7 @@ FEATURES = {
     "no dtype": (lambda value: image_of(value).pop("dtype"), "dtype is None; it must be one of bool, int8"),
     "deep images": (lambda value: image_of(value).update(dtype="uint16"), "the images are 'uint16' .28, 28, 1."),
     "four channels": (lambda value: image_of(value).update(shape={"dimensions": [9, 9, 4]}), "width, 1 or 3"),
-    "a size that is none": (lambda value: image_of(value).update(shape={"dimensions": ["1e9"]}), "where a count"),
+    "an invalid size": (lambda value: image_of(value).update(shape={"dimensions": ["1e9"]}), "where a count"),
     "huge images": (lambda value: image_of(value).update(shape={"dimensions": [9**9, 9**9, 1]}), "not 387420489x"),
     "too many classes": (
         lambda value: value["featuresDict"]["features"]["label"]["classLabel"].update(numClasses="9" * 12),
@@ -119,19 +119,19 @@ INFO = {
     "negative records": (lambda value: split_of(value).update(shardLengths=[-1]), "-1 where a count should be"),
     "more shards": (lambda value: split_of(value).update(shardLengths=["30", "30"]), "00000-of-00002 is missing"),
     "no list": (lambda value: value.update(splits=3), "3 where a list is expected"),
-    "a number that is none": (lambda value: value.update(downloadSize="x"), "tensorflow-datasets cannot open"),
+    "an invalid number": (lambda value: value.update(downloadSize="x"), "tensorflow-datasets cannot open"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", INFO)
-def test_the_description_is_checked(case, folder):
+def test_dataset_info_is_checked(case, folder):
     change, match = INFO[case]
     edit(folder / "dataset_info.json", change)
     refused(folder, match)
 
 
 @pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
-def test_metadata_that_is_missing_or_damaged(name, folder):
+def test_missing_or_damaged_metadata_is_refused(name, folder):
     (folder / name).write_text("[]")
     refused(folder, name)
     (folder / name).write_text("{")
@@ -140,7 +140,7 @@ def test_metadata_that_is_missing_or_damaged(name, folder):
     refused(folder, "there is no file")
 
 
-def test_class_names(folder, monkeypatch):
+def test_class_names_are_checked(folder, monkeypatch):
     (folder / "label.labels.txt").write_text("a\nb\nb\n")
     refused(folder, "3 names, 2 of them different")
     monkeypatch.setattr(tfds_files, "MOST_METADATA_BYTES", 5)
@@ -154,7 +154,7 @@ def test_class_names(folder, monkeypatch):
     assert load(folder).classes == ("0", "1", "2")
 
 
-def test_a_shard_that_is_cut_off_or_damaged(folder):
+def test_a_truncated_or_damaged_shard_is_refused(folder):
     shard = folder / "columns-train.array_record-00000-of-00001"
     content = shard.read_bytes()
     for size in (0, 20, 64, 10_000, len(content) // 2, len(content) - 1):
@@ -166,7 +166,7 @@ def test_a_shard_that_is_cut_off_or_damaged(folder):
     refused(folder, "train cannot be read, somewhere in the records 0 to 59 .*; prepare the data set again")
 
 
-def test_records_that_unpack_to_too_much_are_not_unpacked(folder, monkeypatch):
+def test_records_that_unpack_to_too_much_are_refused(folder, monkeypatch):
     shard = folder / "columns-train.array_record-00000-of-00001"
     write_records(shard, [bytes(2**27 + 1)])
     assert shard.stat().st_size < 2**18
@@ -175,19 +175,19 @@ def test_records_that_unpack_to_too_much_are_not_unpacked(folder, monkeypatch):
 
 @pytest.mark.parametrize("sizes", [[0], [1] * 5000, [65472, 65471, 40, 9], [30_000] * 20, [2**20, 0, 7], []])
 @pytest.mark.parametrize("options", ["group_size:1", "group_size:1,uncompressed", "group_size:7,brotli"])
-def test_whole_shards_of_every_layout_pass(sizes, options, tmp_path):
+def test_valid_shards_of_every_layout_are_read(sizes, options, tmp_path):
     rng = np.random.default_rng(0)
     write_records(tmp_path / "shard", [rng.bytes(size) for size in sizes], options)
     tfds_files.check_chunks(tmp_path / "shard")
 
 
 def record(image, label):
-    """Return an example as tensorflow-datasets stores it."""
+    """Return an example serialized as in tensorflow-datasets."""
     features = tfds.features.FeaturesDict({"image": tfds.features.Text(), "label": tfds.features.Scalar(np.int64)})
     return features.serialize_example({"image": image, "label": label})
 
 
-def test_records_that_are_no_images_of_the_set(folder, monkeypatch):
+def test_invalid_records_are_refused(folder, monkeypatch):
     shard = folder / "columns-test.array_record-00000-of-00001"
     good = [png(np.zeros((28, 28), np.uint8))] * 12
 

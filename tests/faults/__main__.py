@@ -1,9 +1,9 @@
-"""Break real trainings in every way that docs/reliability.md speaks of, and say what was lost.
+"""Inject every fault of docs/reliability.md into real trainings and report losses.
 
     python -m tests.faults [--size ci|full] [--only WORD] [--seed N] [--write]
 
-Each fault is done to scripts/train.py, run as a process on a tiny training. The table goes to standard output, and
-with --write into docs/reliability.md; the exit code is 1 where anything was lost.
+Each fault is injected into a process that runs scripts/train.py on a tiny experiment. The table is printed and, with
+--write, written to docs/reliability.md. The exit code is 1 if anything was lost.
 """
 
 import argparse
@@ -18,65 +18,66 @@ from pathlib import Path
 from rich.console import Console
 
 from cnnjax.ops.native.library import LIBRARY
-from tests.faults import damage, disks, kills, month, others, signals
-from tests.faults.workshop import ROOT, Row, Workshop
+from tests.faults import damage, disks, kills, long_run, others, signals
+from tests.faults.harness import ROOT, Harness, Row
 
 Task = Callable[[], Row | list[Row]]
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 
-def tasks(shop: Workshop, full: bool, seed: int) -> list[Task]:
-    """Return what is to be done; each of these is done once, beside one other."""
-    found: list[Task] = [lambda: month.month(shop, 3000 if full else 200)]
+def tasks(harness: Harness, full: bool, seed: int) -> list[Task]:
+    """Return the trials; two run at a time."""
+    trials: list[Task] = [lambda: long_run.long_run(harness, 3000 if full else 200)]
     count, chains = (100, 10) if full else (20, 4)
-    found += [lambda n=n: kills.kills(shop, count // chains, seed + n) for n in range(chains)]
-    for sent in signals.SENT if full else signals.SENT[:1]:
-        found += [
-            lambda m=moment, s=sent, n=number: signals.signalled(shop, m, s, n)
+    trials += [lambda n=n: kills.kills(harness, count // chains, seed + n) for n in range(chains)]
+    for number in signals.SIGNALS if full else signals.SIGNALS[:1]:
+        trials += [
+            lambda m=moment, s=number, n=repetition: signals.signalled(harness, m, s, n)
             for moment in signals.MOMENTS
-            for number in range(3 if full else 1)
+            for repetition in range(3 if full else 1)
         ]
-    found += [lambda: signals.twice(shop)]
-    found += damages(shop, full, seed)
-    if disks.mounts_allowed(shop.folder):
+    trials += [lambda: signals.twice(harness)]
+    trials += damages(harness, full, seed)
+    if disks.mounts_allowed(harness.folder):
         sizes = range(420, 720, 20) if full else (500, 600)
-        found += [lambda size=size: disks.full_tmpfs(shop, size) for size in sizes]
-        found += [lambda: disks.read_only(shop)]
+        trials += [lambda size=size: disks.full_tmpfs(harness, size) for size in sizes]
+        trials += [lambda: disks.read_only(harness)]
     else:
-        found += [lambda: Row("a tmpfs that fills, a folder that turns read-only", 0, 0, "not done: no mounts here")]
-    found += [lambda limit=limit: disks.file_size_limit(shop, limit) for limit in ((9000, 20000) if full else (9000,))]
-    found += [lambda: disks.vanished(shop)]
-    found += [lambda name=name: disks.blocked(shop, name) for name in ("metrics.jsonl", "curves.png")]
-    found += [lambda: disks.full_output(shop), lambda: disks.left_pipe(shop)]
-    found += [lambda: others.second_process(shop)]
-    found += [lambda: others.lost_lock(shop)]
-    found += [lambda n=n: others.two_at_once(shop, n) for n in range(5 if full else 1)]
-    found += [lambda step=step: others.not_finite(shop, step) for step in ((1, 20, 21, 77, 200) if full else (33,))]
-    ways = ("01" if full else "1") if LIBRARY.exists() else "0"
-    found += [lambda native=native: others.out_of_memory(shop, native) for native in ways]
-    found += [lambda: others.synced(shop)]
-    return found
+        trials += [lambda: Row("tmpfs full, folder read-only", 0, 0, "skipped: mounting is not permitted")]
+    limits = (9000, 20000) if full else (9000,)
+    trials += [lambda limit=limit: disks.file_size_limit(harness, limit) for limit in limits]
+    trials += [lambda: disks.folder_moved(harness)]
+    trials += [lambda name=name: disks.unwritable(harness, name) for name in ("metrics.jsonl", "curves.png")]
+    trials += [lambda: disks.full_output(harness), lambda: disks.closed_pipe(harness)]
+    trials += [lambda: others.second_process(harness)]
+    trials += [lambda: others.lost_lock(harness)]
+    trials += [lambda n=n: others.two_at_once(harness, n) for n in range(5 if full else 1)]
+    trials += [lambda step=step: others.not_finite(harness, step) for step in ((1, 20, 21, 77, 200) if full else (33,))]
+    native_values = ("01" if full else "1") if LIBRARY.exists() else "0"
+    trials += [lambda native=native: others.out_of_memory(harness, native) for native in native_values]
+    trials += [lambda: others.sync_order(harness)]
+    return trials
 
 
-def damages(shop: Workshop, full: bool, seed: int) -> list[Task]:
-    """Return the damages to every file; at the small size, to one file in seven."""
-    run = damage.unfinished(shop)
+def damages(harness: Harness, full: bool, seed: int) -> list[Task]:
+    """Return the trials that damage checkpoint files: all, or a seventh of them at the small size."""
+    run = damage.unfinished(harness)
     cases = [(kind, file) for file in damage.files_of(run) for kind in damage.DAMAGES]
     if not full:
         cases = random.Random(seed).sample(cases, len(cases) // 14)
 
     def task(number: int, kind: str, file: Path) -> Row:
-        problem = damage.damaged(shop, run, file, kind, f"{seed}-{number}")
-        fault = f"a checkpoint's file {kind}" if full else "a checkpoint's file damaged"
+        problem = damage.damage_file(harness, run, file, kind, f"{seed}-{number}")
+        fault = f"checkpoint file {kind}" if full else "checkpoint file damaged"
         return Row(fault, 1, int(problem is None), problems=() if problem is None else (problem,))
 
-    found: list[Task] = [lambda n=n, k=k, f=f: task(n, k, f) for n, (k, f) in enumerate(cases)]
-    return [*found, lambda: damage.all_damaged(shop, run)]
+    trials: list[Task] = [lambda n=n, k=k, f=f: task(n, k, f) for n, (k, f) in enumerate(cases)]
+    return [*trials, lambda: damage.all_damaged(harness, run)]
 
 
 def merged(rows: list[Row]) -> list[Row]:
-    """Return the rows with those of one fault put together, and the first of their notes."""
+    """Merge the rows of each fault, keeping the first note."""
     by_fault: dict[str, list[Row]] = {}
     for row in rows:
         by_fault.setdefault(row.fault, []).append(row)
@@ -91,30 +92,31 @@ def merged(rows: list[Row]) -> list[Row]:
 
 
 def markdown(rows: list[Row], size: str, seconds: float) -> str:
-    """Return the table."""
+    """Return the table as Markdown."""
     lines = ["| fault | times | survived | lost | |", "| --- | ---: | ---: | ---: | --- |"]
     lines += [f"| {row.fault} | {row.times} | {row.survived} | {row.lost} | {row.note} |" for row in rows]
     return "\n".join([*lines, "", f"Size {size}, {seconds / 60:.0f} minutes on two CPU cores."])
 
 
 def main() -> int:
-    """Do what the command line asks for."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__.partition("\n")[0])
     parser.add_argument("--size", choices=("ci", "full"), default="full")
-    parser.add_argument("--only", default="", help="only the faults whose function's name has this in it")
+    parser.add_argument("--only", default="", help="run only faults whose function name contains this")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.relative_to(ROOT)}")
     chosen = parser.parse_args()
     console, began = Console(stderr=True), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, ThreadPoolExecutor(2) as pool:
-        shop = Workshop(Path(folder))
-        shop.reference()
-        todo = [task for task in tasks(shop, chosen.size == "full", chosen.seed) if chosen.only in name_of(task)]
+        harness = Harness(Path(folder))
+        harness.reference()
+        todo = [task for task in tasks(harness, chosen.size == "full", chosen.seed) if chosen.only in name_of(task)]
         futures = [pool.submit(rows_of, task) for task in todo]
         for done, future in enumerate(as_completed(futures), 1):
             for row in future.result():
-                told = f"[{time.monotonic() - began:5.0f} s] {done}/{len(todo)} {row.fault}: {row.survived}/{row.times}"
-                console.print(f"{told} {row.note}", highlight=False, markup=False, soft_wrap=True)
+                progress = f"[{time.monotonic() - began:5.0f} s] {done}/{len(todo)}"
+                result = f"{row.fault}: {row.survived}/{row.times} {row.note}"
+                console.print(f"{progress} {result}", highlight=False, markup=False, soft_wrap=True)
                 for problem in row.problems:
                     console.print(f"LOST: {problem}", style="red", highlight=False, markup=False, soft_wrap=True)
         rows = [row for future in futures for row in future.result()]
@@ -127,13 +129,13 @@ def main() -> int:
 
 
 def rows_of(task: Task) -> list[Row]:
-    """Do one task."""
-    found = task()
-    return found if isinstance(found, list) else [found]
+    """Run one task and return its rows."""
+    rows = task()
+    return rows if isinstance(rows, list) else [rows]
 
 
 def name_of(task: Task) -> str:
-    """Return the names that a task's code uses, by which --only chooses."""
+    """Return the names that a task's code uses, which --only searches."""
     return " ".join(task.__code__.co_names)  # type: ignore[attr-defined]
 
 

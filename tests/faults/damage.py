@@ -1,4 +1,4 @@
-"""Every file of the newest checkpoint emptied, truncated, deleted, and with one bit flipped, in turn."""
+"""Damage each file of the newest checkpoint: empty, truncate or delete it, or flip one bit."""
 
 import random
 import shutil
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cnnjax import checkpoint
-from tests.faults.workshop import Row, Workshop, check, epochs_done, running, wait_for
+from tests.faults.harness import Harness, Row, check, epochs_done, running, wait_for
 
 EPOCHS = ("--train.epochs", 4)
 
@@ -18,23 +18,23 @@ def flip(path: Path, rng: random.Random) -> None:
     path.write_bytes(content)
 
 
-def cut(path: Path, rng: random.Random) -> None:
+def truncate(path: Path, rng: random.Random) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: rng.randrange(len(content))])
 
 
 DAMAGES: dict[str, Callable[[Path, random.Random], None]] = {
     "emptied": lambda path, rng: path.write_bytes(b"") and None,
-    "truncated": cut,
+    "truncated": truncate,
     "deleted": lambda path, rng: path.unlink(),
-    "one bit flipped": flip,
+    "with one bit flipped": flip,
 }
 
 
-def unfinished(shop: Workshop) -> Path:
-    """Return a run that was killed after three of its four epochs."""
-    run = shop.new_run("to-be-damaged")
-    with running(shop.start(run, *EPOCHS)) as process:
+def unfinished(harness: Harness) -> Path:
+    """Return a run killed after three of its four epochs."""
+    run = harness.new_run("to-be-damaged")
+    with running(harness.start(run, *EPOCHS)) as process:
         wait_for(process, lambda: (run / "checkpoints" / "step-00000060").exists())
     check(epochs_done(run) >= 3, "the run was killed too early")
     for leftover in (run / "checkpoints").glob(".*"):
@@ -48,20 +48,20 @@ def files_of(run: Path) -> list[Path]:
     return sorted(path.relative_to(run) for path in newest.rglob("*") if path.is_file() and path.stat().st_size)
 
 
-def damaged(shop: Workshop, run: Path, file: Path, kind: str, trial: str) -> str | None:
-    """Damage a copy's file and start it; return what is wrong with what it did."""
-    copy = shop.new_run(f"damaged-{trial}")
+def damage_file(harness: Harness, run: Path, file: Path, kind: str, trial: str) -> str | None:
+    """Damage a file in a copy of the run, then resume the copy; return the problem, if any."""
+    copy = harness.new_run(f"damaged-{trial}")
     shutil.copytree(run, copy)
     try:
         DAMAGES[kind](copy / file, random.Random(trial))
-        ended = shop.train(copy, *EPOCHS)
+        ended = harness.train(copy, *EPOCHS)
         check(ended.code == 0, f"exit code {ended.code}: {ended.err}")
         name = file.parts[1]
-        check(f"{name} is damaged" in ended.out, f"the damage is not named: {ended.out}")
-        check(f"it is kept as damaged-{name}" in ended.out, "it was not set aside")
-        check((copy / "checkpoints" / f"damaged-{name}").is_dir(), "it was not kept")
-        check("resuming after epoch 2" in ended.out, f"not the newest good one was used: {ended.out}")
-        shop.check_same(copy, *EPOCHS)
+        check(f"{name} is damaged" in ended.out, f"the damage is not reported: {ended.out}")
+        check(f"it is kept as damaged-{name}" in ended.out, "the checkpoint was not set aside")
+        check((copy / "checkpoints" / f"damaged-{name}").is_dir(), "the damaged checkpoint was not kept")
+        check("resuming after epoch 2" in ended.out, f"the newest good checkpoint was not used: {ended.out}")
+        harness.check_same(copy, *EPOCHS)
     except Exception as error:
         return f"{file} {kind}: {type(error).__name__}: {error}"
     finally:
@@ -69,17 +69,17 @@ def damaged(shop: Workshop, run: Path, file: Path, kind: str, trial: str) -> str
     return None
 
 
-def all_damaged(shop: Workshop, run: Path) -> Row:
-    """Damage every checkpoint: exit code 2 and the list, never a fresh start."""
-    copy = shop.new_run("all-damaged")
+def all_damaged(harness: Harness, run: Path) -> Row:
+    """Damage every checkpoint: the run must exit with code 2 and list them, and never start afresh."""
+    copy = harness.new_run("all-damaged")
     shutil.copytree(run, copy)
     names = [path.name for path in checkpoint.list_paths(copy / "checkpoints")]
     for name in names:
         flip(copy / "checkpoints" / name / "info.json", random.Random(name))
     try:
         for _ in range(2):
-            ended = shop.train(copy, *EPOCHS)
-            ended.one_sentence(2, "are damaged: ", *(f"damaged-{name}" for name in names))
+            ended = harness.train(copy, *EPOCHS)
+            ended.check_error(2, "are damaged: ", *(f"damaged-{name}" for name in names))
     except Exception as error:
         return Row("all checkpoints damaged", 1, 0, problems=(f"{type(error).__name__}: {error}",))
-    return Row("all checkpoints damaged", 1, 1, "exit code 2 and the list, also when started again")
+    return Row("all checkpoints damaged", 1, 1, "exit code 2 and a list, also on the second start")

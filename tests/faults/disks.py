@@ -1,4 +1,4 @@
-"""Disks that fill up, turn read-only or vanish under a run."""
+"""Disks that become full or read-only during a run, and folders that are moved away."""
 
 import contextlib
 import resource
@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cnnjax import checkpoint
-from tests.faults.workshop import TIMEOUT, Ended, Row, Workshop, check, epochs_done, finish, running, wait_for
+from tests.faults.harness import TIMEOUT, Completed, Harness, Row, check, epochs_done, finish, running, wait_for
 
 
 def mounts_allowed(folder: Path) -> bool:
-    """Return whether this process may mount."""
+    """Return whether this process may mount file systems."""
     place = folder / "mount-trial"
     place.mkdir(exist_ok=True)
     if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(place)], capture_output=True, check=False).returncode:
@@ -31,8 +31,8 @@ def mounted(place: Path, *arguments: str) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(place)], capture_output=True, check=True)
 
 
-def earlier_are_intact(run: Path) -> int:
-    """Check every checkpoint that has a final name, and that no half of one lies about; return how many there are."""
+def check_intact(run: Path) -> int:
+    """Check that every checkpoint is intact and none is partly written; return their number."""
     paths = checkpoint.list_paths(run / "checkpoints")
     for path in paths:
         checkpoint.open_checkpoint(path)
@@ -41,133 +41,133 @@ def earlier_are_intact(run: Path) -> int:
     return len(paths)
 
 
-def tried(fault: str, trial: Callable[[], str]) -> Row:
+def run_trial(fault: str, trial: Callable[[], str]) -> Row:
     try:
         return Row(fault, 1, 1, trial())
     except Exception as error:
         return Row(fault, 1, 0, problems=(f"{type(error).__name__}: {error}",))
 
 
-def full_tmpfs(shop: Workshop, kilobytes: int) -> Row:
-    """Train on a file system of that size, which fills in mid-save; give it more room, and go on."""
-    place = shop.folder / f"tmpfs-{kilobytes}"
+def full_tmpfs(harness: Harness, kilobytes: int) -> Row:
+    """Train on a file system that becomes full during a save; then enlarge it and resume."""
+    place = harness.folder / f"tmpfs-{kilobytes}"
 
     def trial() -> str:
         run = place / "run"
         with mounted(place, "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs"):
-            shop.train(run).one_sentence(2, "could not be saved (No space left on device)")
-            kept = earlier_are_intact(run)
+            harness.train(run).check_error(2, "could not be saved (No space left on device)")
+            kept = check_intact(run)
             subprocess.run(["mount", "-o", "remount,size=64m", str(place)], capture_output=True, check=True)
-            shop.go_on(run)
-        return f"{kept} kept at {kilobytes} KB"
+            harness.resume(run)
+        return f"{kept} checkpoint{'s' * (kept != 1)} kept at {kilobytes} KB"
 
-    return tried("a tmpfs that fills in mid-save", trial)
+    return run_trial("tmpfs full during a save", trial)
 
 
-def file_size_limit(shop: Workshop, limit: int) -> Row:
-    """Train with a limit on a file's size that a save exceeds; then without, and go on."""
+def file_size_limit(harness: Harness, limit: int) -> Row:
+    """Train with a file size limit that a save exceeds; then resume without the limit."""
 
     def trial() -> str:
-        run = shop.new_run(f"limited-{limit}")
-        with running(shop.start(run)) as process:
+        run = harness.new_run(f"limited-{limit}")
+        with running(harness.start(run)) as process:
             wait_for(process, lambda: epochs_done(run) >= 3)
-        with running(shop.start(run, CNNJAX_CACHE="0")) as process:
+        with running(harness.start(run, CNNJAX_CACHE="0")) as process:
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
-            finish(process).one_sentence(2, "could not be saved (File too large)")
-        kept = earlier_are_intact(run)
-        shop.go_on(run)
-        return f"{kept} kept at {limit} bytes"
+            finish(process).check_error(2, "could not be saved (File too large)")
+        kept = check_intact(run)
+        harness.resume(run)
+        return f"{kept} checkpoint{'s' * (kept != 1)} kept at {limit} bytes"
 
-    return tried("a limit on a file's size, met in mid-save", trial)
+    return run_trial("file size limit exceeded during a save", trial)
 
 
-def full_output(shop: Workshop) -> Row:
-    """Train with a standard output that cannot be written: the training ends, with exit code 1."""
+def full_output(harness: Harness) -> Row:
+    """Train with an unwritable standard output: training completes with exit code 1."""
 
     def trial() -> str:
-        run = shop.new_run("full-output")
+        run = harness.new_run("full-output")
         with Path("/dev/full").open("w") as full:
             process = subprocess.Popen(
-                shop.command(run), cwd=shop.folder, env=shop.environment(), text=True, stdout=full,
+                harness.command(run), cwd=harness.folder, env=harness.environment(), text=True, stdout=full,
                 stderr=subprocess.PIPE,
             )  # fmt: skip
         with running(process):
-            finish(process).one_sentence(1, "could not be written (No space left on device)")
-        shop.check_same(run)
+            finish(process).check_error(1, "could not be written (No space left on device)")
+        harness.check_same(run)
         return "exit code 1; nothing else is missing"
 
-    return tried("a full disk under the terminal's output", trial)
+    return run_trial("standard output on a full disk", trial)
 
 
-def left_pipe(shop: Workshop) -> Row:
-    """Train for a reader that goes after the first line, as `head -1` does."""
+def closed_pipe(harness: Harness) -> Row:
+    """Train with a reader that exits after the first line, like `head -1`."""
 
     def trial() -> str:
-        run = shop.new_run("left-pipe")
-        with running(shop.start(run)) as process:
+        run = harness.new_run("closed-pipe")
+        with running(harness.start(run)) as process:
             assert process.stdout and process.stderr
-            check(process.stdout.readline().startswith("epoch "), "the first line is another")
+            check(process.stdout.readline().startswith("epoch "), "the first line is not an epoch")
             process.stdout.close()
-            told = process.stderr.read()
-            Ended(process.wait(TIMEOUT), "", told).one_sentence(1, "could not be written (Broken pipe)")
-        shop.check_same(run)
+            errors = process.stderr.read()
+            Completed(process.wait(TIMEOUT), "", errors).check_error(1, "could not be written (Broken pipe)")
+        harness.check_same(run)
         return "exit code 1; nothing else is missing"
 
-    return tried("a reader of the terminal's output that goes", trial)
+    return run_trial("reader of standard output exits", trial)
 
 
-def read_only(shop: Workshop) -> Row:
-    """Let the folder of checkpoints turn read-only under a run."""
+def read_only(harness: Harness) -> Row:
+    """Make the checkpoint folder read-only during a run."""
 
     def trial() -> str:
-        run = shop.new_run("read-only")
+        run = harness.new_run("read-only")
         folder = run / "checkpoints"
-        with running(shop.start(run)) as process:
+        with running(harness.start(run)) as process:
             wait_for(process, lambda: epochs_done(run) >= 2)
             with mounted(folder, "--bind", str(folder)):
                 while subprocess.run(
                     ["mount", "-o", "remount,bind,ro", str(folder)], capture_output=True, check=False
-                ).returncode:  # it is refused while a file there is open for writing
+                ).returncode:  # fails while a file in the folder is open for writing
                     time.sleep(0.002)
-                finish(process).one_sentence(2, "Read-only file system")
-                shop.train(run).one_sentence(2, "Read-only file system")
+                finish(process).check_error(2, "Read-only file system")
+                harness.train(run).check_error(2, "Read-only file system")
         for path in checkpoint.list_paths(folder):
-            checkpoint.open_checkpoint(path)  # what lay aside stays: nothing can be removed there
-        shop.go_on(run)
+            checkpoint.open_checkpoint(path)  # temporary folders remain, because nothing can be removed
+        harness.resume(run)
         return ""
 
-    return tried("a folder that turns read-only", trial)
+    return run_trial("checkpoint folder becomes read-only", trial)
 
 
-def vanished(shop: Workshop) -> Row:
-    """Take the folder away under a run, and bring it back."""
+def folder_moved(harness: Harness) -> Row:
+    """Move the run folder away during a run; then move it back and resume."""
 
     def trial() -> str:
-        run, away = shop.new_run("vanished"), shop.new_run("vanished-away")
-        with running(shop.start(run)) as process:
+        run, away = harness.new_run("folder_moved"), harness.new_run("folder_moved-away")
+        with running(harness.start(run)) as process:
             wait_for(process, lambda: epochs_done(run) >= 2)
             run.rename(away)
-            finish(process).one_sentence(2)
-        check(not run.exists(), "the folder was made again")
+            finish(process).check_error(2)
+        check(not run.exists(), "the folder was recreated")
         away.rename(run)
-        shop.go_on(run)
+        harness.resume(run)
         return ""
 
-    return tried("a folder that vanishes", trial)
+    return run_trial("run folder moved away", trial)
 
 
-def blocked(shop: Workshop, name: str) -> Row:
-    """Let a file beside the checkpoints be one that cannot be written: the training ends, with exit code 1."""
+def unwritable(harness: Harness, name: str) -> Row:
+    """Make a file next to the checkpoints unwritable: training completes with exit code 1."""
 
     def trial() -> str:
-        run = shop.new_run(f"blocked-{name}")
-        with running(shop.start(run)) as process:
+        run = harness.new_run(f"unwritable-{name}")
+        with running(harness.start(run)) as process:
             wait_for(process, lambda: epochs_done(run) >= 2)
             (run / name).unlink(missing_ok=True)
             (run / name).mkdir()
-            finish(process).one_sentence(1, "has finished training, but ")
+            finish(process).check_error(1, "has finished training, but ")
         (run / name).rmdir()
-        shop.go_on(run)
-        return "exit code 1; the next start mends it"
+        harness.resume(run)
+        return "exit code 1; the next start repairs it"
 
-    return tried(f"{name} cannot be written", trial)
+    return run_trial(f"{name} cannot be written", trial)

@@ -1,4 +1,4 @@
-"""A signal at each kind of moment: the run saves, names the command that goes on, and that command loses nothing."""
+"""Signals at different moments: the run saves and prints the command to resume, which must lose nothing."""
 
 import re
 import shlex
@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.faults.workshop import (
+from tests.faults.harness import (
     STEPS,
+    Harness,
     Row,
-    Workshop,
     check,
     epochs_done,
     finish,
@@ -20,20 +20,20 @@ from tests.faults.workshop import (
     wait_for,
 )
 
-SENT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 LONG_EVALUATION = ("--train.eval-batch-size", 1, "--data.validation", 0.8)
-"""320 batches to judge after 5 steps."""
+"""320 evaluation batches after every 5 steps."""
 MOMENTS = ("step", "evaluation", "compilation", "save")
 
 
-def signalled(shop: Workshop, moment: str, sent: signal.Signals, number: int) -> Row:
-    """Send the signal at the moment, a few times if it is missed; run the command that was printed."""
-    fault = f"{sent.name} in a {moment}" if moment != "evaluation" else f"{sent.name} in an evaluation"
+def signalled(harness: Harness, moment: str, sent: signal.Signals, number: int) -> Row:
+    """Send the signal at the moment, retrying if it was missed; then run the printed command."""
+    fault = f"{sent.name} during {'an' if moment == 'evaluation' else 'a'} {moment}"
     options = LONG_EVALUATION if moment == "evaluation" else ()
     for attempt in range(8):
-        run = shop.new_run(f"signalled-{moment}-{sent.name}-{number}")
+        run = harness.new_run(f"signalled-{moment}-{sent.name}-{number}")
         try:
-            note = attempted(shop, run, moment, sent, options, attempt)
+            note = trial_at(harness, run, moment, sent, options, attempt)
         except Exception as error:
             return Row(fault, 1, 0, problems=(f"{type(error).__name__}: {error}",))
         if note is not None:
@@ -41,12 +41,12 @@ def signalled(shop: Workshop, moment: str, sent: signal.Signals, number: int) ->
     return Row(fault, 1, 0, problems=("the moment was never hit",))
 
 
-def attempted(
-    shop: Workshop, run: Path, moment: str, sent: signal.Signals, options: tuple[Any, ...], attempt: int
+def trial_at(
+    harness: Harness, run: Path, moment: str, sent: signal.Signals, options: tuple[Any, ...], attempt: int
 ) -> str | None:
-    """Return what is said in the table, or None where the signal came at another moment."""
+    """Return the note for the table, or None if the signal came at another moment."""
     cold = {"CNNJAX_CACHE": "0"} if moment == "compilation" else {}
-    with running(shop.start(run, *options, **cold)) as process:
+    with running(harness.start(run, *options, **cold)) as process:
         if moment == "compilation":
             reached = wait_for(process, lambda: (run / "environment.json").exists())
             time.sleep(0.3 + 0.1 * attempt)
@@ -61,23 +61,23 @@ def attempted(
         began = time.monotonic()
         ended = finish(process)
         took = time.monotonic() - began
-    if not reached or ended.code == 0:  # it was at its end already
+    if not reached or ended.code == 0:  # the run had already finished
         return None
-    ended.one_sentence(1, "interrupted; to resume: ")
+    ended.check_error(1, "interrupted; to resume: ")
     saved = [int(step) for step in re.findall(r"^saved step (\d+)", ended.out, re.MULTILINE)]
     if not hit(moment, saved, run):
         return None
     printed = ended.err.partition("to resume: ")[2].strip()
-    expected = ["cd", str(shop.folder), "&&", *shop.command(run, *options)]
+    expected = ["cd", str(harness.folder), "&&", *harness.command(run, *options)]
     check(shlex.split(printed) == expected, f"the command to resume is {printed}")
-    again = subprocess.run(printed, shell=True, cwd="/", env=shop.environment(), capture_output=True, text=True)
-    check(again.returncode == 0, f"the printed command: exit code {again.returncode}: {again.stderr}")
-    shop.check_same(run, *options)
-    return f"left after {took:.1f} s"
+    resumed = subprocess.run(printed, shell=True, cwd="/", env=harness.environment(), capture_output=True, text=True)
+    check(resumed.returncode == 0, f"the printed command: exit code {resumed.returncode}: {resumed.stderr}")
+    harness.check_same(run, *options)
+    return f"exited after {took:.1f} s"
 
 
 def hit(moment: str, saved: list[int], run: Path) -> bool:
-    """Return whether the signal came when it was meant to, by what was saved."""
+    """Return whether the signal came at the moment, judging by the saved steps."""
     if moment == "compilation":
         return saved in ([], [1])
     if moment == "evaluation":
@@ -87,18 +87,18 @@ def hit(moment: str, saved: list[int], run: Path) -> bool:
     return bool(saved)
 
 
-def twice(shop: Workshop) -> Row:
-    """Send a second signal while the first one is acted on: the process leaves at once, and nothing is lost."""
-    fault = "a second signal, which leaves at once"
-    run = shop.new_run("signalled-twice")
+def twice(harness: Harness) -> Row:
+    """Send two signals during a save: the process exits immediately and nothing is lost."""
+    fault = "second signal, immediate exit"
+    run = harness.new_run("signalled-twice")
     try:
-        with running(shop.start(run)) as process:
+        with running(harness.start(run)) as process:
             wait_for(process, lambda: is_saving(run), pause=0.0002)
             process.send_signal(signal.SIGTERM)
             process.send_signal(signal.SIGINT)
             ended = finish(process)
         check(ended.code == 1, f"exit code {ended.code}: {ended.err}")
-        shop.go_on(run)
+        harness.resume(run)
     except Exception as error:
         return Row(fault, 1, 0, problems=(f"{type(error).__name__}: {error}",))
     return Row(fault, 1, 1)

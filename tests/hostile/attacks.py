@@ -1,6 +1,6 @@
-"""Files that mean ill, each with the function it comes to; read in a process of their own, which measures itself.
+"""Hostile files and the functions that read them, run in a process that measures its own memory.
 
-python -m tests.hostile.attacks [NAME...]  prints a line of JSON for each: name, outcome, megabytes, seconds
+python -m tests.hostile.attacks [NAME...]  prints one line of JSON for each: name, outcome, megabytes, seconds
 """
 
 import contextlib
@@ -65,36 +65,36 @@ def images(path: Path) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-    """A file, its reader, and what is said of it."""
+    """A hostile file, its reader and the expected outcome."""
 
     make: Callable[[Path], Any]
     read: Callable[[Path], Any]
-    told: str
-    """A regular expression that the refusal matches; ``read`` where the file is read and does no harm."""
+    expected: str
+    """Regular expression that the error message matches; ``read`` if reading the file is harmless."""
     most_megabytes: int = 100
     name: str = "file"
 
 
 class Evil:
-    """Unpickled, it leaves a marker."""
+    """Creates a folder when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (str(MARKER),)
 
 
-def pickled(described: bytes) -> Callable[[Path], Any]:
-    """Return what writes a torch zip with these instructions."""
+def pickled(instructions: bytes) -> Callable[[Path], Any]:
+    """Return a function that writes a torch zip with this pickle."""
 
     def make(path: Path) -> None:
         with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("archive/data.pkl", described)
+            archive.writestr("archive/data.pkl", instructions)
             archive.writestr("archive/data/0", bytes(64))
 
     return make
 
 
 def tensor(count: int, shape: int, stride: int) -> bytes:
-    """Return the instructions of a state dict of one tensor."""
+    """Return the pickle of a state dict with one tensor."""
     numbers = [b"\x8a\x08" + number.to_bytes(8, "little") for number in (count, shape, stride)]
     storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu" + numbers[0] + b"tQ"
     view = storage + b"K\0" + numbers[1] + b"\x85" + numbers[2] + b"\x85\x89ccollections\nOrderedDict\n)R"
@@ -107,7 +107,7 @@ def old_with_marker(path: Path) -> None:
 
 
 def zip_directory(entries: int, first: bytes = b"", distinct: bool = False) -> Callable[[Path], Any]:
-    """Return what writes a zip whose list has so many members, of which none is there but ``first``."""
+    """Return a function that writes a zip that lists that many members but contains only ``first``."""
 
     def make(path: Path) -> None:
         file = io.BytesIO()
@@ -139,7 +139,7 @@ def keras_of(**members: bytes) -> Callable[[Path], Any]:
 
 
 def png(*chunks: tuple[bytes, bytes], width: int = 13, height: int = 11) -> Callable[[Path], Any]:
-    """Return what writes a PNG that claims a size, with chunks after its header."""
+    """Return a function that writes a PNG with a claimed size and extra chunks after its header."""
 
     def make(path: Path) -> None:
         file = io.BytesIO()
@@ -171,20 +171,20 @@ def read_checkpoint(path: Path) -> Any:
 
 
 def checkpoint_with(**changes: Callable[[bytes], bytes]) -> Callable[[Path], Any]:
-    """Return what writes a checkpoint whose array has other values under some keys, and a manifest that fits it."""
+    """Return a function that writes a checkpoint with changed array data and a matching manifest."""
 
     def make(path: Path) -> None:
         checkpoint.save(path.parent, 1, {"variables": KERNEL}, {})
         store = tensorstore.KvStore.open(f"file://{path.resolve()}/variables/|ocdbt:").result()
         for key, change in changes.items():
             store.write(f"kernel/{key}", change(store.read(f"kernel/{key}").result().value)).result()
-        claim(path)
+        write_manifest(path)
 
     return make
 
 
-def claim(path: Path) -> None:
-    """Write a checkpoint's manifest anew, for all the plain files that it has."""
+def write_manifest(path: Path) -> None:
+    """Rewrite a checkpoint's manifest to match its regular files."""
     files = sorted(
         file for file in path.rglob("*") if file.is_file() and not file.is_symlink() and file.name != "manifest.json"
     )
@@ -192,21 +192,21 @@ def claim(path: Path) -> None:
 
 
 def checkpoint_where(name: str, replace: Callable[[Path], Any]) -> Callable[[Path], Any]:
-    """Return what writes a checkpoint with something else in a file's place, of which its manifest does not speak."""
+    """Return a function that writes a checkpoint in which a file is replaced and not in the manifest."""
 
     def make(path: Path) -> None:
         checkpoint_with()(path)
         (path / name).parent.mkdir(exist_ok=True)
-        if (path / name).exists():  # of NumPy's arrays orbax writes no _sharding and no array_metadatas
+        if (path / name).exists():  # orbax writes no _sharding and no array_metadatas for NumPy arrays
             (path / name).rename(path.parent / "moved")
         replace(path / name)
-        claim(path)
+        write_manifest(path)
 
     return make
 
 
-def linked(path: Path) -> None:
-    """Put a link in the place of what was moved from there."""
+def symlink_to_moved(path: Path) -> None:
+    """Replace the moved file by a symlink to it."""
     checkpoint_folder = next(folder for folder in path.parents if folder.name == CHECKPOINT)
     path.symlink_to(checkpoint_folder.parent / "moved")
 
@@ -231,17 +231,17 @@ def rows(path: Path) -> Any:
     return read_rows(path, 10)
 
 
-def honest_row(epoch: int) -> bytes:
+def valid_row(epoch: int) -> bytes:
     return json.dumps({**dict.fromkeys(ROW, 0.5), "epoch": epoch}).encode() + b"\n"
 
 
-def claimed(**fields: Any) -> Callable[[bytes], bytes]:
-    """Return what changes an array's description."""
+def metadata(**fields: Any) -> Callable[[bytes], bytes]:
+    """Return a function that changes fields of an array's metadata."""
     return lambda old: json.dumps({**json.loads(old), **fields}).encode()
 
 
 def zstd_of_zeros(blocks: int) -> bytes:
-    """Return so many times 128 KiB of zeros, in 4 bytes each."""
+    """Return a zstd stream of blocks of 128 KiB of zeros, 4 bytes each."""
     one = (2**17 << 3 | 1 << 1).to_bytes(3, "little") + b"\0"
     return bytes.fromhex("28b52ffd0068") + one * blocks + (1).to_bytes(3, "little")
 
@@ -278,21 +278,21 @@ ATTACKS: dict[str, Attack] = {
     "pth: a tensor beyond its storage": Attack(pickled(tensor(16, 2**40, 1)), from_torch, "a storage with 16 values"),
     "pth: strides beyond the storage": Attack(pickled(tensor(16, 2, 2**62)), from_torch, "a storage with 16 values"),
     "pth: strides backwards": Attack(pickled(tensor(16, 2, 2**64 - 2)), from_torch, "a tensor is malformed"),
-    "pth: a zip of too many members": Attack(
+    "pth: a zip with too many members": Attack(
         zip_directory(TOO_MANY, b"archive/data.pkl"), from_torch, "list of files exceeds 16 MiB"
     ),
-    "keras: a zip of too many members": Attack(
+    "keras: a zip with too many members": Attack(
         zip_directory(TOO_MANY, b"config.json"), from_keras, "list of files exceeds 16 MiB"
     ),
-    "images: a zip of too many members": Attack(zip_directory(TOO_MANY), load_image_folder, "exceeds 16 MiB"),
-    "images: a zip of as many as are taken": Attack(
+    "images: a zip with too many members": Attack(zip_directory(TOO_MANY), load_image_folder, "exceeds 16 MiB"),
+    "images: a zip with as many members as are allowed": Attack(
         zip_directory(TOO_MANY - 3, distinct=True), load_image_folder, "has no folder train", most_megabytes=350
     ),
     "keras: a thousandfold member": Attack(
         keras_of(**{"model.weights.h5": bytes(2**28)}), from_keras, "has 268,435,456 bytes; the limit is"
     ),
-    "keras: a path that leads out": Attack(keras_of(**{"../x": b""}), from_keras, "a path outside the zip"),
-    "h5: groups in groups": Attack(deep_h5, from_keras, "damaged or in another format"),
+    "keras: a path outside the zip": Attack(keras_of(**{"../x": b""}), from_keras, "a path outside the zip"),
+    "h5: deeply nested groups": Attack(deep_h5, from_keras, "damaged or in another format"),
     "safetensors: a header of 200 MB": Attack(
         lambda path: path.write_bytes(HUGE_HEADER), from_torch, "is not a weight file"
     ),
@@ -300,7 +300,7 @@ ATTACKS: dict[str, Attack] = {
     "idx.gz: a terabyte": Attack(
         lambda path: path.write_bytes(gzip.compress(IDX + SIZES[0] + bytes(10**8))), images, "are allowed", name="a.gz"
     ),
-    "idx.gz: a gigabyte where 2 MiB are said": Attack(
+    "idx.gz: a gigabyte that claims to be 2 MiB": Attack(
         lambda path: path.write_bytes(gzip.compress(IDX + SIZES[1] + bytes(2**30), 1)), images, "and holds more",
         name="a.gz",
     ),
@@ -308,13 +308,13 @@ ATTACKS: dict[str, Attack] = {
         lambda path: write_records(path, [bytes(2**28)]), check_chunks, "unpack to 268,435,456 bytes"
     ),
     "png: 50,000 x 50,000 pixels": Attack(png(width=50_000, height=50_000), picture, "exceeds limit"),
-    "png: 9,000 x 9,000 pixels that are not there": Attack(
+    "png: 9,000 x 9,000 pixels without data": Attack(
         png(width=9_000, height=9_000), picture, "cannot be read as an image", most_megabytes=1500
     ),
     "png: a text of 100 MB": Attack(
         png((b"zTXt", b"x\0\0" + zlib.compress(bytes(10**8)))), picture, "read|cannot be read as an image"
     ),
-    "png: colours of 100 MB": Attack(
+    "png: a color profile of 100 MB": Attack(
         png((b"iCCP", b"x\0\0" + zlib.compress(bytes(10**8)))), picture, "read|cannot be read as an image"
     ),
     "ppm: 50,000 x 50,000 pixels": Attack(
@@ -328,20 +328,21 @@ ATTACKS: dict[str, Attack] = {
     "weights: a device": Attack(lambda path: path.symlink_to("/dev/zero"), from_torch, "is not a regular file"),
     "idx: a pipe": Attack(lambda path: os.mkfifo(path), images, "is not a regular file"),
     "image: 65 MiB": Attack(lambda path: path.write_bytes(bytes(65 * 2**20)), picture, "are allowed"),
-    "config: 100,000 lists in lists": Attack(text("[" * 100_000), read_config, "cannot be read as JSON"),
-    "config: a model of lists in lists": Attack(config("[" * 900 + "]" * 900), read_config, "nested more than 50 deep"),
+    "config: 100,000 nested lists": Attack(text("[" * 100_000), read_config, "cannot be read as JSON"),
+    "config: a model of nested lists": Attack(config("[" * 900 + "]" * 900), read_config, "nested more than 50 deep"),
     "config: a number of 100,000 digits": Attack(config("1" * 100_000), read_config, "cannot be read as JSON"),
     "config: a number of 4,000 digits": Attack(config("1" * 4000), read_config, "a number is NaN, or larger"),
-    "config: a seed that is no number": Attack(
+    "config: a seed that is NaN": Attack(
         text('{"format": 1, "name": "a", "experiment": {"model": {"family": "lenet"}, "seed": NaN}}'), read_config,
         "a number is NaN, or larger",
     ),
     "config: a family of 10 MB": Attack(
         config('{"family": "%s"}' % ("x" * 10**7)), read_config, "unknown model family"
     ),
-    "checkpoint: an honest one": Attack(checkpoint_with(), read_checkpoint, "read", name=CHECKPOINT),
+    "checkpoint: a valid one": Attack(checkpoint_with(), read_checkpoint, "read", name=CHECKPOINT),
     "checkpoint: a chunk of 4 GiB in 128 KiB": Attack(
-        checkpoint_with(**{".zarray": claimed(chunks=[2**30]), "0": lambda old: zstd_of_zeros(2**15)}), read_checkpoint,
+        checkpoint_with(**{".zarray": metadata(chunks=[2**30]), "0": lambda old: zstd_of_zeros(2**15)}),
+        read_checkpoint,
         r"kernel is float32\[6\] in chunks of \[1073741824\]; it must be float32\[6\] in", name=CHECKPOINT,
     ),
     "checkpoint: a chunk that holds more than it claims": Attack(
@@ -354,7 +355,7 @@ ATTACKS: dict[str, Attack] = {
             f"is damaged: .*{name} is neither a regular file nor a folder", name=CHECKPOINT,
         )
         for name in ("_METADATA", "manifest.ocdbt", "_sharding", "array_metadatas/process_0", "d")
-        for what, replace in (("a pipe", os.mkfifo), ("a link", linked), ("a socket", bound_socket))
+        for what, replace in (("a pipe", os.mkfifo), ("a symlink", symlink_to_moved), ("a socket", bound_socket))
     },
     "checkpoint: a pipe for info.json": Attack(
         checkpoint_where("info.json", os.mkfifo), read_checkpoint, "is damaged: .*info.json is neither", name=CHECKPOINT
@@ -362,11 +363,11 @@ ATTACKS: dict[str, Attack] = {
     "checkpoint: a pipe for format.json": Attack(
         checkpoint_where("format.json", os.mkfifo), read_checkpoint, "format.json is not a regular", name=CHECKPOINT
     ),
-    "checkpoint: a link to a device": Attack(
+    "checkpoint: a symlink to a device": Attack(
         checkpoint_where("variables/_METADATA", lambda path: path.symlink_to("/dev/zero")), read_checkpoint,
         "_METADATA is neither a regular file nor a folder", name=CHECKPOINT,
     ),
-    "checkpoint: a link itself": Attack(
+    "checkpoint: a symlink to a checkpoint": Attack(
         linked_checkpoint, read_checkpoint, "is damaged: .* is a symlink", name=CHECKPOINT
     ),
     **{
@@ -378,8 +379,8 @@ ATTACKS: dict[str, Attack] = {
     },
     "metrics: 96 MiB of short lines": Attack(lambda path: path.write_bytes(b"11\n" * 2**25), rows, "read", 20),
     "metrics: a line of a gigabyte": Attack(sparse, rows, "read", 20),
-    "metrics: 100 MB of honest lines": Attack(
-        lambda path: path.write_bytes(b"".join(map(honest_row, range(1, 500_000)))), rows, "read", 20
+    "metrics: 100 MB of valid lines": Attack(
+        lambda path: path.write_bytes(b"".join(map(valid_row, range(1, 500_000)))), rows, "read", 20
     ),
     "metrics: a pipe": Attack(os.mkfifo, rows, "is not a regular file"),
     "config: 100 MB": Attack(config('{"family": "%s"}' % ("x" * 10**8)), read_config, "MiB"),
@@ -387,25 +388,25 @@ ATTACKS: dict[str, Attack] = {
 
 
 def measure(attack: Attack, folder: Path) -> tuple[str, int, float]:
-    """Make the file and read it; return what was said, the growth of memory in MB, and the time in seconds."""
+    """Create the file and read it; return the outcome, the growth of memory in MB and the time in seconds."""
     path = folder / attack.name
     attack.make(path)
     before, memory, start = sorted(folder.rglob("*")), reset_peak(), time.perf_counter()
     signal.alarm(MOST_SECONDS)
     try:
         attack.read(path)
-        told = "read"
+        outcome = "read"
     except UserError as error:
-        told = str(error)[:10_000]
+        outcome = str(error)[:10_000]
     except BaseException as error:
-        told = f"FOUND {type(error).__name__}: {error}"
+        outcome = f"FOUND {type(error).__name__}: {error}"
     signal.alarm(0)
     seconds = time.perf_counter() - start
     if MARKER.exists():
-        told = f"FOUND that it ran code; {told}"
+        outcome = f"FOUND that it ran code; {outcome}"
     if sorted(folder.rglob("*")) != before:
-        told = f"FOUND that it wrote a file; {told}"
-    return told, (peak() - memory) // 1024, seconds
+        outcome = f"FOUND that it wrote a file; {outcome}"
+    return outcome, (peak() - memory) // 1024, seconds
 
 
 def too_late(*_: Any) -> None:
@@ -413,7 +414,7 @@ def too_late(*_: Any) -> None:
 
 
 def main(names: list[str]) -> None:
-    """Measure the attacks that are named, or all of them; what every reader needs is loaded before."""
+    """Measure the named attacks, or all. Valid files are read first, so that imports are not measured."""
     signal.signal(signal.SIGALRM, too_late)
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)

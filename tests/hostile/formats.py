@@ -1,4 +1,4 @@
-"""The formats that come from strangers: how a small real file of each is made, and which public function reads it."""
+"""Formats of untrusted files: how to write a small valid file of each, and the public function that reads it."""
 
 import contextlib
 import dataclasses
@@ -54,23 +54,23 @@ RESULTS = {
 }  # fmt: skip
 SPLIT, BATCH_SIZE = Split(np.zeros((40, 28, 28, 1), np.uint8), np.zeros(40, np.int32)), 4
 WITHIN = "within-00000023"
-"""Two epochs of ten steps, and three steps of the next."""
+"""Two epochs of ten steps and three steps of the third."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """One kind of file."""
+    """A file format."""
 
     make: Callable[[Path], None]
-    """Write a real one."""
+    """Write a valid file."""
     read: Callable[[Path], Any]
-    """The public function that a user's file comes to."""
+    """The public function that reads it."""
     name: str = "file"
-    """What the file is called, where that says what it is."""
+    """File name, if the reader depends on it."""
     share: float = 1.0
-    """Of the inputs, against those of other formats."""
+    """Weight of this format among the inputs."""
     most_megabytes: int = 100
-    """By how much memory may grow while an input is read."""
+    """Maximum growth of memory while an input is read."""
 
 
 def _pixels(shape: tuple[int, ...] = (11, 13, 3)) -> np.ndarray:
@@ -82,7 +82,7 @@ def _picture(kind: str, mode: str = "RGB", **options: Any) -> Format:
         image = Image.fromarray(_pixels()).convert(mode) if mode != "I;16" else Image.new("I;16", (13, 11), 500)
         image.save(path, kind, **options)
 
-    # Headers may claim 89 million pixels, of 4 bytes, in some copies.
+    # A header may claim 89 million pixels of 4 bytes, which are copied several times.
     return Format(make, lambda path: read_image(str(path), PREPROCESSING), share=0.5, most_megabytes=1500)
 
 
@@ -105,7 +105,7 @@ def _image_zip(path: Path) -> None:
 
 
 def _prepared(name: str) -> Format:
-    """Return the format of a file in the folder of a prepared tensorflow-datasets data set."""
+    """Return the format of a file in a prepared tensorflow-datasets data set."""
 
     def make(path: Path) -> None:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -141,11 +141,11 @@ def _info() -> bytes:
 
 
 def _within(path: Path) -> None:
-    """Write what a checkpoint within an epoch has beside its arrays."""
+    """Write the files of a checkpoint within an epoch, without its arrays."""
     path.parent.mkdir()
-    standing = early_stopping.EarlyStoppingState(best_step=10, best_score=1.5, reference_score=1.5, stale_epochs=1)
+    stopping = early_stopping.EarlyStoppingState(best_step=10, best_score=1.5, reference_score=1.5, stale_epochs=1)
     info = json.loads(_info()) | {
-        "step": 23, "epoch": 2, "early_stopping": standing.to_dict(), "items": {"variables": {}},
+        "step": 23, "epoch": 2, "early_stopping": stopping.to_dict(), "items": {"variables": {}},
         "tally": {"loss": 9.5, "correct": 7, "images": 12}, "seconds": 0.5,
     }  # fmt: skip
     path.with_name("info.json").write_bytes(json_bytes(info))
@@ -154,8 +154,8 @@ def _within(path: Path) -> None:
     path.with_name("manifest.json").touch()
 
 
-def go_on(path: Path) -> None:
-    """Read a checkpoint, behind a manifest that fits, as a run that goes on does; write what comes of it."""
+def resume(path: Path) -> None:
+    """Read a checkpoint with a matching manifest as a resumed run does, and serialize the result."""
     folder = path.parent
     sums = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != "manifest.json"}
     (folder / "manifest.json").write_bytes(json_bytes(sums))
@@ -163,8 +163,8 @@ def go_on(path: Path) -> None:
     past = read_resume_info(
         open_checkpoint(folder), RunFolder(folder.parent), dataset, Train(epochs=5, batch_size=BATCH_SIZE)
     )
-    standing = early_stopping.update(EarlyStopping(), past.early_stopping, 30, {"loss": 1.0, "top1": 0.5})
-    json_bytes([standing.to_dict(), past.seconds, launch.speed(past.rows, BATCH_SIZE)])
+    stopping = early_stopping.update(EarlyStopping(), past.early_stopping, 30, {"loss": 1.0, "top1": 0.5})
+    json_bytes([stopping.to_dict(), past.seconds, launch.speed(past.rows, BATCH_SIZE)])
     b"".join(map(metrics_line, past.rows))
     assert past.steps_within == 3
 
@@ -215,8 +215,8 @@ FORMATS: dict[str, Format] = {
         _bytes(lambda: json_bytes([{"backend": "gpu", "packages": {"jax": "0"}, "lowering": {"norm": "own"}}] * 2)),
         _record, name="environment.json", share=2,
     ),
-    "resumed info": Format(_within, go_on, name=f"{WITHIN}/info.json", share=3),
-    "resumed metrics": Format(_within, go_on, name=f"{WITHIN}/metrics.jsonl", share=2),
+    "resumed info": Format(_within, resume, name=f"{WITHIN}/info.json", share=3),
+    "resumed metrics": Format(_within, resume, name=f"{WITHIN}/metrics.jsonl", share=2),
     "info.json": Format(
         _bytes(_info), lambda path: describe(Checkpoint(path, 9, read_json(path))), name="info.json", share=2,
     ),
@@ -224,7 +224,7 @@ FORMATS: dict[str, Format] = {
 
 
 def png_of(width: int, height: int) -> bytes:
-    """Return a PNG whose header claims a size."""
+    """Return a PNG whose header claims this size."""
     import zlib
 
     file = io.BytesIO()

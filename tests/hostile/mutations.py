@@ -1,4 +1,4 @@
-"""Damage to files: a function of a random generator, so that a seed gives the same damage again."""
+"""Damage to files, as functions of a random generator, so that a seed reproduces the damage."""
 
 import gzip
 import io
@@ -17,10 +17,10 @@ ODD_VALUES: tuple[Any, ...] = (
 
 
 def mutate(rng: random.Random, content: bytes) -> bytes:
-    """Return the content with a few changes: on its surface, or inside what it packs."""
+    """Return the content with a few changes, either to its bytes or inside its compressed or structured parts."""
     if rng.random() < 0.6:
         try:
-            inner = _inside(rng, content)
+            inner = _mutate_inside(rng, content)
         except (ValueError, zipfile.BadZipFile, OSError):
             inner = None
         if inner is not None:
@@ -30,8 +30,8 @@ def mutate(rng: random.Random, content: bytes) -> bytes:
     return content
 
 
-def _inside(rng: random.Random, content: bytes) -> bytes | None:
-    """Change what a zip, a gzip, a PNG, a JSON text or a safetensors header holds, and pack it as it should be."""
+def _mutate_inside(rng: random.Random, content: bytes) -> bytes | None:
+    """Change the content of a zip, a gzip, a PNG, a JSON text or a safetensors header, and repack it validly."""
     if content.startswith(b"PK\x03\x04"):
         return _in_zip(rng, content)
     if content.startswith(b"\x1f\x8b"):
@@ -53,7 +53,7 @@ def _inside(rng: random.Random, content: bytes) -> bytes | None:
 def _in_zip(rng: random.Random, content: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = [(info, archive.read(info)) for info in archive.infolist()]
-    chosen = rng.randrange(len(members)) if rng.random() < 0.5 else 0  # the first describes the others, where one does
+    chosen = rng.randrange(len(members)) if rng.random() < 0.5 else 0  # the first member may describe the others
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for index, (info, data) in enumerate(members):
@@ -64,12 +64,12 @@ def _in_zip(rng: random.Random, content: bytes) -> bytes:
 
 
 def _in_png(rng: random.Random, content: bytes) -> bytes:
-    """Change a chunk's data or kind, and give it the sum that it should have."""
-    chunks, place = [], 8
-    while place + 8 <= len(content):
-        length = int.from_bytes(content[place : place + 4], "big")
-        chunks.append([content[place + 4 : place + 8], content[place + 8 : place + 8 + length]])
-        place += 12 + length
+    """Change a chunk's data or type, and correct its checksum."""
+    chunks, offset = [], 8
+    while offset + 8 <= len(content):
+        length = int.from_bytes(content[offset : offset + 4], "big")
+        chunks.append([content[offset + 4 : offset + 8], content[offset + 8 : offset + 8 + length]])
+        offset += 12 + length
     chunk = rng.choice(chunks)
     if chunk[0] == b"IDAT" and rng.random() < 0.5:
         chunk[1] = zlib.compress(_few_changes(rng, zlib.decompress(chunk[1])))
@@ -84,7 +84,7 @@ def _in_png(rng: random.Random, content: bytes) -> bytes:
 
 
 def change_json(rng: random.Random, value: Any) -> Any:
-    """Return plain data with something in it replaced, left out, renamed, nested or repeated."""
+    """Return plain data with one part replaced, removed, renamed or nested."""
     if isinstance(value, dict) and value and rng.random() < 0.85:
         key = rng.choice(list(value))
         kind = rng.random()
@@ -109,8 +109,8 @@ def _few_changes(rng: random.Random, content: bytes) -> bytes:
     return content
 
 
-def _place(rng: random.Random, content: bytes) -> int:
-    """Return a place in the content: often near its start or its end, where formats keep what describes the rest."""
+def _offset(rng: random.Random, content: bytes) -> int:
+    """Return an offset, often near the start or the end, where formats keep their headers."""
     near = min(len(content), rng.choice((16, 64, 512)))
     kind = rng.random()
     if kind < 0.35:
@@ -123,42 +123,42 @@ def _place(rng: random.Random, content: bytes) -> int:
 def _flip_bit(rng: random.Random, content: bytes) -> bytes:
     if not content:
         return content
-    place = min(_place(rng, content), len(content) - 1)
-    return content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
+    offset = min(_offset(rng, content), len(content) - 1)
+    return content[:offset] + bytes([content[offset] ^ 1 << rng.randrange(8)]) + content[offset + 1 :]
 
 
 def _set_byte(rng: random.Random, content: bytes) -> bytes:
-    place = _place(rng, content)
-    return content[:place] + bytes([rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))]) + content[place + 1 :]
+    offset = _offset(rng, content)
+    return content[:offset] + bytes([rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))]) + content[offset + 1 :]
 
 
 def _set_number(rng: random.Random, content: bytes) -> bytes:
-    """Put a number where a length or an offset may stand."""
-    place, size = _place(rng, content), rng.choice((2, 4, 8))
+    """Overwrite bytes with an integer, such as a length or an offset."""
+    offset, size = _offset(rng, content), rng.choice((2, 4, 8))
     number = rng.choice((*NUMBERS, len(content), rng.randrange(2**16))) % 2 ** (8 * size)
     packed = struct.pack("<>"[rng.randrange(2)] + {2: "H", 4: "I", 8: "Q"}[size], number)
-    return content[:place] + packed + content[place + size :]
+    return content[:offset] + packed + content[offset + size :]
 
 
-def _cut(rng: random.Random, content: bytes) -> bytes:
-    return content[: _place(rng, content)]
+def _truncate(rng: random.Random, content: bytes) -> bytes:
+    return content[: _offset(rng, content)]
 
 
 def _insert(rng: random.Random, content: bytes) -> bytes:
-    place = _place(rng, content)
-    return content[:place] + rng.randbytes(rng.choice((1, 2, 8, 100))) + content[place:]
+    offset = _offset(rng, content)
+    return content[:offset] + rng.randbytes(rng.choice((1, 2, 8, 100))) + content[offset:]
 
 
-def _leave_out(rng: random.Random, content: bytes) -> bytes:
-    place = _place(rng, content)
-    return content[:place] + content[place + rng.choice((1, 2, 8, 100, 1000)) :]
+def _remove(rng: random.Random, content: bytes) -> bytes:
+    offset = _offset(rng, content)
+    return content[:offset] + content[offset + rng.choice((1, 2, 8, 100, 1000)) :]
 
 
 def _splice(rng: random.Random, content: bytes) -> bytes:
-    """Put a piece of the content, once or often, into another place of it."""
-    start, place = _place(rng, content), _place(rng, content)
+    """Copy a piece of the content to another offset, once or several times."""
+    start, offset = _offset(rng, content), _offset(rng, content)
     piece = content[start : start + rng.choice((4, 16, 64, 1000))] * rng.choice((1, 1, 1, 50))
-    return content[:place] + piece + content[place + rng.choice((0, len(piece))) :]
+    return content[:offset] + piece + content[offset + rng.choice((0, len(piece))) :]
 
 
-CHANGES = (_flip_bit, _flip_bit, _set_byte, _set_byte, _set_number, _set_number, _cut, _insert, _leave_out, _splice)
+CHANGES = (_flip_bit, _flip_bit, _set_byte, _set_byte, _set_number, _set_number, _truncate, _insert, _remove, _splice)

@@ -1,4 +1,4 @@
-"""A small part of the fuzzing in each run of the tests; `python -m tests.hostile.fuzz` is the whole."""
+"""A small part of the fuzzing; `python -m tests.hostile.fuzz` runs all of it."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def test_damaged_files_of_every_format_are_read_or_refused(count):
     assert set(FORMATS) <= {line[:16].strip() for line in child.stdout.splitlines()}
 
 
-def test_an_input_is_a_function_of_the_seed_and_its_number():
+def test_an_input_is_a_function_of_seed_and_index():
     one, other = fuzz.Input("h5", 3), fuzz.Input("h5", 4)
     content = bytes(range(256)) * 4
     assert fuzz.damaged(one, content, seed=0) == fuzz.damaged(one, content, seed=0)
@@ -30,7 +30,7 @@ def test_an_input_is_a_function_of_the_seed_and_its_number():
     )  # fmt: skip
 
 
-def test_the_fuzzer_finds_what_there_is_to_find(tmp_path):
+def test_the_fuzzer_detects_every_kind_of_finding(tmp_path):
     def outcome(read, most_megabytes=50) -> str:
         path = tmp_path / "file"
         return fuzz.one_outcome(Format(Path.touch, read, most_megabytes=most_megabytes), b"", path.parent)
@@ -46,10 +46,10 @@ def test_the_fuzzer_finds_what_there_is_to_find(tmp_path):
     assert outcome(lambda path: path.with_name("other").touch()) == "wrote a file; read"
 
 
-def test_a_table_with_findings_says_how_to_see_them(capsys):
+def test_the_table_shows_how_to_reproduce_findings(capsys):
     inputs = [fuzz.Input("h5", 0), fuzz.Input("h5", 1), fuzz.Input("png", 0)]
     fuzz.print_table(inputs, ["read", "KeyError: '3'", "refused"], seed=7)
-    told = capsys.readouterr().out
-    assert "h5                     2       1        0         1" in told
-    assert "all                    3       1        1         1" in told
-    assert "python -m tests.hostile.fuzz --seed 7 --only 'h5' --index 1: KeyError: '3'" in told
+    output = capsys.readouterr().out
+    assert "h5                     2       1        0         1" in output
+    assert "all                    3       1        1         1" in output
+    assert "python -m tests.hostile.fuzz --seed 7 --only 'h5' --index 1: KeyError: '3'" in output

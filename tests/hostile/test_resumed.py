@@ -1,11 +1,11 @@
-"""A checkpoint of a stranger's making, whose manifest fits: gone on with, it is one sentence."""
+"""Resuming an untrusted checkpoint with a matching manifest is refused with one error."""
 
 import json
 
 import pytest
 
 from cnnjax.errors import UserError
-from tests.hostile.formats import FORMATS, ROW, WITHIN, go_on
+from tests.hostile.formats import FORMATS, ROW, WITHIN, resume
 
 
 @pytest.fixture
@@ -15,12 +15,12 @@ def info(tmp_path):
     return path
 
 
-def test_the_real_one_is_read(info):
-    go_on(info)
+def test_a_valid_checkpoint_is_read(info):
+    resume(info)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"data": None}, "its data is None"),
         ({"data": {}}, "is not a training checkpoint and cannot be resumed"),
@@ -45,23 +45,23 @@ def test_the_real_one_is_read(info):
         ({"a": [[[]]] * 3 + [json.loads("[" * 60 + "]" * 60)]}, "lists and objects are nested more than 50 deep"),
     ],
 )
-def test_numbers_that_no_training_has_are_refused(info, change, told):
+def test_impossible_values_are_refused(info, change, message):
     info.write_text(json.dumps(json.loads(info.read_text()) | change))
-    with pytest.raises(UserError, match=told):
-        go_on(info)
+    with pytest.raises(UserError, match=message):
+        resume(info)
 
 
 @pytest.mark.parametrize("missing", ["data", "early_stopping", "epoch"])
-def test_what_was_never_trained_is_not_gone_on_from(info, missing):
-    held = json.loads(info.read_text())
-    del held[missing]
-    info.write_text(json.dumps(held))
+def test_a_checkpoint_without_training_state_is_refused(info, missing):
+    content = json.loads(info.read_text())
+    del content[missing]
+    info.write_text(json.dumps(content))
     with pytest.raises(UserError, match="is not a training checkpoint and cannot be resumed; give another --out"):
-        go_on(info)
+        resume(info)
 
 
 @pytest.mark.parametrize(
-    ("rows", "sound"),
+    ("rows", "valid"),
     [
         ([], 0),
         ([{"epoch": 1}], 1),
@@ -73,19 +73,19 @@ def test_what_was_never_trained_is_not_gone_on_from(info, missing):
         ([{"epoch": 1}, {"epoch": 2, "step": -1}], 1),
     ],
 )
-@pytest.mark.parametrize("place", ["the checkpoint's", "the run's"])  # as where a first version wrote the checkpoint
-def test_rows_that_are_not_those_of_its_epochs_are_refused(info, rows, sound, place):
+@pytest.mark.parametrize("place", ["the checkpoint's", "the run's"])  # format 1 keeps metrics only in the run folder
+def test_metrics_that_do_not_match_the_epochs_are_refused(info, rows, valid, place):
     lines = "".join(json.dumps(ROW | row) + "\n" for row in rows)
     if place == "the run's":
         info.parent.with_name("metrics.jsonl").write_text(lines)
         info.with_name("metrics.jsonl").unlink()
     else:
         info.with_name("metrics.jsonl").write_text(lines)
-    with pytest.raises(UserError, match=f"metrics.jsonl is damaged after epoch {sound}, and 2 epochs were saved"):
-        go_on(info)
+    with pytest.raises(UserError, match=f"metrics.jsonl is damaged after epoch {valid}, and 2 epochs were saved"):
+        resume(info)
 
 
-def test_an_epoch_without_a_measurable_second_has_a_speed(info):
+def test_an_epoch_of_zero_seconds_has_a_speed(info):
     path = info.with_name("metrics.jsonl")
     path.write_text("".join(json.dumps(ROW | {"epoch": n, "seconds": 0}) + "\n" for n in (1, 2)))
-    go_on(path)
+    resume(path)

@@ -1,4 +1,4 @@
-"""A run's folder from a stranger: nothing outside it is written, deleted or waited for."""
+"""Untrusted run folders: nothing outside them is written, deleted or waited for."""
 
 import errno
 import fcntl
@@ -20,13 +20,13 @@ REPLACED = ("metrics.jsonl", "results.json", "curves.png", "examples.png", "repo
 
 
 @pytest.fixture(autouse=True)
-def in_time():
-    """What hangs fails."""
+def time_limit():
+    """Fail tests that hang."""
 
-    def late(*_):
+    def time_out(*_):
         raise TimeoutError(f"it took more than {MOST_SECONDS} seconds")
 
-    before = signal.signal(signal.SIGALRM, late)
+    before = signal.signal(signal.SIGALRM, time_out)
     signal.alarm(MOST_SECONDS)
     yield
     signal.alarm(0)
@@ -35,7 +35,7 @@ def in_time():
 
 @pytest.fixture
 def outside(tmp_path):
-    """A folder of the user's, which no run may touch."""
+    """A folder outside the run, which the run may not touch."""
     folder = tmp_path / "outside"
     folder.mkdir()
     (folder / "thesis").write_text("[]")
@@ -46,7 +46,7 @@ def outside(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, experiment):
-    """A run that has not begun, with its config alone."""
+    """A run that has not started: only its config."""
     folder = RunFolder(tmp_path / "run")
     folder.start("run", experiment)
     return folder
@@ -58,7 +58,7 @@ def train(experiment, folder):
 
 
 @pytest.mark.many_processes
-def test_links_where_files_are_written_are_replaced(tmp_path, experiment, outside):
+def test_symlinks_in_place_of_written_files_are_replaced(tmp_path, experiment, outside):
     folder = tmp_path / "run"
     short = experiment.replace(train=experiment.train.replace(epochs=1))
     RunFolder(folder).start("run", short)
@@ -72,7 +72,7 @@ def test_links_where_files_are_written_are_replaced(tmp_path, experiment, outsid
 
 
 @pytest.mark.many_processes
-def test_a_run_whose_own_folder_is_reached_through_a_link_is_as_any_other(tmp_path, experiment):
+def test_the_run_folder_itself_may_be_a_symlink(tmp_path, experiment):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run").symlink_to("elsewhere")
     train(experiment, tmp_path / "run")
@@ -80,22 +80,22 @@ def test_a_run_whose_own_folder_is_reached_through_a_link_is_as_any_other(tmp_pa
 
 
 LOCKS = {
-    "a link": lambda path, outside: path.symlink_to(outside / "thesis"),
-    "a link to nothing": lambda path, outside: path.symlink_to(outside / "new"),
+    "a symlink": lambda path, outside: path.symlink_to(outside / "thesis"),
+    "a dangling symlink": lambda path, outside: path.symlink_to(outside / "new"),
     "a pipe": lambda path, outside: os.mkfifo(path),
     "a device": lambda path, outside: path.symlink_to("/dev/zero"),
 }
 
 
 @pytest.mark.parametrize("kind", LOCKS)
-def test_a_lock_that_is_no_plain_file_is_refused(run, outside, kind):
+def test_a_lock_that_is_not_a_regular_file_is_refused(run, outside, kind):
     LOCKS[kind](run.path / LOCK, outside)
     with pytest.raises(UserError, match=r"\.lock is not a regular file; move it away"), run.locked():
         pass
 
 
 @pytest.mark.parametrize("kind", LOCKS)
-def test_so_is_the_one_that_holds_by_being_there(run, outside, kind, monkeypatch):
+def test_a_lock_without_flock_that_is_not_a_regular_file_is_refused(run, outside, kind, monkeypatch):
     def refuse(file, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -106,14 +106,14 @@ def test_so_is_the_one_that_holds_by_being_there(run, outside, kind, monkeypatch
 
 
 @pytest.mark.parametrize("kind", LOCKS)
-def test_no_line_is_added_behind_a_link(run, outside, kind):
+def test_metrics_are_not_appended_through_a_symlink(run, outside, kind):
     LOCKS[kind](run.path / "metrics.jsonl", outside)
     with pytest.raises(UserError, match=r"metrics\.jsonl is not a regular file; move it away"):
         run.append_metrics({"epoch": 1})
 
 
 @pytest.mark.parametrize("target", ["outside", "nothing"])
-def test_checkpoints_that_lie_elsewhere_are_refused_before_anything_is_written(run, experiment, outside, target):
+def test_a_symlinked_checkpoint_folder_is_refused_before_writing(run, experiment, outside, target):
     run.checkpoints.rmdir()
     run.checkpoints.symlink_to(outside.parent / target)
     with pytest.raises(UserError, match="checkpoints is a symlink, and a run deletes old files there"):
@@ -121,20 +121,20 @@ def test_checkpoints_that_lie_elsewhere_are_refused_before_anything_is_written(r
     assert not (run.path / LOCK).exists()
 
 
-def test_a_trace_is_not_written_where_there_is_a_link(run, outside):
+def test_a_trace_is_not_written_through_a_symlink(run, outside):
     (run.path / "profile").mkdir()
     (run.path / "profile" / "plugins").symlink_to(outside)
     with pytest.raises(UserError, match="profile/plugins is neither a regular file nor a folder"):
         Profile(range(1), run.path / "profile")
 
 
-def test_checkpoints_that_are_links_are_set_aside_or_deleted_themselves(tmp_path, outside):
+def test_symlinked_checkpoints_are_set_aside_or_deleted_without_following_them(tmp_path, outside):
     folder = tmp_path / "checkpoints"
     checkpoint.save(folder, 1, {"variables": KERNEL}, {})
     for name in ("step-00000002", "step-00000003", ".step-00000004.writing"):
         (folder / name).symlink_to(outside)
-    found, notices = checkpoint.newest_good(folder)
-    assert found.step == 1
+    loaded, notices = checkpoint.newest_good(folder)
+    assert loaded.step == 1
     assert ["is a symlink" in notice for notice in notices] == [True, True]
     for step in (2, 3):
         (folder / f"step-{step:08d}").symlink_to(outside)

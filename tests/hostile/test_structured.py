@@ -1,4 +1,4 @@
-"""Inputs that Hypothesis builds piece by piece: they get further into a reader than damaged bytes do."""
+"""Inputs that Hypothesis builds piece by piece, which reach deeper into a reader than damaged bytes."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from cnnjax.runs.folder import experiment_from_dict
 from tests.hostile.formats import PREPROCESSING
 
 MANY = settings(max_examples=4 * settings().max_examples)
-"""These examples are cheap."""
+"""More examples than usual, because these are cheap."""
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner))
 
@@ -24,7 +24,7 @@ PARTS = ("data", "optimizer", "schedule", "train", "early_stopping", "seed")
 
 
 def fields_of(cls) -> st.SearchStrategy:
-    """Return objects with some of the fields that a dataclass has, of any kind of value."""
+    """Return a strategy for objects with some fields of a dataclass and arbitrary JSON values."""
     names = st.sampled_from(list(cls.__dataclass_fields__))
     return st.dictionaries(names, JSON, max_size=4)
 
@@ -32,7 +32,7 @@ def fields_of(cls) -> st.SearchStrategy:
 @MANY
 @given(family=st.sampled_from(list(FAMILIES)), data=st.data())
 @pytest.mark.many_inputs
-def test_a_model_is_read_or_refused(family, data):
+def test_model_configs_are_read_or_refused(family, data):
     model = {"family": family, **data.draw(fields_of(FAMILIES[family]))}
     with contextlib.suppress(UserError):
         experiment_from_dict(json.loads(json.dumps({"model": model})))
@@ -42,14 +42,14 @@ def test_a_model_is_read_or_refused(family, data):
 @given(
     parts=st.dictionaries(st.sampled_from(["data", "optimizer", "schedule", "train", "early_stopping", "seed"]), JSON)
 )
-def test_an_experiment_is_read_or_refused(parts):
+def test_experiment_configs_are_read_or_refused(parts):
     with contextlib.suppress(UserError):
         experiment_from_dict(json.loads(json.dumps({"model": {"family": "lenet"}, **parts})))
 
 
 @MANY
 @given(data=fields_of(type(PREPROCESSING)))
-def test_a_preprocessing_is_read_or_refused(data):
+def test_preprocessing_configs_are_read_or_refused(data):
     with contextlib.suppress(UserError):
         type(PREPROCESSING).from_dict({**PREPROCESSING.to_dict(), **data}, "preprocessing")
 
@@ -66,18 +66,18 @@ PIECES = st.sampled_from(
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_instructions_in_any_order_are_read_or_refused(zipped, tmp_path):
+def test_arbitrary_pickle_instructions_are_read_or_refused(zipped, tmp_path):
     @MANY
     @given(pieces=st.lists(PIECES, max_size=30))
     def check(pieces):
-        path, described = tmp_path / "a.pth", b"\x80\x02" + b"".join(pieces) + b"."
+        path, pickled = tmp_path / "a.pth", b"\x80\x02" + b"".join(pieces) + b"."
         if zipped:
             with zipfile.ZipFile(path, "w") as archive:
-                archive.writestr("archive/data.pkl", described)
+                archive.writestr("archive/data.pkl", pickled)
                 archive.writestr("archive/data/0", bytes(64))
         else:
             start = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}X\r\0\0\0little_endian\x88s."
-            path.write_bytes(start + described + b"\x80\x02](X\x01\0\0\x000e." + (16).to_bytes(8, "little") + bytes(64))
+            path.write_bytes(start + pickled + b"\x80\x02](X\x01\0\0\x000e." + (16).to_bytes(8, "little") + bytes(64))
         with contextlib.suppress(UserError), open_tensors(path, 2**20) as tensors:
             for name, shape in tensors.shapes.items():
                 assert tensors.read(name).shape == shape.shape

@@ -18,12 +18,12 @@ def maps(arch, side):
     return jax.eval_shape(lambda v, x: features(arch, v, x), abstract_variables(arch), images)
 
 
-def test_the_taught_form_has_its_parameters():
+def test_parameters_of_the_taught_form():
     assert size(abstract_variables(create("alexnet_bn", channels=1, num_classes=10)).params) == 58_301_834
 
 
 @pytest.mark.parametrize(("name", "side"), [("alexnet", 224), ("alexnet_bn", 227), ("alexnet_lrn", 227)])
-def test_sides_are_those_of_the_table(name, side):
+def test_feature_map_sizes_match_the_table(name, side):
     arch = create(name, **SMALL)
     assert [stage.shape[1] for stage in maps(arch, side).values()] == [27, 13, 13, 13, 6]
     assert arch.last_side == 6
@@ -37,7 +37,7 @@ def test_the_original_has_two_groups_in_three_stages():
 
 @pytest.mark.parametrize("width", [1, 7, 8, 33])
 @pytest.mark.parametrize("name", ["alexnet", "alexnet_bn", "alexnet_lrn"])
-def test_every_width_gives_a_network(name, width):
+def test_every_width_builds_a_network(name, width):
     arch = create(name, width=width, stem="cifar", input_size=16, num_classes=5)
     assert [stage.shape[1] for stage in maps(arch, 16).values()] == [7, 3, 3, 3, 1]
 
@@ -53,7 +53,7 @@ def test_images_are_resized_bilinearly_before_the_first_convolution():
 
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
-def test_the_sizes_that_fit_the_dense_layers_are_those_that_the_error_names(stem):
+def test_the_error_names_exactly_the_sizes_that_fit(stem):
     arch = create("alexnet_lrn", stem=stem, **SMALL).replace(input_size=100)
     images = jax.ShapeDtypeStruct((1, 200, 200, 3), jnp.float32)
     with pytest.raises(UserError, match=r"input sizes that fit: (\d+) to (\d+)") as error:

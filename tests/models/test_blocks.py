@@ -33,7 +33,7 @@ def values(layer):
 
 
 def convolution(x, kernel, strides, edges, groups=1):
-    """The sum over the window, for each output: `edges` are (above, below), (left, right)."""
+    """Return each output as the sum over its window; `edges` are (above, below), (left, right)."""
     height, width, inputs, outputs = kernel.shape
     padded = np.pad(x, ((0, 0), *edges, (0, 0)))
     rows, columns = ((padded.shape[1 + a] - kernel.shape[a]) // strides[a] + 1 for a in (0, 1))
@@ -60,21 +60,21 @@ def convolution(x, kernel, strides, edges, groups=1):
         ((1, 1), (2, 3), 0, ((0, 0), (0, 0))),
     ],
 )
-def test_rectangular_convolutions(size, stride, padding, edges, groups):
+def test_rectangular_convolutions_equal_numpy(size, stride, padding, edges, groups):
     conv = Conv(4, 8, size, stride=stride, padding=padding, groups=groups, **options())
     conv.bias.set_value(jnp.asarray(image(8, 1)))
     x = image((2, 9, 8, 4))
     strides = stride if isinstance(stride, tuple) else (stride, stride)
     expected = convolution(x, values(conv.kernel), strides, edges, groups) + values(conv.bias)[None, None, None]
-    found = conv(jnp.asarray(x))
-    assert found.dtype == jnp.float64
-    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-13)
+    actual = conv(jnp.asarray(x))
+    assert actual.dtype == jnp.float64
+    np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize(
     ("option", "value"), [("size", (3, 3, 3)), ("size", 0), ("stride", (1, 0)), ("padding", -1), ("padding", (0, 1.5))]
 )
-def test_impossible_windows_are_refused(option, value):
+def test_invalid_windows_are_refused(option, value):
     with pytest.raises(UserError, match=rf"{option} is .*; it must be a whole number or a \(height, width\) pair"):
         Conv(1, 1, **{"size": 3, "stride": 1, "padding": 0, option: value}, **options())
 
@@ -84,7 +84,7 @@ def gate(x, block):
     return 1 / (1 + np.exp(-(hidden @ values(block.fc2.kernel)[0, 0] + values(block.fc2.bias)[None])))
 
 
-def test_squeeze_and_excitation_is_its_formula():
+def test_squeeze_and_excitation_equals_its_formula():
     block, x = SqueezeExcite(6, 2, **options()), image((3, 5, 4, 6))
     block.fc1.bias.set_value(jnp.asarray(image(2, 1)))
     block.fc2.bias.set_value(jnp.asarray(image(6, 2)))
@@ -97,7 +97,7 @@ def test_squeeze_and_excitation_is_its_formula():
         SqueezeExcite(6, 0, **options())
 
 
-def test_branches_are_concatenated_in_the_order_they_are_given():
+def test_branches_are_concatenated_in_order():
     narrow, tall = Conv(3, 2, 1, padding=0, **options()), Conv(3, 4, (7, 1), padding=(3, 0), **options(seed=1))
     x = jnp.asarray(image((2, 6, 5, 3)))
     block = Branches(tall=tall, pool=MaxPool(3, 1, padding=1), narrow=narrow)
@@ -127,7 +127,7 @@ def make_norm(channels):
 
 
 @pytest.mark.parametrize("with_norm", [True, False])
-def test_a_separable_convolution_is_a_depthwise_one_and_a_product(with_norm):
+def test_a_separable_convolution_is_depthwise_then_pointwise(with_norm):
     norm = make_norm(6) if with_norm else None
     block = SeparableConv(4, 6, (3, 1), stride=(1, 2), padding=(1, 0), norm=norm, kernel_init=HE, **options())
     x, residual = image((2, 5, 6, 4)), image((2, 5, 3, 6), 1)
@@ -136,8 +136,8 @@ def test_a_separable_convolution_is_a_depthwise_one_and_a_product(with_norm):
     if norm is not None:
         scale = values(norm.scale) / np.sqrt(values(norm.var) + 1e-3)
         expected = (expected - values(norm.mean)) * scale + values(norm.bias)
-    found = block(jnp.asarray(x), before=jax.nn.relu, activation=jnp.tanh, residual=jnp.asarray(residual))
-    np.testing.assert_allclose(found, np.tanh(expected + residual), rtol=1e-11, atol=1e-13)
+    actual = block(jnp.asarray(x), before=jax.nn.relu, activation=jnp.tanh, residual=jnp.asarray(residual))
+    np.testing.assert_allclose(actual, np.tanh(expected + residual), rtol=1e-11, atol=1e-13)
 
 
 BLOCKS = {
@@ -153,25 +153,25 @@ BLOCKS = {
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 @pytest.mark.compiles_large
 def test_blocks_keep_their_dtype_and_agree_with_float64(name, dtype):
-    """The same parameters, drawn in float64 and rounded."""
+    """Parameters are drawn in float64 and rounded to the dtype."""
     wide, block = BLOCKS[name]("float64"), BLOCKS[name](dtype)
     drawn = nnx.state(wide, nnx.Param)
     nnx.update(block, jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), drawn, nnx.state(block, nnx.Param)))
     x = jnp.asarray(image((2, 5, 6, 4)), dtype)
-    found, expected = block(x), wide(x.astype(jnp.float64))
-    assert found.dtype == x.dtype
+    actual, expected = block(x), wide(x.astype(jnp.float64))
+    assert actual.dtype == x.dtype
     np.testing.assert_allclose(
-        found.astype(jnp.float64), expected, atol={"bfloat16": 0.05, "float32": 1e-6, "float64": 0}[dtype]
+        actual.astype(jnp.float64), expected, atol={"bfloat16": 0.05, "float32": 1e-6, "float64": 0}[dtype]
     )
 
 
 NATIVE_CALLS = [export.DisabledSafetyCheck.custom_call(target) for target in HANDLERS]
-"""Calls of the native part, where it is built."""
+"""Custom calls of the native part, if it is built."""
 
 
 @pytest.mark.compiles_large
 @pytest.mark.parametrize("name", BLOCKS)
-def test_a_program_for_any_batch_size(name):
+def test_blocks_export_with_a_symbolic_batch_size(name):
     block = BLOCKS[name]("float32")
     (batch,) = export.symbolic_shape("batch")
     exported = export.export(jax.jit(block.__call__), disabled_checks=NATIVE_CALLS)(

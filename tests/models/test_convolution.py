@@ -1,4 +1,4 @@
-"""The rules by which a convolution is computed, and the ways that are ours, against XLA's convolution in float64."""
+"""The dispatch rules of convolutions, and our algorithms compared with XLA's convolution in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def shapes(images, kernel):
         ((8, 2, 2, 64), (5, 5, 1, 64), Window((1, 1), NONE, (1, 1), 64), "xla", "xla"),
     ],
 )
-def test_the_rule(monkeypatch, images, kernel, window, plain, native):
+def test_dispatch_rules(monkeypatch, images, kernel, window, plain, native):
     for by, expected in (("xla", "xla"), ("xla-cpu", plain), ("oneDNN 3.2", native)):
         monkeypatch.setattr(rules, "conv_library", lambda dtype, by=by: by)
         assert rules.conv_algorithm(*shapes(images, kernel), window) == expected
@@ -58,18 +58,18 @@ def test_the_rule(monkeypatch, images, kernel, window, plain, native):
         (conv._by_shifts, (2, 3, 1, 12), 6),
     ],
 )
-def test_each_way_and_its_gradients_are_the_convolution(strides, dilation, convolve, kernel, groups):
+def test_each_algorithm_and_its_gradients_equal_xla(strides, dilation, convolve, kernel, groups):
     rng = np.random.default_rng(0)
     window = Window(strides, ((0, 1), (2, 0)), dilation, groups)
     with jax.enable_x64(True):
         images, weights = jnp.asarray(rng.normal(size=(2, 9, 8, 6))), jnp.asarray(rng.normal(size=kernel))
-        found, back = jax.vjp(lambda x, w: convolve(x, w, window), images, weights)
+        actual, back = jax.vjp(lambda x, w: convolve(x, w, window), images, weights)
         expected, expected_back = jax.vjp(lambda x, w: xla_convolution(x, w, window), images, weights)
         cotangent = jnp.asarray(rng.normal(size=expected.shape))
-        for ours, theirs in zip((found, *back(cotangent)), (expected, *expected_back(cotangent)), strict=True):
+        for ours, theirs in zip((actual, *back(cotangent)), (expected, *expected_back(cotangent)), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_on_an_accelerator_a_convolution_is_xlas(monkeypatch):
+def test_accelerators_use_xla(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert rules.conv_library(jnp.dtype("float32")) == "xla"

@@ -1,4 +1,4 @@
-"""Networks in float64: every dtype, the gradient against finite differences, and float32 beside it."""
+"""Networks in float64: dtypes, gradients against finite differences, and a comparison with float32."""
 
 from types import SimpleNamespace
 
@@ -26,7 +26,7 @@ NETWORKS = {
         stem="cifar", stochastic_depth=0.5,
     ),
 }  # fmt: skip
-"""Smooth ones, so that finite differences meet no corner."""
+"""Networks with smooth activations, so that finite differences meet no kink."""
 
 
 @pytest.fixture(params=["lenet", pytest.param("resnet", marks=pytest.mark.compiles_large)])
@@ -52,7 +52,7 @@ def preprocessing(arch):
 
 
 def make_loss(arch):
-    """Return the function (params, batch_stats) -> (loss, the moved statistics), in training."""
+    """Return the training loss as a function (params, batch_stats) -> (loss, new statistics)."""
     images, labels = batch(arch)
 
     def loss(params, batch_stats):
@@ -110,7 +110,7 @@ def test_a_train_step_keeps_the_dtype_of_its_state(wide, name, dtype):
 
 
 @pytest.mark.compiles_large
-def test_the_gradient_is_that_of_finite_differences(wide, arch):
+def test_the_gradient_equals_finite_differences(wide, arch):
     variables = init(arch, jax.random.key(0))
     (_, _), grads = gradient(arch, variables)
     loss, by_path = jax.jit(make_loss(arch)), leaves_by_path(grads)
@@ -128,13 +128,13 @@ def test_the_gradient_is_that_of_finite_differences(wide, arch):
             )
             return float(loss(moved, variables.batch_stats)[0])
 
-        h = 1e-4  # the five-point formula: errors of h ** 4
+        h = 1e-4  # the five-point formula has errors of order h ** 4
         difference = (8 * (along(h) - along(-h)) - (along(2 * h) - along(-2 * h))) / (12 * h)
         assert abs(difference - slope) <= 1e-6 * abs(slope), path
 
 
 @pytest.mark.compiles_large
-def test_float32_is_near(wide, arch):
+def test_float32_is_close_to_float64(wide, arch):
     variables = init(arch, jax.random.key(0))
     narrow_arch = arch.replace(dtype="float32")
     narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), variables)
@@ -156,14 +156,14 @@ def test_float32_is_near(wide, arch):
         assert np.abs(np.asarray(ours, np.float64) - theirs).max() < 1e-5 * max(scale, 1)
 
 
-def test_parameters_of_other_networks_stay_float32_under_x64(wide):
+def test_float32_networks_stay_float32_under_x64(wide):
     for dtype in ("float32", "bfloat16"):
         variables = init(NETWORKS["resnet"].replace(dtype=dtype), jax.random.key(0))
         assert dtypes(variables) == {"float32"}
 
 
-def test_the_native_part_is_never_chosen(monkeypatch):
-    """Where its library is present and JAX computes on a CPU."""
+def test_the_native_part_is_never_used(monkeypatch):
+    """Even if its library is present and JAX runs on a CPU."""
     monkeypatch.setattr(dispatch.library, "load_kernels", lambda: object())
     monkeypatch.setattr(dispatch.library, "load", lambda: type("Library", (), {"version": "x", "has_bfloat16": True}))
     for dtype, chosen in (("float32", True), ("float64", False)):

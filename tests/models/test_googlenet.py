@@ -17,12 +17,12 @@ from tests.forms import size
 SMALL = {"width": 4, "stem": "cifar", "num_classes": 5, "input_size": 16}
 
 
-def test_the_auxiliary_heads_have_torchvisions_parameters():
+def test_auxiliary_head_parameters_match_torchvision():
     assert size(abstract_variables(create("googlenet", aux_heads=True)).params) == 13_004_888
 
 
 @pytest.mark.parametrize("name", ["googlenet", "googlenet_paper"])
-def test_sides_and_channels_are_those_of_the_table(name):
+def test_sizes_and_channels_match_the_table(name):
     arch = create(name)
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     maps = jax.eval_shape(lambda v, x: features(arch, v, x), abstract_variables(arch), images)
@@ -32,7 +32,7 @@ def test_sides_and_channels_are_those_of_the_table(name):
     assert [widths.total for widths in TABLE.values()] == [256, 480, 512, 512, 512, 528, 832, 832, 1024]
 
 
-def test_the_papers_auxiliary_heads_see_4x4_positions():
+def test_the_paper_s_auxiliary_heads_pool_to_4x4():
     arch = create("googlenet_paper", aux_heads=True, num_classes=7)
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     run = functools.partial(jax.eval_shape, lambda v, x: apply(arch, v, x), abstract_variables(arch))

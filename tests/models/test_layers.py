@@ -1,4 +1,4 @@
-"""What several architectures share, against formulas and XLA's own operations."""
+"""Shared layers, compared with formulas and XLA's own operations."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from cnnjax.ops.batch_norm import moments
 from cnnjax.ops.pooling import max_pool
 
 
-def test_the_moments_have_the_derivatives_of_the_formula():
+def test_derivatives_of_the_moments_equal_the_formula():
     x = np.random.default_rng(0).normal(size=(3, 4, 5, 2)) + 3.0
 
     def plain(x):
@@ -36,23 +36,23 @@ def test_the_moments_have_the_derivatives_of_the_formula():
         *(pytest.param(*window, marks=pytest.mark.compiles_large) for window in ((3, 2, 0), (2, 2, 0), (3, 1, 1))),
     ],
 )
-def test_pooling_by_slices_is_the_windowed_reduction(monkeypatch, size, stride, padding):
-    x = jnp.asarray(np.random.default_rng(0).integers(0, 4, (2, 9, 8, 3)), jnp.float32)  # many are equal
+def test_pooling_by_slices_equals_reduce_window(monkeypatch, size, stride, padding):
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 4, (2, 9, 8, 3)), jnp.float32)  # with many ties
 
     def pooled(x):
         return max_pool(x, size=size, stride=stride, padding=padding)
 
-    found = {}
-    for way in ("slices", "reduce_window"):
-        monkeypatch.setattr(pooling, "pool_algorithm", lambda way=way: way)
+    results = {}
+    for algorithm in ("slices", "reduce_window"):
+        monkeypatch.setattr(pooling, "pool_algorithm", lambda algorithm=algorithm: algorithm)
         result, back = jax.vjp(pooled, x)
         cotangent = jnp.asarray(np.random.default_rng(1).integers(1, 9, result.shape), jnp.float32)
-        found[way] = (result, *back(cotangent))
-    for ours, theirs in zip(found["slices"], found["reduce_window"], strict=True):
+        results[algorithm] = (result, *back(cotangent))
+    for ours, theirs in zip(results["slices"], results["reduce_window"], strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_pooling_lets_no_nan_pass_unseen():
+def test_max_pooling_propagates_nan():
     x = np.zeros((1, 4, 4, 1), np.float32)
     for place in ((0, 0), (1, 2), (3, 3)):
         x[0, *place, 0] = np.nan

@@ -26,7 +26,7 @@ def test_sizes_that_flatten_to_400_are_accepted(size):
 
 
 @pytest.mark.parametrize(("size", "side", "length"), [(32, 6, 576), (27, 4, 256), (20, 3, 144), (4, 0, 0), (1, 0, 0)])
-def test_another_size_is_refused_with_both_lengths_and_the_sizes_that_fit(size, side, length):
+def test_other_sizes_are_refused_with_both_lengths_and_the_sizes_that_fit(size, side, length):
     with pytest.raises(UserError) as error:
         logits_shape(create("lenet"), size)
     assert str(error.value) == (
@@ -35,13 +35,13 @@ def test_another_size_is_refused_with_both_lengths_and_the_sizes_that_fit(size, 
     )
 
 
-def test_a_batch_of_none_has_no_logits():
+def test_an_empty_batch_gives_no_logits():
     arch = create("lenet")
     assert apply(arch, init(arch, KEY), jnp.zeros((0, 28, 28, 1)))[0].logits.shape == (0, 10)
 
 
 @pytest.mark.parametrize(("built_for", "fits"), [(32, range(32, 36)), (12, range(12, 16)), (64, range(64, 68))])
-def test_the_sizes_that_fit_follow_from_the_size_it_is_built_for(built_for, fits):
+def test_the_sizes_that_fit_depend_on_input_size(built_for, fits):
     arch = create("lenet", input_size=built_for)
     for size in fits:
         assert logits_shape(arch, size) == (2, 10)
@@ -50,7 +50,7 @@ def test_the_sizes_that_fit_follow_from_the_size_it_is_built_for(built_for, fits
             logits_shape(arch, size)
 
 
-def test_features_take_any_size():
+def test_features_accept_any_size():
     arch = create("lenet")
     stages = jax.jit(features, static_argnums=0)(arch, init(arch, KEY), jnp.zeros((1, 50, 33, 1)))
     assert {name: stage.shape for name, stage in stages.items()} == {"stage1": (1, 25, 16, 6), "stage2": (1, 10, 6, 16)}
@@ -86,7 +86,7 @@ def test_forward_pass_equals_float64_numpy(pooling):
 
 
 @pytest.mark.parametrize("kind", ["avg", "max"])
-def test_pooling_by_slices_equals_a_windowed_reduction(kind):
+def test_pooling_by_slices_equals_reduce_window(kind):
     x = jax.random.normal(KEY, (2, 7, 9, 3))
     if kind == "max":
         expected = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
@@ -108,13 +108,13 @@ def test_convolutional_and_pooled_heads_accept_larger_images_with_the_same_param
     assert outputs.logits.shape == (2, 10)
 
 
-def test_the_dense_head_refuses_other_sizes_and_names_those_that_fit():
+def test_the_dense_head_names_the_sizes_that_fit():
     arch = create("lenet")
     with pytest.raises(UserError, match="input sizes that fit: 28 to 31"):
         apply(arch, init(arch, jax.random.key(0)), jnp.ones((2, 32, 32, 1)))
 
 
-def test_the_convolutional_head_is_the_dense_head_at_28():
+def test_the_convolutional_head_equals_the_dense_head_at_28():
     dense, conv = create("lenet"), create("lenet", head="conv")
     variables = init(dense, jax.random.key(0))
     shapes = init(conv, jax.random.key(1)).params

@@ -1,4 +1,4 @@
-"""Pooling against loops over windows in numpy, written by the rules of torch's and Keras's documentation."""
+"""Pooling compared with numpy loops that follow the documentation of torch and Keras."""
 
 import itertools
 import math
@@ -26,23 +26,24 @@ SHAPE = (2, 7, 8, 3)
 
 
 def spans(length, size, stride, padding, ceil_mode):
-    """Each window of one axis, as it lies within the padding."""
+    """Return the start and end of each window along one axis; a start may lie in the padding."""
     if padding == "SAME":
         count = math.ceil(length / stride)
         before = max((count - 1) * stride + size - length, 0) // 2
-        after = length  # nothing is cut; only what lies inside is ever used
+        after = length  # windows may extend past the end; only the part inside is used
     else:
         before = after = padding
         rounded = math.ceil if ceil_mode else math.floor
         count = rounded((length + 2 * padding - size) / stride) + 1
-        while ceil_mode and (count - 1) * stride - padding >= length:  # begins in the padding on the right
+        # A window that starts in the right padding is dropped.
+        while ceil_mode and (count - 1) * stride - padding >= length:
             count -= 1
     starts = [i * stride - before for i in range(count)]
     return [(start, min(start + size, length + after)) for start in starts]
 
 
 def windows(x, size, stride=None, padding=0, ceil_mode=False):
-    """Yield (row, column, the values inside, how many places there are with the padding)."""
+    """Yield (row, column, the values inside the map, the size of the window including padding)."""
     as_pair = lambda value: value if isinstance(value, tuple) else (value, value)  # noqa: E731
     size, stride = as_pair(size), as_pair(size if stride is None else stride)
     padding = as_pair(0 if padding == "VALID" else padding)
@@ -53,9 +54,9 @@ def windows(x, size, stride=None, padding=0, ceil_mode=False):
 
 
 def pooled(x, function, **geometry):
-    found = {(i, j): function(inside, places) for i, j, inside, places in windows(x, **geometry)}
-    height, width = (1 + max(position[axis] for position in found) for axis in (0, 1))
-    return np.stack([np.stack([found[i, j] for j in range(width)], 1) for i in range(height)], 1)
+    actual = {(i, j): function(inside, places) for i, j, inside, places in windows(x, **geometry)}
+    height, width = (1 + max(position[axis] for position in actual) for axis in (0, 1))
+    return np.stack([np.stack([actual[i, j] for j in range(width)], 1) for i in range(height)], 1)
 
 
 def image(shape, seed=0):
@@ -69,15 +70,15 @@ def float64():
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_the_largest_of_each_window(float64, geometry):
-    x = image(SHAPE) - 5  # a zero from the padding would be the largest
+def test_max_pooling_equals_numpy(float64, geometry):
+    x = image(SHAPE) - 5  # a zero from the padding would be the maximum
     expected = pooled(x, lambda inside, places: inside.max((1, 2)), **geometry)
     np.testing.assert_array_equal(MaxPool(**geometry)(jnp.asarray(x)), expected)
 
 
 @pytest.mark.parametrize("counted", [True, False])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_the_mean_of_each_window(float64, geometry, counted):
+def test_average_pooling_equals_numpy(float64, geometry, counted):
     x = image(SHAPE) + 2
     if geometry.get("padding") == "SAME":
         counted, options = False, {}
@@ -87,13 +88,13 @@ def test_the_mean_of_each_window(float64, geometry, counted):
     def mean(inside, places):
         return inside.sum((1, 2)) / (places if counted else inside.shape[1] * inside.shape[2])
 
-    found = AveragePool(**geometry, **options)(jnp.asarray(x))
-    assert found.dtype == jnp.float64
-    np.testing.assert_allclose(found, pooled(x, mean, **geometry), rtol=1e-13)
+    actual = AveragePool(**geometry, **options)(jnp.asarray(x))
+    assert actual.dtype == jnp.float64
+    np.testing.assert_allclose(actual, pooled(x, mean, **geometry), rtol=1e-13)
 
 
-def test_sizes_and_divisors_of_torch_s_documentation():
-    """Worked by hand: length 5, window 2, stride 2, padding 1, ceil_mode: windows at -1, 1, 3; a fourth at 5 is out."""
+def test_sizes_and_divisors_follow_torch():
+    """By hand: length 5, window 2, stride 2, padding 1, ceil_mode: windows at -1, 1 and 3; one at 5 is dropped."""
     x = jnp.arange(1.0, 6)[None, None, :, None]
     geometry = {"size": (1, 2), "stride": (1, 2), "padding": (0, 1), "ceil_mode": True}
     np.testing.assert_allclose(AveragePool(**geometry)(x)[0, 0, :, 0], [0.5, 2.5, 4.5])
@@ -105,7 +106,7 @@ def test_sizes_and_divisors_of_torch_s_documentation():
 
 
 @pytest.mark.parametrize("size", [1, 3, (2, 5), (7, 8), (9, 4)])
-def test_adaptive_pooling(float64, size):
+def test_adaptive_pooling_equals_numpy(float64, size):
     x = image((2, 7, 8, 3))
     rows, columns = size if isinstance(size, tuple) else (size, size)
 
@@ -116,10 +117,10 @@ def test_adaptive_pooling(float64, size):
         [np.stack([x[:, part(i, rows, 7), part(j, columns, 8)].mean((1, 2)) for j in range(columns)], 1)
          for i in range(rows)], 1,
     )  # fmt: skip
-    found = AdaptiveAveragePool(size)(jnp.asarray(x))
-    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
+    actual = AdaptiveAveragePool(size)(jnp.asarray(x))
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-15)
     if size == 1:
-        np.testing.assert_allclose(found[:, 0, 0], global_average(jnp.asarray(x)), rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(actual[:, 0, 0], global_average(jnp.asarray(x)), rtol=1e-12, atol=1e-15)
 
 
 POOLS = {
@@ -132,7 +133,7 @@ POOLS = {
 @pytest.mark.parametrize(
     "name", [name if name == "average" else pytest.param(name, marks=pytest.mark.compiles_large) for name in POOLS]
 )
-def test_the_gradient_is_that_of_finite_differences(float64, name):
+def test_the_gradient_equals_finite_differences(float64, name):
     pool, x = POOLS[name], image((1, 6, 7, 2))
     weights = np.random.default_rng(1).normal(size=pool(jnp.asarray(x)).shape)
 
@@ -147,7 +148,7 @@ def test_the_gradient_is_that_of_finite_differences(float64, name):
         np.testing.assert_allclose(grad[place], difference, rtol=1e-7, atol=1e-9)
 
 
-def test_of_equal_values_the_first_gets_the_gradient():
+def test_the_first_of_equal_values_gets_the_gradient():
     for pool in (MaxPool(2), MaxPool((1, 2))):
         grad = jax.grad(lambda x, pool=pool: pool(x).sum())(jnp.ones((1, 2, 2, 1)))
         assert float(grad[0, 0, 0, 0]) == 1
@@ -156,27 +157,27 @@ def test_of_equal_values_the_first_gets_the_gradient():
 
 @pytest.mark.compiles_large
 @pytest.mark.parametrize("name", POOLS)
-def test_transformations_give_the_same(name):
+def test_jit_and_vmap_give_the_same_result(name):
     pool, x = POOLS[name], jnp.asarray(image((3, 2, 6, 7, 2)), jnp.float32)
     np.testing.assert_allclose(jax.vmap(jax.jit(pool))(x), jnp.stack([pool(part) for part in x]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", POOLS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_the_dtype_stays_and_means_are_summed_in_float32(name, dtype):
+def test_the_dtype_is_kept_and_means_are_summed_in_float32(name, dtype):
     x = jnp.asarray(image((2, 6, 7, 2)), dtype)
-    found = POOLS[name](x)
-    assert found.dtype == x.dtype
-    np.testing.assert_array_equal(found, POOLS[name](x.astype(jnp.float32)).astype(dtype))
+    actual = POOLS[name](x)
+    assert actual.dtype == x.dtype
+    np.testing.assert_array_equal(actual, POOLS[name](x.astype(jnp.float32)).astype(dtype))
 
 
 NATIVE_CALLS = [export.DisabledSafetyCheck.custom_call(target) for target in HANDLERS]
-"""Calls of the native part, where it is built."""
+"""Custom calls of the native part, if it is built."""
 
 
 @pytest.mark.compiles_large
 @pytest.mark.parametrize("name", POOLS)
-def test_a_program_for_any_batch_size(name):
+def test_pools_export_with_a_symbolic_batch_size(name):
     (batch,) = export.symbolic_shape("batch")
     exported = export.export(jax.jit(POOLS[name]), disabled_checks=NATIVE_CALLS)(
         jax.ShapeDtypeStruct((batch, 6, 7, 2), jnp.float32)

@@ -12,7 +12,7 @@ from cnnjax.functional import abstract_variables
 from cnnjax.models.regnet import RegNet
 
 
-@pytest.mark.parametrize(("name", "depths", "widths"), [  # the paper's tables, and torchvision's widths
+@pytest.mark.parametrize(("name", "depths", "widths"), [  # the paper's tables and torchvision's widths
     ("regnet_x_400mf", (1, 2, 7, 12), (32, 64, 160, 400)),
     ("regnet_x_400mf_pycls", (1, 2, 7, 12), (32, 64, 160, 384)),
     ("regnet_y_8gf_pycls", (2, 4, 10, 1), (168, 448, 896, 2016)),
@@ -27,7 +27,7 @@ def test_the_rule_gives_the_published_stages(name, depths, widths):
     depth=st.integers(1, 40), w_0=st.integers(8, 256), w_a=st.floats(0, 256), w_m=st.floats(1.5, 3.0),
     group_width=st.integers(1, 64), rounding=st.sampled_from(["torchvision", "pycls"]),
 )  # fmt: skip
-def test_every_network_has_widths_that_its_groups_divide(**options):
+def test_widths_are_divisible_by_the_group_width(**options):
     try:
         arch = RegNet(**options)
     except UserError:
@@ -47,7 +47,7 @@ def test_each_stage_halves_the_size():
     }  # fmt: skip
 
 
-def test_a_gate_is_a_quarter_of_the_blocks_input_as_wide():
+def test_the_squeeze_is_a_quarter_of_the_block_input():
     stage = abstract_variables(create("regnet_y_400mf")).params["stage2"]
     assert [block["gate"]["fc1"]["kernel"].shape[-1] for block in stage.values()][:2] == [12, 26]
 

@@ -14,12 +14,12 @@ def rngs(seed=0):
     return nnx.Rngs(default=jax.random.key(seed))
 
 
-def test_dropout_drops_its_share_and_keeps_the_mean():
+def test_dropout_drops_at_its_rate_and_keeps_the_mean():
     x = jnp.full((100, 4, 5, 10), 3.0)
     y = np.asarray(Dropout(0.25)(x, rngs()))
     np.testing.assert_allclose(np.unique(y), [0, 4])
     assert abs((y == 0).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / y.size)
-    assert (y == 0).sum(axis=(1, 2, 3)).std() > 0  # each image has its own
+    assert (y == 0).sum(axis=(1, 2, 3)).std() > 0  # each image has its own mask
 
 
 def test_dropout_is_a_function_of_the_key():
@@ -27,10 +27,10 @@ def test_dropout_is_a_function_of_the_key():
     np.testing.assert_array_equal(drop(x, rngs(1)), drop(x, rngs(1)))
     assert (drop(x, rngs(1)) != drop(x, rngs(2))).any()
     stream = rngs(1)
-    assert (drop(x, stream) != drop(x, stream)).any()  # a second layer draws its own
+    assert (drop(x, stream) != drop(x, stream)).any()  # a second call draws a new mask
 
 
-def test_dropout_drops_the_same_in_every_dtype():
+def test_dropout_masks_are_equal_in_every_dtype():
     drop, masks = Dropout(0.5), []
     with jax.enable_x64(True):
         for dtype in ("bfloat16", "float32", "float64"):
@@ -53,13 +53,13 @@ def test_dropout_is_the_identity_in_evaluation_and_at_rate_0():
 
 
 @pytest.mark.parametrize("rate", [1.0, -0.1, float("nan")])
-def test_a_rate_that_leaves_nothing_is_refused(rate):
+def test_invalid_rates_are_refused(rate):
     with pytest.raises(UserError, match=r"rate is .*; it must be at least 0 and below 1"):
         Dropout(rate)
 
 
 def response(x, size, alpha, beta, k):
-    """Equation of Krizhevsky et al. 2012, section 3.3, with alpha / size for its alpha."""
+    """The equation of Krizhevsky et al. 2012, section 3.3, with alpha replaced by alpha / size."""
     result = np.empty_like(x)
     for c in range(x.shape[-1]):
         near = x[..., max(c - size // 2, 0) : c + (size - 1) // 2 + 1]
@@ -68,28 +68,28 @@ def response(x, size, alpha, beta, k):
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 4, 20])
-def test_local_response_normalisation_is_its_formula(size):
+def test_local_response_normalisation_equals_its_formula(size):
     x = np.random.default_rng(0).normal(0, 30, (2, 3, 4, 9))
     options = {"alpha": 0.02, "beta": 0.6, "k": 2.0}
     with jax.enable_x64(True):
-        found = LocalResponseNorm(size, **options)(jnp.asarray(x))
-        assert found.dtype == jnp.float64
-        np.testing.assert_allclose(found, response(x, size, **options), rtol=1e-12)
+        actual = LocalResponseNorm(size, **options)(jnp.asarray(x))
+        assert actual.dtype == jnp.float64
+        np.testing.assert_allclose(actual, response(x, size, **options), rtol=1e-12)
     narrow = jnp.asarray(x, jnp.bfloat16)
     wide = LocalResponseNorm(size, **options)(narrow.astype(jnp.float32))
     np.testing.assert_array_equal(LocalResponseNorm(size, **options)(narrow), wide.astype(jnp.bfloat16))
 
 
-def test_the_paper_s_alpha_times_the_size_is_this_layer_s():
-    """AlexNet's constants: k = 2, n = 5, alpha = 1e-4, beta = 0.75, where alpha is not divided."""
+def test_alpha_is_the_paper_s_times_the_size():
+    """With AlexNet's constants k = 2, n = 5, alpha = 1e-4, beta = 0.75; the paper does not divide alpha by n."""
     x = np.random.default_rng(0).normal(0, 50, (1, 1, 1, 5))
     paper = x[..., 2] / (2 + 1e-4 * (x**2).sum(-1)) ** 0.75
     with jax.enable_x64(True):
-        found = LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)(jnp.asarray(x))
-        np.testing.assert_allclose(found[..., 2], paper, rtol=1e-12)
+        actual = LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)(jnp.asarray(x))
+        np.testing.assert_allclose(actual[..., 2], paper, rtol=1e-12)
 
 
-def test_the_gradient_of_local_response_normalisation():
+def test_local_response_normalisation_has_the_right_gradient():
     x = np.random.default_rng(0).normal(0, 3, (1, 2, 2, 6))
     norm = LocalResponseNorm(3, alpha=0.5, k=1.0)
     with jax.enable_x64(True):
@@ -110,6 +110,6 @@ def test_the_gradient_of_local_response_normalisation():
         ({"k": 0.0}, "k is 0.0; it must be greater than 0"),
     ],
 )
-def test_impossible_constants_are_refused(options, message):
+def test_invalid_constants_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         LocalResponseNorm(**options)

@@ -1,4 +1,4 @@
-"""Stages that are computed again for the gradient: what that changes (memory) and what not (everything else)."""
+"""Recomputing stages in the backward pass changes memory and nothing else."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ NETWORKS = {
 
 
 def gradient(arch, remat, seed=3):
-    """Return the function from parameters to the loss, the moved statistics and the gradient, and what it takes."""
+    """Return a function of the parameters that gives ((loss, new statistics), gradient), and the parameters."""
     variables = init(arch, jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (4, *arch.image_shape), arch.dtype)
 
@@ -42,11 +42,11 @@ NETWORKS_BY_NAME = [
 
 
 @pytest.mark.parametrize("name", NETWORKS_BY_NAME)
-def test_loss_statistics_and_gradient_are_the_same(name):
-    """Loss and statistics bit for bit as the tests compile; in gradients the order of a sum may differ.
+def test_loss_statistics_and_gradient_do_not_change(name):
+    """Loss and statistics are equal bit for bit; in gradients the order of a sum may differ.
 
-    A norm behind a convolution cancels the gradient of its bias, of which rounding alone is left. So the bound is a
-    share of the network's largest gradient, in float64, where that share can be as small as 1e-12.
+    A norm after a convolution cancels the gradient of the bias, which leaves only rounding. The bound is therefore
+    relative to the network's largest gradient, in float64, where it can be as small as 1e-12.
     """
     with jax.enable_x64(True):
         check_remat(NETWORKS[name].replace(dtype="float64"))
@@ -56,24 +56,23 @@ def check_remat(arch):
     function, params = gradient(arch, ())
     expected = jax.jit(function)(params)
     for remat in (("all",), stages(arch)[:1]):
-        again = jax.jit(gradient(arch, remat)[0], compiler_options=compiler_options("cpu"))(params)
-        (loss, moved), grads = again
+        (loss, moved), grads = jax.jit(gradient(arch, remat)[0], compiler_options=compiler_options("cpu"))(params)
         assert equal((loss, moved), expected[0]), remat
         largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[1]))
         for ours, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(expected[1]), strict=True):
             assert np.abs(ours - theirs).max() <= 1e-12 * largest, remat
-    if arch.family == "resnet":  # chance took part: another key gives another loss
+    if arch.family == "resnet":  # stochastic depth is active: another key gives another loss
         assert float(jax.jit(gradient(arch, (), seed=4)[0])(params)[0][0]) != float(expected[0][0])
 
 
 @pytest.mark.parametrize("name", NETWORKS_BY_NAME)
-def test_stages_are_those_of_features(name):
+def test_stages_match_features(name):
     arch = NETWORKS[name]
     images = jnp.zeros((1, *arch.image_shape))
     assert stages(arch) == tuple(features(arch, init(arch, jax.random.key(0)), images))
 
 
-def test_all_stands_for_every_stage_and_a_mistyped_one_gets_near_matches():
+def test_all_selects_every_stage_and_unknown_stages_are_refused():
     arch = NETWORKS["resnet"]
     assert chosen_stages(arch, ()) == ()
     assert chosen_stages(arch, ("stage2",)) == ("stage2",)

@@ -22,7 +22,7 @@ def shapes(name, size, **options):
     return {stage: activation.shape[1:] for stage, activation in stages.items()}
 
 
-def test_stages_of_the_papers_table():
+def test_stages_match_the_paper_s_table():
     assert shapes("resnet50", (224, 224)) == {
         "stem": (56, 56, 64), "stage1": (56, 56, 256), "stage2": (28, 28, 512), "stage3": (14, 14, 1024),
         "stage4": (7, 7, 2048),
@@ -32,14 +32,14 @@ def test_stages_of_the_papers_table():
     }  # fmt: skip
 
 
-def test_v2_halves_the_size_in_the_last_block_of_a_stage():
+def test_v2_halves_the_size_in_the_last_block_of_each_stage():
     assert shapes("resnet50_v2", (224, 224)) == {
         "stem": (56, 56, 64), "stage1": (28, 28, 256), "stage2": (14, 14, 512), "stage3": (7, 7, 1024),
         "stage4": (7, 7, 2048),
     }  # fmt: skip
 
 
-def test_any_size_is_taken():
+def test_any_input_size_is_accepted():
     assert shapes("resnet18", (97, 160))["stage4"] == (4, 5, 512)
 
 
@@ -47,8 +47,8 @@ def test_any_size_is_taken():
     "name",
     ["resnet18", *(pytest.param(name, marks=pytest.mark.compiles_large) for name in ("resnet50", "resnet50_v1"))],
 )
-def test_with_zero_init_each_block_is_the_identity_up_to_its_activation(name):
-    # Without a stem that pools, and in the stage without projections, what goes in comes out.
+def test_with_zero_init_each_block_is_the_identity_before_its_activation(name):
+    # With a stem that does not pool, a stage without projections returns its input.
     arch = create(name, depths=(3,), width=16, block="basic", stem="cifar", zero_init_residual=True, input_size=32)
     variables = init(arch, KEY)
     stages = jax.jit(features, static_argnums=0)(arch, variables, IMAGES)
@@ -71,7 +71,7 @@ def test_with_zero_init_each_block_is_the_identity_up_to_its_activation(name):
         for name in ("resnet18", "resnet50", "resnet50_v1", "resnext50_32x4d")
     ],
 )
-def test_with_zero_init_every_gradient_is_finite_and_each_last_norm_has_one(name):
+def test_with_zero_init_gradients_are_finite_and_reach_each_last_norm(name):
     arch = create(name, **{**SMALL, "group_width": 8 if "next" in name else 64}, zero_init_residual=True)
     variables = init(arch, KEY)
 
@@ -86,7 +86,7 @@ def test_with_zero_init_every_gradient_is_finite_and_each_last_norm_has_one(name
         assert np.abs(grads[f"{block}/norm{last}/scale"]).max() > 0
 
 
-def test_zero_init_zeroes_the_last_norm_of_each_block_alone():
+def test_zero_init_zeroes_only_the_last_norm_of_each_block():
     params = leaves_by_path(init(create("resnet50", **SMALL, zero_init_residual=True), KEY).params)
     zero = {path for path, leaf in params.items() if path.endswith("scale") and not np.asarray(leaf).any()}
     assert zero == {"stage1/0/norm3/scale", "stage2/0/norm3/scale", "stage2/1/norm3/scale"}
@@ -103,7 +103,7 @@ def test_option_a_pads_a_quarter_of_the_channels_before_and_after():
     np.testing.assert_allclose(stages["stage2"], expected, rtol=1e-6)
 
 
-def test_a_plain_network_has_no_way_around_its_blocks():
+def test_a_plain_network_has_no_shortcuts():
     arch = create("plain20_cifar", depths=(1,), width=8)
     variables = init(arch, KEY)
     params = jax.tree.map(jnp.array, variables.params)
@@ -113,7 +113,7 @@ def test_a_plain_network_has_no_way_around_its_blocks():
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
-def test_running_statistics_equal_numpys(unbiased):
+def test_running_statistics_equal_numpy(unbiased):
     arch = create(
         "resnet18", **{**SMALL, "depths": (1,), "stem": "cifar", "unbiased_variance": unbiased, "momentum": 0.7}
     )
@@ -129,7 +129,7 @@ def test_running_statistics_equal_numpys(unbiased):
     np.testing.assert_allclose(stats["stem"]["norm"]["var"], expected, rtol=1e-5)
 
 
-def test_stochastic_depth_drops_images_in_training_alone():
+def test_stochastic_depth_drops_images_only_in_training():
     arch = create("resnet18", **SMALL, stochastic_depth=0.9)
     variables = init(arch, KEY)
     still = [apply(arch, variables, IMAGES)[0].logits for _ in range(2)]
@@ -141,22 +141,22 @@ def test_stochastic_depth_drops_images_in_training_alone():
         cnnjax.apply(arch, variables, IMAGES, train=True)
 
 
-def test_without_classes_the_pooled_embedding_comes_out():
+def test_without_classes_the_output_is_the_pooled_embedding():
     arch = create("resnet18", **{**SMALL, "num_classes": 0})
     variables = init(arch, KEY)
     assert "head" not in variables.params
     stages = jax.jit(features, static_argnums=0)(arch, variables, IMAGES)
-    found = apply(arch, variables, IMAGES)[0].logits
-    np.testing.assert_allclose(found, stages["stage2"].mean((1, 2)), rtol=1e-5, atol=1e-6)
+    embedding = apply(arch, variables, IMAGES)[0].logits
+    np.testing.assert_allclose(embedding, stages["stage2"].mean((1, 2)), rtol=1e-5, atol=1e-6)
 
 
-def test_pooling_with_zeros_around_is_another_pooling():
+def test_max_pooling_with_zero_padding():
     x = -1.0 - jax.random.uniform(KEY, (1, 5, 5, 2))
     assert max_pool(x, size=3, stride=2, padding=1).max() < 0
-    zeros_around = max_pool(x, size=3, stride=2, padding=1, pad_value=0.0)
-    assert zeros_around.shape == (1, 3, 3, 2)
-    assert (np.asarray(zeros_around[0, 0]) == 0).all()
-    assert (np.asarray(zeros_around[0, 1, 1]) < 0).all()
+    zero_padded = max_pool(x, size=3, stride=2, padding=1, pad_value=0.0)
+    assert zero_padded.shape == (1, 3, 3, 2)
+    assert (np.asarray(zero_padded[0, 0]) == 0).all()
+    assert (np.asarray(zero_padded[0, 1, 1]) < 0).all()
 
 
 @pytest.mark.parametrize(

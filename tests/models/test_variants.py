@@ -1,4 +1,4 @@
-"""One table of variants, one set of properties run over all of them."""
+"""Properties that every variant must have."""
 
 import typing
 
@@ -25,7 +25,7 @@ TINY = {"depths": (1, 2), "width": 8, "group_width": 32, "num_classes": 5, "inpu
 REGNET = {
     "depth": 3, "w_0": 8, "w_a": 8.0, "w_m": 2.0, "group_width": 4, "stem_width": 8, "num_classes": 5, "input_size": 32,
 }  # fmt: skip
-SMALLEST = {  # of each family and form: those whose values are computed
+SMALLEST = {  # a small network of each family and form, whose values are computed
     "lenet": create("lenet"),
     "mlp": create("mlp"),
     "resnet basic": create("resnet18", depths=(1, 1), width=8, num_classes=5, input_size=32),
@@ -42,7 +42,7 @@ SMALLEST = {  # of each family and form: those whose values are computed
     "vgg": create("vgg11", width=4, num_classes=5, input_size=32),
     "vgg bn": create("vgg11_bn", width=4, head="gap", num_classes=5, input_size=32),
     "googlenet": create("googlenet", width=8, stem="cifar", num_classes=5, input_size=32),
-    "googlenet paper": create(  # without norm, a ReLU layer of two channels may be dead at the start
+    "googlenet paper": create(  # without a norm, a ReLU layer of two channels may be dead at initialization
         "googlenet_paper", width=8, stem="cifar", num_classes=5, input_size=32, activation="gelu"
     ),
     "regnet x": create("regnet_x_400mf", **REGNET),
@@ -50,10 +50,10 @@ SMALLEST = {  # of each family and form: those whose values are computed
     "xception": create("xception", middle_blocks=1, width=4, stem="cifar", num_classes=5, input_size=32),
 }
 QUICK = ("lenet", "mlp", "resnet cifar")
-"""Those that `make test` computes; `make test-all` computes all."""
+"""Networks that `make test` computes; `make test-all` computes all."""
 KEY = jax.random.key(0)
 
-apply = jax.jit(cnnjax.apply, static_argnames=("arch", "train"))  # a plain call compiles each operation by itself
+apply = jax.jit(cnnjax.apply, static_argnames=("arch", "train"))  # without jit, each operation is compiled separately
 
 
 def images_for(arch, count=3):
@@ -65,7 +65,7 @@ def loss(arch, params, batch_stats, images):
     return jax.nn.logsumexp(outputs.logits, axis=-1).mean() - outputs.logits[:, 0].mean()
 
 
-def test_every_family_has_a_variant_whose_values_are_tested():
+def test_every_family_has_a_small_network():
     assert {type(arch) for arch in SMALLEST.values()} == set(models.FAMILIES.values())
 
 
@@ -76,7 +76,7 @@ def test_models_are_listed_by_pattern():
 
 @pytest.mark.parametrize("name", mark_deep_ones(VARIANTS))
 class TestEveryVariant:
-    def test_is_plain_data(self, name):
+    def test_round_trips_through_plain_data(self, name):
         arch = create(name)
         assert hash(arch) == hash(create(name))
         assert arch == create(name) != create(name, num_classes=3)
@@ -95,12 +95,12 @@ class TestEveryVariant:
         assert stages
         assert all(activation.ndim == 4 and activation.shape[0] == 2 for activation in stages.values())
 
-    def test_parameters_are_float32_also_when_it_computes_in_bfloat16(self, name):
+    def test_parameters_stay_float32_in_bfloat16(self, name):
         leaves = jax.tree.leaves(abstract_variables(create(name, dtype="bfloat16")))
         assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
 
     @pytest.mark.compiles_large
-    def test_a_whole_train_step_keeps_the_states_shape(self, name):
+    def test_a_train_step_keeps_the_shapes_of_the_state(self, name):
         arch = create(name)
         experiment = Experiment(model=arch, train=Train(label_smoothing=0.1))
         values = make_hyperparameters(experiment, 10)
@@ -137,7 +137,7 @@ class TestValues:
             assert np.isfinite(grad).all(), path
             assert np.abs(grad).max() > 0, path
 
-    def test_evaluation_leaves_the_statistics_and_training_moves_them(self, name):
+    def test_only_training_updates_the_statistics(self, name):
         arch = SMALLEST[name]
         variables = init(arch, KEY)
         _, after_eval = apply(arch, variables, images_for(arch))
@@ -146,14 +146,14 @@ class TestValues:
             assert np.array_equal(leaves_by_path(after_eval)[path], before), path
             assert not np.array_equal(leaves_by_path(after_train)[path], before), path
 
-    def test_the_callers_variables_are_not_changed(self, name):
+    def test_the_caller_s_variables_are_not_changed(self, name):
         arch = SMALLEST[name]
         variables = init(arch, KEY)
         before = jax.tree.map(np.array, variables)
         apply(arch, variables, images_for(arch), train=True, key=KEY)
         assert jax.tree.all(jax.tree.map(np.array_equal, before, jax.tree.map(np.array, variables)))
 
-    def test_bfloat16_is_near_float32(self, name):
+    def test_bfloat16_is_close_to_float32(self, name):
         arch = SMALLEST[name]
         variables, images = init(arch, KEY), images_for(arch)
         exact = apply(arch, variables, images)[0].logits
@@ -161,7 +161,7 @@ class TestValues:
         assert rough.dtype == jnp.float32
         assert 0 < np.abs(rough - exact).max() < 0.05 * np.abs(exact).max()
 
-    def test_each_stage_can_be_computed_again_by_itself(self, name):
+    def test_each_stage_can_be_recomputed(self, name):
         arch = SMALLEST[name]
         images = images_for(arch)
 
@@ -198,7 +198,7 @@ class TestValues:
             alone = apply(arch, init(arch, key), images)[0].logits
             np.testing.assert_allclose(together[member], alone, rtol=1e-4, atol=1e-5)
 
-    def test_each_image_is_judged_by_itself(self, name):
+    def test_images_of_a_batch_do_not_affect_each_other(self, name):
         arch = SMALLEST[name]
         variables, images = init(arch, KEY), images_for(arch)
         whole = apply(arch, variables, images)[0].logits
@@ -206,7 +206,7 @@ class TestValues:
         np.testing.assert_allclose(whole, single, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lenet", "mlp", "plain cifar"])  # a plain call compiles each operation by itself
+@pytest.mark.parametrize("name", ["lenet", "mlp", "plain cifar"])  # without jit, each operation is compiled separately
 def test_jit_and_plain_calls_agree(name):
     arch = SMALLEST[name]
     variables, images = init(arch, KEY), images_for(arch)
@@ -216,7 +216,7 @@ def test_jit_and_plain_calls_agree(name):
 
 
 @pytest.mark.parametrize("name", typing.get_args(Activation))
-def test_every_activation_of_the_list_is_elementwise_and_has_a_gradient(name):
+def test_every_activation_is_elementwise_and_has_a_gradient(name):
     arch = create("lenet", activation=name)
     images = jax.ShapeDtypeStruct((2, *arch.image_shape), jnp.float32)
     assert jax.eval_shape(lambda v, x: apply(arch, v, x), abstract_variables(arch), images)[0].logits.shape == (2, 10)
@@ -240,13 +240,13 @@ def test_every_activation_of_the_list_is_elementwise_and_has_a_gradient(name):
         ("lenet", {"input_size": 11}, "model.input_size is 11; it must be 12 or more"),
     ],
 )
-def test_create_refuses_with_near_matches(name, options, message):
+def test_create_refuses_invalid_options(name, options, message):
     with pytest.raises(UserError) as error:
         create(name, **options)
     assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize("data", [None, {}, {"family": "lenett"}, {"family": "lenet", "poling": "avg"}, {"family": 3}])
-def test_a_definition_that_is_not_one_is_refused(data):
+def test_an_invalid_definition_is_refused(data):
     with pytest.raises(UserError):
         models.from_dict(data)

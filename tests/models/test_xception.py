@@ -13,7 +13,7 @@ from tests.forms import size
 SMALL = {"middle_blocks": 1, "width": 4, "num_classes": 5}
 
 
-def test_parameters_are_those_of_keras():
+def test_parameters_match_keras():
     variables = abstract_variables(create("xception"))
     assert size(variables.params) == 22_855_952
     assert size(variables) == 22_910_480
@@ -29,7 +29,7 @@ def test_each_stage_halves_the_size(stem, sides):
     assert tuple(maps[name].shape[-1] for name in names) == (8, 16, 32, 91, 256)
 
 
-def test_the_two_forms_pool_differently_at_even_sizes_only():
+def test_the_two_forms_pool_differently_only_at_even_sizes():
     keras, timm = (create("xception", stem="cifar", form=form, **SMALL) for form in ("keras", "timm"))
     variables = jax.jit(init, static_argnums=0)(keras, jax.random.key(0))
     stage1 = jax.jit(lambda arch, v, x: features(arch, v, x)["stage1"], static_argnums=0)

@@ -1,4 +1,4 @@
-"""Batch normalisation in training by the native part, against its formula in float64."""
+"""The native batch norm in training, compared with its formula in float64."""
 
 import functools
 
@@ -51,13 +51,13 @@ def gradients_by_formula(cotangent, x, scale, offset, *residual, relu):
     y = standard * scale + offset + sum(residual)
     passed = np.where(y > 0, cotangent, 0) if relu else cotangent
     along = passed - passed.mean(axes) - standard * (passed * standard).mean(axes)
-    found = [
+    actual = [
         np.maximum(y, 0) if relu else y,
         along * scale / deviation,
         (passed * standard).sum(axes),
         passed.sum(axes),
     ]
-    return found + [passed] * len(residual)
+    return actual + [passed] * len(residual)
 
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 40), st.integers(1, 80)).filter(
@@ -66,15 +66,15 @@ shapes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 40), st.
 
 
 @given(shapes, st.booleans(), st.booleans(), st.integers(0, 2**31))
-def test_it_and_its_gradients_are_the_formulas_in_float64(shape, relu, residual, seed):
+def test_output_and_gradients_equal_the_formula_in_float64(shape, relu, residual, seed):
     given_operands = operands(shape, residual, seed)
     (cotangent,) = random(seed + 1, shape)
     function = functools.partial(ours, relu=relu)
     y, mean, variance = function(*given_operands)
-    cotangent[np.abs(np.asarray(y)) < 1e-4] = 0  # at the edge of ReLU a rounding decides
-    found = value_and_cotangents(function, cotangent, *given_operands)
+    cotangent[np.abs(np.asarray(y)) < 1e-4] = 0  # near the kink of ReLU, rounding decides
+    actual = value_and_cotangents(function, cotangent, *given_operands)
     expected = gradients_by_formula(cotangent, *given_operands, relu=relu)
-    for mine, theirs in zip(found, expected, strict=True):
+    for mine, theirs in zip(actual, expected, strict=True):
         assert mine.shape == theirs.shape
         assert np.abs(np.asarray(mine) - theirs).max() < 2e-5 * (1 + np.abs(theirs).max())
     wide = given_operands[0].astype(np.float64)
@@ -83,7 +83,7 @@ def test_it_and_its_gradients_are_the_formulas_in_float64(shape, relu, residual,
 
 
 @pytest.mark.parametrize("shape", [(64, 40, 40, 16), (1, 91, 91, 3), (9, 14, 1, 17)])
-def test_a_large_mean_is_as_exact(shape):
+def test_a_large_mean_loses_no_precision(shape):
     x, scale, offset = operands(shape, False, mean=300.0)
     _, mean, variance = ours(x, scale, offset, relu=False)
     assert error(mean, x.mean((0, 1, 2), dtype=np.float64)) < 1e-6
@@ -97,22 +97,22 @@ def test_forward_mode_second_derivatives_and_vmap(relu, residual):
     mine = functools.partial(ours, relu=relu)
     exact = functools.partial(by_formula, relu=relu)
 
-    def bent(function):  # of all three results
+    def bent(function):  # a nonlinear function of all three results
         return lambda *of: sum(jnp.sum(jnp.sin(part)) for part in function(*of))
 
     tangents = operands((2, 3, 4, 5), residual, seed=1)
-    for found, expected in (
+    for actual, expected in (
         (jax.jvp(mine, given_operands, tangents)[1], jax.jvp(exact, given_operands, tangents)[1]),
         (jax.hessian(bent(mine))(*given_operands), jax.hessian(bent(exact))(*given_operands)),
         (jax.grad(bent(mine), 1)(*given_operands), jax.grad(bent(exact), 1)(*given_operands)),
     ):
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=2e-4), found, expected)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=2e-4), actual, expected)
     members = [jnp.stack([x, 2 * x]) for x in given_operands]
-    for found, expected in zip(jax.vmap(mine)(*members), jax.vmap(exact)(*members), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    for actual, expected in zip(jax.vmap(mine)(*members), jax.vmap(exact)(*members), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_same_bits_each_time():
+def test_results_are_reproducible():
     given_operands = operands((16, 9, 9, 48), True)
     (cotangent,) = random(1, given_operands[0].shape)
     both = jax.jit(functools.partial(value_and_cotangents, functools.partial(ours, relu=True)))
@@ -121,12 +121,12 @@ def test_the_same_bits_each_time():
         assert jax.tree.all(jax.tree.map(np.array_equal, both(cotangent, *given_operands), first))
 
 
-def test_what_is_not_finite_is_not_hidden():
+def test_nan_propagates():
     x, scale, offset = operands((2, 4, 4, 3), False)
     x[0, 1, 2, 1] = np.nan
-    found = np.asarray(ours(x, scale, offset, relu=True)[0])
-    assert np.isnan(found[..., 1]).all()
-    assert np.isfinite(found[..., (0, 2)]).all()
+    actual = np.asarray(ours(x, scale, offset, relu=True)[0])
+    assert np.isnan(actual[..., 1]).all()
+    assert np.isfinite(actual[..., (0, 2)]).all()
 
 
 @pytest.mark.parametrize("wrong", [
@@ -140,7 +140,7 @@ def test_mismatched_arrays_are_refused(wrong):
 
 
 @pytest.mark.parametrize("trains", [True, False])
-def test_a_layer_takes_it_in_training_alone(trains):
+def test_a_layer_uses_it_only_in_training(trains):
     norm = layers.BatchNorm(3, momentum=0.9, epsilon=EPSILON, unbiased_variance=True, dtype="float32", rngs=nnx.Rngs(0))
     norm.use_running_average = not trains
     graph, state = nnx.split(norm)
@@ -149,7 +149,7 @@ def test_a_layer_takes_it_in_training_alone(trains):
     assert ("cnnjax_batch_norm" in text) == trains
 
 
-def test_a_layer_takes_it_for_float32_alone(monkeypatch):
+def test_a_layer_uses_it_only_for_float32(monkeypatch):
     assert dispatch.norm_algorithm(jnp.float32) == "native"
     assert dispatch.norm_algorithm(jnp.bfloat16) == "xla"
     monkeypatch.setattr(dispatch.library, "load_kernels", lambda: None)

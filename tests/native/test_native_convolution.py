@@ -1,4 +1,4 @@
-"""The native convolution against XLA's in float64; skipped where `make native` has not built it."""
+"""The native convolution, compared with XLA's in float64; skipped if `make native` has not built it."""
 
 import ctypes.util
 import os
@@ -23,14 +23,14 @@ from cnnjax.ops.native.library import load
 from cnnjax.ops.window import Window
 from cnnjax.system.cpus import cores
 
-needs_library = pytest.mark.skipif(load() is None, reason="the native part is not built or off (make native)")
+needs_library = pytest.mark.skipif(load() is None, reason="the native part is not built or is disabled (make native)")
 CLOSE = 1e-5
-"""Of the largest value."""
+"""Tolerance, relative to the largest value."""
 
 
 @st.composite
 def cases(draw):
-    """Draw images, a kernel and a window that fit each other."""
+    """Draw matching images, kernel and window."""
     groups = draw(st.sampled_from([1, 1, 2, 3, 8]))
     depthwise = draw(st.booleans())
     inner = 1 if depthwise else draw(st.integers(1, 9))
@@ -51,20 +51,20 @@ def cases(draw):
 
 
 def exact(images, kernel, window, cotangent):
-    """Return XLA's convolution and its two gradients, in float64; groups one by one, which is faster."""
+    """Return XLA's convolution and its two gradients in float64, one group at a time, which is faster."""
     if window.groups > 1:
         parts = zip(*(np.split(a, window.groups, axis=-1) for a in (images, kernel, cotangent)), strict=True)
-        found = [exact(x, w, window._replace(groups=1), y) for x, w, y in parts]
-        return tuple(np.concatenate(each, axis=-1) for each in zip(*found, strict=True))
+        actual = [exact(x, w, window._replace(groups=1), y) for x, w, y in parts]
+        return tuple(np.concatenate(each, axis=-1) for each in zip(*actual, strict=True))
     with jax.enable_x64(True):
         wide = [np.asarray(a, np.float64) for a in (images, kernel, cotangent)]
         result, back = jax.vjp(lambda x, w: xla_convolution(x, w, window), *map(jnp.asarray, wide[:2]))
         return tuple(map(np.asarray, (result, *back(jnp.asarray(wide[2])))))
 
 
-def error(found, expected):
+def error(actual, expected):
     scale = np.abs(expected).max()
-    return np.abs(np.asarray(found, np.float64) - expected).max() / scale if scale else np.abs(found).max()
+    return np.abs(np.asarray(actual, np.float64) - expected).max() / scale if scale else np.abs(actual).max()
 
 
 def random(seed, *shapes):
@@ -74,33 +74,33 @@ def random(seed, *shapes):
 
 @needs_library
 @given(cases())
-def test_it_and_its_gradients_are_xlas_in_float64(case):
+def test_output_and_gradients_equal_xla_in_float64(case):
     images_shape, kernel_shape, window, seed = case
     images, kernel = random(seed, images_shape, kernel_shape)
-    found, back = jax.vjp(lambda x, w: convolution(x, w, window), images, kernel)
-    (cotangent,) = random(seed + 1, found.shape)
+    actual, back = jax.vjp(lambda x, w: convolution(x, w, window), images, kernel)
+    (cotangent,) = random(seed + 1, actual.shape)
     expected = exact(images, kernel, window, cotangent)
-    for ours, theirs in zip((found, *back(cotangent)), expected, strict=True):
+    for ours, theirs in zip((actual, *back(cotangent)), expected, strict=True):
         assert ours.shape == theirs.shape
         assert error(ours, theirs) < CLOSE
 
 
 @needs_library
 @given(cases(), st.tuples(st.booleans(), st.booleans(), st.booleans()), st.sampled_from(sorted(NONLINEARITIES)))
-def test_with_an_epilogue_it_is_the_same_in_steps(case, parts, nonlinearity):
+def test_an_epilogue_equals_separate_steps(case, parts, nonlinearity):
     images_shape, kernel_shape, window, seed = case
     images, kernel = random(seed, images_shape, kernel_shape)
     shape = convolution(images, kernel, window).shape
     others = dict(zip(("scale", "offset", "residual"), random(seed + 2, shape[-1:], shape[-1:], shape), strict=True))
     given_parts = {name: other for (name, other), there in zip(others.items(), parts, strict=True) if there}
-    found = convolution_with_epilogue(images, kernel, window, **given_parts, nonlinearity=nonlinearity)
+    actual = convolution_with_epilogue(images, kernel, window, **given_parts, nonlinearity=nonlinearity)
     with jax.enable_x64(True):
         wide = {name: np.asarray(other, np.float64) for name, other in given_parts.items()}
         expected = xla_convolution(np.asarray(images, np.float64), np.asarray(kernel, np.float64), window)
         expected = np.asarray(expected)
         expected = expected * wide.get("scale", 1.0) + wide.get("offset", 0.0) + wide.get("residual", 0.0)
         expected = np.asarray(NONLINEARITIES[nonlinearity](jnp.asarray(expected)))
-    assert error(found, expected) < CLOSE
+    assert error(actual, expected) < CLOSE
 
 
 PLAIN = Window((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
@@ -120,7 +120,7 @@ class TestDerivatives:
         expected = sum(float((g * t).sum()) for g, t in zip(grads, tangents, strict=True))
         assert float(slope) == pytest.approx(expected, rel=1e-4)
 
-    def test_second_derivatives_are_xlas(self):
+    def test_second_derivatives_equal_xla(self):
         def curvature(convolve):
             def loss(x, w):
                 return jnp.tanh(convolve(x, w)).sum()
@@ -136,7 +136,7 @@ class TestDerivatives:
             assert error(a, np.asarray(b, np.float64)) < 1e-4
 
     @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
-    def test_members_of_vmap_are_computed_one_after_the_other(self, axes):
+    def test_vmap_equals_separate_calls(self, axes):
         images, kernels = random(2, (3, 2, 6, 7, 3), (3, 3, 3, 3, 4))
         given = [a if axis == 0 else a[0] for a, axis in zip((images, kernels), axes, strict=True)]
 
@@ -146,8 +146,8 @@ class TestDerivatives:
         together = jax.jit(jax.vmap(grads, axes))(*given)
         for member in range(3):
             alone = grads(*(a[member] if axis == 0 else a for a, axis in zip(given, axes, strict=True)))
-            for found, expected in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
-                np.testing.assert_allclose(found[member], expected, rtol=1e-5)
+            for actual, expected in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+                np.testing.assert_allclose(actual[member], expected, rtol=1e-5)
 
 
 @needs_library
@@ -155,15 +155,15 @@ class TestDerivatives:
     st.tuples(st.integers(1, 3), st.integers(3, 9), st.integers(3, 9)), st.sampled_from([1, 3, 16, 24]),
     st.sampled_from([16, 32, 48, 80]), st.sampled_from([1, 3]), st.sampled_from([1, 2]), st.integers(0, 2**31),
 )  # fmt: skip
-def test_an_array_is_added_in_the_epilogue(positions, inputs, outputs, size, stride, seed):
+def test_a_residual_is_added_in_the_epilogue(positions, inputs, outputs, size, stride, seed):
     window = Window((stride, stride), ((size // 2, size // 2),) * 2, (1, 1), 1)
     images, kernel = random(seed, (*positions, inputs), (size, size, inputs, outputs))
     plain = np.asarray(convolution(images, kernel, window), np.float64)
     (residual,) = random(seed + 1, plain.shape)
     text = str(jax.make_jaxpr(lambda x: convolution_with_epilogue(x, kernel, window, residual=residual))(images))
     assert "residual=True" in text
-    found = convolution_with_epilogue(images, kernel, window, residual=residual, nonlinearity="relu")
-    assert error(found, np.maximum(plain + residual, 0)) < CLOSE
+    actual = convolution_with_epilogue(images, kernel, window, residual=residual, nonlinearity="relu")
+    assert error(actual, np.maximum(plain + residual, 0)) < CLOSE
 
 
 @needs_library
@@ -172,22 +172,22 @@ def test_an_array_is_added_in_the_epilogue(positions, inputs, outputs, size, str
     (3, Window((1, 1), ((3, 0), (0, 0)), (1, 1), 1)), (2, Window((1, 1), ((2, 2), (2, 2)), (1, 1), 1)),
     (5, Window((2, 2), ((2, 2), (2, 2)), (2, 2), 1)), (3, Window((2, 2), ((0, 1), (1, 0)), (2, 2), 1)),
 ])  # fmt: skip
-def test_an_array_is_added_with_any_window(size, window, dtype):
-    """OneDNN 2.6 takes a product of matrices for such, and then adds the wrong elements."""
+def test_a_residual_is_added_with_any_window(size, window, dtype):
+    """For these, oneDNN 2.6 uses a matrix product and would add the wrong elements."""
     if dtype == jnp.bfloat16 and not load().has_bfloat16:
-        pytest.skip("this processor has no bfloat16 kernels, and `conv_library` takes XLA")
+        pytest.skip("this processor has no bfloat16 kernels, so `conv_library` returns XLA")
     images, kernel = (jnp.asarray(x, dtype) for x in random(0, (1, 6, 6, 16), (size, size, 16, 32)))
     plain = np.asarray(xla_convolution(images, kernel, window).astype(jnp.float32), np.float64)
     (residual,) = (jnp.asarray(x, dtype) for x in random(1, plain.shape))
-    found = convolution_with_epilogue(images, kernel, window, residual=residual, nonlinearity="relu").astype(
+    actual = convolution_with_epilogue(images, kernel, window, residual=residual, nonlinearity="relu").astype(
         jnp.float32
     )
     close = CLOSE if dtype == jnp.float32 else 0.01
-    assert error(found, np.maximum(plain + np.asarray(residual, np.float64), 0)) < close
+    assert error(actual, np.maximum(plain + np.asarray(residual, np.float64), 0)) < close
 
 
 @needs_library
-def test_derivatives_with_an_epilogue_are_those_of_its_steps():
+def test_derivatives_with_an_epilogue_equal_those_of_separate_steps():
     images, kernel, scale, offset, residual = random(3, (2, 6, 7, 3), (3, 3, 3, 4), (4,), (4,), (2, 6, 7, 4))
 
     def at_once(*operands):
@@ -202,15 +202,15 @@ def test_derivatives_with_an_epilogue_are_those_of_its_steps():
     for ours, theirs in zip(jax.grad(at_once, every)(*operands), jax.grad(in_steps, every)(*operands), strict=True):
         assert error(ours, np.asarray(theirs, np.float64)) < CLOSE
     members = jax.vmap(lambda x: convolution_with_epilogue(x, kernel, PLAIN, offset=offset, nonlinearity="relu"))
-    found = members(np.stack([images, 2 * images]))
-    assert error(found[1], np.asarray(members((2 * images)[None])[0], np.float64)) == 0
+    actual = members(np.stack([images, 2 * images]))
+    assert error(actual[1], np.asarray(members((2 * images)[None])[0], np.float64)) == 0
 
 
 @needs_library
 @pytest.mark.parametrize("name", sorted(NONLINEARITIES))
 @pytest.mark.parametrize("outputs", [4, 16])
-def test_derivatives_from_the_result_are_those_of_its_steps(name, outputs):
-    """Without a scale the slope is taken from the result; the largest are where a nonlinearity saturates."""
+def test_derivatives_from_the_output_equal_those_of_separate_steps(name, outputs):
+    """Without a scale, the slope is computed from the output; large inputs saturate the nonlinearity."""
     images, kernel, offset, residual = random(4, (2, 9, 9, 3), (3, 3, 3, outputs), (outputs,), (2, 9, 9, outputs))
     nonlinearity = NONLINEARITIES[name]
 
@@ -222,12 +222,12 @@ def test_derivatives_from_the_result_are_those_of_its_steps(name, outputs):
 
     operands = (images, kernel, offset, residual)
     tangents = tuple(0.5 * operand[::-1] for operand in operands)
-    for ours, theirs in zip(*(jax.jvp(way, operands, tangents) for way in (at_once, in_steps)), strict=True):
+    for ours, theirs in zip(*(jax.jvp(function, operands, tangents) for function in (at_once, in_steps)), strict=True):
         assert error(ours, np.asarray(theirs, np.float64)) < CLOSE
 
-    def of_gradient(way):
+    def of_gradient(function):
         def gradient(w):
-            return jax.grad(lambda x: (way(x, w, offset, residual) ** 2).sum())(images)
+            return jax.grad(lambda x: (function(x, w, offset, residual) ** 2).sum())(images)
 
         return jax.grad(lambda w: (gradient(w) ** 2).sum())(kernel)
 
@@ -235,7 +235,7 @@ def test_derivatives_from_the_result_are_those_of_its_steps(name, outputs):
 
 
 @needs_library
-def test_the_same_bits_from_call_to_call():
+def test_results_are_reproducible():
     images, kernel = random(0, (16, 20, 20, 16), (3, 3, 16, 32))
     run = jax.jit(jax.grad(lambda x, w: (convolution(x, w, PLAIN) ** 2).sum(), (0, 1)))
     first = run(images, kernel)
@@ -244,7 +244,7 @@ def test_the_same_bits_from_call_to_call():
 
 
 @needs_library
-def test_two_threads_at_once_get_what_each_gets_alone():
+def test_concurrent_calls_give_the_same_results():
     given = [random(seed, (4, 12 + seed, 12, 8), (3, 3, 8, 8)) for seed in range(4)]
     alone = [np.asarray(convolution(*case, PLAIN)) for case in given]
     wrong = []
@@ -264,8 +264,8 @@ def test_two_threads_at_once_get_what_each_gets_alone():
 
 @needs_library
 @pytest.mark.many_processes
-def test_a_thousand_shapes_take_no_memory_that_stays():
-    """In a process of its own: XLA's programs are dropped, so that what is left is the library's plans."""
+def test_memory_stays_bounded_over_a_thousand_shapes():
+    """Runs in a child process, which drops XLA's programs, so that only the library's plans remain."""
     code = """
 import gc, resource, sys
 import jax, numpy as np
@@ -293,7 +293,7 @@ print(sizes[-1] - sizes[3], load().calls("few_channel_conv"))
 
 @needs_library
 @pytest.mark.parametrize(("channels", "by_dot"), [(24, True), (16, False), (100, True)])
-def test_which_kernel_gradient_of_one_position_is_a_product(channels, by_dot):
+def test_dispatch_of_the_kernel_gradient_of_1x1_convolutions(channels, by_dot):
     images, kernel = jnp.ones((4, 9, 9, channels)), jnp.ones((1, 1, channels, 64))
     window = Window((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
     gradient = jax.jit(jax.grad(lambda w: convolution(images, w, window).sum()))
@@ -303,25 +303,27 @@ def test_which_kernel_gradient_of_one_position_is_a_product(channels, by_dot):
 
 
 @needs_library
-@pytest.mark.parametrize(("size", "padding", "dilation", "strides", "turned"), [
+@pytest.mark.parametrize(("size", "padding", "dilation", "strides", "flipped"), [
     ((3, 3), ((1, 1), (1, 1)), (1, 1), (1, 1), True),
     ((3, 2), ((0, 2), (1, 0)), (1, 1), (1, 1), True),
     ((3, 5), ((0, 3), (4, 1)), (2, 1), (1, 1), True),
-    ((3, 3), ((3, 0), (1, 1)), (1, 1), (1, 1), False),  # outputs that meet no image
+    ((3, 3), ((3, 0), (1, 1)), (1, 1), (1, 1), False),  # outputs whose windows miss the image
     ((3, 3), ((1, 1), (1, 1)), (1, 1), (2, 1), False),
 ])  # fmt: skip
-def test_the_images_gradient_of_a_depthwise_one_is_by_the_turned_kernel(size, padding, dilation, strides, turned):
+def test_the_input_gradient_of_a_depthwise_convolution_uses_the_flipped_kernel(
+    size, padding, dilation, strides, flipped
+):
     images, kernel = random(0, (2, 9, 10, 24), (*size, 1, 24))
     window = Window(strides, padding, dilation, 24)
     result, back = jax.vjp(lambda x: convolution(x, kernel, window), images)
     (cotangent,) = random(1, result.shape)
     assert error(back(cotangent)[0], exact(images, kernel, window, cotangent)[1]) < CLOSE
     text = jax.jit(lambda y: back(y)[0]).lower(cotangent).as_text()
-    assert (f'kind = "{INPUT_GRADIENT}"' in text) != turned
+    assert (f'kind = "{INPUT_GRADIENT}"' in text) != flipped
 
 
 @needs_library
-def test_a_network_takes_it_on_the_cpu_and_xla_elsewhere():
+def test_networks_use_it_on_the_cpu_and_xla_elsewhere():
     arch = create("resnet20_cifar", depths=(1,))
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     assert rules.conv_library(jnp.dtype("float32")).startswith("oneDNN")
@@ -360,48 +362,48 @@ print(dispatch.conv_library(jnp.dtype("float32")))
             check=True,
         )
 
-    def test_a_missing_library_is_one_line_of_notice(self, tmp_path):
-        self.is_one_line_of_notice(tmp_path, "is not built")
+    def test_a_missing_library_prints_one_notice(self, tmp_path):
+        self.prints_one_notice(tmp_path, "is not built")
 
     @pytest.mark.parametrize("content", [b"", b"no library", b"\x7fELF" + bytes(100), b"ELF" + library.seal(b"ELF")])
-    def test_a_broken_library_is_one_line_of_notice(self, tmp_path, content):
+    def test_a_broken_library_prints_one_notice(self, tmp_path, content):
         (tmp_path / "libcnnjax.so").write_bytes(content)
-        self.is_one_line_of_notice(tmp_path, "")
+        self.prints_one_notice(tmp_path, "")
 
-    def test_a_library_of_something_else_is_one_line_of_notice(self, tmp_path):
+    def test_another_library_prints_one_notice(self, tmp_path):
         (tmp_path / "libcnnjax.so").symlink_to(ctypes.util.find_library("c") or "libc.so.6")
-        self.is_one_line_of_notice(tmp_path, "")
+        self.prints_one_notice(tmp_path, "")
 
     @needs_library
-    def test_half_a_library_and_one_of_other_sources_are_not_loaded(self, tmp_path):
-        """Half of one would end the process; an older one would give other bits than its version says."""
+    def test_truncated_and_stale_libraries_are_not_loaded(self, tmp_path):
+        """A truncated library would crash the process; a stale one would give other bits than its version implies."""
         whole, file = library.LIBRARY.read_bytes(), tmp_path / "libcnnjax.so"
         middle = len(whole) // 3
         damaged = whole[:middle] + bytes(8192) + whole[middle + 8192 :]
         for content in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1]), damaged):
             file.write_bytes(content)
-            self.is_one_line_of_notice(tmp_path, "was built from other sources, or is damaged")
+            self.prints_one_notice(tmp_path, "was built from other sources, or is damaged")
 
-    def is_one_line_of_notice(self, folder, told):
+    def prints_one_notice(self, folder, message):
         done = self.run(folder)
         assert done.stdout == "xla-cpu\n"
         (line,) = (line for line in done.stderr.splitlines() if "notice" in line)
         assert line.startswith("notice: the native part")
-        assert told in line
+        assert message in line
 
     @needs_library
-    def test_its_version_tells_what_decides_the_bits(self):
+    def test_its_version_includes_everything_that_affects_the_bits(self):
         folder = library.LIBRARY.parent
         assert library.load().version.endswith(f", {cores()} thread{'s' * (cores() > 1)}")
         assert self.run(folder, OMP_THREAD_LIMIT="1").stdout.endswith(", 1 thread\n")
         assert " with ONEDNN_MAX_CPU_ISA=AVX2 " in self.run(folder, ONEDNN_MAX_CPU_ISA="AVX2").stdout
 
-    def test_another_word_than_0_or_1_is_refused(self, tmp_path):
+    def test_cnnjax_native_must_be_0_or_1(self, tmp_path):
         with pytest.raises(subprocess.CalledProcessError) as failed:
             self.run(tmp_path, native="off")
         assert "UserError: unknown CNNJAX_NATIVE 'off'" in failed.value.stderr
 
-    def test_it_can_be_turned_off(self, tmp_path):
+    def test_it_can_be_disabled(self, tmp_path):
         (tmp_path / "libcnnjax.so").write_bytes(b"no library")
         done = self.run(tmp_path, native="0")
         assert (done.stdout, "notice" in done.stderr) == ("xla-cpu\n", False)
@@ -410,7 +412,7 @@ print(dispatch.conv_library(jnp.dtype("float32")))
 @pytest.mark.parametrize(
     ("text", "most"), [("max 100000", None), ("150000 100000", 2), ("1000 100000", 1), ("?", None)]
 )
-def test_threads_follow_the_containers_share(tmp_path, text, most):
+def test_threads_follow_the_container_quota(tmp_path, text, most):
     (tmp_path / "cpu.max").write_text(text)
     bound = len(os.sched_getaffinity(0))
     assert cores(tmp_path / "cpu.max") == (bound if most is None else min(bound, most))
@@ -430,8 +432,8 @@ def test_a_kernel_that_does_not_fit_is_refused(images, kernel):
         convolution_with_epilogue(images, jnp.ones((5, 5, 3, 6)), window, offset=jnp.ones(5))
 
 
-def test_sizes_of_zero_are_no_trouble():
-    """The library's kernels divide by the number of channels and of rows, and oneDNN refuses some."""
+def test_empty_arrays_are_supported():
+    """The kernels divide by the numbers of channels and rows, and oneDNN refuses some empty arrays."""
     window = Window((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
     assert not jnp.any(convolution(jnp.ones((1, 12, 12, 0)), jnp.ones((3, 3, 0, 4)), window))
     assert convolution(jnp.ones((0, 12, 12, 3)), jnp.ones((3, 3, 3, 4)), window).shape == (0, 10, 10, 4)

@@ -1,4 +1,4 @@
-"""3x3 kernels with enough to do for Winograd's filtering, against XLA's convolution in float64."""
+"""Winograd convolutions of 3x3 kernels, compared with XLA's convolution in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,12 @@ from tests.native.test_native_convolution import CLOSE, error, exact, random
 
 needs_kernels = pytest.mark.skipif(
     not getattr(load(), "has_kernels", False),
-    reason="the native part is not built or off, or it has no kernels for this processor",
+    reason="the native part is not built, is disabled, or has no kernels for this processor",
 )
 
 
 def counting(algorithm: str):
-    """Return a fixture: a function that returns how many convolutions it has computed since the last call."""
+    """Return a fixture: a function that returns the number of calls of the algorithm since its last call."""
 
     @pytest.fixture
     def counted():
@@ -38,13 +38,13 @@ def counting(algorithm: str):
 
 counted = counting("winograd")
 ENOUGH_TILES = load().bound("winograd_tiles_to_sum") * cores() if load() else 1
-"""Of 4x4 outputs, for the gradient by the kernel, too."""
+"""Tiles of 4x4 outputs, enough for the kernel gradient too."""
 SAME = Window((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
 
 
 @st.composite
 def cases(draw):
-    """Draw images, a kernel and a window that go by Winograd, forward and back."""
+    """Draw images, kernel and window for which Winograd is chosen, forward and backward."""
     padding = tuple((draw(st.integers(0, 4)), draw(st.integers(0, 4))) for _ in range(2))
     height, width = (draw(st.integers(max(1, 3 - sum(edge)), 15)) for edge in padding)
     out = [size + sum(edge) - 2 for size, edge in zip((height, width), padding, strict=True)]
@@ -60,17 +60,17 @@ def cases(draw):
 
 @needs_kernels
 @given(case=cases())
-def test_it_and_its_gradients_are_xlas_in_float64(counted, case):
-    is_xlas_in_float64(counted, case, calls=3)
+def test_output_and_gradients_equal_xla_in_float64(counted, case):
+    check_against_xla(counted, case, calls=3)
 
 
-def is_xlas_in_float64(counted, case, calls):
-    """Check a convolution and its gradients, of which so many are counted."""
+def check_against_xla(counted, case, calls):
+    """Compare a convolution and its gradients with XLA's, and check the number of Winograd calls."""
     images_shape, kernel_shape, window, seed = case
     images, kernel = random(seed, images_shape, kernel_shape)
-    found, back = jax.vjp(lambda x, w: convolution(x, w, window), images, kernel)
-    (cotangent,) = random(seed + 1, found.shape)
-    jax.block_until_ready(found)
+    actual, back = jax.vjp(lambda x, w: convolution(x, w, window), images, kernel)
+    (cotangent,) = random(seed + 1, actual.shape)
+    jax.block_until_ready(actual)
     counted()
     results = (convolution(images, kernel, window), *back(cotangent))
     jax.block_until_ready(results)
@@ -82,25 +82,25 @@ def is_xlas_in_float64(counted, case, calls):
 
 @needs_kernels
 @given(cases(), st.tuples(st.booleans(), st.booleans(), st.booleans()), st.sampled_from(["identity", "relu"]))
-def test_with_an_epilogue_it_is_the_same_in_steps(case, parts, nonlinearity):
+def test_an_epilogue_equals_separate_steps(case, parts, nonlinearity):
     images_shape, kernel_shape, window, seed = case
     images, kernel = random(seed, images_shape, kernel_shape)
     plain = np.asarray(convolution(images, kernel, window), np.float64)
     scale, offset, residual = random(seed + 2, plain.shape[-1:], plain.shape[-1:], plain.shape)
     given_parts = {name: part for name, part, there in zip(
         ("scale", "offset", "residual"), (scale, offset, residual), parts, strict=True) if there}  # fmt: skip
-    found = convolution_with_epilogue(images, kernel, window, **given_parts, nonlinearity=nonlinearity)
+    actual = convolution_with_epilogue(images, kernel, window, **given_parts, nonlinearity=nonlinearity)
     expected = plain * given_parts.get("scale", 1.0) + given_parts.get("offset", 0.0) + given_parts.get("residual", 0.0)
-    assert error(found, np.maximum(expected, 0) if nonlinearity == "relu" else expected) < CLOSE
+    assert error(actual, np.maximum(expected, 0) if nonlinearity == "relu" else expected) < CLOSE
 
 
 @needs_kernels
-def test_many_channels_and_a_large_mean_are_as_exact(counted):
+def test_many_channels_and_a_large_mean_lose_no_precision(counted):
     images, kernel = random(0, (-(-ENOUGH_TILES // 4), 8, 8, 256), (3, 3, 256, 128))
     images = np.abs(images) + 10
-    found, back = jax.vjp(lambda x, w: convolution(x, w, SAME), images, kernel)
-    (cotangent,) = random(1, found.shape)
-    results = jax.block_until_ready((found, *back(cotangent)))
+    actual, back = jax.vjp(lambda x, w: convolution(x, w, SAME), images, kernel)
+    (cotangent,) = random(1, actual.shape)
+    results = jax.block_until_ready((actual, *back(cotangent)))
     assert counted() == 3
     for ours, theirs in zip(results, exact(images, kernel, SAME, cotangent), strict=True):
         assert error(ours, theirs) < CLOSE
@@ -108,28 +108,28 @@ def test_many_channels_and_a_large_mean_are_as_exact(counted):
 
 @needs_kernels
 @pytest.mark.parametrize("width", [4, 8, 16, 40, 72])
-def test_each_group_has_its_own_channels(counted, width):
+def test_groups_are_computed_independently(counted, width):
     window = SAME._replace(groups=4)
     shape = (-(-ENOUGH_TILES // 4), 8, 8, 4 * width)
-    is_xlas_in_float64(counted, (shape, (3, 3, width, 4 * width), window, width), calls=3)
+    check_against_xla(counted, (shape, (3, 3, width, 4 * width), window, width), calls=3)
 
 
 @needs_kernels
-def test_depthwise_is_not_computed_by_it(counted):
+def test_depthwise_convolutions_do_not_use_it(counted):
     images, kernel = random(0, (-(-ENOUGH_TILES // 4), 8, 8, 32), (3, 3, 1, 32))
     jax.block_until_ready(convolution(images, kernel, SAME._replace(groups=32)))
     assert counted() == 0
 
 
 @needs_kernels
-def test_the_same_bits_each_time(counted):
+def test_results_are_reproducible(counted):
     batch = -(-ENOUGH_TILES // 6)
     images, kernel, cotangent = random(0, (batch, 9, 8, 32), (3, 3, 32, 48), (batch, 9, 8, 48))
 
     @jax.jit
     def both(x, w, y):
-        found, back = jax.vjp(lambda x, w: convolution(x, w, SAME), x, w)
-        return found, *back(y)
+        actual, back = jax.vjp(lambda x, w: convolution(x, w, SAME), x, w)
+        return actual, *back(y)
 
     first = jax.block_until_ready(both(images, kernel, cotangent))
     assert counted() == 3
@@ -138,13 +138,13 @@ def test_the_same_bits_each_time(counted):
 
 
 @needs_kernels
-def test_what_is_not_finite_is_not_hidden(counted):
+def test_nan_and_infinity_propagate(counted):
     images, kernel = random(0, (-(-ENOUGH_TILES // 16), 16, 16, 16), (3, 3, 16, 16))
     images[3, 5, 5, 7] = np.nan
-    found = np.asarray(convolution(images, kernel, SAME))
+    actual = np.asarray(convolution(images, kernel, SAME))
     relu = np.asarray(convolution_with_epilogue(images, kernel, SAME, nonlinearity="relu"))
     assert counted() == 2
-    for result in (found, relu):
+    for result in (actual, relu):
         assert np.isnan(result[3, 4:7, 4:7]).all()
         assert np.isfinite(np.delete(result, 3, axis=0)).all()
     images[3, 5, 5, 7] = np.inf

@@ -31,7 +31,7 @@ apply = jax.jit(cnnjax.apply, static_argnames=("arch", "train"))
 
 
 def make_peer(name, source, aux_heads=False):
-    """Return a network of torch with random statistics, and convolutions and biases far from their start."""
+    """Return a torch network with random statistics, and convolutions and biases unlike their initial values."""
     torch.manual_seed(0)
     if source == "timm":
         net = timm.create_model(TIMM.get(name, name))
@@ -101,8 +101,8 @@ def test_auxiliary_logits_equal_torchvisions_in_training(tmp_path):
     quiet = arch.replace(dropout=0.0)
     ours = evaluated_with_batch_statistics(quiet, variables, images)
     close(ours.logits, logits, 1e-3)
-    for found, name in zip(ours.aux, ("aux1", "aux2"), strict=True):
-        close(found, captured[name].numpy(), 1e-3)
+    for logits, name in zip(ours.aux, ("aux1", "aux2"), strict=True):
+        close(logits, captured[name].numpy(), 1e-3)
 
 
 def evaluated_with_batch_statistics(arch, variables, images):
@@ -142,7 +142,7 @@ def test_vgg16_equals_keras(kind, tmp_path):
 
 
 def taught_alexnet(side, channels, classes, filters, hidden):
-    """Return the Keras Sequential of the taught network, without its dropout."""
+    """Return the taught network as a Keras Sequential, without dropout."""
     layers = keras.layers
     return keras.Sequential([
         layers.Input((28, 28, channels)), layers.Resizing(side, side),

@@ -135,8 +135,8 @@ def test_other_objects_than_a_state_dict_are_refused(tmp_path):
     import torch
 
     path = tmp_path / "weights.pth"
-    for held in ([1, 2], {"epoch": 3}, {"state_dict": {"conv1.weight": "text"}}, torch.zeros(3)):
-        torch.save(held, path)
+    for content in ([1, 2], {"epoch": 3}, {"state_dict": {"conv1.weight": "text"}}, torch.zeros(3)):
+        torch.save(content, path)
         with pytest.raises(UserError, match="state dict"):
             load_weights(create("resnet18"), "torchvision", path)
 

@@ -32,25 +32,31 @@ def agrees(path: Path, expected: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_tensors_of_every_kind(zipped, protocol, tmp_path):
+def test_tensors_of_every_kind_are_read(zipped, protocol, tmp_path):
     path = tmp_path / "a.pth"
     torch.save(KINDS, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
     assert agrees(path, KINDS)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_training_checkpoint(zipped, tmp_path):
+def test_a_training_checkpoint_is_read(zipped, tmp_path):
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
     optimizer = torch.optim.AdamW([{"params": [parameter]} for parameter in net.parameters()])
     net(torch.randn(2, 3, 8, 8)).sum().backward()
     optimizer.step()
-    held = {"epoch": 3, "best": 91.5, "arch": "x", "state_dict": net.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(held, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    content = {
+        "epoch": 3,
+        "best": 91.5,
+        "arch": "x",
+        "state_dict": net.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
     assert agrees(tmp_path / "a.pth", net.state_dict())
 
 
 @pytest.mark.skipif(not ASSETS, reason="CNNJAX_TEST_ASSETS, the folder with weights/ and data/, is not set")
-def test_a_published_file_of_2018():
+def test_a_published_file_of_2018_is_read():
     path = Path(ASSETS) / "weights/cifar10_resnet20-12fca82f.th"
-    held = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
-    assert agrees(path, {name.removeprefix("module."): tensor for name, tensor in held.items()})
+    content = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
+    assert agrees(path, {name.removeprefix("module."): tensor for name, tensor in content.items()})

@@ -1,4 +1,4 @@
-"""The pages in a browser: headless Chromium at two widths, light and dark, and the pointer on every chart."""
+"""The pages in headless Chromium, at two widths, light and dark, with the pointer on every chart."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from cnnjax.report import charts, page
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
 )
-needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium (apt install chromium)")
+needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed (apt install chromium)")
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--allow-file-access-from-files", "--virtual-time-budget=5000",
@@ -41,8 +41,8 @@ window.addEventListener('load', () => {
 """
 
 
-def look_at(html, folder, width, dark):
-    """Return what a page of that width measures about itself."""
+def measure_page(html, folder, width, dark):
+    """Return the measurements that a page of this width makes of itself."""
     (folder / "page.html").write_text(html.replace("</body>", f"{PROBE}</body>"))
     (folder / "frame.html").write_text(
         f'<iframe src="page.html" style="width:{width}px;height:900px;border:0"></iframe><pre></pre>'
@@ -57,7 +57,7 @@ def look_at(html, folder, width, dark):
     return json.loads(unescape(re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)[1]))
 
 
-def small_page(folder):
+def write_small_page(folder):
     rows = [
         {"epoch": n, "lr": 0.1 / n, "gradient_norm": 2.0 / n, **{f"{part}_{figure}": 1 / (n + 1)
          for part in ("train", "validation") for figure in ("loss", "top1")}}
@@ -79,16 +79,16 @@ def small_page(folder):
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_page_fits_its_window_follows_the_theme_and_shows_values(tmp_path, width, dark):
-    seen = look_at(small_page(tmp_path), tmp_path, width, dark)
-    assert seen["width"] == width
-    assert seen["needed"] <= width
-    assert seen["background"] == ("rgb(13, 17, 23)" if dark else "rgb(255, 255, 255)")
-    assert seen["text"] == ("rgb(230, 237, 243)" if dark else "rgb(31, 35, 40)")
-    assert seen["requests"] == 0
-    during = [values[1] for values in seen["values"]]
+    measured = measure_page(write_small_page(tmp_path), tmp_path, width, dark)
+    assert measured["width"] == width
+    assert measured["needed"] <= width
+    assert measured["background"] == ("rgb(13, 17, 23)" if dark else "rgb(255, 255, 255)")
+    assert measured["text"] == ("rgb(230, 237, 243)" if dark else "rgb(31, 35, 40)")
+    assert measured["requests"] == 0
+    during = [values[1] for values in measured["values"]]
     assert during == [
         "epoch 5: train 0.1667, validation 0.1667", "epoch 5: train 16.67 %, validation 16.67 %",
         "epoch 5: rate 0.020000", "epoch 5: norm 0.4000",
         "confidence 93 to 100 %: 140 images, 87.5 % accuracy at 93.3 % confidence",
     ]  # fmt: skip
-    assert all(before == after != values for before, values, after in seen["values"])
+    assert all(before == after != values for before, values, after in measured["values"])

@@ -9,10 +9,10 @@ from cnnjax.report.charts import HEIGHT, LEFT, MOST_POINTS, WIDTH, line_chart, t
 
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9))
-def test_ticks_are_round_and_lie_within(low, span):
-    found = ticks(low, low + span)
-    assert len(found) <= 6
-    assert all(low - 1e-6 * span <= tick <= low + span + 1e-6 * span for tick in found)
+def test_ticks_are_round_numbers_in_range(low, span):
+    values = ticks(low, low + span)
+    assert len(values) <= 6
+    assert all(low - 1e-6 * span <= tick <= low + span + 1e-6 * span for tick in values)
 
 
 def points(text):
@@ -21,7 +21,7 @@ def points(text):
     ]
 
 
-def test_points_lie_where_their_values_are():
+def test_points_are_at_the_coordinates_of_their_values():
     drawn = points(line_chart("t", "epoch", [1, 2, 3], {"a": [0.0, 1.0, 0.5]}))
     assert drawn[0][0] == LEFT
     assert drawn[0][1] > drawn[2][1] > drawn[1][1]
@@ -31,12 +31,12 @@ def test_points_lie_where_their_values_are():
 @pytest.mark.parametrize(
     "values", [[1.0], [2.0, 2.0], [0.0, 0.0], [math.nan, 1.0, math.inf], [None, 3.0], [None, None], [math.nan]]
 )
-def test_any_values_give_a_chart_within_its_frame(values):
+def test_charts_of_any_values_stay_within_the_frame(values):
     drawn = points(line_chart("t", "epoch", list(range(len(values))), {"a": values}))
     assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in drawn)
 
 
-def test_long_series_are_thinned_and_keep_the_marked_and_the_last_point():
+def test_thinned_series_keep_the_marked_and_the_last_point():
     values = [float(n) for n in range(10_001)]
     text = line_chart("t", "epoch", values, {"a": values}, best=("a", 7777))
     assert len(points(text)) <= MOST_POINTS + 2
@@ -44,6 +44,6 @@ def test_long_series_are_thinned_and_keep_the_marked_and_the_last_point():
     assert 'class="best"' in text
 
 
-def test_names_are_only_names():
+def test_names_are_escaped():
     text = line_chart("<b>t</b>", "epoch", [1, 2], {"<script>": [1.0, 2.0]})
     assert "<script>" not in text and "<b>" not in text

@@ -19,12 +19,12 @@ def test_the_page_has_a_row_for_every_model():
     assert sorted(recorded()) == list_models()
 
 
-@pytest.mark.parametrize("name", ["lenet", "resnet18", "resnet20_cifar"])  # tests/test_complexity.py counts them all
-def test_the_page_is_what_the_command_writes(name):
+@pytest.mark.parametrize("name", ["lenet", "resnet18", "resnet20_cifar"])  # tests/test_complexity.py covers all of them
+def test_the_page_is_up_to_date(name):
     assert recorded()[name] == row(name)
 
 
-def test_what_is_published_can_be_converted():
+def test_every_published_network_can_be_converted():
     for entry in PUBLISHED:
         assert source_of(create(entry.variant), entry.source)
         assert 50 < entry.top1 < 100

@@ -37,7 +37,7 @@ def run(request, digits, tmp_path_factory):
     return experiment, folder, results, console.export_text()
 
 
-def test_every_picture_exists_and_is_not_blank(run):
+def test_every_image_exists_and_is_not_blank(run):
     _, folder, _, _ = run
     for name in PICTURES:
         with Image.open(folder / f"{name}.png") as image:
@@ -47,7 +47,7 @@ def test_every_picture_exists_and_is_not_blank(run):
         assert len(np.unique(pixels)) > 20, name
 
 
-def test_the_page_holds_its_pictures_and_needs_nothing_else(run):
+def test_the_page_embeds_its_images_and_loads_nothing(run):
     _, folder, results, _ = run
     page = (folder / "report.html").read_text()
     assert (
@@ -58,7 +58,7 @@ def test_the_page_holds_its_pictures_and_needs_nothing_else(run):
     assert "early_stopping.patience" in page
 
 
-def test_the_table_shows_loss_and_top1_of_all_parts(run):
+def test_the_table_shows_loss_and_top1_of_every_part(run):
     _, folder, results, text = run
     for part in ("train", "validation", "test"):
         assert f"{results[part]['loss']:.4f}" in text
@@ -72,7 +72,7 @@ def times(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
 
 
-def test_a_finished_run_says_so_and_shows_its_results_again(run):
+def test_a_finished_run_prints_its_results_again(run):
     experiment, folder, results, _ = run
     before = times(folder)
     console = Console(record=True, width=100)
@@ -81,7 +81,7 @@ def test_a_finished_run_says_so_and_shows_its_results_again(run):
     assert times(folder) == before
 
 
-def test_a_finished_run_is_not_reported_for_other_data(run, tmp_path):
+def test_a_finished_run_refuses_other_data(run, tmp_path):
     experiment, folder, _, _ = run
     write_digits(tmp_path / "others", train=410)
     other = experiment.replace(data=experiment.data.replace(dir=str(tmp_path / "others")))
@@ -89,19 +89,19 @@ def test_a_finished_run_is_not_reported_for_other_data(run, tmp_path):
         launch.run(launch.Launch("tiny", other, folder), Console(quiet=True))
 
 
-def test_a_run_killed_while_its_pictures_were_drawn_draws_them_again(run, tmp_path):
+def test_a_run_killed_during_its_report_writes_it_again(run, tmp_path):
     experiment, folder, results, _ = run
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     (copy / "results.json").unlink()
     (copy / "confusion.png").unlink()
-    again = launch.run(launch.Launch("tiny", experiment, copy), Console(record=True, width=100))
-    assert again == results
+    repeated = launch.run(launch.Launch("tiny", experiment, copy), Console(record=True, width=100))
+    assert repeated == results
     for name in PICTURES:
         assert (copy / f"{name}.png").read_bytes() == (folder / f"{name}.png").read_bytes(), name
 
 
-def test_a_run_knows_its_classes_and_its_preprocessing(run, tmp_path):
+def test_a_run_stores_its_classes_and_preprocessing(run, tmp_path):
     experiment, folder, results, _ = run
     network = predictor.load(folder)
     assert network.arch == experiment.model
@@ -113,7 +113,7 @@ def test_a_run_knows_its_classes_and_its_preprocessing(run, tmp_path):
     assert sorted((p for _, p in answers), reverse=True) == [p for _, p in answers]
 
 
-def test_the_examples_are_what_the_first_step_sees(experiment):
+def test_the_examples_are_those_of_the_first_step(experiment):
     experiment = experiment.replace(augmentation=Augmentation(pad_crop=4, flip=True))
     dataset = data.load(experiment.data)
     seen = []
@@ -136,8 +136,8 @@ def test_the_examples_are_what_the_first_step_sees(experiment):
 
 
 @pytest.mark.trains_long
-def test_names_of_classes_are_only_names(experiment, tmp_path):
-    """No formula, no markup."""
+def test_class_names_are_escaped(experiment, tmp_path):
+    """They are neither formulas nor markup."""
     names = ("$x^$", "[red]", "\\frac", "<b>", *"456789")
     for part in ("train", "test"):
         for label, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""`cnnjax.train` and `cnnjax.load`, also with parts that an experiment file defines."""
+"""`cnnjax.train` and `cnnjax.load`, also with a network, loss and data set from an experiment file."""
 
 import json
 import shutil
@@ -31,17 +31,17 @@ def short(experiment):
     return experiment.replace(train=experiment.train.replace(epochs=1))
 
 
-def test_a_run_predicts_evaluates_and_knows_its_figures(short, tmp_path, photo):
+def test_a_run_predicts_evaluates_and_has_metrics(short, tmp_path, photo):
     run = cnnjax.train(short, tmp_path / "run", console=QUIET)
     report = run.evaluate("test")
     assert report.top1 == pytest.approx(run.results["test"]["top1"])
     assert report.loss == pytest.approx(run.results["test"]["loss"], rel=1e-5)
     assert [row["epoch"] for row in run.metrics] == [1]
     (answers,) = run.predict([photo], top=2)
-    again = cnnjax.load(tmp_path / "run")
-    assert again.predict([str(photo)], top=2) == [answers]
-    assert again.evaluate("validation").images == 80
-    assert again.evaluate(data=Data(source="mnist", dir=short.data.dir)).images == 130
+    loaded = cnnjax.load(tmp_path / "run")
+    assert loaded.predict([str(photo)], top=2) == [answers]
+    assert loaded.evaluate("validation").images == 80
+    assert loaded.evaluate(data=Data(source="mnist", dir=short.data.dir)).images == 130
     assert json.loads((tmp_path / "run" / "config.json").read_text())["name"] == "run"
     assert not (tmp_path / "run" / COPY).exists()
 
@@ -59,7 +59,7 @@ def test_invalid_calls_are_refused(short, tmp_path, photo):
 
 
 OWN = '''
-"""An experiment whose network, loss and data are its own."""
+"""An experiment with its own network, loss and data set."""
 
 from typing import ClassVar
 
@@ -119,7 +119,7 @@ experiment = Experiment(
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
-    """An experiment file with parts of its own, and its run."""
+    """An experiment file that defines its own network, loss and data set, and its run."""
     folder = tmp_path_factory.mktemp("own")
     file = folder / "mine.py"
     file.write_text(textwrap.dedent(OWN))
@@ -128,7 +128,7 @@ def own(tmp_path_factory):
     return file, folder / "run"
 
 
-def test_an_experiment_file_may_define_its_network_its_loss_and_its_data(own):
+def test_an_experiment_file_may_define_network_loss_and_data(own):
     file, run = own
     config = json.loads((run / "config.json").read_text())["experiment"]
     assert config["model"]["family"] == "linear"
@@ -137,7 +137,7 @@ def test_an_experiment_file_may_define_its_network_its_loss_and_its_data(own):
 
 
 @pytest.mark.parametrize("options", [{"code": True}, {"trust_code": True}])
-def test_its_run_works_where_the_code_is_named_or_trusted(own, options, photo, capsys):
+def test_the_run_opens_if_the_code_is_named_or_trusted(own, options, photo, capsys):
     file, run = own
     loaded = cnnjax.load(run, **{"code": file} if "code" in options else options)
     assert loaded.evaluate("test").images == 60
@@ -145,7 +145,7 @@ def test_its_run_works_where_the_code_is_named_or_trusted(own, options, photo, c
     assert "the code has run" in capsys.readouterr().out
 
 
-def test_a_run_folder_alone_never_has_its_code_executed(own, capsys):
+def test_code_in_a_run_folder_is_not_executed_by_default(own, capsys):
     _, run = own
     for use in (lambda: cnnjax.load(run), lambda: load_experiment(str(run))):
         with pytest.raises(UserError, match="unknown model family 'linear'; .* --code, or run it with --trust"):
@@ -165,7 +165,7 @@ def test_a_run_resumes_from_its_folder_with_trusted_code(own, tmp_path):
     assert [row["epoch"] for row in resumed.metrics] == [1, 2]
 
 
-def test_a_file_that_has_changed_since_is_noticed(own, tmp_path):
+def test_a_changed_experiment_file_is_reported(own, tmp_path):
     file, run = own
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     changed = tmp_path / "mine.py"
@@ -187,19 +187,19 @@ def test_a_file_that_has_changed_since_is_noticed(own, tmp_path):
         ("del Squared", "is of a class that this file does not define"),
     ],
 )
-def test_names_that_clash_are_refused(tmp_path, line, message):
+def test_invalid_definitions_are_refused(tmp_path, line, message):
     file = tmp_path / "mine.py"
     file.write_text(textwrap.dedent(OWN) + f"\n{line}\n")
     with pytest.raises(UserError, match=message):
         load_experiment(str(file))
 
 
-def test_code_belongs_to_a_run_folder():
+def test_code_options_are_refused_for_experiments():
     with pytest.raises(UserError, match="--code and --trust-code apply to run folders, and lenet_mini is not one"):
         load_experiment("lenet_mini", trust_code=True)
 
 
-def test_classes_of_ones_own_train_from_python_without_a_file(tmp_path):
+def test_custom_classes_train_from_python_without_a_file(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(textwrap.dedent(OWN))
     _, experiment, definitions = load_experiment(str(file))

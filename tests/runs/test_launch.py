@@ -12,7 +12,7 @@ from cnnjax.system.compilation import DETERMINISTIC
 
 @pytest.fixture
 def start(experiment, tmp_path, monkeypatch, capsys):
-    """Return a function that starts the run, computes in another way, is stopped, and returns what was printed."""
+    """Return a function that starts the run with another lowering, stops it and returns its output."""
     usual = launch.lowering
 
     def start(lowering=None, stop="epoch", jax=None):
@@ -32,11 +32,11 @@ def start(experiment, tmp_path, monkeypatch, capsys):
     return start
 
 
-def test_continued_in_the_same_way_nothing_is_said(start):
+def test_resuming_with_the_same_lowering_prints_no_notice(start):
     assert "notice" not in start() + start()
 
 
-def test_continued_in_another_way_one_line_is_said_each_time_it_changes(start, tmp_path):
+def test_resuming_with_another_lowering_prints_one_notice_per_change(start, tmp_path):
     assert "notice" not in start({"convolution": "one"})
     other = {"convolution": "another", "steps_per_dispatch": 7}
     assert [line for line in start(other, stop="start").splitlines() if line.startswith("notice")] == [
@@ -48,14 +48,14 @@ def test_continued_in_another_way_one_line_is_said_each_time_it_changes(start, t
     assert len(json.loads((tmp_path / "run" / "environment.json").read_text())) == 4
 
 
-def test_before_anything_was_saved_nothing_is_said(start):
+def test_before_the_first_save_no_notice_is_printed(start):
     assert "notice" not in start(stop="start") + start({"convolution": "another"}, stop="start")
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_on_an_accelerator_it_is_recorded_whether_programs_are_deterministic(experiment, monkeypatch, asked):
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_determinism_is_recorded_on_an_accelerator(experiment, monkeypatch, deterministic):
     dataset = data.load(experiment.data)
     assert "deterministic" not in launch.lowering(experiment, dataset, 10)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setenv("XLA_FLAGS", DETERMINISTIC if asked else "")
-    assert launch.lowering(experiment, dataset, 10)["deterministic"] is asked
+    monkeypatch.setenv("XLA_FLAGS", DETERMINISTIC if deterministic else "")
+    assert launch.lowering(experiment, dataset, 10)["deterministic"] is deterministic

@@ -1,4 +1,4 @@
-"""A metrics.jsonl that cannot be written: the training goes on, its checkpoints hold the rows, the end says so."""
+"""If metrics.jsonl cannot be written, training continues, checkpoints hold the rows, and the end reports it."""
 
 import shutil
 
@@ -14,7 +14,7 @@ from cnnjax.runs.folder import RunFolder
 
 @pytest.fixture
 def blocked(experiment, tmp_path):
-    """A run whose metrics.jsonl is a folder: nothing can be written there, by root either."""
+    """A run whose metrics.jsonl is a folder, so that not even root can write it."""
     folder = RunFolder(tmp_path / "run")
     folder.start("run", experiment)
     (folder.path / "metrics.jsonl").mkdir()
@@ -25,20 +25,20 @@ def train(experiment, folder, progress):
     return fit_run(experiment, folder, progress)
 
 
-def test_the_training_goes_on_and_says_so_once(experiment, blocked, progress):
+def test_training_continues_and_reports_the_problem_once(experiment, blocked, progress):
     outcome = train(experiment, blocked, progress)
     assert [row["epoch"] for row in outcome.rows] == [1, 2, 3]
     assert "metrics.jsonl cannot be written (" in outcome.problem
     assert len([notice for notice in progress.notices if "cannot be written" in notice]) == 1
 
 
-def test_what_was_missing_is_written_when_it_can_be(experiment, blocked, progress):
-    class Mended(type(progress)):
+def test_missing_rows_are_written_once_the_file_is_writable(experiment, blocked, progress):
+    class Repairing(type(progress)):
         def epoch(self, snapshot):
             if len(snapshot.rows) == 2:
                 (blocked.path / "metrics.jsonl").rmdir()
 
-    outcome = train(experiment, blocked, Mended())
+    outcome = train(experiment, blocked, Repairing())
     assert outcome.problem is None
     assert blocked.read_metrics() == outcome.rows
 
@@ -51,7 +51,7 @@ def test_what_was_missing_is_written_when_it_can_be(experiment, blocked, progres
         lambda path: path.with_name("other").write_bytes(path.read_bytes()) and path.with_name("other").replace(path),
     ],
 )
-def test_what_happens_to_it_while_it_trains_is_made_good_at_the_next_epoch(experiment, tmp_path, progress, damage):
+def test_damage_during_training_is_repaired_after_the_next_epoch(experiment, tmp_path, progress, damage):
     folder = RunFolder(tmp_path / "run")
     folder.start("run", experiment)
     path = folder.path / "metrics.jsonl"
@@ -70,7 +70,7 @@ def test_what_happens_to_it_while_it_trains_is_made_good_at_the_next_epoch(exper
 
 
 @pytest.mark.parametrize("damage", ["lost", "cut", "another line"])
-def test_a_damaged_file_is_made_anew_from_the_newest_checkpoint(experiment, tmp_path, progress, trained_run, damage):
+def test_a_damaged_file_is_rebuilt_from_the_newest_checkpoint(experiment, tmp_path, progress, trained_run, damage):
     folder = RunFolder(shutil.copytree(trained_run, tmp_path / "run"))
     rows = folder.read_metrics()
     path = folder.path / "metrics.jsonl"
@@ -84,37 +84,37 @@ def test_a_damaged_file_is_made_anew_from_the_newest_checkpoint(experiment, tmp_
 
 
 @pytest.mark.trains_long
-def test_a_run_without_its_metrics_or_report_is_done_in_part_and_the_next_start_mends_it(
+def test_a_run_without_metrics_or_report_is_partly_done_and_repaired_by_the_next_start(
     experiment, blocked, monkeypatch
 ):  # fmt: skip
-    this = launch.Launch("run", experiment, blocked.path)
+    run = launch.Launch("run", experiment, blocked.path)
 
     def fail(*arguments):
         raise RuntimeError("no fonts")
 
     with monkeypatch.context() as patch:
         patch.setattr(report, "write", fail)
-        with pytest.raises(PartlyDone) as found:
-            launch.run(this, Console(), resume_command="do it again")
-    for expected in ("has finished training, but", "metrics.jsonl cannot be written", "no fonts", "do it again"):
-        assert expected in str(found.value)
+        with pytest.raises(PartlyDone) as error:
+            launch.run(run, Console(), resume_command="train.py")
+    for expected in ("has finished training, but", "metrics.jsonl cannot be written", "no fonts", "train.py"):
+        assert expected in str(error.value)
     assert not blocked.finished
     (blocked.path / "metrics.jsonl").rmdir()
-    launch.run(this, Console())
+    launch.run(run, Console())
     assert blocked.finished
     assert [row["epoch"] for row in blocked.read_metrics()] == [1, 2, 3]
 
 
-def test_a_folder_that_vanishes_is_one_sentence_and_is_not_made_again(experiment, tmp_path, progress):
+def test_a_deleted_run_folder_is_one_error_and_is_not_recreated(experiment, tmp_path, progress):
     folder = RunFolder(tmp_path / "run")
     folder.start("run", experiment)
 
-    class Vanishing(type(progress)):
+    class Deleting(type(progress)):
         def epoch(self, snapshot):
             shutil.rmtree(folder.path)
 
     with pytest.raises(UserError, match=r"step-00000020 could not be saved \(No such file or directory\)"):
-        train(experiment, folder, Vanishing())
+        train(experiment, folder, Deleting())
     assert not folder.path.exists()
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its network is data that a stranger may have written."""
+"""The network description in a checkpoint is untrusted data."""
 
 from types import SimpleNamespace
 
@@ -16,9 +16,10 @@ PREPROCESSING = {"height": 28, "width": 28, "mean": [0.5], "std": [0.5]}
 INFO = {"model": ARCH.to_dict(), "classes": ["a", "b"], "preprocessing": PREPROCESSING}
 
 
-def test_it_is_read(tmp_path):
-    found = describe(Checkpoint(tmp_path, 9, INFO))
-    assert (found.arch, found.classes, found.preprocessing.mean, found.data) == (ARCH, ("a", "b"), (0.5,), {})
+def test_a_valid_description_is_read(tmp_path):
+    description = describe(Checkpoint(tmp_path, 9, INFO))
+    assert (description.arch, description.classes, description.data) == (ARCH, ("a", "b"), {})
+    assert description.preprocessing.mean == (0.5,)
 
 
 @pytest.mark.parametrize(
@@ -36,18 +37,18 @@ def test_it_is_read(tmp_path):
         ({"data": {"content_hash": "x"}}, "data.split_hash is None; it must be text"),
     ],
 )
-def test_another_kind_of_data_is_refused_with_its_place(changed, message, tmp_path):
+def test_invalid_descriptions_are_refused_with_the_field_name(changed, message, tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path}: {message}"):
         describe(Checkpoint(tmp_path, 9, {**INFO, **changed}))
 
 
 @pytest.mark.parametrize("info", [[], {}, {"model": ARCH.to_dict()}])
-def test_what_describes_no_network_is_refused(info, tmp_path):
+def test_incomplete_descriptions_are_refused(info, tmp_path):
     with pytest.raises(UserError, match="does not describe its network"):
         describe(Checkpoint(tmp_path, 9, info))
 
 
-def test_labels_of_a_data_set_are_mapped_by_the_names_of_classes():
+def test_labels_are_mapped_by_class_name():
     names = [str(number) for number in range(12)]
     network = SimpleNamespace(classes=tuple(names))
     dataset = SimpleNamespace(classes=tuple(sorted(names)))  # as folders are sorted: 0, 1, 10, 11, 2, ...

@@ -13,7 +13,7 @@ ROW = {
 }  # fmt: skip
 
 
-def shown(terminal: bool) -> str:
+def output(terminal: bool) -> str:
     console = Console(file=io.StringIO(), width=80, force_terminal=terminal)
     progress = TerminalProgress(console)
     progress.start(Plan(epochs=30, steps_per_epoch=234, batch_size=256, steps_done=9 * 234))
@@ -26,21 +26,21 @@ def shown(terminal: bool) -> str:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_the_bar_shows_all_its_figures_in_80_columns():
-    text = shown(terminal=True)
+def test_the_bar_fits_80_columns():
+    text = output(terminal=True)
     for expected in ("epoch 10/30", "2226/7020", "loss 0.457", "top-1 81.2%", "images/s"):
         assert expected in text
-    assert "\u2026" not in text  # nothing was cut
+    assert "\u2026" not in text  # nothing was truncated
 
 
-def test_elsewhere_there_is_a_line_an_epoch():
-    assert shown(terminal=False) == (
+def test_without_a_terminal_each_epoch_is_one_line():
+    assert output(terminal=False) == (
         "epoch 10/30  train loss 0.5000 top-1 81.00 %  validation loss 0.6000 top-1 79.00 %  12,346 images/s  saved\n"
     )
 
 
 @pytest.mark.parametrize("path", ["a/q[/z]", "runs/[red]x", ":smile:", "a" * 200])
-def test_what_looks_like_markup_is_printed_as_it_is(path):
+def test_markup_is_printed_literally(path):
     console = Console(file=io.StringIO(), width=80, force_terminal=False)
     TerminalProgress(console).notice(f"continuing from {path}")
     say(console, f"{path}\x1b[2J")

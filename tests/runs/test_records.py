@@ -1,4 +1,4 @@
-"""Records of runs, the page of results that is made from them, and the page that compares runs."""
+"""Records of runs, the results page written from them, and the page that compares runs."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ QUIET = Console(quiet=True)
 
 @pytest.fixture(scope="module")
 def run(experiment, tmp_path_factory):
-    """A finished run of one epoch, with the name that scripts/train.py gives it."""
+    """A finished run of one epoch, named as by scripts/train.py."""
     experiment = experiment.replace(model=create("mlp"), train=experiment.train.replace(epochs=1))
     folder = tmp_path_factory.mktemp("finished") / "run"
     cnnjax.train(experiment, folder, name="small,seed=0", console=QUIET)
@@ -28,7 +28,7 @@ def recorded(run, tmp_path):
     return records.record(run, tmp_path / "records")
 
 
-def test_a_record_is_the_small_files_without_a_path_of_the_machine(run, recorded, digits):
+def test_a_record_holds_the_small_files_without_local_paths(run, recorded, digits):
     assert recorded.relative_to(recorded.parents[1]).as_posix() == "small/seed-0"
     assert {path.name for path in recorded.iterdir()} == {
         "config.json", "environment.json", "metrics.jsonl", "results.json",
@@ -38,17 +38,17 @@ def test_a_record_is_the_small_files_without_a_path_of_the_machine(run, recorded
     assert not any(str(digits) in path.read_text() for path in recorded.iterdir())
 
 
-def test_a_repeated_run_is_equal_to_its_record(recorded, experiment, tmp_path, digits):
+def test_a_repeated_run_equals_its_record(recorded, experiment, tmp_path, digits):
     record = records.read_record(recorded)
-    again = record.experiment.replace(data=record.experiment.data.replace(dir=str(digits)))
-    cnnjax.train(again, tmp_path / "again", name="small", console=QUIET)
-    compared = records.compare(record, records.read_record(tmp_path / "again"))
+    experiment = record.experiment.replace(data=record.experiment.data.replace(dir=str(digits)))
+    cnnjax.train(experiment, tmp_path / "repeated", name="small", console=QUIET)
+    compared = records.compare(record, records.read_record(tmp_path / "repeated"))
     assert compared.equal
     assert compared.figures > 15
     assert not compared.reasons
 
 
-def test_what_differs_is_named_with_its_size_and_a_reason(recorded):
+def test_differences_are_reported_with_their_size_and_a_reason(recorded):
     record = records.read_record(recorded)
     rows = [{**record.rows[0], "validation_loss": record.rows[0]["validation_loss"] + 0.25, "seconds": 99.0}]
     environment = {**record.environment, "device": "another"}
@@ -81,7 +81,7 @@ def test_another_config_does_not_replace_a_record(run, recorded, tmp_path):
     ("name", "expected"),
     [("lenet", "lenet"), ("lenet,seed=1", "lenet"), ("lenet,optimizer.lr=0.1,seed=12", "lenet,optimizer.lr=0.1")],
 )
-def test_a_records_name_is_the_runs_without_its_seed(name, expected):
+def test_a_record_is_named_after_the_run_without_its_seed(name, expected):
     assert records.record_name(name) == expected
 
 
@@ -93,7 +93,7 @@ rows = [{record = "small", label = "dense", claimed = "90.0", source = "the cour
 """
 
 
-def test_the_results_page_is_made_from_records(recorded, tmp_path):
+def test_the_results_page_is_written_from_records(recorded, tmp_path):
     (tmp_path / "questions.toml").write_text(QUESTIONS)
     text = results_page.page(records.read_records(recorded.parents[1]), tmp_path / "questions.toml")
     top1 = 100 * records.read_record(recorded).results["test"]["top1"]
@@ -115,7 +115,7 @@ def test_questions_that_do_not_fit_the_records_are_refused(recorded, tmp_path, o
         results_page.page(records.read_records(recorded.parents[1]), tmp_path / "questions.toml")
 
 
-def test_a_record_without_a_question_is_named(recorded, tmp_path):
+def test_a_record_without_a_question_is_refused(recorded, tmp_path):
     shutil.copytree(recorded, recorded.parents[1] / "unused" / "seed-0")
     config = recorded.parents[1] / "unused" / "seed-0" / "config.json"
     config.write_text(config.read_text().replace('"small"', '"unused"'))

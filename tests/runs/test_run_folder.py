@@ -21,24 +21,24 @@ def changed(experiment):
     )
 
 
-def test_a_config_is_read_back_as_it_was(tmp_path, experiment):
+def test_a_config_round_trips(tmp_path, experiment):
     RunFolder(tmp_path / "run").start("name", changed(experiment))
     assert read_config(tmp_path / "run" / "config.json") == ("name", changed(experiment))
 
 
-def test_the_name_says_what_was_overridden(experiment):
+def test_the_run_name_lists_overrides(experiment):
     assert run_name("mini", experiment, experiment) == "mini"
     expected = "mini,model.activation=tanh,optimizer.lr=0.1,optimizer.name=sgd,seed=3"
     assert run_name("mini", experiment, changed(experiment)) == expected
 
 
-def test_a_value_overridden_again_is_named_once(experiment):
+def test_a_repeated_override_is_named_once(experiment):
     first = experiment.replace(seed=3)
     name = run_name("mini", experiment, first)
     assert run_name(name, first, first.replace(seed=4)) == "mini,seed=4"
 
 
-def test_the_place_of_the_data_is_recorded_whole_and_follows_them(tmp_path, experiment, monkeypatch):
+def test_the_absolute_data_folder_is_recorded_and_may_change(tmp_path, experiment, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = RunFolder(tmp_path / "run")
     for place in ("here", "there"):
@@ -47,12 +47,12 @@ def test_the_place_of_the_data_is_recorded_whole_and_follows_them(tmp_path, expe
         assert (name, recorded.data.dir) == ("a", str(tmp_path / place))
 
 
-def test_a_value_overridden_by_none_is_named_too(experiment):
+def test_an_override_with_none_is_named(experiment):
     patient = experiment.replace(early_stopping=experiment.early_stopping.replace(patience=3))
     assert run_name("mini", patient, experiment) == "mini,early_stopping.patience=None"
 
 
-def test_a_place_is_no_difference(experiment):
+def test_another_data_folder_is_not_a_difference(experiment):
     moved = experiment.replace(data=experiment.data.replace(dir="elsewhere"))
     assert differences(experiment, moved) == {}
     assert run_name("mini", experiment, moved) == "mini"
@@ -62,7 +62,7 @@ def test_another_model_is_named_by_its_family(experiment):
     assert run_name("mini", experiment, experiment.replace(model=create("mlp"))) == "mini,model.family=mlp"
 
 
-def test_a_very_long_name_is_cut_and_stays_unique(experiment):
+def test_a_long_name_is_truncated_and_stays_unique(experiment):
     def name(last):
         durations = (*(f"{n}ep" for n in range(1, 80)), last)
         return run_name("mini", experiment, experiment.replace(
@@ -88,7 +88,7 @@ def test_another_config_in_the_same_folder_is_refused_with_the_differing_fields(
     assert read_config(tmp_path / "run" / "config.json")[1] == experiment
 
 
-def test_a_folder_with_other_things_is_refused(tmp_path, experiment):
+def test_a_folder_with_other_files_is_refused(tmp_path, experiment):
     (tmp_path / "thesis.tex").write_text("dear")
     with pytest.raises(UserError, match="is not empty and holds no config.json"):
         RunFolder(tmp_path).start("a", experiment)
@@ -121,14 +121,14 @@ def test_a_folder_with_other_things_is_refused(tmp_path, experiment):
         ),
     ],
 )
-def test_a_damaged_config_is_one_sentence(tmp_path, content, message):
+def test_a_damaged_config_is_one_error(tmp_path, content, message):
     path = tmp_path / "config.json"
     path.write_text(content)
     with pytest.raises(UserError, match=message):
         read_config(path)
 
 
-def test_a_config_that_is_no_plain_file_is_not_waited_for(tmp_path):
+def test_a_pipe_in_place_of_the_config_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(UserError, match="is not a regular file"):
         read_config(tmp_path / "config.json")
@@ -139,7 +139,7 @@ def row(epoch):
 
 
 @pytest.mark.parametrize("damage", [b"5\n", b'{"epoch": 1}\n', b"\xff\n", b'{"ep', b""])
-def test_rows_after_a_damaged_line_do_not_count_and_are_not_trained_over(tmp_path, damage):
+def test_rows_after_a_damaged_line_are_ignored_and_refused_on_resume(tmp_path, damage):
     folder = RunFolder(tmp_path)
     folder.append_metrics(row(1))
     with (tmp_path / "metrics.jsonl").open("ab") as file:
@@ -150,7 +150,7 @@ def test_rows_after_a_damaged_line_do_not_count_and_are_not_trained_over(tmp_pat
     assert saved_rows(folder.path / "metrics.jsonl", 1) == [row(1)]
 
 
-def test_no_more_rows_are_read_than_are_asked_for_and_no_line_of_any_length(tmp_path):
+def test_the_number_and_length_of_rows_are_limited(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b"".join(metrics_line(row(epoch)) for epoch in range(1, 5)))
     assert read_rows(path, 3) == [row(1), row(2), row(3)]
@@ -163,7 +163,7 @@ def test_no_more_rows_are_read_than_are_asked_for_and_no_line_of_any_length(tmp_
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "3", "{", '{"epochs": 1, "train": 3}'])
-def test_damaged_results_are_one_sentence(tmp_path, content):
+def test_damaged_results_are_one_error(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(UserError, match="results.json"):
         RunFolder(tmp_path).read_results()
@@ -171,7 +171,7 @@ def test_damaged_results_are_one_sentence(tmp_path, content):
 
 @pytest.mark.parametrize("count", [10.0, True, None])
 @pytest.mark.parametrize("name", ["epochs", "best_epoch"])
-def test_counts_in_results_are_whole_numbers(tmp_path, name, count):
+def test_counts_in_results_must_be_integers(tmp_path, name, count):
     figures = {"loss": 1.0, "top1": 0.5, "images": 10}
     results = {"epochs": 10, "best_epoch": 3, "stopped_early": False, "seconds": 1.0, "images_per_second": 1.0}
     results |= dict.fromkeys(PARTS, figures)
@@ -183,13 +183,13 @@ def test_counts_in_results_are_whole_numbers(tmp_path, name, count):
 
 
 @pytest.mark.parametrize("content", ["5", '[{"a": NaN}]', '[{"a": 1e999}]', '[{"a": "\\ud800"}]', '["\\ud800"]'])
-def test_a_damaged_environment_is_one_sentence(tmp_path, content):
+def test_a_damaged_environment_is_one_error(tmp_path, content):
     (tmp_path / "environment.json").write_text(content)
     with pytest.raises(UserError, match="environment.json (is damaged|cannot be read as JSON)"):
         RunFolder(tmp_path).record_environment({})
 
 
-def test_what_a_kill_in_the_first_moment_leaves_is_no_hindrance(tmp_path, experiment):
+def test_a_run_killed_during_its_first_write_can_be_restarted(tmp_path, experiment):
     folder = RunFolder(tmp_path / "run")
     with folder.locked():
         (folder.path / ".config.json.writing").write_text("{")
@@ -197,7 +197,7 @@ def test_what_a_kill_in_the_first_moment_leaves_is_no_hindrance(tmp_path, experi
     assert read_config(folder.path / "config.json") == ("a", experiment)
 
 
-def test_a_run_of_a_version_without_some_options_goes_on_as_it_was(tmp_path, experiment):
+def test_a_config_of_an_older_version_without_some_options_resumes(tmp_path, experiment):
     folder = RunFolder(tmp_path)
     folder.start("a", experiment)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -209,7 +209,7 @@ def test_a_run_of_a_version_without_some_options_goes_on_as_it_was(tmp_path, exp
     assert json.loads((tmp_path / "config.json").read_text()) == config
 
 
-def test_without_its_lock_it_writes_no_metrics_and_no_results(tmp_path):
+def test_without_the_lock_nothing_is_written(tmp_path):
     folder = RunFolder(tmp_path)
     with folder.locked():
         folder.append_metrics(row(1))
@@ -225,7 +225,7 @@ def test_without_its_lock_it_writes_no_metrics_and_no_results(tmp_path):
     assert not (tmp_path / "results.json").exists()
 
 
-def test_an_append_that_fails_leaves_no_part_of_a_line(tmp_path, monkeypatch):
+def test_a_failed_append_leaves_no_partial_line(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path)
     folder.append_metrics(row(1))
 
@@ -242,13 +242,13 @@ def test_an_append_that_fails_leaves_no_part_of_a_line(tmp_path, monkeypatch):
     assert folder.read_metrics() == [row(1)]
 
 
-def test_another_number_of_cores_is_told(tmp_path):
+def test_another_number_of_cores_is_reported(tmp_path):
     folder = RunFolder(tmp_path)
     folder.record_environment({"cpus": 2, "python": "3.11"})
     assert folder.record_environment({"cpus": 1, "python": "3.12"}) == {"cpus": (2, 1)}
 
 
-def test_each_start_adds_its_environment(tmp_path):
+def test_each_start_appends_its_environment(tmp_path):
     folder = RunFolder(tmp_path)
     folder.record_environment(environment({"convolution": "xla"}))
     folder.record_environment({"second": True})
@@ -260,5 +260,5 @@ def test_each_start_adds_its_environment(tmp_path):
     assert second == {"second": True}
 
 
-def test_flatten_gives_dotted_names():
+def test_flatten_returns_dotted_names():
     assert flatten({"a": 1, "b": {"c": 2, "d": {"e": [3]}}}) == {"a": 1, "b.c": 2, "b.d.e": [3]}

@@ -13,13 +13,13 @@ import jax
 from cnnjax.system.compilation import keep_programs
 
 keep_programs()
-found = {"hits": 0, "misses": 0}
+counts = {"hits": 0, "misses": 0}
 jax.monitoring.register_event_listener(
-    lambda event, **_: found.update({name: found[name] + 1 for name in found if event.endswith(f"cache_{name}")})
+    lambda event, **_: counts.update({name: counts[name] + 1 for name in counts if event.endswith(f"cache_{name}")})
 )
 x = jax.random.normal(jax.random.key(0), (64, 64))
 y = jax.jit(lambda x: jax.nn.softmax(x @ x.T) @ x)(x)
-print(bytes(jax.device_get(y)).hex(), found["hits"], found["misses"], sep=",")
+print(bytes(jax.device_get(y)).hex(), counts["hits"], counts["misses"], sep=",")
 """
 
 
@@ -39,10 +39,10 @@ def start(folder):
 
 
 def end(process):
-    """Return the result's bytes, and how many programs were read and how many compiled."""
-    told, errors = process.communicate(timeout=120)
+    """Return the bytes of the result and the numbers of programs read and compiled."""
+    output, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (0, "")
-    result, hits, misses = told.split(",")
+    result, hits, misses = output.split(",")
     return result, int(hits), int(misses)
 
 
@@ -56,8 +56,8 @@ def flip_a_bit(program):
 
 
 @pytest.mark.many_processes
-def test_programs_are_read_again_and_damaged_ones_compiled_anew(tmp_path):
-    (result, *_), (other, *_) = [end(process) for process in [start(tmp_path), start(tmp_path)]]  # at once
+def test_programs_are_cached_and_damaged_ones_recompiled(tmp_path):
+    (result, *_), (other, *_) = [end(process) for process in [start(tmp_path), start(tmp_path)]]  # concurrently
     assert result == other
     programs = sorted((tmp_path / "compiled").iterdir())
     assert end(start(tmp_path)) == (result, len(programs), 0)
@@ -71,14 +71,14 @@ def test_programs_are_read_again_and_damaged_ones_compiled_anew(tmp_path):
     assert sorted((tmp_path / "compiled").iterdir()) == programs
 
 
-def test_a_program_of_another_processor_is_not_read(tmp_path, monkeypatch):
+def test_a_program_for_another_processor_is_not_used(tmp_path, monkeypatch):
     Store(tmp_path).put("key", b"program")
     assert Store(tmp_path).get("key") == b"program"
     monkeypatch.setattr(compilation, "processor", lambda: "another")
     assert Store(tmp_path).get("key") is None
 
 
-def test_what_was_used_longest_ago_is_forgotten_first(tmp_path):
+def test_least_recently_used_programs_are_evicted_first(tmp_path):
     store = Store(tmp_path)
     for age, key in enumerate("abc"):
         store.put(key, bytes(68))  # 100 with the digest
@@ -90,20 +90,20 @@ def test_what_was_used_longest_ago_is_forgotten_first(tmp_path):
     assert (tmp_path / "notes.txt").exists()
 
 
-def test_the_bound_holds_where_programs_are_kept(tmp_path):
+def test_the_cache_size_is_bounded(tmp_path):
     folder = tmp_path / "compiled"
     make_private(folder)
     for age, name in enumerate(("new", "old")):
         path = folder / f"{name}{compilation.SUFFIX}"
         path.touch()
-        os.truncate(path, compilation.BOUND // 2 + 1)  # it takes no room on the disk
+        os.truncate(path, compilation.BOUND // 2 + 1)  # a sparse file
         os.utime(path, (1000 - age, 1000 - age))
     command = [sys.executable, "-c", "from cnnjax.system.compilation import keep_programs; keep_programs()"]
     subprocess.run(command, env={**os.environ, "CNNJAX_CACHE": str(tmp_path)}, check=True, timeout=120)
     assert [path.name for path in folder.iterdir()] == [f"new{compilation.SUFFIX}"]
 
 
-def test_where_programs_are_kept(monkeypatch, tmp_path):
+def test_location_of_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("CNNJAX_CACHE")
@@ -116,7 +116,7 @@ def test_where_programs_are_kept(monkeypatch, tmp_path):
     assert cache_folder() is None
 
 
-def test_the_folder_is_ours_alone(tmp_path, monkeypatch):
+def test_a_cache_folder_that_others_may_write_is_refused(tmp_path, monkeypatch):
     folder = tmp_path / "a" / "compiled"
     make_private(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -129,17 +129,17 @@ def test_the_folder_is_ours_alone(tmp_path, monkeypatch):
         make_private(folder)
 
 
-def test_a_folder_that_cannot_be_used_is_one_line_of_notice(tmp_path, monkeypatch, capfd):
+def test_an_unusable_cache_folder_prints_one_notice(tmp_path, monkeypatch, capfd):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path / "file"))
     keep_programs()
-    told = capfd.readouterr().err
-    assert told.startswith("notice: compiled programs are not cached (")
-    assert told.count("\n") == 1
+    notice = capfd.readouterr().err
+    assert notice.startswith("notice: compiled programs are not cached (")
+    assert notice.count("\n") == 1
     assert jax.config.jax_compilation_cache_dir is None
 
 
-def test_programs_that_are_deterministic_on_a_gpu_are_asked_for_once_beside_other_flags(monkeypatch):
+def test_the_deterministic_flag_is_added_once_and_keeps_other_flags(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/somewhere")
     assert not compilation.are_deterministic()
     for _ in range(2):
@@ -149,8 +149,8 @@ def test_programs_that_are_deterministic_on_a_gpu_are_asked_for_once_beside_othe
 
 
 def test_xla_knows_the_flag(tmp_path):
-    told = "import jax; print(jax.jit(lambda x: x + 1)(1))"
+    code = "import jax; print(jax.jit(lambda x: x + 1)(1))"
     environment = {**os.environ, "XLA_FLAGS": compilation.DETERMINISTIC, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", told]
+    command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr  # of an unknown flag XLA ends the process
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr  # XLA ends the process on an unknown flag

@@ -1,4 +1,4 @@
-"""What is written is on the disk before it has its name, and never behind a link."""
+"""Files are synced before they are renamed, and never written through a symlink."""
 
 import os
 import socket
@@ -13,22 +13,22 @@ from cnnjax.system.files import open_own, open_plain, plain_files, remove, write
 
 @pytest.fixture
 def events(monkeypatch):
-    """What was synced (as inode and size) and renamed (as inode), in that order."""
-    told = []
+    """Syncs (with inode and size) and renames (with inode), in order."""
+    events = []
     fsync, replace = os.fsync, os.replace
 
     def synced(descriptor):
-        found = os.fstat(descriptor)
-        told.append(("synced", found.st_ino, found.st_size))
+        status = os.fstat(descriptor)
+        events.append(("synced", status.st_ino, status.st_size))
         fsync(descriptor)
 
     def replaced(source, target):
-        told.append(("renamed", os.stat(source).st_ino))  # noqa: PTH116
+        events.append(("renamed", os.stat(source).st_ino))  # noqa: PTH116
         replace(source, target)
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", replaced)
-    return told
+    return events
 
 
 def write_all(folder, experiment):
@@ -39,7 +39,7 @@ def write_all(folder, experiment):
     write_bytes(folder.path / "report.html", b"x" * 100_000)
 
 
-def test_each_file_of_a_run_is_synced_whole_before_its_name_and_the_name_after_it(tmp_path, experiment, events):
+def test_each_file_of_a_run_is_synced_before_its_rename_and_its_folder_after_it(tmp_path, experiment, events):
     folder = RunFolder(tmp_path / "run")
     write_all(folder, experiment)
     names = {"config.json", "environment.json", "metrics.jsonl", "results.json", "report.html"}
@@ -51,15 +51,15 @@ def test_each_file_of_a_run_is_synced_whole_before_its_name_and_the_name_after_i
         assert events[renamed + 1][:2] == ("synced", folder.path.stat().st_ino)
 
 
-def test_an_epochs_line_is_synced_before_the_training_goes_on(tmp_path, events):
+def test_a_line_of_metrics_is_synced_before_training_continues(tmp_path, events):
     folder = RunFolder(tmp_path)
     for epoch in (1, 2):
         folder.append_metrics({**dict.fromkeys(ROW, 0.5), "epoch": epoch})
-        found = (tmp_path / "metrics.jsonl").stat()
-        assert events[-1] == ("synced", found.st_ino, found.st_size)
+        status = (tmp_path / "metrics.jsonl").stat()
+        assert events[-1] == ("synced", status.st_ino, status.st_size)
 
 
-def test_a_file_is_written_in_place_of_a_link_and_not_through_it(tmp_path):
+def test_writing_replaces_a_symlink(tmp_path):
     outside = tmp_path / "outside"
     outside.write_text("theirs")
     for name in ("a", ".a.writing"):
@@ -72,13 +72,13 @@ def test_a_file_is_written_in_place_of_a_link_and_not_through_it(tmp_path):
 
 
 def make_socket(path, monkeypatch):
-    monkeypatch.chdir(path.parent)  # its name may have 108 bytes
+    monkeypatch.chdir(path.parent)  # a socket path is limited to 108 bytes
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(path.name)
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "link to itself", "pipe", "socket", "device"])
-def test_what_is_no_plain_file_is_not_written_to_in_place(tmp_path, kind, monkeypatch):
+def test_only_regular_files_are_written_in_place(tmp_path, kind, monkeypatch):
     outside, path = tmp_path / "outside", tmp_path / "file"
     if kind == "link":
         outside.write_text("theirs")
@@ -96,7 +96,7 @@ def test_what_is_no_plain_file_is_not_written_to_in_place(tmp_path, kind, monkey
             open_plain(path)
 
 
-def test_only_plain_files_and_folders_are_listed(tmp_path):
+def test_only_regular_files_and_folders_are_listed(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c").touch()
     (tmp_path / "d").touch()
@@ -109,7 +109,7 @@ def test_only_plain_files_and_folders_are_listed(tmp_path):
         link.unlink()
 
 
-def test_nothing_is_removed_through_a_link(tmp_path):
+def test_removal_does_not_follow_symlinks(tmp_path):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "file").touch()
     (tmp_path / "folder").mkdir()

@@ -25,7 +25,7 @@ with locked(Path(sys.argv[1])):
 
 @pytest.fixture(params=["flock", "no flock"])
 def path(request, tmp_path, monkeypatch):
-    """A lock file, where the file system knows locks and where it does not."""
+    """A lock file, on a file system with and without flock."""
     if request.param == "no flock":
 
         def refuse(file, operation):
@@ -35,7 +35,7 @@ def path(request, tmp_path, monkeypatch):
     return tmp_path / ".lock"
 
 
-def test_a_second_one_is_refused_with_the_pid_and_host_of_the_first(path):
+def test_a_second_lock_is_refused_with_the_pid_and_host_of_the_first(path):
     expected = rf"another process \(pid {os.getpid()} on host {HOST}\) is training"
     with locked(path), pytest.raises(UserError, match=expected), locked(path):
         pass
@@ -43,7 +43,7 @@ def test_a_second_one_is_refused_with_the_pid_and_host_of_the_first(path):
         pass
 
 
-def test_an_error_lets_go_of_it(path):
+def test_an_error_releases_the_lock(path):
     with pytest.raises(ZeroDivisionError), locked(path):
         raise ZeroDivisionError
     with locked(path):
@@ -51,11 +51,11 @@ def test_an_error_lets_go_of_it(path):
 
 
 def held_file(path):
-    """Return the file whose place is the lock: with flock it is ``path`` itself."""
+    """Return the file that holds the lock: ``path`` itself with flock, otherwise ``.lock.held``."""
     return next(file for file in (path.with_name(".lock.held"), path) if file.exists())
 
 
-def test_one_that_was_deleted_is_lost(path):
+def test_a_deleted_lock_is_lost(path):
     with locked(path) as require:
         require()
         held_file(path).unlink()
@@ -63,7 +63,7 @@ def test_one_that_was_deleted_is_lost(path):
             require()
 
 
-def test_whoever_deletes_it_lets_a_second_one_in_and_the_first_disturbs_it_no_more(path):
+def test_deleting_the_lock_admits_a_second_process_undisturbed_by_the_first(path):
     with contextlib.ExitStack() as first:
         require = first.enter_context(locked(path))
         held_file(path).unlink()
@@ -74,16 +74,16 @@ def test_whoever_deletes_it_lets_a_second_one_in_and_the_first_disturbs_it_no_mo
             require_second()
 
 
-def test_one_that_is_deleted_while_it_is_taken_is_taken_again(tmp_path, monkeypatch):
+def test_a_lock_deleted_during_acquisition_is_acquired_again(tmp_path, monkeypatch):
     path, deleted = tmp_path / ".lock", []
     flock = fcntl.flock
 
-    def late(descriptor, operation):
+    def delete_first(descriptor, operation):
         if not deleted:
             deleted.append(path.unlink())
         return flock(descriptor, operation)
 
-    monkeypatch.setattr(fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", delete_first)
     with locked(path) as require:
         require()
         with pytest.raises(UserError, match="another process"), locked(path):
@@ -98,7 +98,7 @@ def ended_pid():
     return process.pid
 
 
-def test_one_left_by_a_process_that_is_gone_is_taken(path):
+def test_the_lock_of_a_dead_process_is_acquired(path):
     left = f"pid {ended_pid()} on host {HOST}\n"
     path.write_text(left)
     path.with_name(".lock.held").write_text(left)
@@ -107,7 +107,7 @@ def test_one_left_by_a_process_that_is_gone_is_taken(path):
 
 
 @pytest.mark.parametrize("left", ["pid 1 on host elsewhere\n", f"pid 1 on host {HOST}\n", ""])
-def test_without_flock_one_that_may_be_alive_is_not_taken(tmp_path, monkeypatch, left):
+def test_without_flock_the_lock_of_a_possibly_live_process_is_refused(tmp_path, monkeypatch, left):
     def refuse(file, operation):
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
@@ -122,7 +122,7 @@ def test_without_flock_one_that_may_be_alive_is_not_taken(tmp_path, monkeypatch,
     assert held.read_text() == left
 
 
-def test_another_error_of_flock_is_not_taken_for_it(tmp_path, monkeypatch):
+def test_other_errors_of_flock_are_raised(tmp_path, monkeypatch):
     def refuse(file, operation):
         raise OSError(errno.EIO, "Input/output error")
 
@@ -131,7 +131,7 @@ def test_another_error_of_flock_is_not_taken_for_it(tmp_path, monkeypatch):
         pass
 
 
-def test_what_a_killed_process_held_is_free(tmp_path):
+def test_the_lock_of_a_killed_process_is_released(tmp_path):
     path = tmp_path / ".lock"
     command = [sys.executable, "-c", HOLDER, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -1,4 +1,4 @@
-"""The process begins again with another allocator, and is otherwise as it was asked to be."""
+"""The process restarts with other allocator settings and the same command."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from cnnjax.system import memory
 from cnnjax.system.memory import ASKED_FOR, VARIABLE
 
-pytestmark = pytest.mark.skipif(not memory._is_supported(), reason="there is no such allocator here")
+pytestmark = pytest.mark.skipif(not memory._is_supported(), reason="this C library has no such setting")
 SCRIPT = """
 import os, sys
 from cnnjax.system.memory import keep_memory, memory_is_kept
@@ -27,14 +27,14 @@ def run(**environment):
     return ended.stdout.strip()
 
 
-def test_it_begins_again_with_the_same_command():
+def test_the_process_restarts_with_the_same_command():
     assert run() == f"{ASKED_FOR} True ['a b', '--c=d'] 1"
 
 
-def test_other_settings_stay():
+def test_other_settings_are_kept():
     kept = "glibc.cpu.x86_shstk=permissive"
     assert run(**{VARIABLE: kept}) == f"{kept}:{ASKED_FOR} True ['a b', '--c=d'] 1"
 
 
-def test_a_choice_of_the_users_stays():
+def test_the_user_s_setting_is_kept():
     assert run(**{VARIABLE: "glibc.malloc.hugetlb=0"}) == "glibc.malloc.hugetlb=0 False ['a b', '--c=d'] 1"

@@ -10,26 +10,26 @@ from cnnjax.system.signals import SIGNALS, deferred_signals
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_is_acted_on_at_the_next_poll(number):
+def test_a_signal_takes_effect_at_the_next_poll(number):
     before = signal.getsignal(number)
-    with deferred_signals("goes on") as poll:
+    with deferred_signals("stopped") as poll:
         poll()
         os.kill(os.getpid(), number)
-        with pytest.raises(Interrupted, match="goes on"):
+        with pytest.raises(Interrupted, match="stopped"):
             poll()
     assert signal.getsignal(number) is before
 
 
-def test_polled_from_anywhere_and_forgotten_at_the_end():
-    with deferred_signals("goes on"):
+def test_signals_can_be_polled_anywhere_and_are_reset_at_the_end():
+    with deferred_signals("stopped"):
         signals.poll()
         os.kill(os.getpid(), signal.SIGUSR1)
-        with pytest.raises(Interrupted, match="goes on"):
+        with pytest.raises(Interrupted, match="stopped"):
             signals.poll()
     signals.poll()
 
 
-def test_before_that_each_of_them_acts_as_ctrl_c():
+def test_before_training_each_signal_acts_like_ctrl_c():
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         signals.leave_on_signals()
@@ -41,25 +41,25 @@ def test_before_that_each_of_them_acts_as_ctrl_c():
             signal.signal(number, handler)
 
 
-def test_a_second_signal_leaves_at_once(monkeypatch):
-    left = []
-    monkeypatch.setattr(os, "_exit", left.append)
-    with deferred_signals("goes on"):
+def test_a_second_signal_exits_immediately(monkeypatch):
+    exit_codes = []
+    monkeypatch.setattr(os, "_exit", exit_codes.append)
+    with deferred_signals("stopped"):
         os.kill(os.getpid(), signal.SIGINT)
-        assert left == []
+        assert exit_codes == []
         os.kill(os.getpid(), signal.SIGINT)
-    assert left == [1]
+    assert exit_codes == [1]
 
 
-def test_in_another_thread_signals_keep_their_meaning():
-    before, seen = signal.getsignal(signal.SIGINT), []
+def test_another_thread_leaves_signal_handlers_unchanged():
+    before, handlers = signal.getsignal(signal.SIGINT), []
 
     def run():
-        with deferred_signals("goes on") as poll:
+        with deferred_signals("stopped") as poll:
             poll()
-            seen.append(signal.getsignal(signal.SIGINT))
+            handlers.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    assert seen == [before]
+    assert handlers == [before]

@@ -12,14 +12,14 @@ def test_precision_recall_and_f1_of_a_known_matrix():
     assert figures.support.tolist() == [4, 6, 0]
 
 
-def test_a_perfectly_calibrated_classifier_has_no_calibration_error():
+def test_a_perfectly_calibrated_classifier_has_zero_calibration_error():
     confidence = np.full(10, 0.7)
     assert calibration_error(confidence, np.arange(10) < 7) == pytest.approx(0)
     assert calibration_error(confidence, np.arange(10) < 5) == pytest.approx(0.2)
     assert calibration_error(np.ones(4), np.array([True, True, True, False])) == pytest.approx(0.25)
 
 
-def test_calibration_bins_are_weighed_by_their_images():
+def test_calibration_bins_are_weighted_by_their_images():
     confidence = np.array([0.95, 0.95, 0.95, 0.35])
     right = np.array([True, True, True, True])
     assert calibration_error(confidence, right) == pytest.approx((3 * 0.05 + 0.65) / 4)
@@ -38,5 +38,5 @@ def test_huge_logits_do_not_overflow():
     np.testing.assert_allclose(softmax(np.array([[1e4, 0.0], [-1e4, 0.0]])), [[1, 0], [0, 1]])
 
 
-def test_equal_probabilities_go_to_the_lower_class():
+def test_ties_go_to_the_lower_class():
     assert top_classes(np.array([[0.25, 0.25, 0.4, 0.1]]), 3).tolist() == [[2, 0, 1]]

@@ -5,7 +5,7 @@ from cnnjax.training.early_stopping import EarlyStoppingState, should_stop, upda
 
 
 def follow(config, losses, metric="loss"):
-    """Return the standing after each epoch and the first epoch that stops."""
+    """Return the state after each epoch and the first epoch that stops."""
     standing, stopped_after = EarlyStoppingState(), None
     for epoch, value in enumerate(losses, start=1):
         standing = update(config, standing, step=10 * epoch, metrics={metric: value})
@@ -15,7 +15,7 @@ def follow(config, losses, metric="loss"):
 
 
 @pytest.mark.parametrize(("patience", "expected"), [(None, None), (0, 4), (1, 4), (2, 5), (3, None)])
-def test_patience_counts_epochs_without_an_improvement(patience, expected):
+def test_patience_counts_epochs_without_improvement(patience, expected):
     assert follow(EarlyStopping(patience=patience), [5, 4, 3, 3.5, 3.2, 2])[1] == expected
 
 
@@ -29,7 +29,7 @@ def test_top1_is_better_when_higher():
     assert (standing.best_step, stopped) == (20, 4)
 
 
-def test_small_improvements_are_kept_as_best_and_do_not_renew_the_patience():
+def test_small_improvements_become_the_best_but_do_not_reset_the_patience():
     standing, stopped = follow(EarlyStopping(patience=3, min_delta=0.5), [5.0, 4.9, 4.8, 4.7])
     assert (standing.best_step, standing.reference_score, stopped) == (40, 5.0, 4)
 
@@ -39,11 +39,11 @@ def test_many_small_improvements_add_up():
     assert (standing.reference_score, stopped) == (4.6, None)
 
 
-def test_nan_never_wins():
+def test_nan_is_never_the_best():
     standing, _ = follow(EarlyStopping(patience=None), [float("nan"), 3, float("nan")])
     assert (standing.best_step, standing.best_score, standing.stale_epochs) == (20, 3, 1)
 
 
-def test_the_standing_is_data():
+def test_the_state_round_trips_through_plain_data():
     standing, _ = follow(EarlyStopping(), [3, 2])
     assert EarlyStoppingState.from_dict(standing.to_dict()) == standing

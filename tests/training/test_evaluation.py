@@ -18,7 +18,7 @@ def test_batches_cover_every_image_once(count, batch_size):
 
 
 @pytest.fixture(scope="module")
-def judged(digits):
+def evaluated(digits):
     dataset = data.load(data.Data(source="mnist", dir=str(digits)))
     arch = create("lenet", activation="relu")
     variables = init(arch, jax.random.key(3))
@@ -32,22 +32,22 @@ def resident(split):
 
 @pytest.mark.parametrize("load", [resident, lambda split: Streamed(split, 50, 1, one_device())])
 @pytest.mark.parametrize("batch_size", [1000, 130, 50, 13])
-def test_masked_evaluation_equals_float64_numpy(judged, batch_size, load):
-    arch, dataset, variables = judged
+def test_masked_evaluation_equals_float64_numpy(evaluated, batch_size, load):
+    arch, dataset, variables = evaluated
     test = dataset.test
-    found = evaluate(arch, dataset.preprocessing, variables, load(test), batch_size)
+    metrics = evaluate(arch, dataset.preprocessing, variables, load(test), batch_size)
     logits = predict_logits(arch, dataset.preprocessing, variables, test, 130).astype(np.float64)
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     order = np.argsort(-logits, axis=1, kind="stable")
     hits = order == test.labels[:, None]
-    assert found["loss"] == pytest.approx(-log_probabilities[np.arange(130), test.labels].mean(), rel=1e-6)
-    assert found["top1"] == hits[:, 0].sum() / 130
-    assert found["top5"] == hits[:, :5].sum() / 130
+    assert metrics["loss"] == pytest.approx(-log_probabilities[np.arange(130), test.labels].mean(), rel=1e-6)
+    assert metrics["top1"] == hits[:, 0].sum() / 130
+    assert metrics["top5"] == hits[:, :5].sum() / 130
 
 
-def test_logits_do_not_depend_on_the_batch(judged):
-    arch, dataset, variables = judged
+def test_logits_do_not_depend_on_the_batch(evaluated):
+    arch, dataset, variables = evaluated
     images = dataset.test.take(np.arange(7))
     whole = predict_logits(arch, dataset.preprocessing, variables, images, 7)
     parts = predict_logits(arch, dataset.preprocessing, variables, images, 3)
@@ -59,17 +59,17 @@ def test_ranks_break_ties_by_the_lower_class():
     assert label_ranks(logits, jnp.array([0, 1, 0])).tolist() == [0, 1, 2]
 
 
-def test_nan_logits_are_not_counted_as_right(judged):
-    arch, dataset, variables = judged
+def test_nan_logits_do_not_count_as_correct(evaluated):
+    arch, dataset, variables = evaluated
     broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), variables)
     split = Split(dataset.test.images, np.zeros_like(dataset.test.labels))
-    found = evaluate(arch, dataset.preprocessing, broken, resident(split), 50)
-    assert np.isnan(found["loss"])
-    assert (found["top1"], found["top5"]) == (0, 0)
+    metrics = evaluate(arch, dataset.preprocessing, broken, resident(split), 50)
+    assert np.isnan(metrics["loss"])
+    assert (metrics["top1"], metrics["top5"]) == (0, 0)
 
 
-def test_the_caller_is_polled_between_batches(judged):
-    arch, dataset, variables = judged
+def test_poll_is_called_between_batches(evaluated):
+    arch, dataset, variables = evaluated
     calls = []
     evaluate(arch, dataset.preprocessing, variables, resident(dataset.test), 50, poll=lambda: calls.append(1))
     assert len(calls) == 3

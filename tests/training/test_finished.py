@@ -1,4 +1,4 @@
-"""A finished run that is started again: what a kill or a hand has undone since is made good; else nothing changes."""
+"""Starting a finished run again repairs missing or damaged files and changes nothing else."""
 
 import pytest
 from rich.console import Console
@@ -13,7 +13,7 @@ from cnnjax.runs.saving import tidy
 
 @pytest.fixture
 def finish(experiment, tmp_path):
-    """Return a function that trains the run, or starts it once more; its folder's name looks like markup."""
+    """Return a function that trains the run or starts it again. The name of its folder looks like markup."""
     this = launch.Launch("run", experiment.replace(train=experiment.train.replace(keep=1)), tmp_path / "run[/z]")
 
     def start():
@@ -27,9 +27,9 @@ def names(folder):
     return sorted(path.name for path in folder.checkpoints.iterdir())
 
 
-def test_it_is_mended_from_its_last_checkpoint(finish, monkeypatch, capsys):
+def test_a_finished_run_is_repaired_from_its_last_checkpoint(finish, monkeypatch, capsys):
     folder, path = finish.folder, finish.folder.path / "metrics.jsonl"
-    with monkeypatch.context() as patch:  # as where each process was killed before it pruned
+    with monkeypatch.context() as patch:  # as if each process was killed before it pruned
         patch.setattr(checkpoint, "prune", lambda *arguments: None)
         results = finish()
     assert names(folder) == ["step-00000010", "step-00000020", "step-00000030"]
@@ -52,7 +52,7 @@ def test_it_is_mended_from_its_last_checkpoint(finish, monkeypatch, capsys):
 
 
 @pytest.mark.trains_long
-def test_a_damaged_last_checkpoint_mends_nothing_and_stays_where_it_is(finish):
+def test_a_damaged_last_checkpoint_is_not_used_and_not_moved(finish):
     folder = finish.folder
     finish()
     before = names(folder)

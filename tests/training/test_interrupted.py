@@ -1,4 +1,4 @@
-"""Trainings that a signal ends, at every kind of moment, and that go on."""
+"""Trainings interrupted by a signal, at different moments, and resumed."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from cnnjax.training import loop
 
 CLOCK = ("seconds", "images_per_second")
 POLLS = 10 + 2
-"""An epoch's steps, and its evaluation's batches."""
+"""Polls per epoch: its steps and its evaluation batches."""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def experiment(experiment):
 
 
 def train(experiment, path, progress, interrupted_at=None):
-    """Train; send ourselves SIGUSR1 at the poll of that number, counted from 0."""
+    """Train, and send SIGUSR1 to this process at poll number ``interrupted_at``, counted from 0."""
     folder, polls = RunFolder(path), []
     folder.start("run", experiment)
 
@@ -43,75 +43,75 @@ def train(experiment, path, progress, interrupted_at=None):
 
 def outcome(experiment, path):
     folder = RunFolder(path)
-    found, _ = checkpoint.newest_good(folder.checkpoints)
-    last = checkpoint.restore(found, "variables", abstract_variables(experiment.model)._asdict())["params"]
+    newest, _ = checkpoint.newest_good(folder.checkpoints)
+    last = checkpoint.restore(newest, "variables", abstract_variables(experiment.model)._asdict())["params"]
     rows = [{name: value for name, value in row.items() if name not in CLOCK} for row in folder.read_metrics()]
     return leaves_by_path(last), leaves_by_path(load(path).variables.params), load(path).checkpoint.name, rows
 
 
 @pytest.fixture(scope="module")
-def whole(experiment, tmp_path_factory):
-    """What a training reaches that nothing interrupts."""
-    folder = tmp_path_factory.mktemp("whole")
+def uninterrupted(experiment, tmp_path_factory):
+    """Outcome of an uninterrupted training."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     train(experiment, folder, SilentProgress())
     return outcome(experiment, folder)
 
 
-def assert_same(found, whole):
-    for mine, theirs in zip(found[:2], whole[:2], strict=True):
+def assert_same(actual, uninterrupted):
+    for mine, theirs in zip(actual[:2], uninterrupted[:2], strict=True):
         assert mine.keys() == theirs.keys()
         assert all(np.array_equal(mine[path], theirs[path]) for path in theirs)
-    assert found[2:] == whole[2:]
+    assert actual[2:] == uninterrupted[2:]
 
 
 @pytest.mark.parametrize(
     ("model", "chunk"), [("mlp", 4), *(pytest.param("lenet", chunk, marks=pytest.mark.trains_long) for chunk in (1, 4))]
 )
-def test_stopped_in_steps_and_evaluations_and_continued_it_ends_with_the_same_bits(
+def test_a_run_interrupted_in_steps_and_evaluations_resumes_to_the_same_bits(
     experiment, tmp_path, progress, monkeypatch, model, chunk
 ):
     experiment = experiment.replace(model=create(model, activation="relu"))
     monkeypatch.setattr(loop, "steps_per_dispatch", lambda backend, steps: chunk)
-    train(experiment, tmp_path / "whole", progress)
+    train(experiment, tmp_path / "uninterrupted", progress)
     for at in (0, 0, 1):
         with pytest.raises(Interrupted, match="stopped"):
             train(experiment, tmp_path / "run", progress, at)
     saved = [notice for notice in progress.notices if notice.startswith("saved")]
-    expected = {1: (1, 2, 4), 4: (4, 8, 10)}[chunk]  # 10: in the evaluation
+    expected = {1: (1, 2, 4), 4: (4, 8, 10)}[chunk]  # 10 is during the evaluation
     assert saved == [f"saved step {step}, within epoch 1" for step in expected]
     train(experiment, tmp_path / "run", progress)
-    assert_same(outcome(experiment, tmp_path / "run"), outcome(experiment, tmp_path / "whole"))
+    assert_same(outcome(experiment, tmp_path / "run"), outcome(experiment, tmp_path / "uninterrupted"))
 
 
 @pytest.mark.trains_long
-def test_a_float64_training_continues_with_the_same_bits(experiment, tmp_path, progress, monkeypatch):
+def test_a_float64_training_resumes_to_the_same_bits(experiment, tmp_path, progress, monkeypatch):
     monkeypatch.setattr(loop, "steps_per_dispatch", lambda backend, steps: 5)
     wide = experiment.replace(model=experiment.model.replace(dtype="float64"), train=experiment.train.replace(epochs=1))
     with jax.enable_x64(True):
-        train(wide, tmp_path / "whole", progress)
+        train(wide, tmp_path / "uninterrupted", progress)
         with pytest.raises(Interrupted, match="stopped"):
             train(wide, tmp_path / "run", progress, 0)
         train(wide, tmp_path / "run", progress)
-        found, whole = (outcome(wide, tmp_path / name) for name in ("run", "whole"))
-    assert_same(found, whole)
-    assert {str(leaf.dtype) for leaf in found[0].values()} == {"float64"}
+        actual, uninterrupted = (outcome(wide, tmp_path / name) for name in ("run", "uninterrupted"))
+    assert_same(actual, uninterrupted)
+    assert {str(leaf.dtype) for leaf in actual[0].values()} == {"float64"}
 
 
 @pytest.mark.parametrize(
     "at", [10, POLLS + 10, *(pytest.param(at, marks=pytest.mark.trains_long) for at in (9, 11, POLLS + 4))]
 )
-def test_at_the_edges_of_epochs_too(experiment, tmp_path, progress, whole, at):
+def test_a_run_interrupted_between_epochs_resumes_to_the_same_bits(experiment, tmp_path, progress, uninterrupted, at):
     with pytest.raises(Interrupted):
         train(experiment, tmp_path / "run", progress, at)
     step = 10 if at < POLLS else min(10 + at - POLLS + 1, 20)
     assert progress.notices[-1] == f"saved step {step}, within epoch {1 + (at >= POLLS)}"
     train(experiment, tmp_path / "run", progress)
-    assert_same(outcome(experiment, tmp_path / "run"), whole)
+    assert_same(outcome(experiment, tmp_path / "run"), uninterrupted)
     names = [path.name for path in checkpoint.list_paths(tmp_path / "run" / "checkpoints")]
     assert names == ["step-00000010", "step-00000020"]
 
 
-def test_in_the_first_epoch_there_is_no_best_yet_and_later_it_stays(experiment, tmp_path, progress):
+def test_the_best_checkpoint_exists_after_the_first_epoch_and_survives_interrupts(experiment, tmp_path, progress):
     with pytest.raises(Interrupted):
         train(experiment, tmp_path / "run", progress, 4)
     with pytest.raises(UserError, match="within-00000005 is from within the first epoch"):
@@ -123,7 +123,7 @@ def test_in_the_first_epoch_there_is_no_best_yet_and_later_it_stays(experiment, 
     assert len(RunFolder(tmp_path / "run").read_metrics()) == 1
 
 
-def test_the_seconds_of_an_epoch_go_on_where_they_were(experiment, tmp_path, progress):
+def test_the_seconds_of_an_interrupted_epoch_are_summed(experiment, tmp_path, progress):
     with pytest.raises(Interrupted):
         train(experiment, tmp_path / "run", progress, 4)
     spent = checkpoint.newest_good(tmp_path / "run" / "checkpoints")[0].info["seconds"]
@@ -131,24 +131,24 @@ def test_the_seconds_of_an_epoch_go_on_where_they_were(experiment, tmp_path, pro
     train(experiment, tmp_path / "run", progress)
     first, second = RunFolder(tmp_path / "run").read_metrics()
     assert first["seconds"] > spent
-    assert second["seconds"] < spent  # which compiled
+    assert second["seconds"] < spent  # the interrupted part included the compilation
 
 
-def test_nothing_is_saved_where_nothing_was_done(experiment, tmp_path, progress):
-    for _ in range(2):  # the second one in the evaluation after which the first one was
+def test_nothing_is_saved_if_no_step_was_done(experiment, tmp_path, progress):
+    for _ in range(2):  # the second interrupt is in the same evaluation
         with pytest.raises(Interrupted):
             train(experiment, tmp_path / "run", progress, 10 if not progress.notices else 0)
     assert [notice for notice in progress.notices if notice.startswith("saved")] == ["saved step 10, within epoch 1"]
 
 
-def test_a_state_that_has_diverged_is_not_saved(experiment, tmp_path, progress):
+def test_a_diverged_state_is_not_saved(experiment, tmp_path, progress):
     wild = experiment.replace(optimizer=experiment.optimizer.replace(name="sgd", lr=1e30))
     with pytest.raises(Diverged, match="not finite at step"):
         train(wild, tmp_path / "run", progress, 8)
     assert checkpoint.list_paths(tmp_path / "run" / "checkpoints") == []
 
 
-def test_an_image_folder_is_polled_while_it_is_read(tmp_path):
+def test_signals_are_polled_while_an_image_folder_is_read(tmp_path):
     from PIL import Image
 
     for part in ("train", "test"):
@@ -163,7 +163,7 @@ def test_an_image_folder_is_polled_while_it_is_read(tmp_path):
             load_image_folder(tmp_path)
 
 
-def test_idx_files_are_polled_too(digits):
+def test_signals_are_polled_while_idx_files_are_read(digits):
     from cnnjax.data.sources import read_parts
 
     with signals.deferred_signals("stopped"):

@@ -30,18 +30,18 @@ def same(a, b):
 
 
 def last_params(folder, experiment):
-    found, _ = checkpoint.newest_good(folder.checkpoints)
-    return checkpoint.restore(found, "variables", abstract_variables(experiment.model)._asdict())["params"]
+    newest, _ = checkpoint.newest_good(folder.checkpoints)
+    return checkpoint.restore(newest, "variables", abstract_variables(experiment.model)._asdict())["params"]
 
 
 def figures(rows):
-    """Return the rows without what depends on the clock."""
+    """Return the rows without timings."""
     return [
         {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")} for row in rows
     ]
 
 
-def test_it_learns_and_writes_one_row_an_epoch(experiment, tmp_path, progress):
+def test_the_network_learns_and_each_epoch_has_one_row(experiment, tmp_path, progress):
     outcome, folder = train(experiment, tmp_path / "run", progress)
     rows = folder.read_metrics()
     assert [row["epoch"] for row in rows] == [1, 2, 3]
@@ -51,13 +51,13 @@ def test_it_learns_and_writes_one_row_an_epoch(experiment, tmp_path, progress):
     assert not outcome.outcome.stopped_early
 
 
-def test_one_seed_gives_the_same_bits_and_another_seed_does_not(experiment, tmp_path, progress, trained_run):
+def test_parameters_are_a_function_of_the_seed(experiment, tmp_path, progress, trained_run):
     for name, seed in (("again", 0), ("other", 1)):
         train(experiment.replace(seed=seed), tmp_path / name, progress)
-    first, again, other = (
+    first, repeated, other = (
         load(path).variables.params for path in (trained_run, tmp_path / "again", tmp_path / "other")
     )
-    assert same(first, again)
+    assert same(first, repeated)
     assert not same(first, other)
 
 
@@ -72,7 +72,7 @@ def test_one_seed_gives_the_same_bits_and_another_seed_does_not(experiment, tmp_
         (Augmentation(flip=True), {"ema_decay": 0.9}),
     ],
 )
-def test_stopped_after_each_epoch_and_continued_it_ends_with_the_same_bits(
+def test_a_run_stopped_after_each_epoch_resumes_to_the_same_bits(
     experiment, tmp_path, progress, augmentation, options
 ):  # fmt: skip
     experiment = experiment.replace(augmentation=augmentation, train=experiment.train.replace(**options))
@@ -93,7 +93,7 @@ def test_stopped_after_each_epoch_and_continued_it_ends_with_the_same_bits(
     assert figures(whole.read_metrics()) == figures(parts.read_metrics())
 
 
-def test_evaluation_sees_the_images_as_they_are(experiment, tmp_path, progress):
+def test_evaluation_does_not_augment_images(experiment, tmp_path, progress):
     experiment = experiment.replace(
         augmentation=Augmentation(pad_crop=2, flip=True), train=experiment.train.replace(epochs=1)
     )
@@ -103,7 +103,7 @@ def test_evaluation_sees_the_images_as_they_are(experiment, tmp_path, progress):
     np.testing.assert_allclose(folder.read_metrics()[0]["validation_loss"], losses.mean(), rtol=1e-5)
 
 
-def test_a_row_whose_checkpoint_was_not_saved_is_run_again(experiment, tmp_path, progress):
+def test_an_epoch_without_a_checkpoint_is_trained_again(experiment, tmp_path, progress):
     one_epoch = experiment.replace(train=experiment.train.replace(epochs=1))
     _, folder = train(one_epoch, tmp_path / "run", progress)
     rows = folder.read_metrics()
@@ -115,7 +115,7 @@ def test_a_row_whose_checkpoint_was_not_saved_is_run_again(experiment, tmp_path,
 
 
 @pytest.mark.trains_long
-def test_a_kill_before_the_last_prune_leaves_nothing_once_it_was_started_again(
+def test_a_run_killed_before_its_last_prune_is_pruned_on_the_next_start(
     experiment, tmp_path, progress, monkeypatch
 ):  # fmt: skip
     experiment = experiment.replace(train=experiment.train.replace(epochs=2, keep=1))
@@ -125,12 +125,12 @@ def test_a_kill_before_the_last_prune_leaves_nothing_once_it_was_started_again(
         _, folder = train(experiment, tmp_path / "run", progress)
     (folder.checkpoints / ".step-00000009.writing").mkdir()
     train(experiment, tmp_path / "run", progress)
-    found, expected = ([path.name for path in sorted(f.checkpoints.iterdir())] for f in (folder, whole))
-    assert found == expected
+    actual, expected = ([path.name for path in sorted(f.checkpoints.iterdir())] for f in (folder, whole))
+    assert actual == expected
 
 
-def test_early_stopping_stops_and_the_best_parameters_stay(experiment, tmp_path, progress):
-    # With this rate the network soon gets worse, so the best epoch is not the last one.
+def test_early_stopping_keeps_the_best_parameters(experiment, tmp_path, progress):
+    # At this learning rate the network soon gets worse, so the best epoch is not the last one.
     experiment = experiment.replace(
         train=Train(epochs=40, batch_size=32, keep=1),
         optimizer=experiment.optimizer.replace(lr=0.02),
@@ -146,7 +146,7 @@ def test_early_stopping_stops_and_the_best_parameters_stay(experiment, tmp_path,
     assert not same(load(folder.path).variables.params, last_params(folder, experiment))
 
 
-def test_without_early_stopping_the_best_parameters_are_kept_too(experiment, tmp_path, progress):
+def test_the_best_parameters_are_kept_without_early_stopping(experiment, tmp_path, progress):
     experiment = experiment.replace(
         train=Train(epochs=6, batch_size=32, keep=1), optimizer=experiment.optimizer.replace(lr=0.02)
     )
@@ -157,7 +157,7 @@ def test_without_early_stopping_the_best_parameters_are_kept_too(experiment, tmp
     assert best.info["metrics"]["validation_loss"] == min(losses)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(experiment, tmp_path, progress):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(experiment, tmp_path, progress):
     experiment = experiment.replace(model=create("mlp"))
     _, folder = train(experiment.replace(train=experiment.train.replace(epochs=1)), tmp_path / "good", progress)
     before = [path.name for path in checkpoint.list_paths(folder.checkpoints)]
@@ -167,7 +167,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
     assert [path.name for path in checkpoint.list_paths(folder.checkpoints)] == before
 
 
-def test_other_data_in_the_same_run_are_refused(experiment, tmp_path, progress):
+def test_resume_refuses_other_data(experiment, tmp_path, progress):
     train(experiment.replace(train=experiment.train.replace(epochs=1)), tmp_path / "run", progress)
     other = write_digits(tmp_path / "other", test=120)
     moved = experiment.replace(data=experiment.data.replace(dir=str(other)))
@@ -189,8 +189,8 @@ def test_a_network_or_batch_that_does_not_fit_the_data_is_refused(experiment, tm
         train(change(experiment), tmp_path / "run", progress)
 
 
-def test_the_loop_trains_with_every_option_of_its_config(experiment, tmp_path, progress):
-    """Smoothing, schedule, weight decay and clipping, against a loop written out by hand with optax alone."""
+def test_the_loop_equals_plain_optax_with_every_option(experiment, tmp_path, progress):
+    """Smoothing, schedule, weight decay and clipping, compared with a plain optax loop."""
     experiment = experiment.replace(
         model=create("mlp", activation="tanh"),
         train=Train(epochs=2, batch_size=32, label_smoothing=0.2),
@@ -217,7 +217,7 @@ def test_the_loop_trains_with_every_option_of_its_config(experiment, tmp_path, p
             return -(targets * jax.nn.log_softmax(logits)).sum(axis=1).mean()
 
         grads = jax.grad(loss)(params)
-        with jax.numpy_dtype_promotion("standard"):  # a schedule of optax's divides by an integer count
+        with jax.numpy_dtype_promotion("standard"):  # an optax schedule divides by an integer count
             updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
@@ -228,23 +228,23 @@ def test_the_loop_trains_with_every_option_of_its_config(experiment, tmp_path, p
         for start in range(0, 320, 32):
             picked = order[start : start + 32]
             params, state = step(params, state, images[picked].astype(np.float32), dataset.train.labels[picked])
-    found = leaves_by_path(last_params(RunFolder(tmp_path / "run"), experiment))
+    actual = leaves_by_path(last_params(RunFolder(tmp_path / "run"), experiment))
     for path, expected in leaves_by_path(params).items():
-        np.testing.assert_allclose(found[path], expected, rtol=1e-4, atol=1e-6, err_msg=path)
+        np.testing.assert_allclose(actual[path], expected, rtol=1e-4, atol=1e-6, err_msg=path)
     rows = RunFolder(tmp_path / "run").read_metrics()
     assert [row["lr"] for row in rows] == pytest.approx([0.025, 0.00625])
 
 
 @pytest.mark.parametrize("model", ["mlp", pytest.param("lenet", marks=pytest.mark.trains_long)])
-def test_several_steps_a_dispatch_end_with_the_same_training(model, experiment, tmp_path, progress, monkeypatch):
+def test_several_steps_per_dispatch_give_the_same_training(model, experiment, tmp_path, progress, monkeypatch):
     experiment = experiment.replace(model=create(model, activation="relu"))  # XLA's convolutions are slow in a loop
     _, single = train(experiment, tmp_path / "single", progress)
     monkeypatch.setattr(loop, "steps_per_dispatch", lambda backend, steps: 4)  # 10 steps an epoch: 4, 4 and 2
     _, several = train(experiment, tmp_path / "several", progress)
     assert [row["step"] for row in several.read_metrics()] == [10, 20, 30]
-    first, again = (leaves_by_path(last_params(folder, experiment)) for folder in (single, several))
+    first, repeated = (leaves_by_path(last_params(folder, experiment)) for folder in (single, several))
     for path, expected in first.items():
-        np.testing.assert_allclose(again[path], expected, rtol=1e-3, atol=1e-5, err_msg=path)
+        np.testing.assert_allclose(repeated[path], expected, rtol=1e-3, atol=1e-5, err_msg=path)
 
     class Stop(Exception):
         pass
@@ -273,32 +273,30 @@ def test_a_state_is_restored_bit_for_bit(experiment, tmp_path, dtype, ema_decay)
 
 
 @pytest.mark.compiles_large
-def test_less_memory_gives_the_same_training(experiment, tmp_path, progress, trained_run):
+def test_memory_saving_options_give_the_same_training(experiment, tmp_path, progress, trained_run):
     plain = RunFolder(trained_run)
     less = experiment.replace(train=experiment.train.replace(accumulate=4, remat=("stage1",)))
     _, folder = train(less, tmp_path / "less", progress)
-    expected, found = (leaves_by_path(last_params(f, experiment)) for f in (plain, folder))
+    expected, actual = (leaves_by_path(last_params(f, experiment)) for f in (plain, folder))
     for path, leaf in expected.items():
-        np.testing.assert_allclose(found[path], leaf, rtol=1e-3, atol=1e-4, err_msg=path)
+        np.testing.assert_allclose(actual[path], leaf, rtol=1e-3, atol=1e-4, err_msg=path)
 
 
-def test_a_mistyped_stage_is_refused_before_the_training(experiment, tmp_path, progress):
+def test_an_unknown_remat_stage_is_refused_before_training(experiment, tmp_path, progress):
     wrong = experiment.replace(train=experiment.train.replace(remat=("stage3",)))
     with pytest.raises(UserError, match="unknown remat stage 'stage3'; did you mean 'stage2' or 'stage1'"):
         train(wrong, tmp_path / "run", progress)
 
 
-def test_a_lock_that_is_lost_once_a_checkpoint_has_its_name_leaves_the_older_ones(
-    experiment, tmp_path, progress, monkeypatch
-):
+def test_losing_the_lock_after_a_save_keeps_the_older_checkpoints(experiment, tmp_path, progress, monkeypatch):
     experiment = experiment.replace(train=experiment.train.replace(epochs=2, keep=1))
     folder, save = RunFolder(tmp_path), checkpoint.save
 
     def lose(*arguments, **options):
-        found = save(*arguments, **options)
+        saved = save(*arguments, **options)
         if len(checkpoint.list_paths(folder.checkpoints)) == 2:
             (tmp_path / ".lock").unlink()
-        return found
+        return saved
 
     monkeypatch.setattr(checkpoint, "save", lose)
     folder.start("run", experiment)

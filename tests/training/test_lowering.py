@@ -1,4 +1,4 @@
-"""Every family's donated train step lowers for every platform, on a machine that has none of them."""
+"""Train steps of every family lower for every platform, without its hardware."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ BATCH = 4
 
 
 def export(arch, *platforms, steps, native=False):
-    """Return the module of a donated dispatch; nothing is computed, and calls unknown to JAX are refused."""
+    """Return the exported module of a dispatch with donation. Nothing runs; unknown custom calls are refused."""
     experiment = Experiment(
         model=arch, optimizer=Optimizer(name="adamw", weight_decay=0.01, clip_norm=1.0),
         augmentation=Augmentation(pad_crop=2, flip=True), train=Train(ema_decay=0.99, label_smoothing=0.1),
@@ -62,10 +62,10 @@ QUICK = (("lenet", "float32"), ("mlp", "float32"), ("basic", "bfloat16"), ("v2",
         for name in ARCHS for dtype in ("float32", "bfloat16")
     ],
 )  # fmt: skip
-def test_a_donated_step_lowers_for_every_platform_and_natively_for_the_cpu_alone(name, dtype):
+def test_a_donated_step_lowers_for_every_platform_and_uses_native_calls_only_on_the_cpu(name, dtype):
     arch = ARCHS[name].replace(dtype=dtype)
     native = name != "mlp" and conv_library(jnp.dtype(dtype)) != "xla-cpu"
-    accelerators = export(arch, "cuda", "tpu", steps=2)  # each in the way that `steps_per_dispatch` takes there
+    accelerators = export(arch, "cuda", "tpu", steps=2)  # several steps, as `steps_per_dispatch` chooses there
     cpu = export(arch, "cpu", steps=1, native=native)
     assert not any(name in accelerators for name in HANDLERS)
     assert ("cnnjax_convolution" in cpu) == native
@@ -76,7 +76,7 @@ def test_a_donated_step_lowers_for_every_platform_and_natively_for_the_cpu_alone
 
 
 @pytest.mark.parametrize("name", ARCHS)
-def test_inference_is_exported_for_any_batch(name):
+def test_inference_exports_with_a_symbolic_batch_size(name):
     arch, (batch,) = ARCHS[name], jax.export.symbolic_shape("batch")
     known = [jax.export.DisabledSafetyCheck.custom_call(target) for target in HANDLERS]
     exporting = jax.export.export(
@@ -88,5 +88,5 @@ def test_inference_is_exported_for_any_batch(name):
     assert [str(size) for size in exported.out_avals[0].shape] == ["batch", "10"]
 
 
-def test_every_family_is_here():
+def test_every_family_is_covered():
     assert {type(arch) for arch in ARCHS.values()} == set(FAMILIES.values())

@@ -1,4 +1,4 @@
-"""Where memory does not suffice: a sentence with what fits."""
+"""Running out of memory gives one error with the batch size that fits."""
 
 import jax
 import pytest
@@ -23,7 +23,7 @@ def train(experiment, path, progress):
 
 @pytest.fixture
 def short(monkeypatch):
-    """Return a function that makes dispatches of more than ``most`` images fail, with ``errors`` by batch size."""
+    """Return a function that makes dispatches of more than ``most`` images fail. ``errors`` overrides by batch size."""
 
     def short(most, error=SHORTAGE, errors=None):
         def limited(make):
@@ -46,41 +46,41 @@ def short(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [SHORTAGE, QUEUED, MemoryError()])
-def test_the_sentence_names_the_batch_size_what_fits_and_what_helps(experiment, tmp_path, progress, short, error):
+def test_the_error_names_the_batch_size_that_fits_and_helpful_options(experiment, tmp_path, progress, short, error):
     short(16, error)
-    with pytest.raises(UserError) as found:
+    with pytest.raises(UserError) as raised:
         train(experiment, tmp_path / "run", progress)
     for expected in ("train.batch_size 32; 8 fits (tried)", "--train.accumulate", "--train.remat"):
-        assert expected in str(found.value)
+        assert expected in str(raised.value)
     assert [notice.rpartition("; ")[2] for notice in progress.notices] == ["trying 16 ...", "trying 8 ..."]
 
 
-def test_what_just_fits_is_not_advised(experiment, tmp_path, progress, short):
-    short(23)  # 16 images, and not the half more that a whole run may need
+def test_a_batch_size_that_barely_fits_is_not_advised(experiment, tmp_path, progress, short):
+    short(23)  # 16 fits, but not the 24 that a whole run may need
     with pytest.raises(UserError, match=r"train.batch_size 32; 8 fits \(tried\)"):
         train(experiment, tmp_path / "run", progress)
 
 
-def test_a_trial_that_fails_in_another_way_does_not_fit_either(experiment, tmp_path, progress, short):
-    """XLA's kernels for CPUs may say INTERNAL where their own memory is what was short."""
+def test_a_trial_that_fails_with_another_error_does_not_fit(experiment, tmp_path, progress, short):
+    """XLA's CPU kernels may report INTERNAL if they run out of memory."""
     short(16, errors={24: jax.errors.JaxRuntimeError("INTERNAL: a kernel failed")})
     with pytest.raises(UserError, match=r"train.batch_size 32; 8 fits \(tried\)"):
         train(experiment, tmp_path / "run", progress)
 
 
-def test_where_nothing_fits_it_says_so(experiment, tmp_path, progress, short):
+def test_the_error_says_if_no_batch_size_fits(experiment, tmp_path, progress, short):
     short(0)
     with pytest.raises(UserError, match="no smaller batch size fits"):
         train(experiment, tmp_path / "run", progress)
 
 
-def test_another_error_of_the_device_is_not_taken_for_it(experiment, tmp_path, progress, short):
+def test_other_device_errors_are_raised(experiment, tmp_path, progress, short):
     short(8, jax.errors.JaxRuntimeError("INTERNAL: something else"))
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         train(experiment, tmp_path / "run", progress)
 
 
-def test_an_evaluation_that_does_not_fit_names_its_own_option(experiment, tmp_path, progress, monkeypatch):
+def test_an_evaluation_that_does_not_fit_names_eval_batch_size(experiment, tmp_path, progress, monkeypatch):
     def fail(*arguments):
         raise SHORTAGE
 
@@ -89,7 +89,7 @@ def test_an_evaluation_that_does_not_fit_names_its_own_option(experiment, tmp_pa
         train(experiment, tmp_path / "run", progress)
 
 
-def test_images_that_do_not_fit_are_named(experiment, tmp_path, progress, monkeypatch):
+def test_images_that_do_not_fit_on_the_device_are_reported(experiment, tmp_path, progress, monkeypatch):
     def fail(*arguments):
         raise SHORTAGE
 
@@ -98,6 +98,6 @@ def test_images_that_do_not_fit_are_named(experiment, tmp_path, progress, monkey
         train(experiment, tmp_path / "run", progress)
 
 
-def test_smaller_batches_are_halves_that_can_be_divided():
+def test_smaller_batch_sizes_are_halves_divisible_by_accumulate():
     assert list(smaller(100, 1)) == [50, 25, 12, 6, 3, 1]
     assert list(smaller(96, 4)) == [48, 24, 12, 4]

@@ -1,4 +1,4 @@
-"""Each seam of the train step and the loop, by a small use."""
+"""Each extension point of the train step and the loop, with a small example."""
 
 import dataclasses
 from typing import ClassVar
@@ -35,7 +35,7 @@ def batch(dataset):
 
 
 def step_of(experiment, dataset):
-    """Return an experiment's jitted step with its hyperparameters, and the state before it."""
+    """Return an experiment's jitted step, bound to its hyperparameters, and the initial state."""
     values = make_hyperparameters(experiment, 10)
     step = jax.jit(make_train_step(experiment, dataset.preprocessing))
     return lambda state, batch: step(state, batch, KEY, values), init_state(experiment, values)
@@ -55,7 +55,7 @@ SGD = Optimizer(name="sgd", lr=0.1)
 # Batch and loss ------------------------------------------------------------------------------------------------------
 
 
-def test_soft_labels_train_as_the_mean_of_their_labels(experiment, dataset, batch):
+def test_the_gradient_of_soft_labels_is_the_mean_over_their_labels(experiment, dataset, batch):
     step, state = step_of(experiment.replace(optimizer=SGD), dataset)
     other = batch._replace(targets=(batch.targets + 1) % 10)
     mixed = batch._replace(targets=(jax.nn.one_hot(batch.targets, 10) + jax.nn.one_hot(other.targets, 10)) / 2)
@@ -79,7 +79,7 @@ def test_weights_mask_padding(experiment, dataset, batch, accumulate):
 
 
 class TwoHeads(Arch):
-    """A dense layer with a head, and an auxiliary head before it."""
+    """A dense layer with a head, and an auxiliary head on its input."""
 
     family: ClassVar[str] = "two_heads"
 
@@ -100,7 +100,7 @@ class TwoHeadsNetwork(Network):
 
 
 @pytest.mark.parametrize("aux_weight", [0.0, 0.5])
-def test_an_auxiliary_head_adds_its_share_of_the_loss(experiment, dataset, batch, aux_weight):
+def test_an_auxiliary_head_adds_its_weighted_loss(experiment, dataset, batch, aux_weight):
     arch = TwoHeads(num_classes=10, input_size=28, channels=1)
     step, state = step_of(
         experiment.replace(model=arch, optimizer=SGD, loss=CrossEntropy(aux_weight=aux_weight)), dataset
@@ -121,7 +121,7 @@ def test_an_auxiliary_head_adds_its_share_of_the_loss(experiment, dataset, batch
 # Averages ------------------------------------------------------------------------------------------------------------
 
 
-def test_averages_follow_their_formula(experiment, dataset, batch):
+def test_parameter_averages_equal_their_formula(experiment, dataset, batch):
     step, state = step_of(experiment.replace(train=experiment.train.replace(ema_decay=0.25)), dataset)
     expected = leaves_by_path(state.params)
     for n in range(4):
@@ -138,7 +138,7 @@ def test_averages_follow_their_formula(experiment, dataset, batch):
 # Frozen parameters ---------------------------------------------------------------------------------------------------
 
 
-def test_frozen_parameters_stay_and_cost_neither_gradient_nor_moments(experiment, dataset, batch):
+def test_frozen_parameters_have_no_gradient_and_no_optimizer_state(experiment, dataset, batch):
     frozen = experiment.replace(train=experiment.train.replace(freeze=("conv1", "conv2/*")))
     values = make_hyperparameters(frozen, 10)
     state = init_state(frozen, values)
@@ -152,7 +152,7 @@ def test_frozen_parameters_stay_and_cost_neither_gradient_nor_moments(experiment
     assert state.params["dense1"]["kernel"].shape in moments
 
     def kernels(experiment):
-        """Return how many operations of the program give an array of the second kernel's shape."""
+        """Return the number of operations in the program whose result has the shape of the second kernel."""
         program = jax.make_jaxpr(make_train_step(experiment, dataset.preprocessing))(
             init_state(experiment, values), batch, KEY, values
         )
@@ -165,7 +165,7 @@ def test_frozen_parameters_stay_and_cost_neither_gradient_nor_moments(experiment
 # Hyperparameters -----------------------------------------------------------------------------------------------------
 
 
-def test_members_that_differ_in_every_value_share_one_program(experiment, dataset, batch):
+def test_trainings_with_different_values_share_one_program(experiment, dataset, batch):
     base = experiment.replace(
         model=create("mlp", activation="tanh"),
         optimizer=Optimizer(name="adamw", lr=0.01, eps=1e-3, weight_decay=0.0),  # a small eps would magnify rounding
@@ -204,7 +204,7 @@ def test_members_that_differ_in_every_value_share_one_program(experiment, datase
 
 
 class OnDisk:
-    """A source whose images lie in a file; it notes how many it has read at once."""
+    """A source whose images are in a file; it records the number of images of each read."""
 
     def __init__(self, path, labels, most):
         self.images, self.labels, self.most = np.load(path, mmap_mode="r"), labels, most
@@ -233,7 +233,7 @@ def without_clock(rows):
     return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
 
 
-def test_a_source_on_disk_trains_to_the_same_bits_and_is_never_in_memory_as_a_whole(experiment, dataset, tmp_path):
+def test_a_source_on_disk_trains_to_the_same_bits_and_is_never_loaded_whole(experiment, dataset, tmp_path):
     most = []
 
     def on_disk(name):
@@ -266,13 +266,13 @@ def test_a_training_resumes_from_any_snapshot_to_the_same_bits(experiment, datas
     stopper = Stopper()
     with pytest.raises(Stop):
         fit(experiment, dataset, hooks=(stopper,))
-    found = fit(experiment, dataset, stopper.snapshot, hooks=(rest,))
+    resumed = fit(experiment, dataset, stopper.snapshot, hooks=(rest,))
     assert rest.plans[0].steps_done == 10
-    assert without_clock(found.rows) == without_clock(expected.rows)
-    assert jax.tree.all(jax.tree.map(np.array_equal, found.snapshot.state, expected.snapshot.state))
+    assert without_clock(resumed.rows) == without_clock(expected.rows)
+    assert jax.tree.all(jax.tree.map(np.array_equal, resumed.snapshot.state, expected.snapshot.state))
 
 
-def test_hooks_are_called_in_order_once_an_epoch_is_evaluated(experiment, dataset):
+def test_hooks_are_called_in_order_after_the_evaluation(experiment, dataset):
     calls = []
 
     class Named(Hook):
@@ -286,7 +286,7 @@ def test_hooks_are_called_in_order_once_an_epoch_is_evaluated(experiment, datase
     assert calls == [(name, epoch) for epoch in (1, 2, 3) for name in ("log", "save")]
 
 
-def test_patterns_of_frozen_parameters_are_checked_before_the_training(experiment, dataset):
+def test_freeze_patterns_are_checked_before_training(experiment, dataset):
     wrong = experiment.replace(train=experiment.train.replace(freeze=("conv9",)))
     with pytest.raises(UserError, match="train.freeze 'conv9' matches no parameter"):
         fit(wrong, dataset)

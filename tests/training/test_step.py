@@ -37,7 +37,7 @@ AUGMENTED = Augmentation(pad_crop=2, flip=True)
 
 @pytest.fixture
 def steps(experiment):
-    """A train step with each augmentation, and what it takes."""
+    """Train steps with different augmentations, and their inputs."""
     experiment = experiment.replace(model=create("mlp", activation="relu"))
     dataset = data.load(experiment.data)
     values = make_hyperparameters(experiment, STEPS_PER_EPOCH)
@@ -53,7 +53,7 @@ def order(epoch):
     return jnp.asarray(epoch_order(0, epoch, 320))
 
 
-def test_several_steps_in_a_dispatch_equal_single_ones(setup):
+def test_several_steps_in_one_dispatch_equal_single_steps(setup):
     dispatch, fresh, train = setup
     key = step_key(0)
     one_by_one, together = fresh(), fresh()
@@ -66,7 +66,7 @@ def test_several_steps_in_a_dispatch_equal_single_ones(setup):
         np.testing.assert_allclose(leaves_by_path(together.params)[path], expected, rtol=1e-4, atol=1e-5, err_msg=path)
 
 
-def test_the_tally_starts_anew_with_each_epoch(setup):
+def test_epoch_metrics_restart_with_each_epoch(setup):
     dispatch, fresh, train = setup
     state = fresh()
     images = []
@@ -76,7 +76,7 @@ def test_the_tally_starts_anew_with_each_epoch(setup):
     assert images == [32 * n for n in range(1, STEPS_PER_EPOCH + 1)] + [32, 64]
 
 
-def test_the_state_is_donated_and_the_tally_outlives_it(setup):
+def test_the_state_is_donated_and_the_epoch_metrics_outlive_it(setup):
     dispatch, fresh, train = setup
     before = fresh()
     after, metrics = dispatch(before, train, order(0), step_key(0), steps=1)
@@ -85,7 +85,7 @@ def test_the_state_is_donated_and_the_tally_outlives_it(setup):
     assert int(metrics.images) == 32
 
 
-def test_an_epoch_sees_every_image_of_its_order_once(setup):
+def test_an_epoch_uses_every_image_once(setup):
     dispatch, fresh, train = setup
     seen = []
 
@@ -102,7 +102,7 @@ def test_an_epoch_sees_every_image_of_its_order_once(setup):
     assert seen == epoch_order(0, 0, 320).tolist()
 
 
-def test_the_first_step_that_is_not_finite_is_noted(setup):
+def test_the_first_step_that_is_not_finite_is_recorded(setup):
     dispatch, fresh, train = setup
     state = fresh()
     state, _ = dispatch(state, train, order(0), step_key(0), steps=1)
@@ -133,7 +133,7 @@ def test_a_step_with_augmentation_is_a_step_on_augmented_images(steps):
     assert abs(float(plain.metrics.loss) - float(after.metrics.loss)) > 1e-3
 
 
-def test_without_augmentation_the_step_is_what_it_was(steps):
+def test_disabled_augmentation_does_not_change_the_step(steps):
     make, arguments = steps
     programs = [str(jax.make_jaxpr(make(*options))(*arguments)) for options in ((), (Augmentation(),), (AUGMENTED,))]
     assert programs[0] == programs[1] != programs[2]
@@ -141,7 +141,7 @@ def test_without_augmentation_the_step_is_what_it_was(steps):
 
 
 @pytest.mark.compiles_large
-def test_the_networks_chance_is_not_that_of_the_augmentation(steps, monkeypatch):
+def test_network_and_augmentation_use_different_keys(steps, monkeypatch):
     make, arguments = steps
     keys = {}
 
@@ -155,14 +155,14 @@ def test_the_networks_chance_is_not_that_of_the_augmentation(steps, monkeypatch)
     spy("augment", step_module.augment, 1)
     spy("apply", step_module.apply, 0)
     make(AUGMENTED)(*arguments)
-    # A network folds the numbers of its draws, which count from 0, into its key.
+    # A network folds the index of each draw, counted from 0, into its key.
     drawn = [keys["augment"], *jax.random.split(keys["augment"])]
     own = [keys["apply"], *(jax.random.fold_in(keys["apply"], n) for n in range(1000))]
     data_of = [tuple(jax.random.key_data(key).tolist()) for key in (*drawn, *own)]
     assert len(set(data_of)) == len(data_of)
 
 
-def test_the_rule_for_steps_in_a_dispatch():
+def test_steps_per_dispatch():
     assert steps_per_dispatch("cpu", 234) == 1
     assert steps_per_dispatch("gpu", 234) == 64
     assert steps_per_dispatch("tpu", 5) == 5
@@ -175,7 +175,7 @@ def close(after, expected, rtol=1e-5, atol=1e-7):
 
 @pytest.fixture
 def uneven(experiment):
-    """A step by plain gradients (adam would hide a wrong scale), on a batch of 32 whose parts have unequal losses."""
+    """A step with plain SGD (adam would hide a wrong scale) on a batch of 32 whose parts have different losses."""
     dataset = data.load(experiment.data)
     order = np.argsort(dataset.train.labels[:32], kind="stable")
     batch = Batch(*(jnp.asarray(array[:32][order]) for array in dataset.train))
@@ -190,7 +190,7 @@ def uneven(experiment):
 
 
 @pytest.mark.parametrize("is_unrolled", [True, False])
-def test_a_batch_in_parts_gives_the_step_of_the_whole(uneven, monkeypatch, is_unrolled):
+def test_accumulated_parts_give_the_step_of_the_whole_batch(uneven, monkeypatch, is_unrolled):
     monkeypatch.setattr(step_module, "is_unrolled", lambda backend: is_unrolled)
     make, batch, _ = uneven
     arch, key = create("mlp", activation="tanh"), jax.random.key(5)
@@ -201,14 +201,14 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole(uneven, monkeypatch, is_un
     assert after.metrics._replace(loss=0) == expected.metrics._replace(loss=0)
     assert int(after.metrics.images) == 32
     assert int(after.step) == 1
-    # A part alone gives another step: what is compared above does depend on all of them.
+    # A single part gives another step, so the comparison above depends on all parts.
     first = whole(state, Batch(batch.images[:8], batch.targets[:8]), key)
     assert abs(float(first.metrics.loss) / 8 - float(after.metrics.loss) / 32) > 0.01
     assert np.abs(first.params["head"]["bias"] - after.params["head"]["bias"]).max() > 1e-3
 
 
 @pytest.mark.compiles_large
-def test_each_part_has_its_own_chance_and_statistics(uneven):
+def test_each_part_has_its_own_key_and_statistics(uneven):
     make, batch, preprocessing = uneven
     images, labels, _ = batch
     arch = create("resnet18", depths=(2,), width=8, num_classes=10, input_size=28, channels=1, stochastic_depth=0.5)
@@ -261,7 +261,7 @@ def test_recomputed_stages_and_parts_take_less_memory(setup, experiment):
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.01])
-def test_the_gradient_norm_is_that_before_clipping(experiment, clip_norm):
+def test_the_gradient_norm_is_measured_before_clipping(experiment, clip_norm):
     experiment = experiment.replace(
         model=create("mlp", activation="relu"), optimizer=Optimizer(name="sgd", lr=0.5, clip_norm=clip_norm)
     )

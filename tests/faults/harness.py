@@ -1,4 +1,4 @@
-"""What every fault needs: a tiny but real training, the script that runs it as a process, and what must come of it."""
+"""A tiny training that runs as a process, and the checks that every fault needs."""
 
 import contextlib
 import hashlib
@@ -42,15 +42,15 @@ experiment = Experiment(
 )
 """
 STEPS = 20
-"""An epoch's steps: 400 images, of which a fifth is for validation, in batches of 16."""
+"""Steps per epoch: 400 images, a fifth of them for validation, in batches of 16."""
 
 
-class Lost(Exception):
-    """A promise was not kept."""
+class GuaranteeBroken(Exception):
+    """A guarantee was not kept."""
 
 
 class Row(NamedTuple):
-    """A line of the table: what was done, how often, how often everything was there afterwards."""
+    """A row of the table: a fault, the number of trials, and how many lost nothing."""
 
     fault: str
     times: int
@@ -63,36 +63,36 @@ class Row(NamedTuple):
         return self.times - self.survived
 
 
-def check(condition: bool, told: str) -> None:
+def check(condition: bool, message: str) -> None:
     if not condition:
-        raise Lost(told)
+        raise GuaranteeBroken(message)
 
 
-class Ended(NamedTuple):
-    """How a process ended, and what it had printed."""
+class Completed(NamedTuple):
+    """Exit code and output of a process."""
 
     code: int
     out: str
     err: str
 
-    def one_sentence(self, code: int, *expected: str) -> None:
-        """Check the exit code and that it said one sentence, without a traceback, with all that is expected."""
-        told = f"exit code {self.code} (not {code}), standard error:\n{self.err}"
+    def check_error(self, code: int, *expected: str) -> None:
+        """Check the exit code, and that standard error is one error message that contains the expected texts."""
+        details = f"exit code {self.code} (not {code}), standard error:\n{self.err}"
         lines = self.err.splitlines()
-        check(self.code == code and len(lines) == 1 and lines[0].startswith("error: "), told)
+        check(self.code == code and len(lines) == 1 and lines[0].startswith("error: "), details)
         for text in expected:
             check(text in self.err, f"{text!r} is missing in: {self.err}")
 
 
-class Workshop:
-    """A folder to work in, and the runs that were never disturbed, to compare with."""
+class Harness:
+    """A working folder with undisturbed reference runs to compare with."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.experiment = folder / "tiny.py"
         self.cache = folder / "cache"
         self._references: dict[tuple[Any, ...], dict[str, Any]] = {}
-        self._judging, self._making = threading.Lock(), threading.Lock()
+        self._comparing, self._creating = threading.Lock(), threading.Lock()
         write_digits(folder / "digits")
         self.experiment.write_text(EXPERIMENT.format(data=str(folder / "digits")))
 
@@ -103,9 +103,9 @@ class Workshop:
         ]  # fmt: skip
 
     def environment(self, **more: str) -> dict[str, str]:
-        native = "1" if LIBRARY.exists() else "0"  # what is missing would be said on standard error
-        surroundings = {"CNNJAX_NATIVE": native, **os.environ}
-        return {**surroundings, "CNNJAX_CACHE": str(self.cache), "PYTHONPATH": str(ROOT), **more}
+        native = "1" if LIBRARY.exists() else "0"  # a missing library prints a notice on standard error
+        defaults = {"CNNJAX_NATIVE": native, **os.environ}
+        return {**defaults, "CNNJAX_CACHE": str(self.cache), "PYTHONPATH": str(ROOT), **more}
 
     def start(self, run: Path, *options: Any, **environment: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
@@ -113,35 +113,35 @@ class Workshop:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def train(self, run: Path, *options: Any, **environment: str) -> Ended:
-        """Run the script to its end."""
+    def train(self, run: Path, *options: Any, **environment: str) -> Completed:
+        """Run the script until it exits."""
         return finish(self.start(run, *options, **environment))
 
     def new_run(self, name: str) -> Path:
-        """Return a path for a run that is not there yet."""
+        """Return the path of a new run."""
         path = self.folder / "runs" / name
         shutil.rmtree(path, ignore_errors=True)
         path.parent.mkdir(exist_ok=True)
         return path
 
     def reference(self, *options: Any) -> dict[str, Any]:
-        """Return what a run with these options comes to that nothing disturbs."""
-        with self._making:
+        """Return the outcome of an undisturbed run with these options."""
+        with self._creating:
             if options not in self._references:
-                run = self.new_run("whole-" + hashlib.sha256(repr(options).encode()).hexdigest()[:8])
+                run = self.new_run("reference-" + hashlib.sha256(repr(options).encode()).hexdigest()[:8])
                 ended = self.train(run, *options)
-                check(ended.code == 0, f"the undisturbed run failed: {ended.err}")
+                check(ended.code == 0, f"the reference run failed: {ended.err}")
                 self._references[options] = self.outcome(run)
             return self._references[options]
 
     def outcome(self, run: Path) -> dict[str, Any]:
-        """Return all that must be the same: figures, parameters, optimizer values, which checkpoint is the best."""
-        with self._judging:
-            found, notices = checkpoint.newest_good(run / "checkpoints")
-            check(found is not None and not notices, f"checkpoints of the finished run: {notices or 'none'}")
-            assert found
+        """Return everything that must be equal: metrics, parameters, optimizer state, the best checkpoint."""
+        with self._comparing:
+            newest, notices = checkpoint.newest_good(run / "checkpoints")
+            check(newest is not None and not notices, f"checkpoints of the finished run: {notices or 'none'}")
+            assert newest
             _, experiment = read_config(run / "config.json")
-            state = read_state(found, experiment, make_hyperparameters(experiment, 100))
+            state = read_state(newest, experiment, make_hyperparameters(experiment, 100))
             best = predictor.load(run)
             results = json.loads((run / "results.json").read_text())
             check((run / "report.html").exists(), "there is no report")
@@ -150,66 +150,66 @@ class Workshop:
                 "training": digest((state.step, state.opt_state, state.metrics, state.ema)),
                 "parameters": digest(state.variables),
                 "best": (best.checkpoint.name, digest(best.variables)),
-                "standing": found.info["early_stopping"],
+                "early_stopping": newest.info["early_stopping"],
                 "metrics": [without_clock(row) for row in RunFolder(run).read_metrics()],
                 "results": without_clock(results),
             }
 
     def check_same(self, run: Path, *options: Any) -> None:
-        """Check that a finished run came to the same as the undisturbed one, and that nothing lies about."""
-        expected, found = self.reference(*options), self.outcome(run)
+        """Check that a finished run equals the reference run and left no temporary files."""
+        expected, actual = self.reference(*options), self.outcome(run)
         for name, value in expected.items():
-            check(found[name] == value, f"{name}: {found[name]}, and in the undisturbed run {value}")
+            check(actual[name] == value, f"{name}: {actual[name]}, in the reference run {value}")
         left = [path.name for path in run.rglob("*.writing")]
         check(not left, f"left behind: {left}")
 
-    def go_on(self, run: Path, *options: Any) -> None:
-        """Start the run again, let it end, and check that nothing is lost."""
+    def resume(self, run: Path, *options: Any) -> None:
+        """Resume the run, let it finish, and check that nothing is lost."""
         ended = self.train(run, *options)
-        check(ended.code == 0, f"going on: exit code {ended.code}: {ended.err}")
+        check(ended.code == 0, f"resuming: exit code {ended.code}: {ended.err}")
         self.check_same(run, *options)
 
 
 def digest(tree: Any) -> str:
-    """Return a sum over names, shapes and bits of all arrays."""
-    found = hashlib.sha256()
+    """Return a hash of the names, shapes and bits of all arrays."""
+    result = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         array = np.asarray(leaf)
-        found.update(f"{jax.tree_util.keystr(path)}{array.dtype}{array.shape}".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
+        result.update(f"{jax.tree_util.keystr(path)}{array.dtype}{array.shape}".encode())
+        result.update(np.ascontiguousarray(array).tobytes())
+    return result.hexdigest()
 
 
 def without_clock(figures: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in figures.items() if name not in CLOCK}
 
 
-def finish(process: "subprocess.Popen[str]", limit: float = TIMEOUT) -> Ended:
-    """Wait for a process, and end it where it hangs."""
+def finish(process: "subprocess.Popen[str]", limit: float = TIMEOUT) -> Completed:
+    """Wait for a process; kill it if it hangs."""
     try:
         out, err = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        raise Lost(f"hung for {limit} s") from None
-    return Ended(process.returncode, out, err)
+        raise GuaranteeBroken(f"hung for {limit} s") from None
+    return Completed(process.returncode, out, err)
 
 
 def wait_for(
     process: "subprocess.Popen[str]", condition: Callable[[], bool], pause: float = 0.001, limit: float = TIMEOUT
 ) -> bool:
-    """Wait until something is so; return False where the process ends before."""
+    """Wait until the condition holds; return False if the process ends first."""
     deadline = time.monotonic() + limit
     while not condition():
         if process.poll() is not None:
             return False
-        check(time.monotonic() < deadline, "what was waited for never happened")
+        check(time.monotonic() < deadline, "timeout: the expected condition never held")
         time.sleep(pause)
     return True
 
 
 def epochs_done(run: Path) -> int:
-    """Return how many lines of metrics there are."""
+    """Return the number of lines of metrics."""
     try:
         return (run / "metrics.jsonl").read_bytes().count(b"\n")
     except OSError:
@@ -226,7 +226,7 @@ def is_saving(run: Path) -> bool:
 
 @contextlib.contextmanager
 def running(process: "subprocess.Popen[str]") -> Iterator["subprocess.Popen[str]"]:
-    """Leave no process behind."""
+    """Kill the process on exit."""
     try:
         yield process
     finally:
@@ -236,7 +236,7 @@ def running(process: "subprocess.Popen[str]") -> Iterator["subprocess.Popen[str]
 
 
 def write_digits(folder: Path, train: int = 400, test: int = 60) -> None:
-    """Write IDX files of 12x12 images whose classes are bright bars in places of their own."""
+    """Write IDX files of 12x12 images; each class is a bright bar at its own position."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for part, count in (("train", train), ("test", test)):
