@@ -114,7 +114,7 @@ def test_at_the_edges_of_epochs_too(experiment, tmp_path, progress, whole, at):
 def test_in_the_first_epoch_there_is_no_best_yet_and_later_it_stays(experiment, tmp_path, progress):
     with pytest.raises(Interrupted):
         train(experiment, tmp_path / "run", progress, 4)
-    with pytest.raises(UserError, match="within-00000005 is from within the first epoch"):
+    with pytest.raises(UserError, match="within-00000005 was saved within the first epoch"):
         load(tmp_path / "run")
     assert RunFolder(tmp_path / "run").read_metrics() == []
     with pytest.raises(Interrupted):
