@@ -196,7 +196,8 @@ def read_config(path: Path, definitions: Definitions = BUILT_IN) -> tuple[str, E
     name = data["name"]
     if not (name.isprintable() and 0 < len(name) <= LONGEST_NAME and "/" not in name) or name in (".", ".."):
         raise UserError(
-            f"{path} has the run name {name[:80]!r}; it must be a file name of up to {LONGEST_NAME} printable characters"
+            f"{path} has the run name {name[:80]!r}; "
+            f"it must be a file name of at most {LONGEST_NAME} printable characters"
         )
     try:
         return data["name"], experiment_from_dict(data.get("experiment"), definitions)
