@@ -460,7 +460,9 @@ class TestCifar10:
             data.load(Data(source="cifar10", dir=str(write(noise_images()))))
 
     def test_a_missing_data_set_is_reported_with_every_searched_path(self, tmp_path, monkeypatch):
-        with pytest.raises(UserError, match=f"none of {tmp_path}/cifar10, {tmp_path}/cifar10.zip, {tmp_path} has cifar"):
+        with pytest.raises(
+            UserError, match=f"none of {tmp_path}/cifar10, {tmp_path}/cifar10.zip, {tmp_path} has cifar"
+        ):
             data.load(Data(source="cifar10", dir=str(tmp_path)))
         monkeypatch.delenv("CNNJAX_DATA", raising=False)
         with pytest.raises(UserError, match=r"cifar10 was not found: .* --data.dir DIR or CNNJAX_DATA=DIR"):

@@ -153,7 +153,7 @@ def out_of_memory(harness: Harness, native: str) -> Row:
             ended = train(9000)
             if ended.code == -signal.SIGABRT or "allocate of <" in ended.err:
                 continue
-            ended.check_error(2, "out of memory in a training step of train.batch_size 9000; ", " fits (tried)")
+            ended.check_error(2, "out of memory in a training step with train.batch_size 9000; ", " fits (tried)")
             advised = int(ended.err.partition("9000; ")[2].partition(" ")[0])
             rerun = train(advised)
             if rerun.code == -signal.SIGABRT:

@@ -372,7 +372,9 @@ ATTACKS: dict[str, Attack] = {
     ),
     **{
         f"checkpoint: a gigabyte of {name}": Attack(
-            checkpoint_where(f"variables/{name}", sparse), read_checkpoint, f"{name} has 1024 MiB; it may have 16",
+            checkpoint_where(f"variables/{name}", sparse),
+            read_checkpoint,
+            f"{name} has 1024 MiB; it may have at most 16",
             name=CHECKPOINT,
         )
         for name in ("_METADATA", "manifest.ocdbt", "array_metadatas/process_0")
