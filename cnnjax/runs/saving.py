@@ -160,7 +160,7 @@ def read_resume_info(saved: Checkpoint, folder: RunFolder, dataset: Dataset, tra
     if not fits or bool(stopping.best_step) != bool(info["epoch"]):
         raise UserError(
             f"checkpoint {saved.path} was not written by cnnjax: after {info['epoch']} epochs of {steps_per_epoch} "
-            f"steps, it is at step {saved.step} and the best step is {stopping.best_step}"
+            f"steps it is at step {saved.step} and the best step is {stopping.best_step}"
         )
     if info["format"] == 1:  # format 2 stores the sums of the epoch as arrays
         _require_images(saved, format_1.images_within(saved), within * train.batch_size)
