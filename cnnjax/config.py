@@ -55,7 +55,8 @@ class Data(Schema, at="data."):
     """Which images, and how they are divided."""
 
     source: str = "fashion_mnist_mini"
-    """The data set by name: fashion_mnist_mini (embedded), fashion_mnist, mnist, cifar10, image_folder, tfds:NAME."""
+    """The data set by name: fashion_mnist_mini (embedded), fashion_mnist, mnist, kmnist, cifar10, cifar100,
+    image_folder, tfds:NAME. image_folder:PATH stands for image_folder with data.dir PATH."""
     dir: InstanceOf[str] | None = None  # as pydantic's str it would have to be UTF-8, and a folder's name need not be
     """The folder (or zip) that holds the files; without it $CNNJAX_DATA and the usual places are searched."""
     validation: Annotated[Number, Field(gt=0, lt=1)] = 0.1
@@ -69,6 +70,20 @@ class Data(Schema, at="data."):
     None requires images of one size."""
     skip_damaged: bool = False
     """image_folder: leave damaged files out and report them, instead of refusing the folder."""
+    max_value: Annotated[int, Field(ge=255, le=65535)] = 65535
+    """image_folder: value that becomes white in images with more than 8 bits, such as 4095 for 12 bits."""
+    stream: Literal["auto", "always", "never"] = "auto"
+    """image_folder: decode the photos during training instead of before it; auto: if they need more than 2 GiB."""
+
+    @model_validator(mode="after")
+    def _split_shorthand(self) -> Self:
+        source, _, path = self.source.partition(":")
+        if source == "image_folder" and path:
+            if self.dir is not None:
+                raise ValueError(f"data.source is {self.source!r} and data.dir is {self.dir!r}; give one folder")
+            object.__setattr__(self, "source", source)  # as pydantic's validators of frozen dataclasses do
+            object.__setattr__(self, "dir", path)
+        return self
 
 
 class Augmentation(Schema, at="augmentation."):
@@ -76,8 +91,19 @@ class Augmentation(Schema, at="augmentation."):
 
     pad_crop: Annotated[int, Field(ge=0)] = 0
     """Pixels of zeros put on each side before a random crop back to the size, 0 or more; 0 does not crop."""
+    crop_area: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """Random resized crop: the smallest share of an image's area that a crop covers, in (0, 1], such as 0.08; its
+    width / height is between 3/4 and 4/3. None does not crop."""
     flip: bool = False
     """Mirror the images left to right, each with a chance of one half."""
+
+    @model_validator(mode="after")
+    def _crops_once(self) -> Self:
+        if self.pad_crop and self.crop_area is not None:
+            raise ValueError(
+                f"augmentation.pad_crop is {self.pad_crop} and crop_area is {self.crop_area}; give one of them"
+            )
+        return self
 
 
 class Optimizer(Schema, at="optimizer."):

@@ -2,6 +2,7 @@
 
 usage: python scripts/benchmark.py train --models NAME ... [OPTIONS]     a training step
        python scripts/benchmark.py infer --models NAME ... [OPTIONS]     from images to logits
+       python scripts/benchmark.py stream FOLDER [OPTIONS]              photos decoded and cropped for training
        python scripts/benchmark.py memory MODEL [OPTIONS]                peak memory, and the largest batch that fits
 
 `python scripts/benchmark.py train --help` shows the options of a command; --write writes the table to
@@ -21,11 +22,16 @@ def benchmark(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return
-    command = choose("command", cli.first(arguments, "command"), ("train", "infer", "memory"))
+    command = choose("command", cli.first(arguments, "command"), ("train", "infer", "stream", "memory"))
     if command == "memory":
         from cnnjax.benchmark import memory
 
         memory.run(arguments[1:])
+        return
+    if command == "stream":
+        from cnnjax.benchmark import streaming
+
+        streaming.run(arguments[1:])
         return
     from cnnjax.benchmark.command import run
 

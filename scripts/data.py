@@ -1,6 +1,8 @@
 """List and export data sets.
 
 usage: python scripts/data.py list
+       python scripts/data.py check SOURCE [--data.dir DIR] [--out DIR]           counts, damage, duplicates, leaks
+       python scripts/data.py prepare tfds:NAME [--data.dir DIR]                  prepare a data set with TensorFlow
        python scripts/data.py export SOURCE FOLDER [--count 10] [--data.dir DIR]  test images as PNG
        python scripts/data.py embed FOLDER [--data.dir DIR]                       the embedded subset of fashion_mnist
 """
@@ -12,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from cnnjax import cli
-from cnnjax.errors import choose, require
+from cnnjax.errors import PartlyDone, choose, printable, require
 
 DataDir = Annotated[str | None, tyro.conf.arg(name="data.dir")]
 
@@ -50,6 +52,47 @@ def embed(folder: tyro.conf.Positional[Path], data_dir: DataDir = None, debug: b
     print(f"{folder}: {embed_subset(folder, data_dir):,} bytes")
 
 
+def check(
+    source: tyro.conf.Positional[str], data_dir: DataDir = None, out: Path | None = None, debug: bool = False
+) -> None:  # fmt: skip
+    """Check a data set: counts, sizes, damaged files, duplicates and leaks between splits. Exit code 1: mend something.
+
+    Args:
+        source: Name of the data set, such as image_folder:PATH or fashion_mnist.
+        data_dir: The folder (or zip) that holds the data set's files.
+        out: Output folder of data.html and examples.png; by default data-check in the working directory.
+        debug: Show the traceback of an error.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from cnnjax.config import Data
+    from cnnjax.data.examination import examine, find_duplicates
+    from cnnjax.report import data_page
+
+    with Console(stderr=True).status("") as status:
+        examined = examine(Data(source=source, dir=data_dir), status.update)
+        duplicates = find_duplicates(examined, status.update)
+    found = data_page.findings(examined, duplicates)
+    console = Console()
+    header, rows = data_page.counts_table(examined)
+    table = Table()
+    for name in header:
+        table.add_column(name, justify="left" if name == "class" else "right")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    console.print(table)
+    for name, value in data_page.properties(examined):
+        print(f"{name}: {value}")
+    for finding in found:
+        print(printable(f"{'wrong' if finding.wrong else 'note'}: {finding.text}"))
+    _, written = data_page.write(out or Path("data-check"), source, examined, found, duplicates)
+    print(f"open {written}")
+    if wrong := sum(finding.wrong for finding in found):
+        raise PartlyDone(f"{source}: {wrong} things to mend, listed above and in {written}")
+
+
 def list_sources(debug: bool = False) -> None:
     """List the data sets by name, with their classes."""
     from cnnjax.data import SOURCES
@@ -59,7 +102,7 @@ def list_sources(debug: bool = False) -> None:
     print(f"{'tfds:NAME':<20} a data set of tensorflow-datasets, prepared as array_record: the label names")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"list": list_sources, "export": export, "embed": embed}
+COMMANDS: dict[str, Callable[..., None]] = {"list": list_sources, "check": check, "export": export, "embed": embed}
 
 
 def run(arguments: list[str]) -> None:

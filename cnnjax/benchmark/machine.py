@@ -2,12 +2,13 @@
 
 import ctypes
 import gc
-import os
 import platform
 import re
 import resource
 import sys
 from pathlib import Path
+
+from cnnjax.system.cpus import affinity
 
 TERA = 1e12
 PUBLISHED = {
@@ -31,16 +32,11 @@ def published_rate(device: str, dtype: str) -> float | None:
     return None
 
 
-def cores() -> int:
-    """Return the number of CPU cores that this process may use; XLA and torch start as many threads."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def processor() -> str:
     """Return the processor's name and the number of usable cores."""
     info = Path("/proc/cpuinfo")
     match = re.search(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
-    return f"{match[1] if match else platform.processor() or platform.machine()}, {cores()} cores"
+    return f"{match[1] if match else platform.processor() or platform.machine()}, {affinity()} cores"
 
 
 def description() -> str:

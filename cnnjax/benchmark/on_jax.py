@@ -14,6 +14,7 @@ from cnnjax.benchmark import machine
 from cnnjax.benchmark.work import Facts
 from cnnjax.cli import Platform
 from cnnjax.data.loader import IN_FLIGHT
+from cnnjax.system.cpus import affinity
 from cnnjax.system.versions import version
 
 PLATFORMS: dict[str, Platform] = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
@@ -33,7 +34,7 @@ def facts(*, how: str, packages: tuple[str, ...], parameters: int, first_step_se
         packages=tuple(f"{name} {version(name)}" for name in packages),
         platform=PLATFORMS[jax.default_backend()],
         device=parallel.device_kind(),
-        threads=machine.cores(),
+        threads=affinity(),
         parameters=parameters,
         first_step_seconds=first_step_seconds,
         step_seconds=first_step_seconds,

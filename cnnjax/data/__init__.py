@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from cnnjax.config import Data
+from cnnjax.data.adapted import Adapted
 from cnnjax.data.augmentation import augment
+from cnnjax.data.crops import resize_boxes
 from cnnjax.data.dataset import (
     Dataset,
     Loaded,
@@ -14,79 +14,95 @@ from cnnjax.data.dataset import (
     content_hash,
     epoch_order,
     indices_hash,
-    stratified_split,
 )
-from cnnjax.data.loader import DeviceSplit, Loader, make_loader
+from cnnjax.data.division import PARTS, Names, divide_as_recorded, divide_by_seed
+from cnnjax.data.loader import Crops, DeviceSplit, Loader, make_loader
 from cnnjax.data.preprocessing import Preprocessing, normalize, read_image
 from cnnjax.data.sources import SOURCES, SourceEntry, find_source
 from cnnjax.errors import UserError
 
 __all__ = [
-    "SOURCES", "Dataset", "DeviceSplit", "Loaded", "Loader", "Preprocessing", "Source", "SourceEntry", "Split",
-    "augment", "epoch_order", "load", "make_loader", "normalize", "read_image",
+    "SOURCES", "Crops", "Dataset", "DeviceSplit", "Loaded", "Loader", "Preprocessing", "Source", "SourceEntry", "Split",
+    "augment", "epoch_order", "load", "make_loader", "normalize", "read_image", "resize_boxes",
 ]  # fmt: skip
 
 
-def load(config: Data, sources: Mapping[str, SourceEntry] = SOURCES, *, divide: bool = True) -> Dataset:
+def load(
+    config: Data, sources: Mapping[str, SourceEntry] = SOURCES, *, divide: bool = True,
+    like: Preprocessing | None = None, recorded: Names | None = None,
+) -> Dataset:  # fmt: skip
     """Load a data set of the table ``sources``; divide its training images, each class alike, into two parts.
 
-    With ``divide=False``, for an evaluation on the test images, no image is held out for validation.
+    Args:
+        config: which data set, and how it is divided.
+        sources: the table.
+        divide: False holds out no image for validation, for an evaluation on the test images.
+        like: preprocessing of a trained network; the images are resized, cropped and converted to fit it.
+        recorded: paths of a run's images by part. They replace the division by seed, see `divide_as_recorded`.
 
     Raises:
         UserError: no such source, its files are missing or damaged, or the division leaves a part empty.
     """
     name = config.source
-    parts, classes, mean, std, fingerprint, notices = find_source(name, sources).load_from(config)
-    for part, split in parts.items():
-        if (highest := split.labels.max()) >= len(classes):
-            raise UserError(f"{name}: the {part} labels go up to {highest}, and there are {len(classes)} classes")
-    full = parts["train"]
-    digest = fingerprint or content_hash(*(parts[part] for part in ("train", "validation", "test") if part in parts))
-    if "test" not in parts:
-        kept, held_out = stratified_split(full.labels, config.test, config.split_seed, "test")
-        full, parts = full.take(kept), {**parts, "test": full.take(held_out)}
-        notices += (
-            f"{name} has no test images; {len(held_out):,} of {len(held_out) + len(kept):,} training images were set "
-            "aside as test images (data.test, data.split_seed)",
-        )
-    test = parts["test"]
-    if full.image_shape != test.image_shape:
+    loaded = find_source(name, sources).load_from(config, like)
+    for part, source in loaded.parts.items():
+        if (highest := source.labels.max()) >= len(loaded.classes):
+            raise UserError(
+                f"{name}: the {part} labels go up to {highest}, and there are {len(loaded.classes)} classes"
+            )
+    digest = loaded.fingerprint or content_hash(*(loaded.parts[part] for part in PARTS if part in loaded.parts))
+    notices = [*loaded.notices, *_check_fingerprint(name, digest, sources)]
+    division = divide_as_recorded(loaded, recorded) if recorded else None
+    division = division or divide_by_seed(config, loaded, divide)
+    parts = {"train": division.train.source, "validation": division.validation.source, "test": division.test.source}
+    if len({source.image_shape for source in parts.values()}) > 1:
         raise UserError(
-            f"{name}: training images are {full.image_shape} and test images {test.image_shape}; "
+            f"{name}: training images are {parts['train'].image_shape} and test images {parts['test'].image_shape}; "
             "all must be of one size"
         )
-    expected = sources[name].content_hash if name in sources else None
-    if expected is not None and digest != expected:
-        notices += (
-            f"the files of {name} are not the published ones (sha256 {digest[:12]}, published {expected[:12]})",
-        )
+    shape = parts["train"].image_shape
+    if like is not None and shape != (like.height, like.width, like.channels):
+        notices.append(f"the images of {name}, {_size(shape)}, are converted as the network needs: {like.describe()}")
+        parts = {part: Adapted(source, like) for part, source in parts.items()}
+    for label in loaded.classes:
+        if not label.isascii() and label.encode(errors="replace").decode() != label:
+            raise UserError(f"{name}: the class name {label!a} is not valid UTF-8; rename its folder")
+    return Dataset(
+        name=name,
+        **parts,
+        classes=loaded.classes,
+        preprocessing=like or _preprocessing(config, loaded, shape),
+        split_hash=indices_hash(division.validation_indices),
+        content_hash=digest,
+        notices=(*notices, *division.notices),
+        names=division.names(),
+    )
+
+
+def _preprocessing(config: Data, loaded: Loaded, shape: tuple[int, int, int]) -> Preprocessing:
+    return Preprocessing(
+        height=shape[0],
+        width=shape[1],
+        mean=loaded.mean,
+        std=loaded.std,
+        resize="exact" if config.size is None else "short",
+        resize_size=config.size,
+        max_value=config.max_value,
+    )
+
+
+def _check_fingerprint(name: str, digest: str, sources: Mapping[str, SourceEntry]) -> list[str]:
+    """Refuse the published files of another data set; return a notice if they are not the published ones."""
     for other, known in sources.items():
         if known.content_hash == digest and name in sources and other != name:
             raise UserError(
                 f"the files given for {name} are those of {other}; use --data.source {other}, or give other files"
             )
-    for label in classes:
-        if not label.isascii() and label.encode(errors="replace").decode() != label:
-            raise UserError(f"{name}: the class name {label!a} is not valid UTF-8; rename its folder")
-    train_indices, validation_indices = np.arange(len(full.labels)), np.arange(0)
-    if divide and "validation" not in parts:
-        train_indices, validation_indices = stratified_split(full.labels, config.validation, config.split_seed)
-    height, width, _ = full.image_shape
-    return Dataset(
-        name=name,
-        train=full.take(train_indices),
-        validation=parts.get("validation") or full.take(validation_indices),
-        test=test,
-        classes=classes,
-        preprocessing=Preprocessing(
-            height=height,
-            width=width,
-            mean=mean,
-            std=std,
-            resize="exact" if config.size is None else "short",
-            resize_size=config.size,
-        ),
-        split_hash=indices_hash(validation_indices),
-        content_hash=digest,
-        notices=notices,
-    )
+    expected = sources[name].content_hash if name in sources else None
+    if expected is None or digest == expected:
+        return []
+    return [f"the files of {name} are not the published ones (sha256 {digest[:12]}, published {expected[:12]})"]
+
+
+def _size(shape: tuple[int, int, int]) -> str:
+    return "x".join(map(str, shape))

@@ -2,7 +2,8 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -64,6 +65,8 @@ class Loaded(NamedTuple):
     """sha256 that tells the content from any other; None computes it from all images and labels."""
     notices: tuple[str, ...] = ()
     """What a user should know about the data, a sentence each."""
+    names: Mapping[str, Sequence[str]] = MappingProxyType({})
+    """Path of each image by part, if each is a file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +85,8 @@ class Dataset:
     """sha256 of all images and labels."""
     notices: tuple[str, ...] = ()
     """What a user should know about the data, a sentence each."""
+    names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    """Path of each image of train, validation and test, if each is a file."""
 
     def part(self, name: str) -> Source:
         """Return the part called train, validation or test."""

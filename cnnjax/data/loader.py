@@ -12,7 +12,9 @@ from typing import NamedTuple, Protocol, TypeVar
 import jax
 import numpy as np
 
+from cnnjax.data.crops import draw_boxes
 from cnnjax.data.dataset import Source, Split
+from cnnjax.data.photos import Photos
 from cnnjax.parallel import Placement, device_memory
 
 T = TypeVar("T")
@@ -34,12 +36,32 @@ class DeviceSplit(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Some steps' images on the device; ``order`` [M] begins with those of the epoch's step ``start`` (None: 0)."""
+    """Some steps' images on the device; ``order`` [M] begins with those of the epoch's step ``start`` (None: 0).
+
+    ``boxes`` int32 [M, 4] are the random resized crops that the step has to make, in the same order.
+    """
 
     data: DeviceSplit
     order: jax.Array
     start: jax.Array | None
     steps: int
+    boxes: jax.Array | None = None
+
+
+class Crops(NamedTuple):
+    """The random resized crops of an epoch: arguments of `crops.draw_boxes`."""
+
+    seed: int
+    epoch: int
+    smallest: float
+
+    def boxes(self, source: Source, indices: np.ndarray) -> np.ndarray:
+        """Return the boxes int32 [K, 4] of the images at ``indices``."""
+        if isinstance(source, Photos):
+            heights, widths = source.sizes[indices].T
+        else:
+            heights, widths = (np.full(len(indices), length) for length in source.image_shape[:2])
+        return draw_boxes(self.seed, self.epoch, indices, heights, widths, self.smallest)
 
 
 class EvaluationBatch(NamedTuple):
@@ -56,7 +78,7 @@ class Loader(Protocol):
     in_flight: int
     """Calls that may be queued on the device before the host waits for the oldest: each keeps its chunk."""
 
-    def epoch(self, order: np.ndarray, first: int, end: int) -> Iterator[Chunk]:
+    def epoch(self, order: np.ndarray, first: int, end: int, crops: Crops | None = None) -> Iterator[Chunk]:
         """Yield the chunks of the steps ``first`` to ``end``; step k sees the images order[k * B : k * B + B]."""
 
     def evaluation(self, batch_size: int) -> Iterator[EvaluationBatch]:
@@ -75,11 +97,13 @@ class Resident:
         everything = np.arange(len(source.labels))
         images = source.images if isinstance(source, Split) else source.read(everything)
         self.data, self.steps, self.placement = DeviceSplit(*placement.put((images, source.labels))), steps, placement
+        self.source = source
 
-    def epoch(self, order: np.ndarray, first: int, end: int) -> Iterator[Chunk]:
+    def epoch(self, order: np.ndarray, first: int, end: int, crops: Crops | None = None) -> Iterator[Chunk]:
         on_device = self.placement.put(order)
+        boxes = self.placement.put(crops.boxes(self.source, order)) if crops else None
         for start in range(first, end, self.steps):
-            yield Chunk(self.data, on_device, None, min(self.steps, end - start))
+            yield Chunk(self.data, on_device, None, min(self.steps, end - start), boxes)
 
     def evaluation(self, batch_size: int) -> Iterator[EvaluationBatch]:
         for indices, mask in padded_batches(len(self.data.labels), batch_size):
@@ -97,12 +121,17 @@ class Streamed:
     def __init__(self, source: Source, batch_size: int, steps: int, placement: Placement):
         self.source, self.batch_size, self.steps, self.placement = source, batch_size, steps, placement
 
-    def epoch(self, order: np.ndarray, first: int, end: int) -> Iterator[Chunk]:
+    def epoch(self, order: np.ndarray, first: int, end: int, crops: Crops | None = None) -> Iterator[Chunk]:
         def chunk(start: int) -> Chunk:
             steps = min(self.steps, end - start)
             picked = order[start * self.batch_size : (start + steps) * self.batch_size]
             local = self.placement.put(np.arange(len(picked), dtype=np.int32))
-            return Chunk(self._send(picked), local, self.placement.put(np.int32(start)), steps)
+            boxes = crops.boxes(self.source, picked) if crops else None
+            if boxes is not None and isinstance(self.source, Photos):  # cut from the whole photo, not from its center
+                sent, boxes = self._put(self.source.read_crops(picked, boxes), picked), None
+            else:
+                sent = self._send(picked)
+            return Chunk(sent, local, self.placement.put(np.int32(start)), steps, self.placement.put(boxes))
 
         return ahead(chunk, range(first, end, self.steps))
 
@@ -117,7 +146,10 @@ class Streamed:
         return self._send(np.arange(min(count, len(self.source.labels))))
 
     def _send(self, indices: np.ndarray) -> DeviceSplit:
-        return DeviceSplit(*self.placement.put((self.source.read(indices), self.source.labels[indices])))
+        return self._put(self.source.read(indices), indices)
+
+    def _put(self, images: np.ndarray, indices: np.ndarray) -> DeviceSplit:
+        return DeviceSplit(*self.placement.put((images, self.source.labels[indices])))
 
 
 U = TypeVar("U")

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from cnnjax.data.image_files import decode_picture, read_picture_file
+from cnnjax.data.image_files import MOST_VALUE, decode_picture, read_picture_file
 from cnnjax.errors import UserError
 from cnnjax.ops.dispatch import parameter_dtype
 from cnnjax.schema import Number, Schema
@@ -37,6 +37,8 @@ class Preprocessing(Schema, at="preprocessing."):
     """Length of the short side in pixels before the crop; only with resize short."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     """Resampling filter; all but nearest are antialiased."""
+    max_value: Annotated[int, Field(ge=255, le=MOST_VALUE)] = MOST_VALUE
+    """Value that becomes white in image files with more than 8 bits per channel, from 255 to 65535."""
     mean: tuple[Number, ...]
     """By channel in the order in which the network takes them, of values scaled to [0, 1]."""
     std: tuple[Annotated[Number, Field(gt=0)], ...]
@@ -122,8 +124,8 @@ def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:
     """
     mode = "L" if preprocessing.channels == 1 else "RGB"
     try:
-        picture, _ = decode_picture(read_picture_file(Path(path)))
-        pixels = np.asarray(fit(picture.convert(mode), preprocessing))
+        picture = decode_picture(read_picture_file(Path(path)), max_value=preprocessing.max_value)
+        pixels = np.asarray(fit(picture.image.convert(mode), preprocessing))
     except FileNotFoundError:
         raise UserError(f"there is no image file {path}; check the path") from None
     except (OSError, ValueError, MemoryError) as error:

@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 
 from cnnjax.config import Data
+from cnnjax.data.cifar_files import CIFAR10, CIFAR100, Form, Published, load_published
+from cnnjax.data.class_names import CIFAR10_CLASSES, CIFAR100_CLASSES, DIGITS, FASHION_CLASSES, KMNIST_CLASSES
 from cnnjax.data.dataset import Loaded, Split
+from cnnjax.data.folder_layout import LAYOUT, find_base
 from cnnjax.data.idx import read_idx
-from cnnjax.data.image_folder import LAYOUT, find_base, load_image_folder
-from cnnjax.errors import UserError, choose
+from cnnjax.data.image_folder import Options, load_image_folder, square
+from cnnjax.data.preprocessing import Preprocessing
+from cnnjax.errors import UserError, choose, listed
 from cnnjax.system import signals
 
-FASHION_CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
 FASHION_MEAN, FASHION_STD = (0.2860,), (0.3530,)
-DIGITS = tuple("0123456789")
-KMNIST_CLASSES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
-"""Clanuwat et al. 2018, "Deep Learning for Classical Japanese Literature"."""
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+FOLDER_OPTIONS = ("size", "skip_damaged", "max_value", "stream")
+"""Options of `config.Data` that only image_folder has."""
 TFDS = "tfds:"
 """Prefix of the data sets of tensorflow-datasets."""
 EMBEDDED = Path(__file__).parent / "fashion_mnist_mini"
@@ -43,15 +43,16 @@ class SourceEntry:
     """Its classes; empty where only its files tell them."""
     content_hash: str | None = None
     """What `dataset.content_hash` says of its published files, where that is known."""
-    configured: Callable[[Data], Loaded] | None = None
-    """From the whole config to what lies there; for a source with options of its own, in place of ``load``."""
+    configured: Callable[[Data, Preprocessing | None], Loaded] | None = None
+    """Loader for a source with options of its own, in place of ``load``; takes the config and the preprocessing of a
+    network that the images have to fit."""
 
-    def load_from(self, config: Data) -> Loaded:
+    def load_from(self, config: Data, like: Preprocessing | None = None) -> Loaded:
         """Load the source as a config asks for it; options that the source does not have are refused."""
         if self.configured is not None:
-            return self.configured(config)
-        if config.size is not None or config.skip_damaged:
-            option = "data.skip_damaged" if config.size is None else f"data.size {config.size}"
+            return self.configured(config, like)
+        if given := [name for name in FOLDER_OPTIONS if getattr(config, name) != getattr(Data(), name)]:
+            option = f"data.{given[0]} {getattr(config, given[0])}"
             raise UserError(
                 f"{option} is given for {config.source}; only image_folder has that option, so leave it out"
             )
@@ -97,11 +98,18 @@ def load_images(folder: str | None) -> Loaded:
     return load_image_folder(Path(folder))
 
 
-def load_configured_images(config: Data) -> Loaded:
-    """Load the user's own images as the config asks for them."""
+def load_configured_images(config: Data, like: Preprocessing | None) -> Loaded:
+    """Load the user's own images as the config asks for them, or as the network with preprocessing ``like`` needs."""
     if config.dir is None:
         return load_images(None)
-    return load_image_folder(Path(config.dir), config.size, config.skip_damaged)
+    options = Options(
+        geometry=like or (square(config.size) if config.size else None),
+        channels=like.channels if like else None,
+        skip_damaged=config.skip_damaged,
+        max_value=like.max_value if like else config.max_value,
+        stream=config.stream,
+    )
+    return load_image_folder(Path(config.dir), options)
 
 
 def load_prepared(name: str, folder: str | None) -> Loaded:
@@ -113,25 +121,48 @@ def load_prepared(name: str, folder: str | None) -> Loaded:
 
 
 def load_cifar10(folder: str | None) -> Loaded:
-    """Load CIFAR-10 as an image folder; its mean and standard deviation are those of the full set."""
+    """Load CIFAR-10 from the published files or from an image folder; mean and deviation are those of the full set."""
+    if published := find_cifar(CIFAR10, "cifar10", folder):
+        return Loaded(published.parts, CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, notices=published.notices)
     places = [place for root in search_roots(folder) for place in (root / "cifar10", root / "cifar10.zip", root)]
     for place in places:
         if place.is_file() or (place.is_dir() and find_base(place)):
             break
     else:
-        listed = f"none of {', '.join(map(str, places))} is" if places else "no folder is given, with"
-        raise UserError(
-            f"cifar10 was not found: {listed} a directory or a zip laid out {LAYOUT}; give one with --data.dir DIR or "
-            "CNNJAX_DATA=DIR"
-        )
+        raise cifar_missing("cifar10", CIFAR10, places, f", or a directory or a zip laid out {LAYOUT}")
     loaded = load_image_folder(place)
     shape = loaded.parts["train"].image_shape
     if loaded.classes != CIFAR10_CLASSES or shape != (32, 32, 3):
         raise UserError(
-            f"{place} holds images of {'x'.join(map(str, shape))} in the classes {', '.join(loaded.classes)}, and "
+            f"{place} holds images of {'x'.join(map(str, shape))} in the classes {listed(loaded.classes)}, and "
             f"CIFAR-10 is of 32x32x3 in {', '.join(CIFAR10_CLASSES)}; for other images use --data.source image_folder"
         )
     return loaded._replace(mean=CIFAR10_MEAN, std=CIFAR10_STD)
+
+
+def load_cifar100(folder: str | None) -> Loaded:
+    """Load CIFAR-100 with its 100 fine classes from the published files."""
+    if published := find_cifar(CIFAR100, "cifar100", folder):
+        return Loaded(published.parts, CIFAR100_CLASSES, CIFAR100_MEAN, CIFAR100_STD, notices=published.notices)
+    raise cifar_missing(
+        "cifar100", CIFAR100, [place for root in search_roots(folder) for place in (root / "cifar100", root)]
+    )
+
+
+def find_cifar(forms: tuple[Form, ...], name: str, folder: str | None) -> Published | None:
+    """Return the published files in the first of the usual places that has them."""
+    places = [place for root in search_roots(folder) for place in (root / name, root)]
+    return next((found for place in places if (found := load_published(forms, place))), None)
+
+
+def cifar_missing(name: str, forms: tuple[Form, ...], places: list[Path], more: str = "") -> UserError:
+    """Return the error that says where CIFAR was looked for."""
+    where = f"none of {', '.join(map(str, places))} has" if places else "no folder is given, with"
+    archives = " or ".join(form.archive for form in forms)
+    return UserError(
+        f"{name} was not found: {where} {archives}, packed or unpacked{more}; give the folder with --data.dir DIR or "
+        "CNNJAX_DATA=DIR"
+    )
 
 
 def search_roots(folder: str | None, *usual_places: str) -> list[Path]:
@@ -195,6 +226,7 @@ SOURCES = {
     "mnist": SourceEntry(idx_loader("mnist", DIGITS, (0.1307,), (0.3081,), "/usr/share/datasets/mnist"), DIGITS),
     "kmnist": SourceEntry(idx_loader("kmnist", KMNIST_CLASSES, (0.1918,), (0.3483,)), KMNIST_CLASSES),
     "cifar10": SourceEntry(load_cifar10, CIFAR10_CLASSES),
+    "cifar100": SourceEntry(load_cifar100, CIFAR100_CLASSES),
     "image_folder": SourceEntry(load_images, configured=load_configured_images),
 }
 

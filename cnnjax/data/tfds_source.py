@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from cnnjax.data.dataset import Loaded, Split
 from cnnjax.data.image_files import check_file_size, decode_picture
-from cnnjax.data.image_folder import allocate_pixels, training_statistics
+from cnnjax.data.pixels import allocate_pixels, training_statistics
 from cnnjax.data.tfds_files import (
     PARTS,
     ImageSpec,
@@ -155,7 +155,7 @@ def decode(
             try:
                 content, label = parse(record)
                 check_file_size(len(content))
-                image, grey = decode_picture(content, (width, height) if width and height else None)
+                image, grey, *_ = decode_picture(content, (width, height) if width and height else None)
             except Exception as error:  # from a damaged record, every kind there is
                 raise UserError(f"{place} cannot be read ({reason(error)}); prepare the data set again") from error
             if not 0 <= label < spec.num_classes:

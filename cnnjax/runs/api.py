@@ -72,7 +72,9 @@ class Run:
         return evaluation.evaluate(self.network, self.dataset(data, divide=split != "test"), split)
 
     def dataset(self, config: Data | None = None, *, divide: bool = True) -> data.Dataset:
-        """Return the run's data, or the given ones; with ``divide=False`` without a validation part.
+        """Return the run's data, or other data, as the network takes them; ``divide=False`` without a validation part.
+
+        Images that are files are divided by the paths that the run recorded, whatever was added since.
 
         Raises:
             UserError: the run does not record its data, and none are given.
@@ -80,7 +82,9 @@ class Run:
         config = config or recorded_data(self.path, self.definitions)
         if config is None:
             raise UserError(f"{self.path} does not record which data it was trained on; give some (--data.source NAME)")
-        return data.load(config, self.definitions.sources, divide=divide)
+        files = RunFolder(self.path, self.definitions).read_files()
+        like = self.network.preprocessing
+        return data.load(config, self.definitions.sources, divide=divide, like=like, recorded=files)
 
 
 def train(

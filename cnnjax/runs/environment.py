@@ -1,12 +1,12 @@
 """What a run's figures depend on besides its config: an entry of environment.json."""
 
-import os
 import platform
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from cnnjax import parallel
+from cnnjax.system.cpus import affinity
 from cnnjax.system.versions import version
 
 DECISIVE = ("backend", "device", "cpus", "packages.jax", "packages.jaxlib")
@@ -20,7 +20,7 @@ def environment(lowering: dict[str, Any]) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in packages},
         "machine": f"{platform.system()} {platform.machine()}",
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": affinity(),
         **parallel.describe(),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),

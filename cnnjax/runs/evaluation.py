@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cnnjax.data import Dataset
+from cnnjax.data.division import require_images
 from cnnjax.errors import UserError, listed, printable
 from cnnjax.runs.predictor import Predictor
 from cnnjax.system.console import say
@@ -27,6 +28,7 @@ def evaluate(network: Predictor, dataset: Dataset, part: str) -> Report:
             "data.validation and data.split_seed as the run has them"
         )
     split = dataset.part(part)
+    require_images(part, split, dataset.name)
     if split.image_shape != network.arch.image_shape:
         raise UserError(
             f"the images of {dataset.name} are {split.image_shape} and the run takes {network.arch.image_shape}; "

@@ -2,6 +2,7 @@
 
 config.json        the experiment and its name; `scripts/train.py RUN/config.json` reproduces the run
 experiment.py      the user's file, where it defines a network, a loss or a data set of its own; never run unasked
+files.json         the paths of the training, validation and test images, if they are files
 environment.json   one entry for each start: versions, device, commit, how things were computed
 metrics.jsonl      one line an epoch, each epoch once
 checkpoints/       see `cnnjax.checkpoint`
@@ -13,8 +14,9 @@ profile/           what JAX's profiler saw, where `--profile` asked for it
 
 import contextlib
 import errno
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ BEFORE_CONFIG = (LOCK, f"{LOCK}{HELD}", ".config.json.writing")
 RESULTS, FIGURES = ("epochs", "best_epoch", "stopped_early", "seconds", "images_per_second"), ("loss", "top1", "images")
 """What results.json has, and what it has of each part."""
 PARTS = ("train", "validation", "test")
+FILES, MOST_FILES_MIB = "files.json", 256
 
 
 def experiment_from_dict(data: Any, definitions: Definitions = BUILT_IN) -> Experiment:
@@ -113,6 +116,25 @@ class RunFolder:
         copy = self.path / COPY
         return self.definitions.code is not None and copy.exists() and read_bytes(copy) != self.definitions.code
 
+    def record_files(self, names: Mapping[str, Sequence[str]]) -> None:
+        """Write the paths of the images of each part, if they are files; a resumed run keeps its first ones."""
+        if names and not (self.path / FILES).exists():
+            text = json.dumps({part: list(paths) for part, paths in names.items()}, indent=0)
+            write_bytes(self.path / FILES, text.encode())  # ASCII, since a path need not be UTF-8
+
+    def read_files(self) -> dict[str, list[str]] | None:
+        """Return the paths of the images of each part, or None if the run has not recorded any."""
+        path = self.path / FILES
+        if not path.exists():
+            return None
+        try:
+            names = json.loads(read_bytes(path, MOST_FILES_MIB))
+        except (ValueError, RecursionError):
+            names = None
+        if not isinstance(names, dict) or names.keys() != set(PARTS) or not all(map(_is_texts, names.values())):
+            raise UserError(f"{path} is damaged: it must hold a list of paths for each of {', '.join(PARTS)}")
+        return names
+
     def record_environment(self, entry: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Add an entry for this start; return what decides the bits and was another at the start before, both values.
 
@@ -179,6 +201,10 @@ class RunFolder:
         if not sound or not all(has_numbers(results.get(part), FIGURES) for part in PARTS):
             raise UserError(f"{path} is damaged; delete it, and the same command writes it again")
         return results
+
+
+def _is_texts(names: object) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 def _nothing() -> None:

@@ -98,6 +98,7 @@ def _run_in(
         say(console, f"{launch.folder} is already finished; choose another --seed or --out for a new run")
         return results, [problem] if problem else []
     computed = environment(lowering(launch.experiment, dataset, steps_per_epoch))
+    folder.record_files(dataset.names)
     changed = folder.record_environment(computed | {"data": dataset.record()})
     if changed and checkpoint.newest_step(folder.checkpoints):
         say(console, _other_bits(changed))

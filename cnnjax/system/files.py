@@ -48,7 +48,7 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, json_bytes(value))
 
 
-def open_plain(path: Path) -> io.BufferedReader:
+def open_plain(path: Path | str) -> io.BufferedReader:
     """Open a file that may be a stranger's; what is no plain file, such as a pipe or a device, is a UserError."""
     return open(path, "rb", opener=lambda path, flags: _open_plain(path, flags, "give one"))
 

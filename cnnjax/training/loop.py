@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from cnnjax.config import MOST_STEPS, Experiment
-from cnnjax.data import Dataset, Loader, epoch_order, make_loader
+from cnnjax.data import Crops, Dataset, Loader, epoch_order, make_loader
 from cnnjax.errors import Diverged, Interrupted, UserError
 from cnnjax.functional import abstract_variables, chosen_stages, require_precision
 from cnnjax.ops.dispatch import steps_per_dispatch
@@ -74,13 +74,15 @@ def fit(
 
     while len(rows) < config.epochs and not early_stopping.should_stop(experiment.early_stopping, stopping):
         order = epoch_order(experiment.seed, len(rows), len(dataset.train.labels))
+        area = experiment.augmentation.crop_area
+        crops = None if area is None else Crops(experiment.seed, len(rows), area)
         done = int(state.step) - len(rows) * steps_per_epoch  # above 0 if resumed within the epoch
         epoch = len(rows) + 1
         started = time.perf_counter() - seconds
         watch = _Watch(epoch, rate, every, train.in_flight)
         try:
-            for data, picked, first, steps in train.epoch(order, done, steps_per_epoch):
-                state, metrics = dispatch(state, data, picked, key, values, steps=steps, start=first)
+            for data, picked, first, steps, boxes in train.epoch(order, done, steps_per_epoch, crops):
+                state, metrics = dispatch(state, data, picked, key, values, steps=steps, start=first, boxes=boxes)
                 done += steps
                 watch.add(done, metrics)
                 poll()

@@ -9,7 +9,7 @@ import optax
 from jax import lax
 
 from cnnjax.config import Augmentation, Experiment
-from cnnjax.data import DeviceSplit, Preprocessing, augment, normalize
+from cnnjax.data import DeviceSplit, Preprocessing, augment, normalize, resize_boxes
 from cnnjax.functional import Tree, Variables, apply
 from cnnjax.losses import Batch, weighted_mean
 from cnnjax.ops.dispatch import compiler_options, is_unrolled
@@ -151,12 +151,13 @@ def make_dispatch(train_step: TrainStep, batch_size: int, steps_per_epoch: int) 
 
     It runs k steps in one device call and donates the state. The images of a step depend only on ``state.step`` and the
     epoch's ``order`` [N]; if ``order`` begins with the images of a later step of the epoch, ``start`` is the number of
-    that step. The metrics are a copy that survives the donation, so that progress can be shown.
+    that step. ``boxes`` int32 [N, 4] are random resized crops of the images in that order. The metrics are a copy that
+    survives the donation, so that progress can be shown.
     """
 
     def one_step(
         state: TrainState, data: DeviceSplit, order: jax.Array, key: jax.Array, hyperparameters: Hyperparameters,
-        start: jax.Array | None,
+        start: jax.Array | None, boxes: jax.Array | None,
     ) -> TrainState:  # fmt: skip
         position = state.step % steps_per_epoch
         starts_epoch = position == 0
@@ -165,18 +166,21 @@ def make_dispatch(train_step: TrainStep, batch_size: int, steps_per_epoch: int) 
         first = position if start is None else position - start
         picked = lax.dynamic_slice(order, (first * batch_size,), (batch_size,))
         key = jax.random.fold_in(key, state.step)
-        batch = Batch(data.images[picked], data.labels[picked])
+        images = data.images[picked]
+        if boxes is not None:
+            images = resize_boxes(images, lax.dynamic_slice(boxes, (first * batch_size, 0), (batch_size, 4)))
+        batch = Batch(images, data.labels[picked])
         return train_step(state._replace(metrics=metrics), batch, key, hyperparameters)
 
     def dispatch(
         state: TrainState, data: DeviceSplit, order: jax.Array, key: jax.Array, hyperparameters: Hyperparameters, *,
-        steps: int, start: jax.Array | None = None,
+        steps: int, start: jax.Array | None = None, boxes: jax.Array | None = None,
     ) -> tuple[TrainState, EpochMetrics]:  # fmt: skip
         if steps == 1:
-            state = one_step(state, data, order, key, hyperparameters, start)
+            state = one_step(state, data, order, key, hyperparameters, start, boxes)
         else:
             state, _ = lax.scan(
-                lambda s, _: (one_step(s, data, order, key, hyperparameters, start), None), state, length=steps
+                lambda s, _: (one_step(s, data, order, key, hyperparameters, start, boxes), None), state, length=steps
             )
         return state, jax.tree.map(jnp.copy, state.metrics)
 

@@ -9,9 +9,10 @@ from PIL import Image
 
 from cnnjax import data
 from cnnjax.config import Data
-from cnnjax.data import image_files, image_folder, read_image
+from cnnjax.data import image_files, pixels, read_image
 from cnnjax.data.export import export_images
-from cnnjax.data.image_folder import load_image_folder, mean_and_std
+from cnnjax.data.image_folder import load_image_folder
+from cnnjax.data.pixels import mean_and_std
 from cnnjax.data.sources import CIFAR10_CLASSES
 from cnnjax.errors import UserError
 
@@ -109,7 +110,7 @@ def test_mean_and_std_are_over_all_training_images(write):
 
 @pytest.mark.parametrize("chunk", [1, 200, 10**9])
 def test_mean_and_std_do_not_depend_on_the_chunk_size(chunk, monkeypatch):
-    monkeypatch.setattr(image_folder, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(pixels, "CHUNK_BYTES", chunk)
     images = np.random.default_rng(1).integers(0, 256, (7, 5, 4, 3), dtype=np.uint8)
     mean, std = mean_and_std(images)
     np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)), atol=5.1e-5)
@@ -247,7 +248,7 @@ def test_photos_of_any_size_are_resized_and_cropped(write):
 def test_damaged_files_are_listed_together_or_skipped(write):
     files = noise_images() | {"train/dog/2.png": b"", "test/cat/1.png": b"text"}
     place = write(files)
-    refused(place, "2 files cannot be read as images: train/dog/2.png, test/cat/1.png; replace or remove them")
+    refused(place, "2 files cannot be read as images, .*: train/dog/2.png, test/cat/1.png$")
     dataset = data.load(Data(source="image_folder", dir=str(place), validation=0.25, skip_damaged=True))
     assert dataset.notices[0].startswith("2 damaged files of ")
     assert len(dataset.train.labels) + len(dataset.validation.labels) == 9
@@ -304,21 +305,22 @@ def test_a_far_too_large_image_is_refused_before_decoding(write, name, monkeypat
 def test_an_image_with_another_size_is_not_decoded(write, monkeypatch):
     place = write(noise_images() | {"train/dog/1.png": png(np.zeros((90, 60), np.uint8))})
     seen = []
-    monkeypatch.setattr(image_files, "upright", lambda image: seen.append(image.size) or image.copy())
+    eight_bits = image_files.eight_bits
+    monkeypatch.setattr(image_files, "eight_bits", lambda image, _: seen.append(image.size) or eight_bits(image, 65535))
     refused(place, "train/dog/1.png 60x90")
     assert set(seen) == {(6, 8)}
 
 
 def test_too_many_pixels_are_refused(write, monkeypatch):
-    monkeypatch.setattr(image_folder, "MOST_PIXEL_BYTES", 14 * 8 * 6 * 3)
+    monkeypatch.setattr(pixels, "MOST_PIXEL_BYTES", 14 * 8 * 6 * 3)
     place = write(noise_images())
     assert load_image_folder(place)
-    monkeypatch.setattr(image_folder, "MOST_PIXEL_BYTES", 14 * 8 * 6 * 3 - 1)
+    monkeypatch.setattr(pixels, "MOST_PIXEL_BYTES", 14 * 8 * 6 * 3 - 1)
     refused(place, "holds 14 images of 6x8 pixels")
 
 
 def test_the_pixel_limit_includes_grayscale_images_that_become_rgb(write, monkeypatch):
-    monkeypatch.setattr(image_folder, "MOST_PIXEL_BYTES", 14 * 8 * 6)
+    monkeypatch.setattr(pixels, "MOST_PIXEL_BYTES", 14 * 8 * 6)
     files = noise_images(shape=(8, 6))
     assert load_image_folder(write(files))
     refused(write(files | {"test/dog/1.png": noise_images()["test/dog/1.png"]}), "holds 14 images")
@@ -458,7 +460,9 @@ class TestCifar10:
             data.load(Data(source="cifar10", dir=str(write(noise_images()))))
 
     def test_a_missing_data_set_is_reported_with_every_searched_path(self, tmp_path, monkeypatch):
-        with pytest.raises(UserError, match=f"none of {tmp_path}/cifar10, {tmp_path}/cifar10.zip, {tmp_path} is a dir"):
+        with pytest.raises(
+            UserError, match=f"none of {tmp_path}/cifar10, {tmp_path}/cifar10.zip, {tmp_path} has cifar"
+        ):
             data.load(Data(source="cifar10", dir=str(tmp_path)))
         monkeypatch.delenv("CNNJAX_DATA", raising=False)
         with pytest.raises(UserError, match=r"cifar10 was not found: .* --data.dir DIR or CNNJAX_DATA=DIR"):

@@ -25,7 +25,7 @@ def split(experiment):
 def batches_by_step(chunks):
     """Return the images and labels of each step, indexed as in `make_dispatch`."""
     batches = {}
-    for images_and_labels, order, start, steps in chunks:
+    for images_and_labels, order, start, steps, _ in chunks:
         first = 0 if start is None else int(start)
         for step in range(first, first + steps) if start is not None else range(len(batches), len(batches) + steps):
             picked = order[(step - first) * BATCH : (step - first + 1) * BATCH]

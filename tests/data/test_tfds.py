@@ -10,7 +10,7 @@ from PIL import Image
 from cnnjax import create, data
 from cnnjax.config import Data, Experiment, Optimizer, Train
 from cnnjax.data.export import export_images
-from cnnjax.data.image_folder import mean_and_std
+from cnnjax.data.pixels import mean_and_std
 from cnnjax.data.tfds_source import find_prepared, load_tfds
 from cnnjax.errors import UserError
 from cnnjax.runs.folder import RunFolder

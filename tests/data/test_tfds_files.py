@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from cnnjax.data import image_folder, tfds_files
+from cnnjax.data import pixels, tfds_files
 from cnnjax.errors import UserError
 from tests.data.prepared import edit, image_of, load, png, write_records
 
@@ -209,5 +209,5 @@ def test_invalid_records_are_refused(folder, monkeypatch):
 
 
 def test_memory_is_bounded(folder, monkeypatch):
-    monkeypatch.setattr(image_folder, "MOST_PIXEL_BYTES", 60 * 28 * 28 - 1)
+    monkeypatch.setattr(pixels, "MOST_PIXEL_BYTES", 60 * 28 * 28 - 1)
     refused(folder, "60 images of 28x28 pixels")

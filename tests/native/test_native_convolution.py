@@ -19,8 +19,9 @@ from cnnjax.ops import dispatch as rules
 from cnnjax.ops.native import library
 from cnnjax.ops.native.convolution import INPUT_GRADIENT, convolution, xla_convolution
 from cnnjax.ops.native.epilogue import NONLINEARITIES, convolution_with_epilogue
-from cnnjax.ops.native.library import cores, load
+from cnnjax.ops.native.library import load
 from cnnjax.ops.window import Window
+from cnnjax.system.cpus import cores
 
 needs_library = pytest.mark.skipif(load() is None, reason="the native part is not built or is disabled (make native)")
 CLOSE = 1e-5

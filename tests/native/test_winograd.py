@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from cnnjax.ops.native.convolution import convolution
 from cnnjax.ops.native.epilogue import convolution_with_epilogue
-from cnnjax.ops.native.library import cores, load
+from cnnjax.ops.native.library import load
 from cnnjax.ops.window import Window
+from cnnjax.system.cpus import cores
 from tests.native.test_native_convolution import CLOSE, error, exact, random
 
 needs_kernels = pytest.mark.skipif(

@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import functools
 import hashlib
-import math
 import os
 import sys
 import threading
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cnnjax.errors import choose
+from cnnjax.system.cpus import cores
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "libcnnjax.so"
@@ -151,13 +151,3 @@ def _sleeping_threads() -> Iterator[None]:
         yield
     finally:
         del os.environ[name]
-
-
-def cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Return the number of cores that this process may use: its CPU affinity, limited by the container's quota."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = quota_file.read_text().split()
-        return max(1, min(bound, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such file, or "max": no limit
-        return bound

@@ -1,0 +1,33 @@
+"""Images of a data set as a trained network takes them."""
+
+import numpy as np
+from PIL import Image
+
+from cnnjax.data.dataset import Source
+from cnnjax.data.preprocessing import Preprocessing, fit
+
+
+class Adapted:
+    """A source whose images are converted to grayscale or RGB, resized and cropped by a network's preprocessing."""
+
+    def __init__(self, source: Source, preprocessing: Preprocessing):
+        self.source, self.preprocessing = source, preprocessing
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.source.labels
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.preprocessing.height, self.preprocessing.width, self.preprocessing.channels
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        mode = "L" if self.preprocessing.channels == 1 else "RGB"
+        adapted = np.empty((len(indices), *self.image_shape), np.uint8)
+        for row, image in enumerate(self.source.read(indices)):
+            picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert(mode)
+            adapted[row] = np.asarray(fit(picture, self.preprocessing)).reshape(self.image_shape)
+        return adapted
+
+    def take(self, indices: np.ndarray) -> "Adapted":
+        return Adapted(self.source.take(indices), self.preprocessing)

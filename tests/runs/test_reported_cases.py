@@ -1,0 +1,146 @@
+"""Mistakes with data that users of other libraries have reported: each is refused, or named and made harmless."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+import cnnjax
+from cnnjax import checkpoint, create
+from cnnjax.config import Data, EarlyStopping, Experiment, Train
+from cnnjax.data import Preprocessing
+from cnnjax.errors import UserError
+from cnnjax.functional import init
+
+SILENT = Console(quiet=True)
+CLASSES = ("cat", "dog")
+
+
+def write_images(root, counts, classes=CLASSES, shape=(28, 28), values=np.uint8, seed=0):
+    """Write images of noise, laid out SPLIT/CLASS/NUMBER.png."""
+    rng = np.random.default_rng(seed)
+    for part, count in counts.items():
+        for name in classes:
+            (root / part / name).mkdir(parents=True, exist_ok=True)
+            for index in range(count):
+                pixels = rng.integers(0, np.iinfo(values).max + 1 if values == np.uint8 else 4096, shape)
+                Image.fromarray(pixels.astype(values)).save(root / part / name / f"{index:03}.png")
+    return root
+
+
+def experiment(folder, channels=1, **options) -> Experiment:
+    return Experiment(
+        model=create("mlp", num_classes=2, channels=channels),
+        data=Data(source="image_folder", dir=str(folder), validation=0.2, **options),
+        train=Train(epochs=1, batch_size=8),
+        early_stopping=EarlyStopping(patience=None),
+    )
+
+
+def test_a_finished_run_is_not_reported_for_other_data(tmp_path):
+    first = write_images(tmp_path / "first", {"train": 10, "test": 4})
+    second = write_images(tmp_path / "second", {"train": 10, "test": 4}, seed=1)
+    cnnjax.train(experiment(first), tmp_path / "run", console=SILENT)
+    with pytest.raises(UserError, match=r"was trained on other data \(sha256 \w{12}, given \w{12}\)"):
+        cnnjax.train(experiment(second), tmp_path / "run", console=SILENT)
+
+
+@pytest.mark.parametrize("stream", ["never", "always"])
+def test_training_images_never_count_as_validation_images(tmp_path, stream):
+    folder = write_images(tmp_path / "photos", {"train": 20, "test": 4})
+    run = cnnjax.train(experiment(folder, size=28, stream=stream), tmp_path / "run", console=SILENT)
+    before = run.dataset()
+    assert len(before.names["validation"]) == 8
+    assert not set(before.names["train"]) & set(before.names["validation"])
+    write_images(tmp_path / "more", {"train": 3}, seed=1)
+    for name in CLASSES:
+        (tmp_path / "more/train" / name / "000.png").rename(folder / "train" / name / "000b.png")
+    lost = before.names["validation"][0]
+    (folder / lost).unlink()
+    after = cnnjax.load(tmp_path / "run").dataset()
+    assert after.names["validation"] == before.names["validation"][1:]
+    assert after.names["train"] == before.names["train"]
+    assert f"1 images of the run are not there: {lost}" in after.notices
+    assert any("2 images were added since the run and are not used: train/cat/000b.png" in n for n in after.notices)
+    validation = before.validation.read(np.arange(1, 8))
+    assert np.array_equal(after.validation.read(np.arange(7)), validation)
+    assert cnnjax.load(tmp_path / "run").evaluate("validation").images == 7
+
+
+def test_images_of_12_bits_are_reported_and_can_be_scaled(tmp_path):
+    folder = write_images(tmp_path / "photos", {"train": 10, "test": 4}, values=np.uint16)
+    dark = cnnjax.data.load(experiment(folder).data)
+    assert dark.train.read(np.arange(8)).max() == 15
+    assert any(
+        "65,535 becomes white, and the largest value seen is 4,095; if they have 12 bits, give --data.max-value 4095"
+        in notice
+        for notice in dark.notices
+    )
+    scaled = experiment(folder, max_value=4095)
+    assert cnnjax.data.load(scaled.data).train.read(np.arange(8)).max() == 255
+    run = cnnjax.train(scaled, tmp_path / "run", console=SILENT)
+    assert run.network.preprocessing.max_value == 4095
+    path = folder / run.dataset().names["test"][0]
+    assert np.array_equal(run.network.read([str(path)]), run.dataset().test.read(np.arange(1)))
+    with pytest.raises(UserError, match="because of: its values go up to 4095; --data.max-value 2047 is too low"):
+        cnnjax.data.load(experiment(folder, max_value=2047).data)
+
+
+def converted(tmp_path, classes, preprocessing):
+    arch = create("mlp", num_classes=len(classes), channels=3, input_size=preprocessing.height)
+    info = {
+        "epoch": 0, "model": arch.to_dict(), "classes": list(classes), "preprocessing": preprocessing.to_dict(),
+    }  # fmt: skip
+    variables = {"variables": init(arch, jax.random.key(0))._asdict()}
+    checkpoint.save(tmp_path / "network/checkpoints", 0, variables, info)
+    return cnnjax.load(tmp_path / "network")
+
+
+def test_grey_photos_of_any_size_fit_a_network_of_rgb_images(tmp_path):
+    """`evaluate` and `predict` see the same pixels."""
+    folder = write_images(tmp_path / "photos", {"train": 4, "test": 3}, shape=(40, 60))
+    preprocessing = Preprocessing(
+        height=16, width=16, resize="short", resize_size=20, mean=(0.5,) * 3, std=(0.2,) * 3, interpolation="bicubic"
+    )
+    network = converted(tmp_path, CLASSES, preprocessing)
+    dataset = network.dataset(Data(source=f"image_folder:{folder}"), divide=False)
+    images = network.network.read([str(folder / name) for name in dataset.names["test"]])
+    assert np.array_equal(dataset.test.read(np.arange(6)), images)
+    assert network.evaluate("test", Data(source=f"image_folder:{folder}")).images == 6
+
+
+def test_other_sources_are_converted_as_predict_converts_photos(tmp_path, digits):
+    classes = tuple("0123456789")
+    preprocessing = Preprocessing(height=16, width=16, mean=(0.5,) * 3, std=(0.2,) * 3)
+    network = converted(tmp_path, classes, preprocessing)
+    dataset = network.dataset(Data(source="mnist", dir=str(digits)), divide=False)
+    assert dataset.test.image_shape == (16, 16, 3)
+    assert any("28x28x1, are converted as the network needs" in notice for notice in dataset.notices)
+    Image.fromarray(cnnjax.data.load(Data(source="mnist", dir=str(digits))).test.images[5, :, :, 0]).save(
+        tmp_path / "five.png"
+    )
+    assert np.array_equal(dataset.test.read(np.array([5]))[0], network.network.read([str(tmp_path / "five.png")])[0])
+
+
+def test_classes_are_matched_by_name(tmp_path):
+    """Folders "10" and "11" come before "2", and a converted network counts 0, 1, 2."""
+    classes = tuple(map(str, range(12)))
+    folder = write_images(tmp_path / "photos", {"train": 2, "test": 2}, classes=classes)
+    network = converted(tmp_path, classes, Preprocessing(height=28, width=28, mean=(0.5,) * 3, std=(0.2,) * 3))
+    report = network.evaluate("test", Data(source="image_folder", dir=str(folder)))
+    assert np.array_equal(report.confusion.sum(axis=1), np.full(12, 2))
+    images = [str(folder / "test" / name / f"{index:03}.png") for name in classes for index in range(2)]
+    answers = [int(answer[0][0]) for answer in network.predict(images, top=1)]
+    expected = np.zeros((12, 12), int)
+    np.add.at(expected, (np.repeat(np.arange(12), 2), answers), 1)
+    assert np.array_equal(report.confusion, expected)
+
+
+def test_a_damaged_record_of_files_is_refused(tmp_path):
+    folder = write_images(tmp_path / "photos", {"train": 10, "test": 4})
+    run = cnnjax.train(experiment(folder), tmp_path / "run", console=SILENT)
+    for text in ("[]", "{", '{"train": [1], "validation": [], "test": []}', "[" * 100_000):
+        (tmp_path / "run/files.json").write_text(text)
+        with pytest.raises(UserError, match=r"files.json is damaged: it must hold a list of paths for each of train"):
+            run.dataset()
