@@ -277,7 +277,7 @@ ATTACKS: dict[str, Attack] = {
     "pth: a storage of a terabyte": Attack(pickled(tensor(2**38, 16, 1)), from_torch, "does not hold this network"),
     "pth: a tensor beyond its storage": Attack(pickled(tensor(16, 2**40, 1)), from_torch, "of the 16 in its storage"),
     "pth: strides beyond the storage": Attack(pickled(tensor(16, 2, 2**62)), from_torch, "of the 16 in its storage"),
-    "pth: strides backwards": Attack(pickled(tensor(16, 2, 2**64 - 2)), from_torch, "not instructions as torch does"),
+    "pth: strides backwards": Attack(pickled(tensor(16, 2, 2**64 - 2)), from_torch, "not described as torch does"),
     "pth: a zip with too many members": Attack(
         zip_directory(TOO_MANY, b"archive/data.pkl"), from_torch, "list of files has more than 16 MiB"
     ),
