@@ -23,7 +23,7 @@ from cnnjax.system.stdio import flush_or_discard, hold_closed
 T = TypeVar("T")
 Platform = Literal["auto", "cpu", "cuda", "tpu"]
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
-"""The experiments of a checkout. An installed package has none; `experiments_folder` then looks beside the script."""
+"""The experiments of a checkout. An installed package has none; `experiments_folder` then looks next to the script."""
 
 registry = ConstructorRegistry()
 
@@ -72,9 +72,8 @@ def parse(
 
 def _one_sentence(box: str) -> str:
     """Return the text of tyro's error box up to its first rule, with the nearest option if the box names one."""
-    _, *lines = (
-        box.splitlines()
-    )  # the first is the title; ASCII boxes, for encodings other than UTF-8, have a rule below it
+    # The first line is the title; ASCII boxes, for encodings other than UTF-8, have a rule below it.
+    _, *lines = box.splitlines()
     rows = ["---" if set(line) <= set("│─ ├┤╰╯-") else line.strip("│ ") for line in lines]
     parts = [list(part) for is_rule, part in itertools.groupby(rows, lambda row: row == "---") if not is_rule]
     message = " ".join(parts[0]).replace("Error parsing ", "").rstrip(".:")
@@ -108,8 +107,8 @@ def main(script: Callable[[list[str]], Any]) -> NoReturn:
         _explain(error, f"{text}; set PYTHONUTF8=1, or rename the file", debug)
         _leave(UserError.exit_code)
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        _explain(error, f"{place}{error.strerror or error}; check the path, its permissions and the space left", debug)
+        prefix = f"{error.filename}: " if error.filename else ""
+        _explain(error, f"{prefix}{error.strerror or error}; check the path, its permissions and the space left", debug)
         _leave(UserError.exit_code)
     _leave(0)
 
@@ -149,9 +148,9 @@ def use_precision(arch: Any) -> None:
 
 
 def start_jax(platform: Platform, deterministic: bool = False, arch: Any = None) -> None:
-    """Select the platform and enable the compilation cache. Must be called before the first computation.
+    """Select the platform and enable the compilation cache. Call it before the first computation.
 
-    ``arch`` is the network, if it is known by then: a float64 network computes in 64 bits.
+    ``arch`` is the network, if known: a float64 network enables 64-bit JAX.
     """
     from cnnjax.parallel import use_platform
     from cnnjax.system.compilation import keep_programs, use_deterministic_programs
@@ -165,13 +164,13 @@ def start_jax(platform: Platform, deterministic: bool = False, arch: Any = None)
 
 
 def experiments_folder() -> Path:
-    """Return the folder of published experiments: that of the package's checkout, or of the running script's."""
-    beside_script = Path(sys.argv[0]).resolve().parent.parent / "experiments"
-    return next((folder for folder in (EXPERIMENTS, beside_script) if folder.is_dir()), EXPERIMENTS)
+    """Return the folder of published experiments, in the checkout of the package or of the running script."""
+    script_folder = Path(sys.argv[0]).resolve().parent.parent / "experiments"
+    return next((folder for folder in (EXPERIMENTS, script_folder) if folder.is_dir()), EXPERIMENTS)
 
 
 def list_experiments(folder: Path | None = None) -> dict[str, str]:
-    """Return the published experiments with the first line of each one's docstring; their code is not run."""
+    """Return the published experiments by name, with the first docstring line of each; their code is not run."""
     experiments = {}
     folder = folder or experiments_folder()
     for path in sorted(folder.glob("[!_]*.py")):
@@ -189,7 +188,7 @@ class LoadedExperiment(NamedTuple):
 
 
 def load_experiment(name: str, code: Path | None = None, trust_code: bool = False) -> LoadedExperiment:
-    """Return a published experiment, the experiment of a user's Python file, or that of a run.
+    """Return a published experiment, the experiment in a user's Python file, or that of a run.
 
     A Python file is executed. A run folder or its config.json is read as data, with the definitions of the file
     ``code`` or, with ``trust_code``, of the copy of that file in the run folder.
@@ -257,7 +256,7 @@ def take_option(arguments: list[str], option: str) -> tuple[list[str], str | Non
 
 
 def resume_command(without: Sequence[str] = ()) -> str:
-    """Return this process's command line for a shell in any folder, without some options and their values."""
+    """Return a shell command that repeats this process from any folder, without the given options."""
     arguments = sys.argv[1:]
     for option in without:
         arguments, _ = take_option(arguments, option)
@@ -269,7 +268,7 @@ def resume_command(without: Sequence[str] = ()) -> str:
 
 
 def replace_model(experiment: Any, name: str | None) -> Any:
-    """Return the experiment with another variant as its network, for the same images and classes."""
+    """Return the experiment with another variant as its network, and the same images and classes."""
     if name is None:
         return experiment
     from cnnjax.models import create

@@ -1,4 +1,4 @@
-"""What an experiment is: frozen dataclasses. The command line is made from them, and `config.json` holds them.
+"""Configuration of an experiment: frozen dataclasses, from which the command line and `config.json` are generated.
 
 Durations are text with a unit: ``"5ep"`` is five epochs, ``"1000st"`` a thousand steps.
 """
@@ -15,11 +15,11 @@ from cnnjax.schema import Number, Schema
 ModelT = TypeVar("ModelT")
 LossT = TypeVar("LossT", default=Any)
 MOST_STEPS = 2**31 - 1
-"""Steps are counted in 32 bits."""
+"""Maximum steps, which are counted in 32 bits."""
 MOST_SECONDS = 1e9
-"""Thirty years."""
+"""Maximum duration of a run: thirty years."""
 MOST_EPOCHS = 100_000
-"""The figures of each are kept in memory."""
+"""Maximum epochs; the metrics of each are kept in memory."""
 
 
 def in_steps(duration: str, steps_per_epoch: int, name: str = "duration") -> int:
@@ -52,24 +52,24 @@ Share = Annotated[Number, Field(ge=0, lt=1)]
 
 
 class Data(Schema, at="data."):
-    """Which images, and how they are divided."""
+    """The data set and its splits."""
 
     source: str = "fashion_mnist_mini"
-    """The data set by name: fashion_mnist_mini (embedded), fashion_mnist, mnist, kmnist, cifar10, cifar100,
-    image_folder, tfds:NAME. image_folder:PATH stands for image_folder with data.dir PATH."""
-    dir: InstanceOf[str] | None = None  # as pydantic's str it would have to be UTF-8, and a folder's name need not be
-    """The folder (or zip) that holds the files; without it $CNNJAX_DATA and the usual places are searched."""
+    """Name of the data set: fashion_mnist_mini (embedded), fashion_mnist, mnist, kmnist, cifar10, cifar100,
+    image_folder, tfds:NAME; image_folder:PATH stands for image_folder with data.dir PATH."""
+    dir: InstanceOf[str] | None = None  # pydantic's str must be UTF-8, but a folder's name need not
+    """Folder or zip that contains the files; None searches $CNNJAX_DATA and the usual locations."""
     validation: Annotated[Number, Field(gt=0, lt=1)] = 0.1
-    """The share of each class's training images set aside for validation, between 0 and 1."""
+    """Share of each class's training images held out for validation, between 0 and 1."""
     split_seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the division into training and validation images; runs that differ in --seed alone share it."""
+    """Seed of the split into training and validation images; runs that differ only in --seed share it."""
     test: Annotated[Number, Field(gt=0, lt=1)] = 0.1
-    """The share of each class's images set aside as test images where the source has no test part."""
+    """Share of each class's images held out for testing if the source has no test split, between 0 and 1."""
     size: Annotated[int, Field(ge=1)] | None = None
-    """image_folder: height and width in pixels. The short side of each image is resized to it and the center cropped;
-    None requires images of one size."""
+    """image_folder: height and width in pixels; each image's short side is resized to it and its center cropped. None
+    requires images of one size."""
     skip_damaged: bool = False
-    """image_folder: leave damaged files out and report them, instead of refusing the folder."""
+    """image_folder: skip and report damaged files instead of rejecting the folder."""
     max_value: Annotated[int, Field(ge=255, le=65535)] = 65535
     """image_folder: value that becomes white in images with more than 8 bits, such as 4095 for 12 bits."""
     stream: Literal["auto", "always", "never"] = "auto"
@@ -87,15 +87,15 @@ class Data(Schema, at="data."):
 
 
 class Augmentation(Schema, at="augmentation."):
-    """How training images are changed at random, each one anew in each step."""
+    """Random changes to training images, drawn anew for each image in each step."""
 
     pad_crop: Annotated[int, Field(ge=0)] = 0
-    """Pixels of zeros put on each side before a random crop back to the size, 0 or more; 0 does not crop."""
+    """Pixels of zero padding on each side before a random crop to the original size, 0 or more; 0 does not crop."""
     crop_area: Annotated[Number, Field(gt=0, le=1)] | None = None
     """Random resized crop: the smallest share of an image's area that a crop covers, in (0, 1], such as 0.08; its
     width / height is between 3/4 and 4/3. None does not crop."""
     flip: bool = False
-    """Mirror the images left to right, each with a chance of one half."""
+    """Mirror each image left to right with probability 0.5."""
 
     @model_validator(mode="after")
     def _crops_once(self) -> Self:
@@ -107,14 +107,14 @@ class Augmentation(Schema, at="augmentation."):
 
 
 class Optimizer(Schema, at="optimizer."):
-    """How gradients change the parameters."""
+    """The update rule and its constants."""
 
     name: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop"] = "adam"
     """The update rule."""
     lr: Annotated[Number, Field(gt=0)] = 1e-3
-    """The base learning rate, greater than 0; the schedule multiplies it."""
+    """Base learning rate, greater than 0; the schedule multiplies it."""
     momentum: Share = 0.9
-    """momentum and nesterov: the share of the last update that is kept, in [0, 1)."""
+    """momentum and nesterov: share of the previous update that is kept, in [0, 1)."""
     b1: Share = 0.9
     """adam and adamw: decay of the first moment, in [0, 1)."""
     b2: Share = 0.999
@@ -122,28 +122,28 @@ class Optimizer(Schema, at="optimizer."):
     decay: Share = 0.9
     """rmsprop: decay of the mean square, in [0, 1)."""
     eps: Annotated[Number, Field(gt=0)] = 1e-8
-    """adam and adamw: added to the root of the mean square; rmsprop: added under the root; greater than 0."""
+    """Constant added to the root of the mean square (adam, adamw) or under the root (rmsprop), greater than 0."""
     weight_decay: Annotated[Number, Field(ge=0)] = 0.0
-    """Decay of kernels, not of biases and norms; decoupled in adamw, added to the gradient in the others; 0 or more."""
+    """Weight decay of kernels, not biases and norms: decoupled in adamw, else added to the gradient; 0 or more."""
     clip_norm: Annotated[Number, Field(gt=0)] | None = None
-    """The largest global norm of the gradient, greater than 0; None does not clip."""
+    """Maximum global norm of the gradient, greater than 0; None does not clip."""
 
 
 class Schedule(Schema, at="schedule."):
-    """How the learning rate changes over the training."""
+    """The learning rate over the course of training."""
 
     name: Literal["constant", "step", "exponential", "cosine", "warmup_cosine"] = "constant"
     """The shape of the curve."""
     boundaries: tuple[Duration, ...] = ()
-    """step: when the rate is multiplied by `factor`, as durations in rising order: 10ep 20ep."""
+    """step: durations, in increasing order, after which the rate is multiplied by `factor`: 10ep 20ep."""
     factor: Annotated[Number, Field(gt=0, le=1)] = 0.1
-    """step: the factor at each boundary; exponential: the factor per `every`; in (0, 1]."""
+    """step: factor at each boundary; exponential: factor per `every`; in (0, 1]."""
     every: Duration = "1ep"
-    """exponential: the duration over which the rate falls by `factor`, smoothly."""
+    """exponential: duration over which the rate falls smoothly by `factor`."""
     warmup: Duration = "1ep"
-    """warmup_cosine: how long the rate rises from 0 to the base rate, in a line."""
+    """warmup_cosine: duration over which the rate rises linearly from 0 to the base rate."""
     end: Annotated[Number, Field(ge=0, le=1)] = 0.0
-    """cosine and warmup_cosine: the last rate as a share of the base rate, in [0, 1]."""
+    """cosine and warmup_cosine: final rate as a share of the base rate, in [0, 1]."""
 
     @model_validator(mode="after")
     def _steps_have_boundaries(self) -> Self:
@@ -153,29 +153,29 @@ class Schedule(Schema, at="schedule."):
 
 
 class Train(Schema, at="train."):
-    """How long and in which portions."""
+    """Length, batches and averaging of the training."""
 
     epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)] = 10
-    """The most passes over the training images, 1 or more."""
+    """Maximum passes over the training images, 1 or more."""
     batch_size: Annotated[int, Field(ge=1)] = 128
-    """Images in a training step, 1 or more; each epoch leaves out what does not fill a last batch."""
+    """Images per training step, 1 or more; an incomplete last batch of an epoch is dropped."""
     eval_batch_size: Annotated[int, Field(ge=1)] = 500
-    """Images in an evaluation step, 1 or more; no image is left out."""
+    """Images per evaluation step, 1 or more; no image is dropped."""
     accumulate: Annotated[int, Field(ge=1)] = 1
-    """In how many equal parts a batch goes through the network, one after the other: less memory, one update by the
-    mean gradient. Norms see one part at a time, and their running statistics move with each. It divides batch_size."""
+    """Number of equal parts in which a batch passes through the network: less memory, one update with the mean
+    gradient. Norms see one part at a time, and each part updates their statistics. Must divide batch_size."""
     remat: tuple[str, ...] = ()
-    """Stages whose activations are not kept for the gradient but computed again: less memory, more time, the same
-    result but for rounding. Their names are those that `features` gives, such as stem stage1; all: every stage."""
+    """Stages whose activations are recomputed in the backward pass instead of stored: less memory, more time, the same
+    result up to rounding. Their names are those of `features`, such as stem stage1; all: every stage."""
     label_smoothing: Share = 0.0
-    """The share of each label spread evenly over all classes, in [0, 1)."""
+    """Share of each label that is spread evenly over all classes, in [0, 1)."""
     ema_decay: Share | None = None
-    """Keep exponential moving averages of parameters and statistics with this decay, in [0, 1), growing from 0.1 over
-    the first steps; they are then what is evaluated, saved as the best, and used to predict. None keeps none."""
+    """Decay of exponential moving averages of parameters and statistics, in [0, 1), growing from 0.1 over the first
+    steps. The averages are evaluated, saved as the best, and used to predict. None keeps no averages."""
     freeze: tuple[str, ...] = ()
-    """Parameters that training leaves as they are: patterns of their paths, such as conv1/* or stage1."""
+    """Parameters that are not trained: patterns of their paths, such as conv1/* or stage1."""
     keep: Annotated[int, Field(ge=1)] = 2
-    """How many of the newest checkpoints stay, 1 or more; the best one always stays."""
+    """Number of newest checkpoints to keep, 1 or more; the best one is always kept."""
 
     @field_validator("accumulate")
     @classmethod
@@ -187,37 +187,37 @@ class Train(Schema, at="train."):
 
 
 class EarlyStopping(Schema, at="early_stopping."):
-    """When to stop before the last epoch. The best parameters by `metric` are kept in every case."""
+    """When to stop before the last epoch. The best parameters by `metric` are always kept."""
 
     metric: Literal["loss", "top1"] = "loss"
-    """The validation figure that decides: the lower loss or the higher top1 is better."""
+    """Validation metric that decides: lower loss or higher top1 is better."""
     patience: Annotated[int, Field(ge=0)] | None = None
-    """Stop after this many epochs in a row without an improvement (0 acts as 1); None never stops early."""
+    """Stop after this many consecutive epochs without improvement (0 acts as 1); None never stops early."""
     min_delta: Annotated[Number, Field(ge=0)] = 0.0
-    """An improvement counts for the patience when it exceeds this, 0 or more."""
+    """Improvement that must be exceeded to reset the patience, 0 or more."""
 
 
 def _cross_entropy() -> Any:
-    from cnnjax.losses import CrossEntropy  # here, so that a config needs no JAX
+    from cnnjax.losses import CrossEntropy  # imported here, so that a config does not need JAX
 
     return CrossEntropy()
 
 
 class Experiment(Schema, Generic[ModelT, LossT]):
-    """All that decides the outcome of a run. Same experiment, same machine: the same parameters, bit for bit."""
+    """Everything that determines a run: on the same machine, its parameters reproduce bit for bit."""
 
     model: ModelT
-    """The network: a row of the table of variants, with its options as fields."""
+    """The network: a variant, with its options as fields."""
     data: Data = Data()
     augmentation: Augmentation = Augmentation()
     loss: LossT = Field(default_factory=_cross_entropy)
-    """What is minimised; see `cnnjax.losses`."""
+    """The loss to minimise; see `cnnjax.losses`."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     train: Train = Train()
     early_stopping: EarlyStopping = EarlyStopping()
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-    """Seed of the initial parameters, the order of the images and all other chance in the training."""
+    """Seed of the initial parameters, the order of the images and all other randomness of the training."""
 
     @field_validator("model", "loss")
     @classmethod
@@ -228,7 +228,7 @@ class Experiment(Schema, Generic[ModelT, LossT]):
 
 
 def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested data by dotted names: ``{"optimizer.lr": 0.1}``."""
+    """Return nested data by dotted name: ``{"optimizer.lr": 0.1}``."""
     flat: dict[str, Any] = {}
     for name, value in data.items():
         flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})

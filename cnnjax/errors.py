@@ -1,6 +1,6 @@
-"""What can go wrong for a reason the user can mend, and the exit code that says so.
+"""Errors that a user can act on, and their exit codes.
 
-Exit codes: 0 done, 1 done in part, 2 bad input, 3 diverged.
+Exit codes: 0 done, 1 partly done, 2 bad input, 3 diverged.
 """
 
 import difflib
@@ -8,7 +8,7 @@ import reprlib
 from collections.abc import Iterable
 
 LONGEST_NAME = 200
-"""Of a mistyped name, as much as is compared with those there are."""
+"""Maximum characters of a mistyped name that are compared with the choices."""
 
 
 class CnnjaxError(Exception):
@@ -24,13 +24,13 @@ class UserError(CnnjaxError):
 
 
 class Interrupted(CnnjaxError):
-    """The user stopped the run; what was saved stays and the same command goes on."""
+    """The user stopped the run; its checkpoints stay, and the same command resumes it."""
 
     exit_code = 1
 
 
 class PartlyDone(CnnjaxError):
-    """The work is done and something beside it is not; the same command tries that again."""
+    """The main work is done, but something else failed; the same command retries it."""
 
     exit_code = 1
 
@@ -42,7 +42,7 @@ class Diverged(CnnjaxError):
 
 
 def printable(text: str) -> str:
-    """Return text from a file without what a terminal would obey."""
+    """Return text from a file with its control characters replaced, which a terminal would execute."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
@@ -57,6 +57,11 @@ def listed(names: Iterable[str], most: int = MOST_LISTED) -> str:
     return ", ".join(names[:most]) + more
 
 
+def counted(count: int, noun: str) -> str:
+    """Return ``"1 file"`` or ``"2,000 files"``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 4, 100, 100, 100
 _short.maxtuple = _short.maxlist = _short.maxdict = MOST_LISTED
@@ -65,16 +70,16 @@ LONGEST_VALUE = 120
 
 
 def quoted(value: object) -> str:
-    """Return ``repr(value)``, shortened where it is long or deep: a value may come from a stranger's file."""
+    """Return ``repr(value)``, shortened if it is long or nested: a value may come from an untrusted file."""
     try:
         text = _short.repr(value)
         return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
-    except ValueError:  # Python writes no number of more than 4,300 digits
+    except ValueError:  # Python does not print integers of more than 4,300 digits
         return "a number of thousands of digits"
 
 
 def near_matches(name: str, choices: Iterable[str]) -> str:
-    """Return ``"did you mean 'adam'?"``, or the list of choices where nothing is near."""
+    """Return ``"did you mean 'adam'?"``, or the list of choices if none is similar."""
     choices = sorted(choices)
     lowered = {choice.lower(): choice for choice in choices}
     near = [

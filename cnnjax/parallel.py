@@ -77,7 +77,7 @@ def use_platform(platform: str) -> None:
     jax.config.update("jax_platforms", platform)
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # AssertionError: the plugin of the platform is missing
+    except (RuntimeError, AssertionError) as error:  # AssertionError: the platform's plugin is missing
         raise UserError(
             f"--platform {platform} is not available here; use --platform cpu, or install JAX for it with "
             f"make env PLATFORM={platform} on a machine that has one (docs/accelerators.md)"

@@ -1,4 +1,4 @@
-"""The registry of published weights: who published them, for which of our variants, and what they were said to reach.
+"""Registry of published weights: publisher, variant and published accuracy.
 
 Top-1 is in percent on ImageNet's 50,000 validation images (single crop), or on CIFAR-10's test images.
 """
@@ -11,15 +11,15 @@ class Published(NamedTuple):
 
     variant: str
     source: str
-    """Whose names the file uses; `cnnjax.convert` knows them."""
+    """Publisher whose names the file uses; see `cnnjax.convert`."""
     weights: str
-    """What the publisher calls them."""
+    """The publisher's name of the weights."""
     top1: float
-    """As the publisher states it."""
+    """Top-1 accuracy stated by the publisher."""
 
 
 PUBLISHED = (
-    # torchvision, its table of all available classification weights
+    # torchvision: table of all available classification weights
     Published("resnet18", "torchvision", "IMAGENET1K_V1", 69.758),
     Published("resnet34", "torchvision", "IMAGENET1K_V1", 73.314),
     Published("resnet50", "torchvision", "IMAGENET1K_V1", 76.130),
@@ -78,7 +78,7 @@ PUBLISHED = (
     Published("vgg16_bn", "torchvision", "IMAGENET1K_V1", 73.360),
     Published("vgg19", "torchvision", "IMAGENET1K_V1", 72.376),
     Published("vgg19_bn", "torchvision", "IMAGENET1K_V1", 74.218),
-    # Keras, its table of available models
+    # Keras: table of available models
     Published("vgg16", "keras", "imagenet", 71.3),
     Published("vgg19", "keras", "imagenet", 71.3),
     Published("resnet50_v1", "keras", "imagenet", 74.9),
@@ -88,7 +88,7 @@ PUBLISHED = (
     Published("resnet101_v2", "keras", "imagenet", 77.2),
     Published("resnet152_v2", "keras", "imagenet", 78.0),
     Published("xception", "keras", "imagenet", 79.0),
-    # github.com/akamaster/pytorch_resnet_cifar10, its table of test errors
+    # github.com/akamaster/pytorch_resnet_cifar10: table of test errors
     Published("resnet20_cifar", "cifar", "resnet20", 91.73),
     Published("resnet32_cifar", "cifar", "resnet32", 92.63),
     Published("resnet44_cifar", "cifar", "resnet44", 93.10),

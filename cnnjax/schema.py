@@ -1,9 +1,9 @@
-"""Frozen dataclasses as data: checked when made, written as plain dicts and read back strictly.
+"""Frozen dataclasses that are validated on creation, written as plain dicts and read back strictly.
 
-Every config and every architecture is a `Schema`, a pydantic dataclass. Wrong types and values are refused in Python,
-on the command line and in a JSON file by the same code. A bound stands at its field: ``Annotated[int, Field(ge=1)]``.
-What no bound expresses is a pydantic validator beside the field. The validator of a field raises ``ValueError`` with
-what the value must be, ``ValueError("a divisor of 128")``; a model validator raises it with the whole sentence.
+Every config and every architecture is a `Schema`, a pydantic dataclass. The same code rejects wrong types and values in
+Python, on the command line and in JSON files. A bound is part of a field's type: ``Annotated[int, Field(ge=1)]``. Other
+rules are pydantic validators. A field validator raises ``ValueError`` with the required value, such as
+``ValueError("a divisor of 128")``; a model validator raises it with the complete message.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ RULES = {
     "too_long": "at most {max_length} items",
     "value_error": "{error}",
 }
-"""What a value must be, by pydantic's name of the error. All bounds in use are here; other errors are wrong types."""
+"""Required values by pydantic error type. This covers all bounds in use; any other error is a wrong type."""
 
 
 def _as_given(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
@@ -38,7 +38,7 @@ def _as_given(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 
 AS_GIVEN = WrapValidator(_as_given)
-"""Keeps a whole number an int in a field of floats, as files of format 1 and the names of runs hold it."""
+"""Keeps an int in a float field an int, as in files of format 1 and in the names of runs."""
 Number = Annotated[float, AS_GIVEN]
 """A finite float, or a whole number."""
 
@@ -47,8 +47,8 @@ Number = Annotated[float, AS_GIVEN]
 class Schema:
     """Base of the frozen, keyword-only dataclasses that describe an experiment or a network.
 
-    A subclass is a dataclass without a decorator. Its errors name a value by ``at`` and the field, where no file gives
-    another place: ``class Optimizer(Schema, at="optimizer.")``.
+    A subclass is a dataclass without a decorator. Errors outside of files name a value by the prefix ``at`` and the
+    field: ``class Optimizer(Schema, at="optimizer.")``.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -64,29 +64,29 @@ class Schema:
         self._fill(values)
 
     def _fill(self, values: dict[str, Any], where: str = "") -> None:
-        """Set the fields; ``where`` is the dotted place in a file."""
+        """Set the fields; ``where`` is the dotted path in a file."""
         try:
             self._validate(**values)
         except pydantic.ValidationError as error:
-            raise UserError(_sentence(type(self), values, error, where)) from None
+            raise UserError(_message(type(self), values, error, where)) from None
 
     def _validate(self, **values: Any) -> None:
-        """Set the fields by pydantic, whose ``__init__`` takes this place in every subclass."""
+        """Set the fields; every subclass replaces this by pydantic's ``__init__``."""
 
     def replace(self, **options: Any) -> Self:
-        """Return a copy with some fields changed; an unknown name is refused with near matches."""
+        """Return a copy with some fields changed; an unknown name raises UserError with near matches."""
         return dataclasses.replace(self, **options)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return nested plain dicts and lists that JSON can hold."""
+        """Return nested plain dicts and lists, for JSON."""
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls, data: object, where: str = "") -> Self:
-        """Read what `to_dict` wrote. ``where`` is the dotted place of ``data``, named in errors.
+        """Read the output of `to_dict`. ``where`` is the dotted path of ``data``, for errors.
 
-        A missing field takes its default, so that files of an older version open. A field may hold another `Schema`,
-        none or one of it, or a tuple of it.
+        A missing field takes its default, so that files of older versions can be read. A field may hold a `Schema`, an
+        optional `Schema` or a tuple of them.
         """
         if not isinstance(data, Mapping):
             raise UserError(f"{where or 'the config'} is {quoted(data)}; it must be an object with named fields")
@@ -98,7 +98,7 @@ class Schema:
 
 
 def describe(hint: Any) -> str:
-    """Return a type as a user reads it: ``a whole number``, ``one of 'avg', 'max'``."""
+    """Return a type in words: ``a whole number``, ``one of 'avg', 'max'``."""
     return " or ".join(map(_describe_one, _members(hint)))
 
 
@@ -125,12 +125,12 @@ def _members(hint: Any) -> list[Any]:
     return [hint]
 
 
-def _sentence(cls: type[Schema], values: Mapping[str, Any], error: pydantic.ValidationError, where: str) -> str:
-    """Return the sentence of pydantic's first error; an unknown or missing name comes before all else."""
+def _message(cls: type[Schema], values: Mapping[str, Any], error: pydantic.ValidationError, where: str) -> str:
+    """Return the message for pydantic's first error; unknown and missing names take precedence."""
     order = {"unexpected_keyword_argument": 0, "missing": 1}
     problem = min(error.errors(include_url=False), key=lambda problem: order.get(problem["type"], 2))
     kind, context = problem["type"], problem.get("ctx", {})
-    if not problem["loc"]:  # a model validator's
+    if not problem["loc"]:  # from a model validator
         return str(context["error"])
     name = str(problem["loc"][0])
     if kind == "unexpected_keyword_argument":
@@ -143,7 +143,7 @@ def _sentence(cls: type[Schema], values: Mapping[str, Any], error: pydantic.Vali
             place = place.replace("_", "-")
         return f"{place} is {quoted(problem['input'])}; it must be {RULES[kind].format(**context)}"
     place, hint = f"{where}.{name}" if where else name, typing.get_type_hints(cls)[name]
-    value = values.get(name, problem["input"])  # the whole value, where the input is an item of it
+    value = values.get(name, problem["input"])  # the whole value if the input is one of its items
     choices = [choice for member in _members(hint) if _is_literal(member) for choice in typing.get_args(member)]
     if choices and isinstance(value, str):
         return f"unknown {place} {quoted(value)}; {near_matches(value, choices)}"
@@ -159,7 +159,7 @@ def _plain(value: Any) -> Any:
 
 
 def _read(value: Any, hint: Any, where: str) -> Any:
-    """Return a value from JSON as its field takes it: lists as tuples, objects as the one `Schema` that it allows."""
+    """Convert a JSON value to the type of its field: lists to tuples, objects to the `Schema` that the field allows."""
     members = _members(hint)
     items = [typing.get_args(member)[0] for member in members if typing.get_origin(member) is tuple]
     if items and isinstance(value, list):

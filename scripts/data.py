@@ -93,6 +93,22 @@ def check(
         raise PartlyDone(f"{source}: {wrong} things to mend, listed above and in {written}")
 
 
+def prepare(name: tyro.conf.Positional[str], data_dir: DataDir = None, debug: bool = False) -> None:
+    """Prepare a data set of tensorflow-datasets for training; this step may need TensorFlow, training does not.
+
+    Args:
+        name: tfds:NAME or tfds:NAME/CONFIG.
+        data_dir: The folder of prepared data sets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        debug: Show the traceback of an error.
+    """
+    from cnnjax.data.sources import tfds_folder
+    from cnnjax.data.tfds_prepare import prepare
+
+    folder = Path(data_dir or tfds_folder())
+    prepare(name.removeprefix("tfds:"), folder)
+    print(f"prepared; to train: --data.source {name} --data.dir {folder}")
+
+
 def list_sources(debug: bool = False) -> None:
     """List the data sets by name, with their classes."""
     from cnnjax.data import SOURCES
@@ -102,7 +118,9 @@ def list_sources(debug: bool = False) -> None:
     print(f"{'tfds:NAME':<20} a data set of tensorflow-datasets, prepared as array_record: the label names")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"list": list_sources, "check": check, "export": export, "embed": embed}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "list": list_sources, "check": check, "prepare": prepare, "export": export, "embed": embed,
+}  # fmt: skip
 
 
 def run(arguments: list[str]) -> None:

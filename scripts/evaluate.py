@@ -31,8 +31,8 @@ def evaluate(arguments: list[str]) -> None:
     code, trust_code = cli.code_options(arguments)
     recorded = recorded_data(run, of_run(run, code, trust_code))
     default = recorded or Data()
-    named = any(argument.startswith("--data.source") for argument in arguments)
-    if named:  # other data has another folder
+    other_data = any(argument.startswith("--data.source") for argument in arguments)
+    if other_data:  # it is in another folder
         default = default.replace(dir=None)
 
     def options(
@@ -59,7 +59,7 @@ def evaluate(arguments: list[str]) -> None:
     split, config, platform = cli.parse(options, arguments[1:], f"scripts/evaluate.py {run}")
     cli.start_jax(platform)
     loaded = cnnjax.load(run, code=code, trust_code=trust_code, prepare=cli.use_precision)
-    if recorded is None and not named:
+    if recorded is None and not other_data:
         raise UserError(f"{run} does not record which data it was trained on (no config.json); give --data.source NAME")
     dataset = loaded.dataset(config, divide=split != "test")
     for notice in dataset.notices:

@@ -17,8 +17,8 @@ import tyro
 from cnnjax import cli
 from cnnjax.errors import PartlyDone, UserError, listed, printable, require
 
-AT_ONCE = 256
-"""Number of images read and classified at a time."""
+CHUNK_SIZE = 256
+"""Number of images that are read and classified at a time."""
 
 
 def options(
@@ -70,8 +70,8 @@ def predict(arguments: list[str]) -> None:
     problems: list[str] = []
     if form == "csv":
         write_row(["file", "rank", "class", "probability"])
-    for start in range(0, len(photos), AT_ONCE):
-        read = read_photos(photos[start : start + AT_ONCE], loaded.network.preprocessing)
+    for start in range(0, len(photos), CHUNK_SIZE):
+        read = read_photos(photos[start : start + CHUNK_SIZE], loaded.network.preprocessing)
         problems += read.problems
         for problem in read.problems if len(photos) > 1 else ():
             print("error:", printable(problem), file=sys.stderr)

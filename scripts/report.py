@@ -1,4 +1,4 @@
-"""Record runs, publish the table of results, and check that a recorded run can be repeated.
+"""Record runs, publish their results, check that a recorded run reproduces, and compare runs.
 
 usage: python scripts/report.py --record RUN...           copy the small files of finished runs to experiments/records
        python scripts/report.py --results                 write docs/results.md from the records
@@ -55,7 +55,7 @@ def write_results(arguments: list[str]) -> None:
     from cnnjax.system.files import write_bytes
 
     if arguments:
-        raise UserError(f"--results is given with {arguments[0]!r}, but takes no argument; leave it out")
+        raise UserError(f"--results is given with {arguments[0]!r}, but accepts no argument; leave it out")
     text = results_page.page(records.read_records(RECORDS), RECORDS / "questions.toml")
     write_bytes(RESULTS, text.encode())
     print(f"wrote {RESULTS.relative_to(ROOT)}")
@@ -64,27 +64,27 @@ def write_results(arguments: list[str]) -> None:
 def check(arguments: list[str]) -> None:
     """Repeat a recorded run and compare."""
     arguments, seed = cli.take_option(arguments, "--seed")
-    arguments, folder = cli.take_option(arguments, "--data.dir")
+    arguments, data_dir = cli.take_option(arguments, "--data.dir")
     if len(arguments) != 1:
         raise UserError(
             f"--check is given {len(arguments)} names; give the name of one record, such as --check lenet_mini"
         )
     name = choose("record", arguments[0], (path.name for path in RECORDS.glob("*") if path.is_dir()))
     seeds = sorted((path.name.removeprefix("seed-") for path in (RECORDS / name).glob("seed-*")), key=int)
-    place = RECORDS / name / f"seed-{choose('seed', seed or seeds[0], seeds)}"
+    record_folder = RECORDS / name / f"seed-{choose('seed', seed or seeds[0], seeds)}"
 
     import cnnjax
     from cnnjax.runs import records
     from cnnjax.runs.definitions import COPY, of_run
 
-    recorded = records.read_record(place)
+    recorded = records.read_record(record_folder)
     experiment = recorded.experiment
-    if folder is not None:
-        experiment = experiment.replace(data=experiment.data.replace(dir=folder))
+    if data_dir is not None:
+        experiment = experiment.replace(data=experiment.data.replace(dir=data_dir))
     cli.start_jax("auto", recorded.environment["lowering"].get("deterministic", False), experiment.model)
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / name
-        definitions = of_run(place, trust_code=(place / COPY).is_file())
+        definitions = of_run(record_folder, trust_code=(record_folder / COPY).is_file())
         cnnjax.train(experiment, out, name=name, definitions=definitions)
         comparison = records.compare(recorded, records.read_record(out))
     title = f"{name}, seed {recorded.experiment.seed}"

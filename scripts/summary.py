@@ -57,7 +57,7 @@ def summarize_all(arguments: list[str]) -> None:
     from cnnjax.report import model_table
 
     if arguments not in ([], ["--write"]):
-        raise UserError(f"--all is given with {' '.join(arguments)}; the only option it takes is --write")
+        raise UserError(f"--all is given with {' '.join(arguments)}; it accepts only --write")
     page = model_table.page()
     if arguments:
         RECORD.write_text(page, encoding="utf-8")

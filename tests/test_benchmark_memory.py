@@ -3,7 +3,7 @@ import pytest
 
 from cnnjax import init
 from cnnjax.benchmark import memory, page
-from cnnjax.benchmark.memory import Row, Way, Work, largest_batch, step_bytes
+from cnnjax.benchmark.memory import MemoryOptions, Row, Work, largest_batch, step_bytes
 from cnnjax.config import Optimizer
 from cnnjax.errors import UserError
 from cnnjax.models import create
@@ -64,23 +64,23 @@ def test_memory_limit_is_the_option_or_the_machine_s_memory():
 
 def test_usual_and_requested_memory_options():
     arch = create("resnet20_cifar")
-    usual = memory.ways(Work(model="resnet20_cifar"), arch)
+    usual = memory.memory_options(Work(model="resnet20_cifar"), arch)
     assert list(map(str, usual)) == [
         "everything kept", "--train.remat stem stage1", "--train.remat all", "--train.accumulate 4",
         "--train.remat all --train.accumulate 4",
     ]  # fmt: skip
-    assert memory.ways(Work(model="resnet20_cifar", batch=(30,)), arch) == usual[:3]
+    assert memory.memory_options(Work(model="resnet20_cifar", batch=(30,)), arch) == usual[:3]
     requested = Work(model="resnet20_cifar", remat=("stage2",), accumulate=2)
-    assert memory.ways(requested, arch) == [Way(), Way(("stage2",), 2)]
+    assert memory.memory_options(requested, arch) == [MemoryOptions(), MemoryOptions(("stage2",), 2)]
     with pytest.raises(UserError, match="unknown remat stage 'stag2'"):
-        memory.ways(requested.replace(remat=("stag2",)), arch)
+        memory.memory_options(requested.replace(remat=("stag2",)), arch)
 
 
 def test_the_table(monkeypatch):
     work = Work(model="resnet20_cifar", batch=(32, 64), dtype=("float32", "bfloat16"))
     monkeypatch.setattr(memory, "step_bytes", lambda arch, optimizer, batch, remat, accumulate: batch * 2**20)
     rows = list(memory.rows(work, 2**30))
-    assert rows[0] == Row("float32", Way(), (2**25, 2**26), 1024)
+    assert rows[0] == Row("float32", MemoryOptions(), (2**25, 2**26), 1024)
     assert len(rows) == 10
     lines = memory.markdown(work, rows, 2**30).splitlines()
     assert memory.title(work) == "Memory of a training step of resnet20_cifar at 32x32x3 with momentum, cpu"

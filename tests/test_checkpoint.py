@@ -191,9 +191,7 @@ def test_a_checkpoint_within_an_epoch_is_replaced_by_the_next_whole_epoch(tmp_pa
 
 def test_a_checkpoint_within_the_first_epoch_is_never_the_best(tmp_path):
     within(tmp_path, 3, 0)
-    with pytest.raises(
-        UserError, match="within-00000003 is from within the first epoch, and nothing has been evaluated yet"
-    ):
+    with pytest.raises(UserError, match="within-00000003 was saved within the first epoch, before any evaluation"):
         checkpoint.best(tmp_path)
 
 
@@ -381,18 +379,18 @@ def test_saving_the_same_step_replaces_the_checkpoint(tmp_path):
 def test_restoring_another_structure_is_refused(tmp_path):
     saved = save(tmp_path, 1)
     other = {"params": {**TREE["params"], "other": jnp.ones(3)}, "batch_stats": {}}
-    with pytest.raises(UserError, match=r"\['params'\]\['other'\] is missing there, and float32\[3\] is needed"):
+    with pytest.raises(UserError, match=r"\['params'\]\['other'\] is missing; it must be float32\[3\]"):
         checkpoint.restore(saved, "variables", other)
-    with pytest.raises(UserError, match=r"\['bias'\] is float32\[3\] there, and nothing of that name is needed"):
+    with pytest.raises(UserError, match=r"\['bias'\] is float32\[3\]; it must be absent"):
         checkpoint.restore(saved, "variables", {"params": {"kernel": jnp.ones((2, 3))}, "batch_stats": {}})
-    with pytest.raises(UserError, match="is missing there"):
+    with pytest.raises(UserError, match="is missing; it must be"):
         checkpoint.restore(saved, "training", TREE)
 
 
 def test_restoring_another_shape_is_refused(tmp_path):
     saved = save(tmp_path, 1)
     wrong = {"params": {"kernel": jnp.ones((2, 4)), "bias": jnp.ones(3)}, "batch_stats": {}}
-    with pytest.raises(UserError, match=r"\['kernel'\] is float32\[2, 3\] there, and float32\[2, 4\] is needed"):
+    with pytest.raises(UserError, match=r"\['kernel'\] is float32\[2, 3\]; it must be float32\[2, 4\]"):
         checkpoint.restore(saved, "variables", wrong)
 
 

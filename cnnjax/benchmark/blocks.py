@@ -1,9 +1,9 @@
-"""Single blocks of larger networks with a dense head, which can be measured besides the models.
+"""Single blocks of larger networks with a dense head, to measure in addition to the models.
 
-    name              input       what it is
+    name              input       layers
     resnext_block     28x28x512   ResNeXt-50 32x4d (Xie et al. 2017, table 1), stage 2: 1x1 to 256, 3x3 in 32 groups,
                                   1x1 to 512, added to the input
-    separable_entry   74x74x128   Xception (Chollet 2017, figure 5), entry flow: two times ReLU and a separable
+    separable_entry   74x74x128   Xception (Chollet 2017, figure 5), entry flow: twice ReLU and a separable
                                   convolution to 256, max pooling 3x3/2, added to a 1x1/2 projection
     separable_middle  19x19x728   Xception, middle flow: three times ReLU and a separable convolution, added to the
                                   input

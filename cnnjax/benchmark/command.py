@@ -47,8 +47,8 @@ class Options(Schema, at="--"):
         require(bool(self.models), "--models", self.models, "one or more names")
         for name in self.against:
             choose("peer", name, [*(peer.name for peer in OTHERS), "none"])
-        alone = "none" not in self.against or len(self.against) == 1
-        require(alone, "--against", self.against, "names of peers, or only none")
+        consistent = "none" not in self.against or len(self.against) == 1
+        require(consistent, "--against", self.against, "names of peers, or only none")
         size = {} if self.input_size is None else {"input_size": self.input_size}
         for name in self.models:
             network(name, dtype=self.dtype, **size)
@@ -124,7 +124,7 @@ def device(platform: cli.Platform) -> str:
 
 
 def check_record(heading: str, jobs: Sequence[Job]) -> None:
-    """Refuse to replace a section that has other networks besides these."""
+    """Raise UserError if the section to replace has networks that are not measured now."""
     requested = [table.block_title(job) for job in jobs]
     missing = [title for title in table.block_titles(page.read_section(heading)) if title not in requested]
     if missing:
@@ -135,7 +135,7 @@ def check_record(heading: str, jobs: Sequence[Job]) -> None:
 
 
 def check_rows(blocks: Sequence[Block]) -> None:
-    """Refuse to write a table in which a peer has no figures, unless the peer does not support the network."""
+    """Raise PartlyDone if a peer has no figures, unless the peer does not support the network."""
     rows = [row for block in blocks for row in block.rows]
     problems = [f"{row.peer.name} is not installed ({turns.INSTALL})" for row in rows if row.problem == "not installed"]
     problems += [f"{row.peer.name} failed" for row in rows if row.problem == "failed"]

@@ -1,7 +1,7 @@
 """Networks of the benchmark in Keras, written with its functional API from our definitions.
 
-Strided convolutions and pools use Keras's "same" padding, below and right first, where ours pad all sides alike; sizes,
-parameters and operations are the same. Set KERAS_BACKEND before this module is imported.
+Strided convolutions and pools use Keras's "same" padding, below and right first, while ours pad all sides equally;
+sizes, parameters and operations are the same. Set KERAS_BACKEND before this module is imported.
 """
 
 from collections.abc import Callable

@@ -49,7 +49,7 @@ LEGEND = (
 
 
 class Work(Schema, at="--"):
-    """Options: a network, its images, ways to save memory, and the available memory."""
+    """Options: a network, its images, memory options and the available memory."""
 
     model: tyro.conf.Positional[str]
     """Name of the network."""
@@ -84,7 +84,7 @@ class Work(Schema, at="--"):
         return create(self.model, **options)
 
 
-class Way(NamedTuple):
+class MemoryOptions(NamedTuple):
     """Memory options of a training step."""
 
     remat: tuple[str, ...] = ()
@@ -100,7 +100,7 @@ class Row(NamedTuple):
     """A network with one set of memory options: the bytes at each batch size, and the largest batch that fits."""
 
     dtype: str
-    way: Way
+    options: MemoryOptions
     peaks: tuple[int, ...]
     largest_batch: int
     """Largest batch that fits; 0 if none does."""
@@ -161,14 +161,14 @@ def memory_limit(gib: float | None) -> int:
     return int(device_memory() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-def ways(work: Work, arch: Arch) -> list[Way]:
+def memory_options(work: Work, arch: Arch) -> list[MemoryOptions]:
     """Return the memory options to compare: no savings, then the requested options or the usual ones."""
     if work.remat or work.accumulate > 1:
         chosen_stages(arch, work.remat)
-        return [Way(), Way(work.remat, work.accumulate)]
-    usual = [Way(), Way(stages(arch)[:2]), Way(("all",))]
+        return [MemoryOptions(), MemoryOptions(work.remat, work.accumulate)]
+    usual = [MemoryOptions(), MemoryOptions(stages(arch)[:2]), MemoryOptions(("all",))]
     if all(batch % PARTS == 0 for batch in work.batch):
-        usual += [Way(accumulate=PARTS), Way(("all",), PARTS)]
+        usual += [MemoryOptions(accumulate=PARTS), MemoryOptions(("all",), PARTS)]
     return usual
 
 
@@ -177,15 +177,15 @@ def rows(work: Work, limit: int, report: Callable[[str], None] = lambda text: No
     optimizer = Optimizer(name=work.optimizer)
     for dtype in work.dtype:
         arch = work.arch(dtype)
-        for way in ways(work, arch):
+        for options in memory_options(work, arch):
 
             @functools.cache
-            def peak(batch: int, arch: Arch = arch, way: Way = way) -> int:
-                report(f"{arch.dtype}, {way}, batch {batch}")
-                return step_bytes(arch, optimizer, batch, remat=way.remat, accumulate=way.accumulate)
+            def peak(batch: int, arch: Arch = arch, options: MemoryOptions = options) -> int:
+                report(f"{arch.dtype}, {options}, batch {batch}")
+                return step_bytes(arch, optimizer, batch, remat=options.remat, accumulate=options.accumulate)
 
             peaks = tuple(peak(batch) for batch in work.batch)
-            yield Row(dtype, way, peaks, largest_batch(peak, limit, math.lcm(MULTIPLE, way.accumulate)))
+            yield Row(dtype, options, peaks, largest_batch(peak, limit, math.lcm(MULTIPLE, options.accumulate)))
 
 
 def title(work: Work) -> str:
@@ -200,7 +200,7 @@ def markdown(work: Work, table: Sequence[Row], limit: int) -> str:
     header = ("", *(f"batch {batch}, GiB" for batch in work.batch), f"largest batch in {limit / GIB:.3g} GiB")
     lines: list[tuple[str, ...]] = [header, ("---", *["---:"] * (len(header) - 1))]
     for row in table:
-        name = f"{row.dtype}, {row.way}"
+        name = f"{row.dtype}, {row.options}"
         peaks = (f"{peak / GIB:.2f}" for peak in row.peaks)
         lines.append((name, *peaks, f"{row.largest_batch:,}" if row.largest_batch else "none"))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -35,7 +35,7 @@ def make(job: Job) -> Any:
 
 
 def import_torchvision() -> None:
-    """Import torchvision, even if its operators were built for another torch: then two of them must be declared."""
+    """Import torchvision even if its operators were built for another torch, which needs two of them declared."""
     if not (match := find_spec("torchvision")) or not match.origin:
         raise ImportError("torchvision is not installed")
     for operators in Path(match.origin).parent.glob("_C*"):
@@ -50,7 +50,7 @@ def import_torchvision() -> None:
 
 
 KEPT: list[Any] = []
-"""Libraries of operators, kept because their definitions vanish with them."""
+"""Operator libraries, kept alive because their definitions are removed with them."""
 
 
 def lenet(job: Job) -> Any:
@@ -73,7 +73,7 @@ def mlp(job: Job) -> Any:
 
 
 class CifarResNet(nn.Module):
-    """The network of He et al. 2015, section 4.2, with zero-padded shortcuts or with none."""
+    """The network of He et al. 2015, section 4.2, with zero-padded shortcuts or without shortcuts."""
 
     def __init__(self, depth: int, shortcuts: bool, classes: int):
         super().__init__()
@@ -92,7 +92,7 @@ class CifarResNet(nn.Module):
 
 
 class CifarBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, which is subsampled and zero-padded where the shape changes."""
+    """Two 3x3 convolutions and a shortcut, which is subsampled and zero-padded if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, shortcut: bool):
         super().__init__()
@@ -160,7 +160,7 @@ def convolution(inputs: int, outputs: int, size: int, stride: int = 1, groups: i
 
 
 def separable(inputs: int, outputs: int) -> Any:
-    """Return ReLU, a depthwise 3x3 convolution, a 1x1 convolution and batch norm; a residual comes from before ReLU."""
+    """Return ReLU, a depthwise 3x3 convolution, a 1x1 convolution and batch norm; the residual is taken before ReLU."""
     depthwise = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)
     return nn.Sequential(nn.ReLU(), depthwise, convolution(inputs, outputs, 1))
 

@@ -1,12 +1,12 @@
-"""Checkpoints: orbax for the arrays, and around it what orbax does not give.
+"""Checkpoints: orbax stores the arrays; this package adds atomic writes, verification and pruning.
 
-A checkpoint is a folder ``step-00000141`` with one orbax folder per item (``variables``; ``training`` where it can be
-continued), ``info.json`` (what the network is and how far it has come), ``format.json``, files that its writer adds,
-and ``manifest.json`` (the sha256 of every file). It is written under another name, synced and renamed, so that a folder
-with this name is complete; what was damaged afterwards is noticed by the manifest before anything is restored.
+A checkpoint is a folder ``step-00000141`` with one orbax folder per item (``variables``; ``training`` if it can be
+resumed), ``info.json`` (the network and the training progress), ``format.json``, further files of the caller, and
+``manifest.json`` (the sha256 of every file). It is written under a temporary name, synced and renamed, so that a folder
+with this name is complete. The manifest reveals later damage before anything is restored.
 
-``within-00000146`` is the same in the middle of an epoch, where a signal ended the run: it is gone on from, and is
-neither counted nor ever the best.
+``within-00000146`` is a checkpoint within an epoch, written when a signal interrupts the run. The run resumes from it,
+but it does not count towards ``keep`` and is never the best.
 """
 
 from cnnjax.checkpoint.arrays import restore

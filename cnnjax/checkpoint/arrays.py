@@ -1,4 +1,4 @@
-"""A checkpoint's arrays, written and read by orbax, which is kept quiet, and believed only what it must be."""
+"""Write and read the arrays of a checkpoint with orbax, without its log output and without trusting its metadata."""
 
 import contextlib
 import gc
@@ -17,33 +17,32 @@ from cnnjax.errors import UserError
 from cnnjax.parallel import one_device
 from cnnjax.system.private_apis import skip_tensorstore_metrics
 
-MOMENT = 0.3
-"""Seconds without a complaint after which a save that failed is taken to have ended."""
-
+QUIET_SECONDS = 0.3
+"""Seconds without output after which a failed save is considered finished."""
 
 skip_tensorstore_metrics()
 
 
 def write(folder: Path, items: Mapping[str, Any]) -> None:
-    """Write each pytree of arrays into a folder of its name; raise what orbax raises."""
-    # Not orbax's asynchronous one: where a folder cannot be made, that one's threads wait ten minutes for each other.
+    """Write each pytree of arrays to a folder named after it. Exceptions of orbax propagate."""
+    # Not AsyncCheckpointer: if a folder cannot be created, its threads wait ten minutes for each other.
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         for name, tree in items.items():
             checkpointer.save(folder.resolve() / name, args=ocp.args.StandardSave(tree))
 
 
 def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
-    """Return an item in the structure of ``like``: a pytree of arrays, or of their shapes and dtypes.
+    """Return an item with the structure of ``like``, a pytree of arrays or of shapes and dtypes.
 
     Raises:
         UserError: the checkpoint has no such item, or its leaves have other names, shapes or dtypes.
     """
-    held, wanted = checkpoint.info["items"].get(item, {}), shapes(like)
-    for leaf in sorted(held.keys() | wanted.keys()):
-        if held.get(leaf) != wanted.get(leaf):
+    stored, wanted = checkpoint.info["items"].get(item, {}), shapes(like)
+    for leaf in sorted(stored.keys() | wanted.keys()):
+        if stored.get(leaf) != wanted.get(leaf):
             raise UserError(
-                f"{checkpoint.path / item} does not fit: {leaf} is {held.get(leaf, 'missing')} there, "
-                f"and {wanted.get(leaf, 'nothing of that name')} is needed"
+                f"{checkpoint.path / item} does not fit the network: {leaf} is {stored.get(leaf, 'missing')}; "
+                f"it must be {wanted.get(leaf, 'absent')}"
             )
     placement = one_device()
     target = placement.abstract(like)
@@ -53,15 +52,15 @@ def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
             restored = checkpointer.restore(checkpoint.path.resolve() / item, target)
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise
-    except Exception as error:  # its files are those of its manifest, but somebody else's
+    except Exception as error:  # the files match the manifest, but cnnjax did not write them
         raise UserError(f"checkpoint {checkpoint.path} cannot be read: {item}: {reason(error)}") from error
     return placement.restored(restored)
 
 
 def _require_same(stored: Any, target: Any) -> None:
-    """Raise ValueError where orbax's own description of an array is another, or its chunks are larger than the array.
+    """Raise ValueError if orbax's metadata of an array differs from ``target``, or its chunks exceed the array.
 
-    For a chunk, as much memory is taken as it is said to need, before anything of it is read.
+    Before a chunk is read, orbax allocates as much memory as the metadata declares.
     """
     leaves = _by_name(stored.tree)
     for name, wanted in _by_name(target).items():
@@ -71,28 +70,28 @@ def _require_same(stored: Any, target: Any) -> None:
         if (tuple(leaf.shape), leaf.dtype) != (wanted.shape, wanted.dtype) or not fits:
             raise ValueError(
                 f"{name} is {leaf.dtype}{list(leaf.shape)} in chunks of {list(chunk)}; it must be "
-                f"{wanted.dtype}{list(wanted.shape)} in chunks that are no larger"
+                f"{wanted.dtype}{list(wanted.shape)} in chunks that are not larger"
             )
 
 
 def _by_name(tree: Any) -> dict[str, Any]:
-    """Return each leaf by the path to it, which is the same where orbax has made lists of tuples."""
+    """Return each leaf by its path, which stays the same if orbax turns tuples into lists."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def shapes(tree: Any) -> dict[str, str]:
-    """Return each leaf's dtype and shape by its place in the tree."""
+    """Return each leaf's dtype and shape by its path in the tree."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
 
 
 @contextlib.contextmanager
 def silent_orbax() -> Iterator[None]:
-    """Keep what writes checkpoints from printing tracebacks of errors that it raises too.
+    """Suppress the tracebacks that orbax prints of errors that it also raises.
 
-    After one, also of a file of ours beside them, its other writes end when nobody waits for them any more, and
-    complain of that: they are given a moment, and of those that are forgotten later nothing is heard either.
+    After an error (also one of another file in the block), pending writes log further errors when they end. This waits
+    for them, and leaves the loggers off for those that are garbage collected later.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     before = [logger.level for logger in loggers]
@@ -105,8 +104,8 @@ def silent_orbax() -> Iterator[None]:
         except Exception:
             length = -1
             while length != (length := len(output.getvalue())):
-                time.sleep(MOMENT)
-                gc.collect()  # what failed unheard says so when it is forgotten
+                time.sleep(QUIET_SECONDS)
+                gc.collect()  # futures log exceptions that were never retrieved when they are collected
             raise
     for logger, level in zip(loggers, before, strict=True):
         logger.setLevel(level)

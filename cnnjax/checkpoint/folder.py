@@ -1,4 +1,4 @@
-"""The checkpoints of one folder: which there are, the newest that is whole, the best, and which have to stay."""
+"""The checkpoints of a folder: list them, find the newest undamaged one and the best one, delete old ones."""
 
 import contextlib
 import os
@@ -11,48 +11,48 @@ from cnnjax.system.files import read_json, remove
 
 
 def list_paths(folder: Path) -> list[Path]:
-    """Return the checkpoints' folders, oldest first."""
+    """Return the checkpoint folders, oldest first."""
     paths = [path for path in folder.glob("*-*") if NAME.fullmatch(path.name)]
     return sorted(paths, key=lambda path: (step_of(path), path.name.startswith("step")))
 
 
 def newest_step(folder: Path) -> int:
-    """Return the newest checkpoint's step, by its name alone; 0 where there is none."""
+    """Return the step in the newest checkpoint's name, or 0 if there is no checkpoint."""
     paths = list_paths(folder)
     return step_of(paths[-1]) if paths else 0
 
 
 def newest_good(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest undamaged checkpoint, or None where there never was one, and a line on each one set aside.
+    """Return the newest undamaged checkpoint, or None if there are no checkpoints, and a message for each damaged one.
 
-    A damaged checkpoint is renamed ``damaged-step-...``, so that it is neither used nor lost.
+    A damaged checkpoint is renamed to ``damaged-step-...``, so that it is neither used nor lost.
 
     Raises:
-        UserError: there are checkpoints, and all of them are damaged; OutOfReach; NewerFormat.
+        UserError: all checkpoints are damaged; OutOfReach; NewerFormat.
     """
     notices: list[str] = []
     for path in reversed(list_paths(folder)):
         try:
             return open_checkpoint(path), notices
         except Damaged as error:
-            kept = _free_name(folder / f"damaged-{path.name}")
+            renamed = _free_name(folder / f"damaged-{path.name}")
             try:
-                path.rename(kept)
-            except OSError as refusal:
-                raise UserError(f"{error}; it cannot be renamed to {kept.name}: {refusal.strerror}") from error
-            notices.append(f"{error}; it is kept as {kept.name}")
+                path.rename(renamed)
+            except OSError as rename_error:
+                raise UserError(f"{error}; it cannot be renamed to {renamed.name}: {rename_error.strerror}") from error
+            notices.append(f"{error}; it is kept as {renamed.name}")
     if damaged := sorted(path.name for path in folder.glob("damaged-*")):
         raise UserError(f"all checkpoints in {folder} are damaged: {', '.join(damaged)}; move them away to start over")
     return None, notices
 
 
 def best(folder: Path) -> Checkpoint:
-    """Return the best checkpoint by validation; of a folder that was not trained here, its newest.
+    """Return the best checkpoint by validation, or the newest one if cnnjax did not train the network.
 
-    The newest undamaged one tells which is the best. Nothing is renamed.
+    The newest undamaged checkpoint records which one is the best. Nothing is renamed.
 
     Raises:
-        UserError: there is no checkpoint, all are damaged, or the best one is.
+        UserError: there is no checkpoint, all are damaged, or the best one is damaged or missing.
     """
     problem = UserError(f"{folder} holds no checkpoint; give the folder of a run that has saved at least one")
     for path in reversed(list_paths(folder)):
@@ -66,8 +66,7 @@ def best(folder: Path) -> Checkpoint:
             return newest
         if not step:
             raise UserError(
-                f"{path} is from within the first epoch, and nothing has been evaluated yet; train for at least one "
-                "epoch first"
+                f"{path} was saved within the first epoch, before any evaluation; train for at least one epoch first"
             )
         return _open_best(folder / f"step-{step:08d}")
     raise problem
@@ -84,32 +83,33 @@ def _open_best(path: Path) -> Checkpoint:
 
 
 def prune(folder: Path, keep: int, best_step: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints and the best, and what lies within earlier epochs or a kill left.
+    """Delete old checkpoints; keep the best, the newest ``keep``, and those that the newest record as the best.
 
-    What each of the newest ones calls the best stays too: it is the best again if the others turn out to be damaged.
+    The latter are needed if newer checkpoints are damaged. Checkpoints within completed epochs and leftovers of a kill
+    are deleted too.
     """
-    whole = [path for path in list_paths(folder) if path.name.startswith("step")]
-    needed = {best_step, *map(_best_said, whole[-keep:])}
-    kept = [*whole[-keep:], *(path for path in whole if step_of(path) in needed)]
-    newest = step_of(whole[-1]) if whole else 0
+    complete = [path for path in list_paths(folder) if path.name.startswith("step")]
+    best_steps = {best_step, *map(_recorded_best, complete[-keep:])}
+    kept = [*complete[-keep:], *(path for path in complete if step_of(path) in best_steps)]
+    newest = step_of(complete[-1]) if complete else 0
     for path in list_paths(folder):
         if path not in kept and step_of(path) <= newest:
-            # Renamed first: a folder under its own name is always whole.
+            # Rename first, so that a folder with the name of a checkpoint is always complete.
             path.rename(path.with_name(f".{path.name}.writing"))
     for leftover in folder.glob(".*.writing"):
         with contextlib.suppress(OSError):
             remove(leftover)
 
 
-def _best_said(path: Path) -> int:
+def _recorded_best(path: Path) -> int:
     try:
         return _best_step(checked(path, read_json(path / "info.json")), step_of(path))
-    except UserError:  # damaged: noticed when it is opened
+    except UserError:  # damaged, which is reported when it is opened
         return step_of(path)
 
 
 def _best_step(info: dict[str, Any], default: int) -> int:
-    """Return the best step by a checkpoint's info; ``default`` where it was not trained here."""
+    """Return the best step recorded in a checkpoint's info, or ``default`` if there is none."""
     return info.get("early_stopping", {}).get("best_step", default)
 
 

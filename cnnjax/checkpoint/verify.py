@@ -1,4 +1,4 @@
-"""Whether a checkpoint is whole: every file as its manifest says, and what it says of itself as it is written here."""
+"""Verify a checkpoint: every file must match the manifest, and the info must be valid."""
 
 import dataclasses
 import errno
@@ -18,21 +18,21 @@ from cnnjax.system.formats import NewerFormat
 FORMAT = 2
 LARGEST_INT32, LARGEST_FLOAT32 = int(np.iinfo(np.int32).max), float(np.finfo(np.float32).max)
 LARGEST_DESCRIPTION_MIB = 16
-"""Of each file of orbax's but the arrays themselves; orbax reads it whole."""
+"""Maximum size of an orbax metadata file, which orbax reads whole."""
 _DAMAGE = (
     errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO), errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
     errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG,
 )  # fmt: skip
-"""Why a file cannot be read that will not be read later either; of all else, such as too many open files, it may."""
+"""Errors that mean damage. After any other error, such as too many open files, the file may be readable later."""
 NAME = re.compile(r"(step|within)-(\d{8,})")
 
 
 class OutOfReach(UserError):
-    """What cannot be read now, and may be whole."""
+    """The checkpoint cannot be read now, but may be intact."""
 
 
 class Damaged(UserError):
-    """What is not as it was written, or was written by somebody else."""
+    """The checkpoint has been altered, or was not written by cnnjax."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +49,14 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         NewerFormat: only a newer cnnjax can read it.
-        OutOfReach: it cannot be read now, which says nothing against it.
-        Damaged: the sentence names it.
-        UserError: its name is none of a checkpoint.
+        OutOfReach: it cannot be read now, but may be intact.
+        Damaged: a file does not match the manifest, or the info is invalid.
+        UserError: its name is not that of a checkpoint.
     """
     if not NAME.fullmatch(path.name):
         raise UserError(f"{path} is not a checkpoint: its name must be step-NNNNNNNN")
     try:
-        info = _whole_info(path)
+        info = _verified_info(path)
         return Checkpoint(path, step_of(path), checked(path, info))
     except (NewerFormat, Damaged):
         raise
@@ -64,21 +64,21 @@ def open_checkpoint(path: Path) -> Checkpoint:
         cause = error if isinstance(error, OSError) else error.__cause__
         if isinstance(cause, OSError) and cause.errno not in _DAMAGE:
             raise OutOfReach(
-                f"checkpoint {path} cannot be read now ({reason(cause)}); it stays as it is, and the same command "
-                "tries it again"
+                f"checkpoint {path} cannot be read now ({reason(cause)}) and is left unchanged; run the same command "
+                "to try again"
             ) from error
         raise Damaged(f"checkpoint {path} is damaged: {error}") from error
 
 
-def _whole_info(path: Path) -> Any:
-    """Return a checkpoint's info once each of its files was found to be as it was written."""
-    if (path / formats.FILE).exists():  # the first checkpoints have none
+def _verified_info(path: Path) -> Any:
+    """Return a checkpoint's info after comparing each of its files with the manifest."""
+    if (path / formats.FILE).exists():  # the earliest checkpoints have none
         formats.check_file(f"checkpoint {path}", path, FORMAT)
     files = {str(file.relative_to(path)): file for file in plain_files(path)}
     for name, file in files.items():
         size = file.stat().st_size
         if _is_description(name) and size > LARGEST_DESCRIPTION_MIB * 2**20:
-            raise UserError(f"{name} has {size / 2**20:.0f} MiB; it may have {LARGEST_DESCRIPTION_MIB}")
+            raise UserError(f"{name} has {size / 2**20:.0f} MiB; it may have at most {LARGEST_DESCRIPTION_MIB}")
     manifest = read_json(path / "manifest.json")
     if not isinstance(manifest, dict) or read_bytes(path / "manifest.json") != json_bytes(manifest):
         raise UserError("manifest.json has been altered")
@@ -95,40 +95,40 @@ def _whole_info(path: Path) -> Any:
 
 
 def _is_description(name: str) -> bool:
-    """Return whether a file is one of orbax's that describe an item; its arrays lie in folders ``d``."""
+    """Return whether a file is orbax metadata of an item; array data is in folders named ``d``."""
     folders = name.split("/")[:-1]
     return bool(folders) and folders[-1] != "d"
 
 
 def checked(path: Path, info: Any) -> dict[str, Any]:
-    """Return a checkpoint's info; Damaged unless what is read of it is as `save` writes it: a stranger may have."""
+    """Return a checkpoint's info; raise Damaged unless each field is one that `save` could have written."""
     try:
         formats.check(f"checkpoint {path}", info, FORMAT)
     except NewerFormat:
         raise
     except UserError as error:
         raise Damaged(str(error)) from None
-    standing, metrics, data = (info.get(name, {}) for name in ("early_stopping", "tally", "data"))
+    stopping, tally, data = (info.get(name, {}) for name in ("early_stopping", "tally", "data"))
     items = info.get("items")
-    sound = {
+    valid = {
         "items": isinstance(items, dict) and all(isinstance(item, dict) for item in items.values()),
         "step": info.get("step", step_of(path)) == step_of(path) <= MOST_STEPS,
         "epoch": _is_count(info.get("epoch", 0)),
-        "early_stopping": isinstance(standing, dict)
-        and _is_count(standing.get("best_step", 0))
-        and _is_count(standing.get("stale_epochs", 0)),
-        "tally": metrics == {}
+        "early_stopping": isinstance(stopping, dict)
+        and _is_count(stopping.get("best_step", 0))
+        and _is_count(stopping.get("stale_epochs", 0)),
+        "tally": tally == {}
         or (
-            isinstance(metrics, dict)
-            and _is_number(metrics.get("loss"), -LARGEST_FLOAT32, LARGEST_FLOAT32)
-            and _is_count(metrics.get("images"))
-            and _is_count(metrics.get("correct"), metrics["images"])
+            isinstance(tally, dict)
+            and _is_number(tally.get("loss"), -LARGEST_FLOAT32, LARGEST_FLOAT32)
+            and _is_count(tally.get("images"))
+            and _is_count(tally.get("correct"), tally["images"])
         ),
         "data": data == {} or (isinstance(data, dict) and isinstance(data.get("content_hash"), str)),
         "seconds": _is_number(info.get("seconds", 0.0), 0, MOST_SECONDS),
     }
-    for name, is_sound in sound.items():
-        if not is_sound:
+    for name, is_valid in valid.items():
+        if not is_valid:
             raise Damaged(f"checkpoint {path} was not written by cnnjax: its {name} is {quoted(info.get(name))}")
     return info
 
@@ -147,7 +147,7 @@ def step_of(path: Path) -> int:
 
 
 def reason(error: Exception) -> str:
-    """Return what went wrong: the system's own words where they can be found in a library's."""
+    """Return the cause of an error: the operating system's message if the error contains one."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     known = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES))

@@ -1,4 +1,4 @@
-"""How a checkpoint is saved: aside, synced, with a manifest, and renamed."""
+"""Save a checkpoint atomically: write it under a temporary name, add a manifest, sync, rename."""
 
 import contextlib
 import errno
@@ -20,37 +20,37 @@ def save(
     files: Mapping[str, bytes] | None = None, *, within_epoch: bool = False, place: os.stat_result | None = None,
     require_lock: Callable[[], None] = lambda: None,
 ) -> Checkpoint:  # fmt: skip
-    """Write ``folder/step-NNNNNNNN`` with pytrees of arrays as ``items``; return when it is complete and on disk.
+    """Write ``folder/step-NNNNNNNN`` with pytrees of arrays as ``items``; return once it is complete and on disk.
 
-    With ``place``, what ``folder.stat()`` was, the folder must still be there, and be the same. ``require_lock`` is
-    called before anything is written, and before that gets its name.
+    ``place`` is an earlier ``folder.stat()``: the folder must still exist and be the same. ``require_lock`` is called
+    before writing and before renaming.
 
     Raises:
-        LostLock: by ``require_lock``; what is there stays as it is.
-        UserError: it could not be written; nothing of it is left, and the earlier ones are as they were.
+        LostLock: from ``require_lock``; existing files are left unchanged.
+        UserError: it could not be written; no part of it remains, and earlier checkpoints are unchanged.
     """
     path = folder / f"{'within' if within_epoch else 'step'}-{step:08d}"
-    aside = folder / f".{path.name}.writing"
+    temporary = folder / f".{path.name}.writing"
     require_lock()
     try:
         if place is None:
             make_folder(folder)
-        remove(aside)
-        aside.mkdir()
+        remove(temporary)
+        temporary.mkdir()
         with arrays.silent_orbax():
-            _write(aside, items, {**formats.written(FORMAT), "step": step, **info}, files or {})
-        if not _is_there(folder, place):  # moved away, and made again by orbax
+            _write(temporary, items, {**formats.written(FORMAT), "step": step, **info}, files or {})
+        if not _is_same_folder(folder, place):  # moved away, and recreated by orbax
             raise FileNotFoundError(errno.ENOENT, "its folder has vanished in the meantime")
         require_lock()
-        remove(path)  # the same step, saved by a run that was killed before it noted so
-        aside.rename(path)
+        remove(path)  # the same step, saved by a run that was killed before it recorded it
+        temporary.rename(path)
         sync_folder(folder)
         return Checkpoint(path, step, read_json(path / "info.json"))
-    except Exception as error:  # orbax and what it is built on say in many ways that a disk is full
-        if _is_there(folder, place):
-            require_lock()  # without it, what lies aside may be another process's
-        shutil.rmtree(aside, ignore_errors=True)
-        with contextlib.suppress(OSError):  # where the run's folder had gone, orbax made these two again, empty
+    except Exception as error:  # orbax and its dependencies raise many types for a full disk
+        if _is_same_folder(folder, place):
+            require_lock()  # without the lock, the temporary folder may be another process's
+        shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):  # if the run folder was gone, orbax has recreated these two, empty
             folder.rmdir()
             folder.parent.rmdir()
         raise UserError(
@@ -59,7 +59,7 @@ def save(
         ) from error
 
 
-def _is_there(folder: Path, place: os.stat_result | None) -> bool:
+def _is_same_folder(folder: Path, place: os.stat_result | None) -> bool:
     try:
         return place is None or os.path.samestat(place, folder.stat())
     except OSError:

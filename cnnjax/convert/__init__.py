@@ -1,6 +1,6 @@
-"""Published weights to `Variables` and back: torchvision, timm, Keras, and the CIFAR networks of their paper.
+"""Conversion between published weights and `Variables`: torchvision, timm, Keras, and CIFAR ResNets.
 
-A converter is a `rules.Table`; one file per family holds its tables, and `_FAMILIES` names the files.
+A converter is a `rules.Table`. The tables of each family are in one file, and `_FAMILIES` lists the files.
 """
 
 import math
@@ -15,7 +15,7 @@ from cnnjax.convert.rules import from_variables, to_variables
 from cnnjax.convert.safetensors_file import write_safetensors
 from cnnjax.convert.sources import Normalization, Source
 from cnnjax.convert.weight_files import open_tensors
-from cnnjax.errors import UserError, choose
+from cnnjax.errors import UserError, choose, listed
 from cnnjax.functional import Variables, abstract_variables, check_variables
 from cnnjax.models.layers import Arch
 
@@ -28,40 +28,42 @@ _FAMILIES: dict[str, Callable[[Any], dict[str, Source]]] = {
 
 
 def source_of(arch: Arch, name: str) -> Source:
-    """Return what is known of a publisher of weights for this form of network, such as ``"torchvision"``."""
+    """Return a publisher of weights for this form of the network, such as ``"torchvision"``."""
     if arch.family not in _FAMILIES:
-        raise UserError(f"no published weights of the family {arch.family!r} can be converted")
+        raise UserError(
+            f"published weights of the family {arch.family!r} cannot be converted; choose from: {listed(_FAMILIES)}"
+        )
     sources = _FAMILIES[arch.family](arch)
     if not sources:
-        raise UserError(f"no published weights of this form of {arch.family!r} can be converted")
+        raise UserError(f"there are no published weights for this form of {arch.family!r}; change the model's options")
     return sources[choose("source", name, sources)]
 
 
 def load_weights(arch: Arch, source: str, path: Path) -> Variables:
-    """Return the variables in a file of published weights; strict both ways, and the same for every kind of file.
+    """Return the variables from a file of published weights, whose tensors must match the network exactly.
 
     Args:
-        arch: the network as it was published; its activation, epsilon and other numbers are not in such files.
-        source: whose names the file uses: ``"torchvision"``, ``"timm"``, ``"keras"``, ``"cifar"``.
-        path: torch's .pth, safetensors, or Keras's .h5, .weights.h5 or .keras.
+        arch: the network as published; weight files do not contain its activation, epsilon and other settings.
+        source: publisher whose names the file uses: ``"torchvision"``, ``"timm"``, ``"keras"``, ``"cifar"``.
+        path: torch .pth, safetensors, or Keras .h5, .weights.h5 or .keras.
 
     Raises:
-        UserError: the file cannot be read, or it does not hold just this network.
+        UserError: the file cannot be read, or a tensor is missing, unexpected or of the wrong shape.
     """
     table = source_of(arch, source).table
     size = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_variables(arch)))
-    with open_tensors(path, largest=4 * size + 2**26) as tensors:  # an optimizer's state may lie beside the weights
+    with open_tensors(path, largest=4 * size + 2**26) as tensors:  # may include an optimizer's state
         return to_variables(table, arch, tensors)
 
 
 def save_weights(arch: Arch, variables: Variables, source: str, path: Path) -> None:
-    """Write a state dict as safetensors under the names of ``source``; `load_weights` reads the same bits again."""
+    """Write a state dict as safetensors with the names of ``source``; `load_weights` restores the same bits."""
     target = source_of(arch, source)
     if not target.writes:
-        raise UserError(f"weights cannot be written for {source}; they can for torchvision, timm and cifar")
+        raise UserError(f"weights cannot be written for {source}; choose torchvision, timm or cifar")
     if path.suffix != ".safetensors" or path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"{path} cannot be written; give a name that ends in .safetensors, in a folder that is there")
+        raise UserError(f"{path} cannot be written; give a name that ends in .safetensors, in an existing folder")
     if arch.dtype == "float64":
-        raise UserError(f"{path} cannot be written: model.dtype is 'float64', and weight files hold float32 here")
+        raise UserError(f"{path} cannot be written: model.dtype is 'float64'; it must be 'float32' or 'bfloat16'")
     check_variables(arch, variables)
     write_safetensors(path, from_variables(target.table, variables))

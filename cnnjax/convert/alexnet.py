@@ -1,4 +1,4 @@
-"""Names of AlexNet's weights in published files: `models/alexnet.py` in torchvision's names."""
+"""Names of the weights of `models/alexnet.py` in torchvision's files."""
 
 from cnnjax.convert.rules import Table, flattened, torch_conv, torch_dense
 from cnnjax.convert.sources import CENTER_CROP, IMAGENET, Source

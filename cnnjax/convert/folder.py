@@ -1,4 +1,4 @@
-"""From a file of published weights to a run's folder, which `scripts/evaluate.py` and `scripts/predict.py` accept."""
+"""Conversion of published weights to a run folder, which `scripts/evaluate.py` and `scripts/predict.py` accept."""
 
 import secrets
 import shutil
@@ -18,17 +18,17 @@ def convert_to_run(
     name: str, arch: Arch, source: str, file: Path, out: Path, classes: tuple[str, ...] = (),
     mean: tuple[float, ...] = (), std: tuple[float, ...] = (),
 ) -> str:  # fmt: skip
-    """Convert, make the folder ``out``, and return a line that says what was done; refused, nothing is written.
+    """Convert a weight file to the run folder ``out`` and return a summary line. On an error, nothing is written.
 
     Args:
-        name: the variant's name, for the record.
-        arch: the network as it was published.
-        source: whose names the file uses.
+        name: name of the variant, for the record.
+        arch: the network as published.
+        source: publisher whose names the file uses.
         file: the published weights.
-        out: the folder to make; it must not be there, or be empty.
-        classes: the classes' names, or one .txt file that holds them, a line each; empty: the classes' numbers.
-        mean: by channel, of values in [0, 1]; empty: the publisher's.
-        std: the same of the standard deviation.
+        out: folder to create; it must be empty if it exists.
+        classes: class names, or one .txt file with a name per line; empty: the class numbers.
+        mean: mean of each channel, for values in [0, 1]; empty: the publisher's.
+        std: standard deviation of each channel; empty: the publisher's.
     """
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise UserError(f"{out} exists and is not an empty folder; choose another name")
@@ -45,18 +45,18 @@ def convert_to_run(
         "converted": {"model": name, "source": source, "file": file.name, "sha256": sha256(file)},
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.parent / f".{out.name}.{secrets.token_hex(4)}"
-    aside.mkdir()  # with the permissions that the umask leaves
+    temporary = out.parent / f".{out.name}.{secrets.token_hex(4)}"
+    temporary.mkdir()  # with the permissions of the umask
     try:
-        checkpoint.save(aside / "checkpoints", 0, {"variables": variables._asdict()}, info)
-        sync_folder(aside)
-        aside.rename(out)
+        checkpoint.save(temporary / "checkpoints", 0, {"variables": variables._asdict()}, info)
+        sync_folder(temporary)
+        temporary.rename(out)
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(out.parent)
     return (
-        f"{out}: {name} with {complexity(arch).parameters:,} parameters of {file}, {arch.num_classes} classes; "
+        f"{out}: {name} with {complexity(arch).parameters:,} parameters from {file}, {arch.num_classes} classes; "
         f"{preprocessing.describe()}"
     )
 
@@ -69,21 +69,19 @@ def _class_names(given: tuple[str, ...]) -> tuple[str, ...]:
             raise UserError(f"--classes {given[0]} cannot be read as text: {error}") from error
         given = tuple(line.strip() for line in lines if line.strip())
     if len(set(given)) < len(given):
-        twice = next(name for name in given if given.count(name) > 1)
-        raise UserError(f"--classes names {twice!r} twice; class names must be unique")
+        duplicate = next(name for name in given if given.count(name) > 1)
+        raise UserError(f"--classes names {duplicate!r} twice; class names must be unique")
     return given
 
 
 def _preprocessing(
     arch: Arch, source: Source, name: str, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Preprocessing:
-    """Return how images are prepared: as the user says, else as the publisher does."""
+    """Return the preprocessing of images, with the user's mean and deviation or the publisher's."""
     normalization = source.normalization
     if normalization is None:
         if not (mean and std):
-            raise UserError(
-                f"weights of the source {name!r} do not say how images are normalised; give --mean and --std"
-            )
+            raise UserError(f"the source {name!r} does not define how images are normalised; give --mean and --std")
         normalization = Normalization(mean, std)
     geometry = source.geometry
     preprocessing = Preprocessing(
@@ -92,5 +90,7 @@ def _preprocessing(
         resize_size=geometry.resize_size(arch.input_size), interpolation=geometry.interpolation,
     )  # fmt: skip
     if preprocessing.channels != arch.channels:
-        raise UserError(f"the network takes {arch.channels} channels; give that many numbers with --mean and --std")
+        raise UserError(
+            f"the network takes images with {arch.channels} channels; give as many numbers with --mean and --std"
+        )
     return preprocessing

@@ -1,4 +1,4 @@
-"""Names of GoogLeNet's weights in published files: `models/googlenet.py` in torchvision's names."""
+"""Names of the weights of `models/googlenet.py` in torchvision's files."""
 
 from cnnjax.convert.rules import Rule, Rules, Table, flattened, torch_conv_norm, torch_dense
 from cnnjax.convert.sources import CENTER_CROP, SYMMETRIC, Source
@@ -31,8 +31,8 @@ def _torch(arch: GoogLeNet) -> Table:
 def sources(arch: GoogLeNet) -> dict[str, Source]:
     """Return the publishers of weights for this form.
 
-    torchvision's network with published weights maps ImageNet's mean and deviation to 0.5 and 0.5 before its first
-    layer (``transform_input``), so that the layers see values in [-1, 1].
+    With pretrained weights, torchvision's network maps ImageNet's mean and deviation to 0.5 and 0.5 before its first
+    layer (``transform_input``), so its layers see values in [-1, 1].
     """
     if arch.form != "torchvision" or not arch.batch_norm or arch.stem != "imagenet":
         return {}

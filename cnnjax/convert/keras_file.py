@@ -1,7 +1,7 @@
-"""Keras's weights, read by h5py as data: legacy ``.h5`` (of a model or its weights), ``.weights.h5``, and ``.keras``.
+"""Keras weight files, read with h5py as data: legacy ``.h5`` (a model or its weights), ``.weights.h5`` and ``.keras``.
 
-Every tensor is named ``LAYER/VARIABLE``, such as ``conv1_conv/kernel``, whichever of the three holds it. Layers defined
-in the file, such as a Lambda, are not looked at.
+In all three formats, tensors are named ``LAYER/VARIABLE``, such as ``conv1_conv/kernel``. Layer definitions in the
+file, such as a Lambda, are ignored.
 """
 
 import contextlib
@@ -24,24 +24,24 @@ VARIABLES = {
     "separable_conv2d": ("depthwise_kernel", "pointwise_kernel", "bias"),
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
 }
-"""A layer's variables in the order in which Keras numbers them, by the kind of layer."""
+"""Variables of each kind of layer, in the order in which Keras numbers them."""
 UNNAMED = re.compile(r"(conv2d|batch_normalization)(?:_(\d+))?")
-"""Names that Keras gives to layers without one, numbered over all networks of a process."""
+"""Names that Keras gives to unnamed layers, numbered over all networks of a process."""
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 WEIGHTS = "model.weights.h5"
 LARGEST_CONFIG = 4 * 2**20
 MOST_OBJECTS = 100_000
-"""Groups and data sets in a file; the largest networks and their optimizers' state have some thousand."""
+"""Maximum groups and data sets in a file; the largest networks with optimizer state have some thousand."""
 
 
 @contextlib.contextmanager
 def open_archive(path: Path, largest: int) -> Iterator[Tensors]:
-    """Open a ``.keras`` archive; only its configuration's names and its weights are read, in memory."""
-    with open_zip(path) as held:
-        if WEIGHTS not in held.members:
+    """Open a ``.keras`` archive; only the layer names and the weights are read, in memory."""
+    with open_zip(path) as archive:
+        if WEIGHTS not in archive.members:
             raise UserError(f"{path} lacks {WEIGHTS}; {GET_AGAIN}")
-        weights = io.BytesIO(held.read(WEIGHTS, largest))
-        names = _layer_names(json.loads(held.read("config.json", LARGEST_CONFIG)))
+        weights = io.BytesIO(archive.read(WEIGHTS, largest))
+        names = _layer_names(json.loads(archive.read("config.json", LARGEST_CONFIG)))
     if not weights.getbuffer()[: len(HDF5_MAGIC)] == HDF5_MAGIC:
         raise UserError(f"{path} is damaged: its {WEIGHTS} is not an HDF5 file; {GET_AGAIN}")
     with h5py.File(weights, "r") as file:
@@ -57,10 +57,10 @@ def open_h5(path: Path, largest: int) -> Iterator[Tensors]:
 
 def _tensors(path: Path, file: h5py.File, names: dict[str, str]) -> Tensors:
     datasets: dict[str, h5py.Dataset] = {}
-    for place, dataset in _datasets(path, file, "", set()):
-        if place.startswith("optimizer"):  # a trained model's file keeps its optimizer's state beside the weights
+    for location, dataset in _datasets(path, file, "", set()):
+        if location.startswith("optimizer"):  # a trained model's file includes the optimizer's state
             continue
-        name = _keras3_name(path, file, place, names) if "/vars/" in place else _legacy_name(place)
+        name = _keras3_name(path, file, location, names) if "/vars/" in location else _legacy_name(location)
         if name in datasets:
             raise UserError(f"{path} holds {name} twice; {GET_AGAIN}")
         datasets[name] = dataset
@@ -84,44 +84,48 @@ def _renumber(datasets: dict[str, h5py.Dataset]) -> dict[str, h5py.Dataset]:
     return renamed
 
 
-def _datasets(path: Path, group: h5py.Group, prefix: str, met: set[int]) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yield every data set with its place; a link that leads elsewhere, or back, is refused before it is followed."""
+def _datasets(path: Path, group: h5py.Group, prefix: str, seen: set[int]) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Yield every data set with its path in the file; links and cycles are rejected before they are followed."""
     for key in group:
-        place = f"{prefix}{key}"
+        location = f"{prefix}{key}"
         link = group.get(key, getlink=True)
         if not isinstance(link, h5py.HardLink):
-            raise UserError(f"{path}: {place} is a {type(link).__name__}, which points elsewhere; it was not followed")
+            raise UserError(f"{path}: {location} is a {type(link).__name__}, and links are not followed; {GET_AGAIN}")
         item = group[key]
         address = h5py.h5o.get_info(item.id).addr
-        if address in met:
-            raise UserError(f"{path}: {place} is a second name for another object in the file; {GET_AGAIN}")
-        met.add(address)
-        if len(met) > MOST_OBJECTS:
+        if address in seen:
+            raise UserError(f"{path}: {location} is a second link to the same object; {GET_AGAIN}")
+        seen.add(address)
+        if len(seen) > MOST_OBJECTS:
             raise UserError(f"{path} holds more than {MOST_OBJECTS:,} groups and data sets; {GET_AGAIN}")
         if isinstance(item, h5py.Group):
-            yield from _datasets(path, item, f"{place}/", met)
+            yield from _datasets(path, item, f"{location}/", seen)
         elif isinstance(item, h5py.Dataset):
             if item.is_virtual or item.external:
-                raise UserError(f"{path}: {place} stores its values in another file; it was not read")
-            if item.id.get_create_plist().get_nfilters():  # it would unpack without a bound
-                raise UserError(f"{path}: {place} is compressed, which Keras does not do; save it without compression")
+                raise UserError(
+                    f"{path}: {location} stores its values in another file, which is not read; save them in one file"
+                )
+            if item.id.get_create_plist().get_nfilters():  # the unpacked size has no bound
+                raise UserError(
+                    f"{path}: {location} is compressed, which Keras does not do; save it without compression"
+                )
             if item.size and not item.id.get_storage_size():
-                raise UserError(f"{path}: the values of {place} were never written; {GET_AGAIN}")
-            yield place, item
+                raise UserError(f"{path}: the values of {location} were never written; {GET_AGAIN}")
+            yield location, item
 
 
-def _legacy_name(place: str) -> str:
-    """Turn ``conv1_conv/conv1_conv/kernel:0`` into ``conv1_conv/kernel``; a whole model has them one group deeper."""
-    parts = place.removeprefix("model_weights/").split("/")
+def _legacy_name(location: str) -> str:
+    """Turn ``conv1_conv/conv1_conv/kernel:0`` into ``conv1_conv/kernel``; in a whole model, it is one group deeper."""
+    parts = location.removeprefix("model_weights/").split("/")
     return f"{parts[0]}/{parts[-1].partition(':')[0]}"
 
 
-def _keras3_name(path: Path, file: h5py.File, place: str, names: dict[str, str]) -> str:
+def _keras3_name(path: Path, file: h5py.File, location: str, names: dict[str, str]) -> str:
     """Turn ``layers/conv2d_3/vars/0`` into ``conv2_block1_2_conv/kernel``.
 
-    The file numbers layers by their kind; it says their names itself, or the archive's configuration does.
+    The file numbers layers by kind; their names are in the file or in the archive's configuration.
     """
-    numbered, _, number = place.rpartition("/vars/")
+    numbered, _, number = location.rpartition("/vars/")
     attributes = file[f"{numbered}/vars"].attrs
     named = "name" in attributes and attributes.get_id("name").shape == ()
     name = attributes["name"] if named else names.get(numbered)
@@ -137,7 +141,7 @@ def _keras3_name(path: Path, file: h5py.File, place: str, names: dict[str, str])
 
 
 def _layer_names(config: Any) -> dict[str, str]:
-    """Return the layers' names by where their weights lie, from a functional model's configuration."""
+    """Return the layer names by the path of their weights, from a functional model's configuration."""
     layers = config.get("config", {}).get("layers", []) if isinstance(config, dict) else []
     counts: dict[str, int] = {}
     names = {}

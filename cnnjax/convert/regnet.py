@@ -1,4 +1,4 @@
-"""Names of RegNet's weights in published files: `models/regnet.py` in the names of torchvision and timm."""
+"""Names of the weights of `models/regnet.py` in the files of torchvision and timm."""
 
 from cnnjax.convert.rules import Rules, Table, torch_conv, torch_conv_norm, torch_dense
 from cnnjax.convert.sources import CENTER_CROP, IMAGENET, Source
@@ -38,7 +38,7 @@ TIMM = Table(
 
 
 def sources(arch: RegNet) -> dict[str, Source]:
-    """Return the publishers of weights for this rounding; the other one has other widths for most sizes."""
+    """Return the publishers of weights for this rounding; for most sizes, the roundings give different widths."""
     if arch.stem != "imagenet":
         return {}
     if arch.rounding == "pycls":

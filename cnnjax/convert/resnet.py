@@ -1,11 +1,11 @@
-"""Where the weights of the ResNet family lie in published files: `models/resnet.py` in other libraries' names."""
+"""Names of the weights of `models/resnet.py` in the files of torchvision, timm, Keras and the CIFAR networks."""
 
 from cnnjax.convert.rules import Table, keras_layer, keras_norm, torch_conv, torch_dense, torch_norm
 from cnnjax.convert.sources import CAFFE, CENTER_CROP, IMAGENET, SYMMETRIC, Source
 from cnnjax.models.resnet import ResNet
 
 
-# s counts stages from 1, b blocks from 0, i layers of a block from 1. The first rule that fits counts.
+# s counts stages from 1, b blocks from 0, i layers of a block from 1. The first matching rule applies.
 def _torch(shortcut: str, head: str) -> Table:
     rules = (
         *torch_conv("conv1", "stem/conv"),
@@ -16,12 +16,12 @@ def _torch(shortcut: str, head: str) -> Table:
         *torch_norm(f"layer{{s}}.{{b}}.{shortcut}.1", "stage{s}/{b}/shortcut/norm"),
         *torch_dense(head, "head"),
     )
-    counters = ("*.num_batches_tracked",)  # how many batches torch's norms have seen; nothing uses it
+    counters = ("*.num_batches_tracked",)  # number of batches that torch's norms have seen; unused
     return Table(rules, ignored=counters, head=(f"{head}.*",))
 
 
 TORCHVISION = _torch("downsample", "fc")
-"""torchvision's resnet*, resnext* and wide_resnet*; timm names its own the same."""
+"""torchvision's resnet*, resnext* and wide_resnet*; timm uses the same names."""
 
 CIFAR = _torch("shortcut", "linear")
 """The published PyTorch networks of section 4.2 for CIFAR-10; shortcut option A has no parameters."""
@@ -46,11 +46,11 @@ KERAS_V2 = Table((
     *keras_norm("post_bn", "norm"),
     *keras_layer("predictions", "head"),
 ), head=("predictions/*",))  # fmt: skip
-"""keras.applications.resnet_v2: each norm stands before the convolution of the same number."""
+"""keras.applications.resnet_v2: each norm precedes the convolution of the same number."""
 
 
 def sources(arch: ResNet) -> dict[str, Source]:
-    """Return where published weights of this form come from; of networks without shortcuts there are none."""
+    """Return the publishers of weights for this form; there are none for networks without shortcuts."""
     if arch.shortcut == "none" or (arch.shortcut == "padding" and arch.stem != "cifar"):
         return {}
     if arch.form == "v1":

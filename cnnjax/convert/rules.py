@@ -1,7 +1,7 @@
-"""What a converter is: a table of rules that a reader can check, and the one way in which all of them are applied.
+"""Converters: readable tables of rules, and the code that applies them.
 
-A rule says where one of our leaves lies in the source and how its axes differ there. Every leaf of the network and
-every tensor of the source is used exactly once; what a source may hold besides, its table declares. Nothing is guessed.
+A rule gives the name of one of our leaves in the source and the layout of its axes there. Every leaf of the network and
+every tensor of the source is used exactly once, except the tensors that a table lists as ignored. Nothing is guessed.
 """
 
 import fnmatch
@@ -18,11 +18,11 @@ from cnnjax.functional import Tree, Variables, abstract_variables, leaves_by_pat
 from cnnjax.models.layers import Arch
 
 LONGEST_NAME = 60
-"""Of the names in an error, and of each of them, when they come from a file."""
+"""Maximum characters of a name from a file in an error message."""
 
 
 class Layout(NamedTuple):
-    """How an array of theirs becomes one of ours, and back; each undoes the other bit for bit."""
+    """Conversion between an array of theirs and one of ours; each function is the exact inverse of the other."""
 
     name: str
     to_ours: Callable[[np.ndarray], np.ndarray]
@@ -41,7 +41,7 @@ OI = Layout("OI -> IO", np.transpose, np.transpose)
 class Rule(NamedTuple):
     """One row: ``theirs`` and ``ours`` are names with numbers in braces, such as ``layer{s}.{b}`` and ``stage{s}/{b}``.
 
-    The number may be shifted in the source's name: ``conv{s+1}_block{b+1}``.
+    A number in the source's name may be shifted: ``conv{s+1}_block{b+1}``.
     """
 
     theirs: str
@@ -49,7 +49,7 @@ class Rule(NamedTuple):
     layout: Layout
 
     def source_name(self, path: str) -> str | None:
-        """Return the source's name for a leaf of ours, or None where the rule is not about it."""
+        """Return the source's name for one of our leaves, or None if the rule does not match it."""
         match = re.fullmatch(re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(self.ours)), path)
         if not match:
             return None
@@ -72,17 +72,17 @@ def flattened(height: int, width: int, channels: int) -> Layout:
 
 
 def torch_conv(theirs: str, ours: str) -> Rules:
-    """Return the rules of a convolution, as torch names them; it may lack the bias."""
+    """Return the rules of a convolution in torch's names; the bias is optional."""
     return Rule(f"{theirs}.weight", f"{ours}/kernel", OIHW), Rule(f"{theirs}.bias", f"{ours}/bias", SAME)
 
 
 def torch_dense(theirs: str, ours: str, layout: Layout = OI) -> Rules:
-    """Return the rules of a dense layer, as torch names them."""
+    """Return the rules of a dense layer in torch's names."""
     return Rule(f"{theirs}.weight", f"{ours}/kernel", layout), Rule(f"{theirs}.bias", f"{ours}/bias", SAME)
 
 
 def torch_norm(theirs: str, ours: str) -> Rules:
-    """Return the rules of a batch normalisation, as torch names them."""
+    """Return the rules of a batch normalisation in torch's names."""
     names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
     return tuple(Rule(f"{theirs}.{their}", f"{ours}/{our}", SAME) for their, our in names.items())
 
@@ -93,12 +93,12 @@ def torch_conv_norm(theirs: str, ours: str, conv: str = "conv", norm: str = "bn"
 
 
 def keras_layer(theirs: str, ours: str) -> Rules:
-    """Return the rules of a convolution or a dense layer, as Keras names them; a layer may lack the bias."""
+    """Return the rules of a convolution or a dense layer in Keras's names; the bias is optional."""
     return tuple(Rule(f"{theirs}/{leaf}", f"{ours}/{leaf}", SAME) for leaf in ("kernel", "bias"))
 
 
 def keras_separable(theirs: str, ours: str) -> Rules:
-    """Return the rules of a separable convolution without a bias, as Keras names them."""
+    """Return the rules of a separable convolution without a bias in Keras's names."""
     return (
         Rule(f"{theirs}/depthwise_kernel", f"{ours}/depthwise/kernel", HWIM),
         Rule(f"{theirs}/pointwise_kernel", f"{ours}/pointwise/kernel", SAME),
@@ -106,33 +106,33 @@ def keras_separable(theirs: str, ours: str) -> Rules:
 
 
 def keras_norm(theirs: str, ours: str) -> Rules:
-    """Return the rules of a batch normalisation, as Keras names them."""
+    """Return the rules of a batch normalisation in Keras's names."""
     names = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
     return tuple(Rule(f"{theirs}/{their}", f"{ours}/{our}", SAME) for their, our in names.items())
 
 
 class Table(NamedTuple):
-    """A converter: rules, of which the first that is about a leaf counts, and patterns of what is left aside."""
+    """A converter: rules, of which the first match applies, and patterns of ignored tensors."""
 
     rules: Rules
     ignored: tuple[str, ...] = ()
-    """Shell patterns of source names that no network needs."""
+    """Shell patterns of names in the source that no network needs."""
     head: tuple[str, ...] = ()
-    """The same of the head, which a network without classes leaves aside."""
+    """Shell patterns of the head's names, which a network without classes ignores."""
 
     def find(self, path: str) -> tuple[str, Layout]:
-        """Return the source's name for a leaf of ours, and how its axes differ there."""
+        """Return the source's name and layout for one of our leaves."""
         for rule in self.rules:
             if name := rule.source_name(path):
                 return name, rule.layout
-        raise UserError(f"the table of this source has no rule for {path}; the network has a part that its form lacks")
+        raise UserError(f"this source has no tensor for {path}; choose a form of the network that it publishes")
 
 
 def to_variables(table: Table, arch: Arch, tensors: Tensors) -> Variables:
     """Return the network's variables from a source's tensors.
 
     Raises:
-        UserError: a tensor is missing, left over, of another shape or type, or not finite.
+        UserError: a tensor is missing, unexpected, not finite, or of the wrong shape or type.
     """
     expected = abstract_variables(arch)
     wanted = _leaves(expected)
@@ -140,16 +140,14 @@ def to_variables(table: Table, arch: Arch, tensors: Tensors) -> Variables:
     _check(plan, wanted, table.ignored + (table.head if arch.num_classes == 0 else ()), tensors)
     arrays = {path: layout.to_ours(tensors.read(name)) for path, (name, layout) in plan.items()}
     if bad := sorted(plan[path][0] for path, array in arrays.items() if not np.isfinite(array).all()):
-        raise UserError(
-            f"{tensors.path} holds values that are not finite, in {listed(bad, 3)}; download the file again"
-        )
+        raise UserError(f"{tensors.path} contains NaN or infinite values, in {listed(bad, 3)}; download the file again")
     if bad := sorted(plan[path][0] for path, array in arrays.items() if path.endswith("/var") and (array < 0).any()):
-        raise UserError(f"{tensors.path} holds variances below 0, in {listed(bad, 3)}; download the file again")
+        raise UserError(f"{tensors.path} contains negative variances, in {listed(bad, 3)}; download the file again")
     return Variables(*(_fill(tree, arrays) for tree in expected))
 
 
 def from_variables(table: Table, variables: Variables) -> dict[str, np.ndarray]:
-    """Return the source's tensors by its names: what `to_variables` reads."""
+    """Return the source's tensors by name: the inverse of `to_variables`."""
     tensors = {}
     for path, leaf in _leaves(variables).items():
         name, layout = table.find(path)
@@ -160,45 +158,45 @@ def from_variables(table: Table, variables: Variables) -> dict[str, np.ndarray]:
 def _check(
     plan: Mapping[str, tuple[str, Layout]], wanted: Mapping[str, Any], ignored: tuple[str, ...], tensors: Tensors
 ) -> None:
-    """Compare names, shapes and types before a single value is read."""
-    held = tensors.shapes
+    """Compare names, shapes and types before any value is read."""
+    shapes = tensors.shapes
     missing, wrong = [], []
     for path, (name, layout) in plan.items():
         shape = layout.to_theirs(np.broadcast_to(np.float32(0), wanted[path].shape)).shape
-        if name not in held:
+        if name not in shapes:
             missing.append(f"{name} {list(shape)} (our {path})")
-        elif held[name].shape != shape:
-            wrong.append(f"{name} is {list(held[name].shape)} and {list(shape)} is needed (our {path})")
-        elif held[name].dtype not in ("float32", "float16", "bfloat16"):
-            wrong.append(f"{name} is of {held[name].dtype} and float32, float16 or bfloat16 is needed (our {path})")
+        elif shapes[name].shape != shape:
+            wrong.append(f"{name} is {list(shapes[name].shape)} instead of {list(shape)} (our {path})")
+        elif shapes[name].dtype not in ("float32", "float16", "bfloat16"):
+            wrong.append(f"{name} is {shapes[name].dtype} instead of float32, float16 or bfloat16 (our {path})")
     used = {name for name, _ in plan.values()}
-    left_over = [
-        f"{name[:LONGEST_NAME]} {list(held[name].shape)}"
-        for name in held
+    unexpected = [
+        f"{name[:LONGEST_NAME]} {list(shapes[name].shape)}"
+        for name in shapes
         if name not in used and not any(fnmatch.fnmatchcase(name, pattern) for pattern in ignored)
     ]
-    if not (used & held.keys()):
-        some = ", ".join(sorted(used)[:3])
-        few = ", ".join(name[:LONGEST_NAME] for name in sorted(held)[:3]) or "nothing"
+    if not (used & shapes.keys()):
+        expected = ", ".join(sorted(used)[:3])
+        actual = ", ".join(name[:LONGEST_NAME] for name in sorted(shapes)[:3]) or "nothing"
         raise UserError(
-            f"{tensors.path} has none of the {len(used)} tensors of this network and source ({some}, ...); it holds "
-            f"{few}, ...; check the model and --from"
+            f"{tensors.path} has none of the {len(used)} tensors of this network and source ({expected}, ...); it "
+            f"contains {actual}, ...; check the model and --from"
         )
-    kinds = {"missing there": missing, "left over there": left_over, "of another shape or type": wrong}
+    kinds = {"missing": missing, "unexpected": unexpected, "of the wrong shape or type": wrong}
     if problems := [f"{what} ({len(names)}): {listed(names, 3)}" for what, names in kinds.items() if names]:
         raise UserError(
-            f"{tensors.path} does not hold this network: {'; '.join(problems)}; check the model, its options and --from"
+            f"{tensors.path} does not fit this network: {'; '.join(problems)}; check the model, its options and --from"
         )
 
 
 def _leaves(variables: Variables) -> dict[str, Any]:
-    """Return parameters and statistics by path; the two never share one."""
+    """Return parameters and statistics by path; no path occurs in both."""
     params, batch_stats = (leaves_by_path(tree) for tree in variables)
     assert not params.keys() & batch_stats.keys()
     return {**params, **batch_stats}
 
 
 def _fill(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
-    """Return a tree of that structure with the arrays in it, in the dtypes of its leaves."""
+    """Return a tree of the same structure and dtypes that holds the arrays."""
     leaves = [np.ascontiguousarray(arrays[path], leaf.dtype) for path, leaf in leaves_by_path(tree).items()]
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)

@@ -1,4 +1,4 @@
-"""safetensors: a header in JSON and the arrays after it."""
+"""The safetensors format: a JSON header, followed by the arrays."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float6
 
 @contextlib.contextmanager
 def open_safetensors(path: Path, largest: int) -> Iterator[Tensors]:
-    """Open a file that may hold one network; the library checks that its offsets fit the file."""
+    """Open a safetensors file; the library checks that its offsets fit the file."""
     try:
         with safe_open(path, framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             shapes = {
                 name: Shape(tuple(part.get_shape()), DTYPES.get(part.get_dtype(), part.get_dtype()))
                 for name, part in slices.items()
@@ -30,7 +30,7 @@ def open_safetensors(path: Path, largest: int) -> Iterator[Tensors]:
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Write arrays by name; the file is whole or not there."""
+    """Write arrays by name, atomically."""
     from safetensors.numpy import save
 
     write_bytes(path, save(tensors, {"format": "pt"}))

@@ -1,4 +1,4 @@
-"""What a publisher of weights has in common: the converter's table, and how images are prepared for its networks."""
+"""Publishers of weights: the conversion table, and the preprocessing of images for their networks."""
 
 from typing import Literal, NamedTuple
 
@@ -6,7 +6,7 @@ from cnnjax.convert.rules import Table
 
 
 class Normalization(NamedTuple):
-    """Mean and standard deviation by channel of values in [0, 1], in the order in which the network takes them."""
+    """Mean and standard deviation of each channel, for values in [0, 1], in the network's channel order."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -14,7 +14,7 @@ class Normalization(NamedTuple):
 
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""torchvision's and timm's."""
+"""As in torchvision and timm."""
 CAFFE = Normalization((103.939 / 255, 116.779 / 255, 123.68 / 255), (1 / 255,) * 3, "bgr")
 """Keras's mode "caffe": blue first, values up to 255, the mean subtracted."""
 SYMMETRIC = Normalization((0.5,) * 3, (0.5,) * 3)
@@ -30,22 +30,22 @@ class Geometry(NamedTuple):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
 
     def resize_size(self, input_size: int) -> int | None:
-        """Return the length of the short side before the crop, rounded down as timm does; None for ``exact``."""
+        """Return the length of the short side before the crop, rounded down as in timm, or None for ``exact``."""
         return None if self.resize == "exact" else int(input_size / self.crop_share)
 
 
 EXACT = Geometry("exact")
 """Keras's `load_img(target_size=...)`."""
 CENTER_CROP = Geometry("short", 0.875)
-"""torchvision's first weights and timm's default: the short side to 256, the center 224x224 of it."""
+"""torchvision's first weights and timm's default: resize the short side to 256, crop the center 224x224."""
 
 
 class Source(NamedTuple):
-    """Where weights of one form of a family come from."""
+    """A publisher of weights for one form of a family."""
 
     table: Table
     normalization: Normalization | None
-    """None where each publication has its own, which the user gives."""
+    """None if it differs between publications; the user must give it."""
     geometry: Geometry = EXACT
     writes: bool = False
-    """Whether it takes a state dict, so that weights can be written for it."""
+    """Whether weights can be written in this format, as a state dict."""

@@ -1,4 +1,4 @@
-"""What every file of weights is to a converter: tensors by name, of known shape and type before any is read."""
+"""Common interface of weight files: named tensors, whose shapes and types are known before any is read."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,19 +6,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-GET_AGAIN = "download the file again, or check that it is the one meant"
-"""What to do about a damaged file."""
+GET_AGAIN = "download it again, or check that it is the right file"
+"""Advice for a damaged file."""
 
 
 class Shape(NamedTuple):
-    """What a file says of a tensor."""
+    """Shape and dtype of a tensor, as declared in the file."""
 
     shape: tuple[int, ...]
     dtype: str
 
 
 class Tensors(NamedTuple):
-    """An open file's tensors: what it holds, and how to read one."""
+    """Tensors of an open file: their declared shapes, and a function that reads one by name."""
 
     path: Path
     shapes: dict[str, Shape]

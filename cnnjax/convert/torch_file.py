@@ -1,4 +1,4 @@
-"""torch's state dicts as it saves them: a zip since torch 1.6, before that pickles and the values after them.
+"""torch state dicts: a zip since torch 1.6; before that, pickles followed by the values.
 
 Both are read as data, without torch.
 """
@@ -21,9 +21,9 @@ from cnnjax.system.archives import open_zip
 from cnnjax.system.files import open_plain
 
 WRAPPERS = ("state_dict", "model")
-"""Keys under which training scripts keep the state dict beside other things."""
+"""Keys under which training scripts save the state dict along with other data."""
 LARGEST_PICKLE = 8 * 2**20
-"""Of what describes the tensors; of a network of a thousand tensors it has some hundred thousand bytes."""
+"""Maximum bytes of the pickle that describes the tensors; a thousand tensors need some hundred thousand."""
 OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 ReadStorage = Callable[[Storage], np.ndarray]
@@ -31,29 +31,29 @@ ReadStorage = Callable[[Storage], np.ndarray]
 
 @contextlib.contextmanager
 def open_torch_zip(path: Path, largest: int) -> Iterator[Tensors]:
-    """Open a state dict as torch saves it; no storage is read that has more than ``largest`` bytes."""
-    with open_zip(path) as held:
-        for name, member in held.members.items():
+    """Open a state dict saved by torch 1.6 or later; storages of more than ``largest`` bytes are not read."""
+    with open_zip(path) as archive:
+        for name, member in archive.members.items():
             if member.compress_type != zipfile.ZIP_STORED:
-                raise UserError(f"{path}: its {name[:80]!r} is compressed, which torch does not do; {GET_AGAIN}")
-        pickles = [name for name in held.members if name.endswith("/data.pkl") and name.count("/") == 1]
+                raise UserError(f"{path}: {name[:80]!r} is compressed, which torch does not do; {GET_AGAIN}")
+        pickles = [name for name in archive.members if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
             raise UserError(f"{path} is a zip, but not one written by torch or Keras; {GET_AGAIN}")
         folder = pickles[0].removesuffix("/data.pkl")
         order = f"{folder}/byteorder"
-        if order in held.members and held.read(order, 16) != b"little":
+        if order in archive.members and archive.read(order, 16) != b"little":
             raise UserError(f"{path} was saved with another byte order; save it again on this kind of machine")
-        described = _read_pickle(path, io.BytesIO(held.read(pickles[0], LARGEST_PICKLE)))
+        described = _read_pickle(path, io.BytesIO(archive.read(pickles[0], LARGEST_PICKLE)))
 
         def read(storage: Storage) -> np.ndarray:
-            return np.frombuffer(held.read(f"{folder}/data/{storage.key}", largest), _dtype(storage))
+            return np.frombuffer(archive.read(f"{folder}/data/{storage.key}", largest), _dtype(storage))
 
         yield _tensors(path, described.value, read)
 
 
 @contextlib.contextmanager
 def open_old_torch(path: Path, largest: int) -> Iterator[Tensors]:
-    """Open a state dict as torch saved it before 1.6: pickles, then each storage's values after their number."""
+    """Open a state dict saved before torch 1.6: pickles, then the length and the values of each storage."""
     with open_plain(path) as file:
         start = io.BytesIO(file.read(LARGEST_PICKLE))
         parts = [_read_pickle(path, start) for _ in range(5)]
@@ -62,23 +62,23 @@ def open_old_torch(path: Path, largest: int) -> Iterator[Tensors]:
             raise UserError(f"{path} is a pickle, but not a torch state dict; {GET_AGAIN}")
         if machine.get("little_endian") is not True:
             raise UserError(f"{path} was saved with another byte order; save it again on this kind of machine")
-        places, place = {}, start.tell()
+        offsets, offset = {}, start.tell()
         size = os.fstat(file.fileno()).st_size
         for key in keys:
             if key not in kinds:
-                raise UserError(f"{path} holds values that belong to no tensor; {GET_AGAIN}")
-            places[key] = place + 8
-            place += 8 + kinds[key].length * _dtype(kinds[key]).itemsize
-        if place > size:
-            raise UserError(f"{path} is truncated: it has {size:,} bytes, and its tensors {place:,}; {GET_AGAIN}")
+                raise UserError(f"{path} contains values that belong to no tensor; {GET_AGAIN}")
+            offsets[key] = offset + 8
+            offset += 8 + kinds[key].length * _dtype(kinds[key]).itemsize
+        if offset > size:
+            raise UserError(f"{path} is truncated: it has {size:,} bytes and needs {offset:,}; {GET_AGAIN}")
 
         def read(storage: Storage) -> np.ndarray:
-            file.seek(places[storage.key] - 8)
+            file.seek(offsets[storage.key] - 8)
             count = int.from_bytes(file.read(8), "little")
             if count != storage.length:
-                raise UserError(f"{path} is damaged: {count:,} values are where {storage.length:,} should be")
+                raise UserError(f"{path} is damaged: a tensor has {count:,} values instead of {storage.length:,}")
             if (needed := count * _dtype(storage).itemsize) > largest:
-                raise UserError(f"{path} holds {needed:,} bytes for a tensor; the limit is {largest:,}; {GET_AGAIN}")
+                raise UserError(f"{path} contains a tensor of {needed:,} bytes; the limit is {largest:,}; {GET_AGAIN}")
             return np.frombuffer(file.read(needed), _dtype(storage))
 
         yield _tensors(path, parts[3].value, read)
@@ -88,7 +88,7 @@ def _read_pickle(path: Path, file: io.BytesIO) -> Described:
     try:
         return read_pickle(file)
     except UserError as error:
-        raise UserError(f"{path}: {error}; it was not opened; give a file of tensors alone") from error
+        raise UserError(f"{path}: {error}; it was not opened; give a file that contains only tensors") from error
 
 
 def _tensors(path: Path, described: Any, read: ReadStorage) -> Tensors:
@@ -98,9 +98,9 @@ def _tensors(path: Path, described: Any, read: ReadStorage) -> Tensors:
         tensor = tensors[name]
         values = read(tensor.storage)
         if len(values) != tensor.storage.length:
-            raise UserError(f"{path} is damaged: {printable(name)} does not hold the values it should; {GET_AGAIN}")
+            raise UserError(f"{path} is damaged: {printable(name)} has the wrong number of values; {GET_AGAIN}")
         strides = [stride * values.itemsize for stride in tensor.strides]
-        # The record was checked: all of the view lies within the storage.
+        # `read_pickle` has checked that the view lies within the storage.
         view = np.lib.stride_tricks.as_strided(values[tensor.offset :], tensor.shape, strides, writeable=False)
         return np.array(view, np.float32, order="C")
 
@@ -108,20 +108,20 @@ def _tensors(path: Path, described: Any, read: ReadStorage) -> Tensors:
     return Tensors(path, shapes, read_tensor)
 
 
-def _state_dict(path: Path, held: Any) -> dict[str, Tensor]:
-    """Return the tensors by name of a state dict, bare or under one of `WRAPPERS`."""
-    wrappers = [name for name in WRAPPERS if isinstance(held, dict) and isinstance(held.get(name), dict)]
+def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
+    """Return the tensors of a state dict by name; it may be wrapped under one of `WRAPPERS`."""
+    wrappers = [name for name in WRAPPERS if isinstance(content, dict) and isinstance(content.get(name), dict)]
     if len(wrappers) > 1:
-        raise UserError(f"{path} holds both {' and '.join(wrappers)}; save the one that is meant as a file of its own")
+        raise UserError(f"{path} contains both {' and '.join(wrappers)}; save the right one as a separate file")
     if wrappers:
-        held = held[wrappers[0]]
-    if not isinstance(held, dict):
-        raise UserError(f"{path} holds a {type(held).__name__.lower()}; it must be a state dict: tensors by name")
-    for name, tensor in held.items():
+        content = content[wrappers[0]]
+    if not isinstance(content, dict):
+        raise UserError(f"{path} contains a {type(content).__name__.lower()}; it must be a state dict: tensors by name")
+    for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             entry = printable(str(name)[:80])
             raise UserError(f"{path} is not a state dict: its entry {entry!r} is not a plain tensor; {GET_AGAIN}")
-    return held
+    return content
 
 
 def _dtype(storage: Storage) -> np.dtype:

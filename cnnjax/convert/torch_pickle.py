@@ -1,11 +1,11 @@
-"""The pickles in torch's files, read as data: nothing is imported, no object is made, no function is called.
+"""Pickles in torch files, read as data: nothing is imported, no object is created, no function is called.
 
-A pickle is a program for a small machine with a stack. Python's pickletools reads its instructions; this file follows
-those few that a state dict is made of, and refuses all others. What would be a call of one of torch's functions becomes
-a record of what it was asked for.
+A pickle is a program for a small stack machine. Python's pickletools parses its instructions; this module executes the
+few that a state dict needs and rejects all others. A call of one of torch's functions becomes a record of its
+arguments.
 
 torch's own reader (``weights_only``) is not used: before torch 2.6 a file could make it run code (CVE-2025-32434), a
-file of some kilobytes whose keys are nested tuples makes it hang, and one with a bytearray makes it take all memory.
+file of a few kilobytes whose keys are nested tuples makes it hang, and one with a bytearray exhausts the memory.
 """
 
 import io
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from cnnjax.errors import UserError, printable
 
 MOST_INSTRUCTIONS = 1_000_000
-"""A state dict of a thousand tensors and its optimizer's take some hundred thousand."""
+"""Maximum instructions; a state dict of a thousand tensors with optimizer state has some hundred thousand."""
 LITERALS = {
     "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING",
     "SHORT_BINSTRING",
@@ -28,14 +28,14 @@ DTYPES = {
     "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
     "ByteStorage": "uint8", "BoolStorage": "bool",
 }  # fmt: skip
-"""torch's storages, which it calls ``torch.FloatStorage`` and so on, and what their values are."""
+"""dtypes of torch's storages, which are named ``torch.FloatStorage`` and so on."""
 ORDERED_DICT = "collections.OrderedDict"
 TENSORS = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
 PARAMETER = "torch._utils._rebuild_parameter"
 
 
 class Storage(NamedTuple):
-    """A row of values that lies elsewhere in the file, under a key."""
+    """A flat array of values, stored elsewhere in the file under a key."""
 
     key: str
     dtype: str
@@ -43,7 +43,7 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A view of a storage; offset and strides count values, and all of it lies within the storage."""
+    """A view of a storage; offset and strides count values, and the view lies within the storage."""
 
     storage: Storage
     offset: int
@@ -52,19 +52,19 @@ class Tensor(NamedTuple):
 
 
 class _Global(NamedTuple):
-    """A name that the pickle mentions; it is never looked up."""
+    """A name that the pickle refers to; it is never looked up."""
 
     name: str
 
 
 class Malformed(ValueError):
-    """The instructions are none that a pickler writes."""
+    """The instructions are not those of a pickler."""
 
 
 class Described(NamedTuple):
-    """What a pickle describes, and every storage that it mentions by its key.
+    """The value that a pickle describes, and all its storages by key.
 
-    Dicts, lists, tuples, numbers and text are themselves; tensors and storages are records.
+    Dicts, lists, tuples, numbers and text are plain Python values; tensors and storages are records.
     """
 
     value: Any
@@ -72,11 +72,11 @@ class Described(NamedTuple):
 
 
 def read_pickle(file: io.BytesIO) -> Described:
-    """Return what the pickle at the file's place describes, and leave the file after it.
+    """Read the pickle at the file's position and leave the position after it.
 
     Raises:
-        UserError: it holds something else, which could run code.
-        Exception: it is damaged.
+        UserError: the pickle contains more than tensors and could run code.
+        Exception: the pickle is damaged.
     """
     machine = _Machine()
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
@@ -91,12 +91,12 @@ def read_pickle(file: io.BytesIO) -> Described:
         elif opcode.name == "STOP":
             return Described(machine.stack.pop(), machine.storages)
         elif opcode.name not in IGNORED:
-            raise UserError(f"it holds more than tensors, which could run code (the instruction {opcode.name})")
+            raise UserError(f"it contains more than tensors and could run code: the instruction {opcode.name}")
     raise Malformed("it has no end")
 
 
 class _Machine:
-    """The stack, the places on it that are marked, and what was noted to be used again."""
+    """The stack, its marks, and the memo."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -111,7 +111,7 @@ class _Machine:
         self.marks.append(len(self.stack))
 
     def above_mark(self) -> list[Any]:
-        """Take what lies above the last mark."""
+        """Pop the values above the last mark."""
         start = self.marks.pop()
         if start > len(self.stack):
             raise Malformed("a mark lies above the stack")
@@ -120,42 +120,42 @@ class _Machine:
         return taken
 
     def take(self, count: int) -> tuple[Any, ...]:
-        """Take the last ``count`` values as a tuple."""
+        """Pop the last ``count`` values as a tuple."""
         if count > len(self.stack):
             raise Malformed("the stack is empty")
         taken = tuple(self.stack[-count:])
         del self.stack[-count:]
         return taken
 
-    def note(self, place: int | None = None) -> None:
-        self.memo[len(self.memo) if place is None else place] = self.stack[-1]
+    def memoize(self, index: int | None = None) -> None:
+        self.memo[len(self.memo) if index is None else index] = self.stack[-1]
 
-    def recall(self, place: int) -> None:
-        self.stack.append(self.memo[place])
+    def recall(self, index: int) -> None:
+        self.stack.append(self.memo[index])
 
     def append(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not list:
-            raise Malformed("something is appended to what is no list")
+            raise Malformed("an item is appended to a value that is not a list")
         self.stack[-1].extend(items)
 
     def set_items(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not dict or len(items) % 2:
-            raise Malformed("keys are set in what is no dict")
+            raise Malformed("keys are set in a value that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) not in (str, int):  # to hash a nested tuple may take for ever
-                raise UserError(f"it holds more than tensors: a dict with a key that is a {type(key).__name__}")
+            if type(key) not in (str, int):  # hashing a nested tuple may take forever
+                raise UserError(f"it contains more than tensors: a dict with a key of type {type(key).__name__}")
             self.stack[-1][key] = value
 
     def build(self) -> None:
-        """Leave aside the attributes of a state dict, which are versions of layers."""
+        """Drop the attributes of a state dict, which are versions of layers."""
         self.stack.pop()
         if type(self.stack[-1]) is not dict:
-            raise UserError("it holds more than tensors, which could run code: an object with attributes")
+            raise UserError("it contains more than tensors and could run code: an object with attributes")
 
     def reduce(self) -> None:
         called, arguments = self.take(2)
         if not isinstance(called, _Global) or type(arguments) is not tuple:
-            raise Malformed("something is called that is no function")
+            raise Malformed("a value that is not a function is called")
         if called.name == ORDERED_DICT and not arguments:
             self.push({})
         elif called.name in TENSORS and len(arguments) >= 4:
@@ -163,20 +163,20 @@ class _Machine:
         elif called.name == PARAMETER and arguments and isinstance(arguments[0], Tensor):
             self.push(arguments[0])
         else:
-            raise UserError(f"it holds more than tensors, which could run code: it names {_told(called.name)}")
+            raise UserError(f"it contains more than tensors and could run code: it calls {_shown(called.name)}")
 
     def storage(self) -> None:
         """Read a persistent id: ``("storage", torch.FloatStorage, key, device, count)``, and ``None`` in old files."""
         kind, stored, key, _, count, *view = self.stack.pop()
         if kind != "storage" or type(key) is not str or not _is_count(count) or any(v is not None for v in view):
-            raise Malformed("a storage is not described as torch does")
+            raise Malformed("the description of a storage is malformed")
         name = stored.name if isinstance(stored, _Global) else ""
         dtype = DTYPES.get(name.removeprefix("torch."))
         if not dtype:
-            raise UserError(f"it holds values of a kind that no network here has: {_told(name)}")
+            raise UserError(f"it contains values of an unsupported type: {_shown(name)}")
         storage = Storage(key, dtype, count)
         if self.storages.setdefault(key, storage) != storage:
-            raise Malformed("a storage is described in two ways")
+            raise Malformed("a storage has two different descriptions")
         self.push(storage)
 
 
@@ -194,18 +194,18 @@ INSTRUCTIONS: dict[str, Any] = {
     "APPENDS": lambda machine, _: machine.append(machine.above_mark()),
     "SETITEM": lambda machine, _: machine.set_items(list(machine.take(2))),
     "SETITEMS": lambda machine, _: machine.set_items(machine.above_mark()),
-    "BINPUT": lambda machine, place: machine.note(place),
-    "LONG_BINPUT": lambda machine, place: machine.note(place),
-    "MEMOIZE": lambda machine, _: machine.note(),
-    "BINGET": lambda machine, place: machine.recall(place),
-    "LONG_BINGET": lambda machine, place: machine.recall(place),
+    "BINPUT": lambda machine, index: machine.memoize(index),
+    "LONG_BINPUT": lambda machine, index: machine.memoize(index),
+    "MEMOIZE": lambda machine, _: machine.memoize(),
+    "BINGET": lambda machine, index: machine.recall(index),
+    "LONG_BINGET": lambda machine, index: machine.recall(index),
     "GLOBAL": lambda machine, name: machine.push(_Global(name.replace(" ", "."))),
     "STACK_GLOBAL": lambda machine, _: machine.push(_Global(".".join(machine.take(2)))),
     "BINPERSID": lambda machine, _: machine.storage(),
     "BUILD": lambda machine, _: machine.build(),
     "REDUCE": lambda machine, _: machine.reduce(),
 }
-"""What is done for each instruction that a state dict needs, besides `LITERALS` and `CONSTANTS`."""
+"""Actions of the instructions that a state dict needs, besides `LITERALS` and `CONSTANTS`."""
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
@@ -217,10 +217,10 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
         and all(map(_is_count, shape + strides))
     )
     if not well_formed:
-        raise Malformed("a tensor is not described as torch does")
+        raise Malformed("the description of a tensor is malformed")
     last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
     if math.prod(shape) and last >= storage.length:
-        raise Malformed(f"a tensor reaches to value {last:,} of the {storage.length:,} in its storage")
+        raise Malformed(f"a tensor extends to value {last:,} of a storage with {storage.length:,} values")
     return Tensor(storage, offset, shape, strides)
 
 
@@ -228,5 +228,5 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def _told(name: str) -> str:
+def _shown(name: str) -> str:
     return printable(name[:80]) or "nothing"

@@ -1,4 +1,4 @@
-"""Names of VGG's weights in published files: `models/vgg.py` in the names of torchvision, timm and Keras."""
+"""Names of the weights of `models/vgg.py` in the files of torchvision, timm and Keras."""
 
 from cnnjax.convert.rules import Layout, Rule, Rules, Table, flattened, keras_layer, torch_conv, torch_dense, torch_norm
 from cnnjax.convert.sources import CAFFE, CENTER_CROP, IMAGENET, Source
@@ -31,7 +31,7 @@ def _torchvision(arch: VGG) -> Table:
 
 
 def _as_convolution(side: int, channels: int) -> Layout:
-    """Return the layout of a dense kernel that timm keeps as a convolution over the whole map."""
+    """Return the layout of a dense kernel that timm stores as a convolution over the whole map."""
     size = side * side * channels
     return Layout(
         f"OIHW -> (HWI)O with {side}x{side}x{channels}",
@@ -69,8 +69,8 @@ def sources(arch: VGG) -> dict[str, Source]:
     """Return the publishers of weights for this form."""
     if arch.head != "dense":
         return {}
-    found = {
+    publishers = {
         "torchvision": Source(_torchvision(arch), IMAGENET, CENTER_CROP, writes=True),
         "timm": Source(_timm(arch), IMAGENET, CENTER_CROP, writes=True),
     }
-    return found if arch.batch_norm else {**found, "keras": Source(_keras(arch), CAFFE)}
+    return publishers if arch.batch_norm else {**publishers, "keras": Source(_keras(arch), CAFFE)}

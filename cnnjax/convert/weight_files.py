@@ -1,6 +1,6 @@
-"""Files of weights, read as data: nothing in them is run, and what is damaged is refused in one sentence.
+"""Weight files, read as data: nothing in them is executed, and a damaged file raises a one-line error.
 
-What a file is, is told by its first bytes, not by its name.
+The format is detected from the first bytes, not from the name.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
 MOST_TENSORS = 100_000
 LARGEST_HEADER = 10 * 2**20
-"""Of a safetensors file; those of the largest networks here have some hundred thousand bytes."""
+"""Maximum bytes of a safetensors header; the largest networks here need some hundred thousand."""
 PARALLEL_PREFIX = "module."
 
 Opener = Callable[[Path, int], contextlib.AbstractContextManager[Tensors]]
@@ -32,21 +32,21 @@ def open_tensors(path: Path, largest: int) -> Iterator[Tensors]:
 
     Args:
         path: the file.
-        largest: how many bytes the weights in an archive may have when they are unpacked.
+        largest: maximum bytes of the unpacked weights in an archive.
 
     Raises:
-        UserError: there is no such file, it is damaged, or it is none of these kinds; while a tensor is read, too.
+        UserError: the file is missing, damaged or in another format; reading a tensor may raise it, too.
     """
     with contextlib.ExitStack() as stack:
-        with _refusing(path):
+        with _as_user_error(path):
             tensors = stack.enter_context(_opener(path)(path, largest))
         if len(tensors.shapes) > MOST_TENSORS:
             raise UserError(f"{path} holds {len(tensors.shapes):,} tensors, more than any network; {GET_AGAIN}")
-        yield _without_prefix(tensors._replace(read=_refusing(path)(tensors.read)))
+        yield _without_prefix(tensors._replace(read=_as_user_error(path)(tensors.read)))
 
 
 def _without_prefix(tensors: Tensors) -> Tensors:
-    """Leave out what torch's DataParallel puts before every name."""
+    """Remove the prefix that torch's DataParallel adds to every name."""
     if not all(name.startswith(PARALLEL_PREFIX) for name in tensors.shapes):
         return tensors
     shapes = {name.removeprefix(PARALLEL_PREFIX): shape for name, shape in tensors.shapes.items()}
@@ -54,15 +54,15 @@ def _without_prefix(tensors: Tensors) -> Tensors:
 
 
 @contextlib.contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """Turn whatever a library says of a file into a sentence: what a damaged file makes it raise, nobody lists."""
+def _as_user_error(path: Path) -> Iterator[None]:
+    """Turn any exception into a UserError: libraries do not document what they raise for damaged files."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
         message = str(error).partition("\n")[0][:200] or type(error).__name__
-        raise UserError(f"{path} is damaged or not what it claims to be ({message}); {GET_AGAIN}") from error
+        raise UserError(f"{path} is damaged or in another format ({message}); {GET_AGAIN}") from error
 
 
 def _opener(path: Path) -> Opener:
@@ -75,13 +75,13 @@ def _opener(path: Path) -> Opener:
     if start.startswith(HDF5_MAGIC):
         return open_h5
     if start.startswith(ZIP_MAGIC):
-        with open_zip(path) as held:
-            return open_archive if "config.json" in held.members else open_torch_zip
+        with open_zip(path) as archive:
+            return open_archive if "config.json" in archive.members else open_torch_zip
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= min(size - 8, LARGEST_HEADER):
         return open_safetensors
     if start.startswith(PICKLE_MAGIC):
         return open_old_torch
     raise UserError(
-        f"{path} is not a weight file; give torch's .pth, a .safetensors file, or Keras's .h5, .weights.h5 or .keras; "
-        f"where it should be one, {GET_AGAIN}"
+        f"{path} is not a weight file; give a torch .pth, a .safetensors, or a Keras .h5, .weights.h5 or .keras file, "
+        f"or {GET_AGAIN}"
     )

@@ -1,4 +1,4 @@
-"""Names of Xception's weights in published files: `models/xception.py` in other libraries' names."""
+"""Names of the weights of `models/xception.py` in the files of timm and Keras."""
 
 from cnnjax.convert.rules import (
     Rule,
@@ -24,7 +24,7 @@ def _torch_separable(theirs: str, norm: str, ours: str) -> Rules:
 
 
 def _timm_block(number: int, ours: str, layers: int, *, activates_first: bool = True) -> Rules:
-    """Return the rules of a block, a flat list of activations, separable convolutions and norms in timm."""
+    """Return the rules of a block, which in timm is a flat list of activations, separable convolutions and norms."""
     block, first = f"block{number}", 1 if activates_first else 0
     rules: list[Rule] = []
     for layer in range(layers):
@@ -65,7 +65,7 @@ def _keras_block(number: int, ours: str, layers: int) -> Rules:
 
 
 def _keras_shortcut(number: int, ours: str) -> Rules:
-    """Return the rules of a shortcut, whose layers Keras leaves unnamed and numbers in their order."""
+    """Return the rules of a shortcut, whose layers are unnamed in Keras and numbered in order."""
     suffix = f"_{number}" if number else ""
     return (
         *keras_layer(f"conv2d{suffix}", f"{ours}/shortcut"),

@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from cnnjax.data.dataset import Source
+from cnnjax.data.image_files import as_mode
 from cnnjax.data.preprocessing import Preprocessing, fit
 
 
@@ -22,11 +23,11 @@ class Adapted:
         return self.preprocessing.height, self.preprocessing.width, self.preprocessing.channels
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        mode = "L" if self.preprocessing.channels == 1 else "RGB"
         adapted = np.empty((len(indices), *self.image_shape), np.uint8)
         for row, image in enumerate(self.source.read(indices)):
-            picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert(mode)
-            adapted[row] = np.asarray(fit(picture, self.preprocessing)).reshape(self.image_shape)
+            picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+            converted = as_mode(picture, self.preprocessing.channels)
+            adapted[row] = np.asarray(fit(converted, self.preprocessing)).reshape(self.image_shape)
         return adapted
 
     def take(self, indices: np.ndarray) -> "Adapted":

@@ -7,7 +7,7 @@ import numpy as np
 
 from cnnjax.config import Data
 from cnnjax.data.dataset import Loaded, Source, stratified_split
-from cnnjax.errors import UserError, listed
+from cnnjax.errors import UserError, counted, listed
 
 PARTS = ("train", "validation", "test")
 Names = Mapping[str, Sequence[str]]
@@ -78,9 +78,9 @@ def divide_as_recorded(loaded: Loaded, recorded: Names) -> Division | None:
     kept = np.setdiff1d(np.arange(len(full.names)), chosen["test"])
     notices = []
     if missing := [name for part in PARTS for name in recorded[part] if name not in present]:
-        notices.append(f"{len(missing):,} images of the run are not there: {listed(missing)}")
+        notices.append(f"{counted(len(missing), 'image')} of the run missing: {listed(missing)}")
     if new := [name for name in full.names if name not in known]:
-        notices.append(f"{len(new):,} images were added since the run and are not used: {listed(new)}")
+        notices.append(f"{counted(len(new), 'image')} added since the run, not used: {listed(new)}")
     return Division(
         full.take(chosen["train"]),
         parts.get("validation") or full.take(chosen["validation"]),

@@ -94,7 +94,8 @@ def examine(
             raise UserError("image_folder needs a directory or a zip; give image_folder:PATH or --data.dir PATH")
         return _examine_folder(Path(config.dir), report)
     loaded = find_source(config.source, sources).load_from(config)
-    names, labels, looked = [], [], []
+    names: list[str] = []
+    labels, looked, places = [], [], []
     for part, source in loaded.parts.items():
         for start in range(0, len(source.labels), AT_ONCE):
             signals.poll()
@@ -102,11 +103,12 @@ def examine(
             for index, pixels in zip(indices, source.read(indices), strict=True):
                 mode = "L" if pixels.shape[-1] == 1 else "RGB"
                 looked.append(_look(Image.fromarray(pixels[..., 0] if mode == "L" else pixels), mode))
-                names.append(f"{part}/{index}")
+                names.append(loaded.names[part][int(index)] if part in loaded.names else f"{part}/{index}")
+                places.append((part, int(index)))
             report(f"{len(names):,} images read")
         labels.append(source.labels)
-    parts = [name.partition("/")[0] for name in names]
-    read = functools.partial(_preview_of_source, loaded.parts, names)
+    parts = [part for part, _ in places]
+    read = functools.partial(_preview_of_source, loaded.parts, places)
     return _gathered(loaded.classes, names, parts, np.concatenate(labels), looked, read, {}, [])
 
 
@@ -183,9 +185,9 @@ def _preview_of_file(place: Path, names: Sequence[str], index: int) -> np.ndarra
         return _preview(decode_picture(files.read(names[index])).image)
 
 
-def _preview_of_source(parts: Mapping[str, Source], names: Sequence[str], index: int) -> np.ndarray:
-    part, _, number = names[index].partition("/")
-    pixels = parts[part].read(np.array([int(number)]))[0]
+def _preview_of_source(parts: Mapping[str, Source], places: Sequence[tuple[str, int]], index: int) -> np.ndarray:
+    part, number = places[index]
+    pixels = parts[part].read(np.array([number]))[0]
     return _preview(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
 
 

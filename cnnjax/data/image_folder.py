@@ -14,7 +14,7 @@ import numpy as np
 from cnnjax.data import photo_index, photos
 from cnnjax.data.dataset import Loaded, Split
 from cnnjax.data.folder_layout import Arranged, Files, Layout, arrange, check_classes, is_image, open_files
-from cnnjax.data.image_files import MOST_VALUE, UnknownFormatError, check_file_size, decode_picture
+from cnnjax.data.image_files import MOST_VALUE, UnknownFormatError, as_mode, check_file_size, decode_picture
 from cnnjax.data.photos import SAMPLED_CONTENTS, SAMPLED_PIXELS, Photos
 from cnnjax.data.pixels import allocate_pixels, training_statistics
 from cnnjax.data.preprocessing import Preprocessing, fit
@@ -217,7 +217,7 @@ def decode(place: Path, files: Files, names: list[str], options: Options) -> Dec
             before = pixels[:count]
             pixels = allocate_pixels(place, (len(names), height, width, 3))
             pixels[:count] = before
-        converted = image.convert("L" if pixels.shape[-1] == 1 else "RGB")
+        converted = as_mode(image, pixels.shape[-1])
         fitted = fit(converted, geometry) if geometry else converted
         pixels[count] = np.asarray(fitted).reshape(pixels.shape[1:])
         kept[index] = True

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from cnnjax.data.image_files import MOST_VALUE, decode_picture, read_picture_file
+from cnnjax.data.image_files import MOST_VALUE, as_mode, decode_picture, read_picture_file
 from cnnjax.errors import UserError
 from cnnjax.ops.dispatch import parameter_dtype
 from cnnjax.schema import Number, Schema
@@ -122,10 +122,9 @@ def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:
     Raises:
         UserError: there is no such file, or it is no image.
     """
-    mode = "L" if preprocessing.channels == 1 else "RGB"
     try:
         picture = decode_picture(read_picture_file(Path(path)), max_value=preprocessing.max_value)
-        pixels = np.asarray(fit(picture.image.convert(mode), preprocessing))
+        pixels = np.asarray(fit(as_mode(picture.image, preprocessing.channels), preprocessing))
     except FileNotFoundError:
         raise UserError(f"there is no image file {path}; check the path") from None
     except (OSError, ValueError, MemoryError) as error:

@@ -23,7 +23,7 @@ FASHION_MEAN, FASHION_STD = (0.2860,), (0.3530,)
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 FOLDER_OPTIONS = ("size", "skip_damaged", "max_value", "stream")
-"""Options of `config.Data` that only image_folder has."""
+"""Options of `config.Data` that only some data sets have."""
 TFDS = "tfds:"
 """Prefix of the data sets of tensorflow-datasets."""
 EMBEDDED = Path(__file__).parent / "fashion_mnist_mini"
@@ -43,20 +43,19 @@ class SourceEntry:
     """Its classes; empty where only its files tell them."""
     content_hash: str | None = None
     """What `dataset.content_hash` says of its published files, where that is known."""
+    options: tuple[str, ...] = ()
+    """Options of `FOLDER_OPTIONS` that it has."""
     configured: Callable[[Data, Preprocessing | None], Loaded] | None = None
     """Loader for a source with options of its own, in place of ``load``; takes the config and the preprocessing of a
     network that the images have to fit."""
 
     def load_from(self, config: Data, like: Preprocessing | None = None) -> Loaded:
         """Load the source as a config asks for it; options that the source does not have are refused."""
-        if self.configured is not None:
-            return self.configured(config, like)
-        if given := [name for name in FOLDER_OPTIONS if getattr(config, name) != getattr(Data(), name)]:
+        unknown = [name for name in FOLDER_OPTIONS if name not in self.options]
+        if given := [name for name in unknown if getattr(config, name) != getattr(Data(), name)]:
             option = f"data.{given[0]} {getattr(config, given[0])}"
-            raise UserError(
-                f"{option} is given for {config.source}; only image_folder has that option, so leave it out"
-            )
-        return self.load(config.dir)
+            raise UserError(f"{option} is given for {config.source}; it does not have that option, so leave it out")
+        return self.configured(config, like) if self.configured is not None else self.load(config.dir)
 
 
 def load_embedded(folder: str | None) -> Loaded:
@@ -103,7 +102,7 @@ def load_configured_images(config: Data, like: Preprocessing | None) -> Loaded:
     if config.dir is None:
         return load_images(None)
     options = Options(
-        geometry=like or (square(config.size) if config.size else None),
+        geometry=like or _geometry(config),
         channels=like.channels if like else None,
         skip_damaged=config.skip_damaged,
         max_value=like.max_value if like else config.max_value,
@@ -112,12 +111,20 @@ def load_configured_images(config: Data, like: Preprocessing | None) -> Loaded:
     return load_image_folder(Path(config.dir), options)
 
 
-def load_prepared(name: str, folder: str | None) -> Loaded:
+def _geometry(config: Data) -> Preprocessing | None:
+    return square(config.size) if config.size else None
+
+
+def load_prepared(name: str, folder: str | None, geometry: Preprocessing | None = None) -> Loaded:
     """Load a data set that tensorflow-datasets has prepared."""
     from cnnjax.data.tfds_source import load_tfds  # half a second, which other sources do not pay
 
-    usual = os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets"
-    return load_tfds(name, search_roots(folder, str(usual)))
+    return load_tfds(name, search_roots(folder, tfds_folder()), geometry)
+
+
+def tfds_folder() -> str:
+    """Return the folder in which tensorflow-datasets keeps prepared data sets."""
+    return os.environ.get("TFDS_DATA_DIR") or str(Path.home() / "tensorflow_datasets")
 
 
 def load_cifar10(folder: str | None) -> Loaded:
@@ -227,7 +234,7 @@ SOURCES = {
     "kmnist": SourceEntry(idx_loader("kmnist", KMNIST_CLASSES, (0.1918,), (0.3483,)), KMNIST_CLASSES),
     "cifar10": SourceEntry(load_cifar10, CIFAR10_CLASSES),
     "cifar100": SourceEntry(load_cifar100, CIFAR100_CLASSES),
-    "image_folder": SourceEntry(load_images, configured=load_configured_images),
+    "image_folder": SourceEntry(load_images, options=FOLDER_OPTIONS, configured=load_configured_images),
 }
 
 
@@ -238,5 +245,10 @@ def find_source(name: str, sources: Mapping[str, SourceEntry] = SOURCES) -> Sour
         UserError: there is none, with near matches.
     """
     if name.startswith(TFDS):
-        return SourceEntry(functools.partial(load_prepared, name.removeprefix(TFDS)))
+        name = name.removeprefix(TFDS)
+        return SourceEntry(
+            functools.partial(load_prepared, name),
+            options=("size",),
+            configured=lambda config, like: load_prepared(name, config.dir, like or _geometry(config)),
+        )
     return sources[choose("data source", name, [*sources, f"{TFDS}NAME"])]

@@ -84,7 +84,7 @@ def read_splits(folder: Path, name: str, config: str, version: str) -> dict[str,
     if (file_format := info.get("fileFormat", "tfrecord")) != "array_record":
         raise UserError(
             f"{folder} holds {quoted(file_format)} files; only array_record is read without TensorFlow, so prepare it "
-            f"again with `tfds build {name} --file_format=array_record`"
+            f"again with `scripts/data.py prepare tfds:{name}`"
         )
     splits: dict[str, list[int]] = {}
     for split in _list(info.get("splits", []), path):

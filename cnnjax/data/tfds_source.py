@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cnnjax.data.dataset import Loaded, Split
-from cnnjax.data.image_files import check_file_size, decode_picture
+from cnnjax.data.image_files import as_mode, check_file_size, decode_picture
 from cnnjax.data.pixels import allocate_pixels, training_statistics
+from cnnjax.data.preprocessing import Preprocessing, fit
 from cnnjax.data.tfds_files import (
     PARTS,
     ImageSpec,
@@ -45,7 +46,7 @@ class Prepared(NamedTuple):
     folder: Path
 
 
-def load_tfds(name: str, roots: list[Path]) -> Loaded:
+def load_tfds(name: str, roots: list[Path], geometry: Preprocessing | None = None) -> Loaded:
     """Load a prepared data set; mean and standard deviation are those of all its training images.
 
     The images are turned upright as their camera says. Only the splits ``train`` and ``test`` and the features
@@ -54,6 +55,7 @@ def load_tfds(name: str, roots: list[Path]) -> Loaded:
     Args:
         name: NAME, NAME/CONFIG or NAME/CONFIG:VERSION; without a version, the newest.
         roots: the folders to look in, each laid out NAME/VERSION or NAME/CONFIG/VERSION.
+        geometry: resize and crop; None requires images of one size.
 
     Raises:
         UserError: the data set is not there, is of another format, has other features, or is damaged.
@@ -80,7 +82,7 @@ def load_tfds(name: str, roots: list[Path]) -> Loaded:
         return example["image"], int(example["label"])
 
     at_once = max(1, min(MOST_AT_ONCE, BYTES_AT_ONCE // max(largest, 1)))
-    splits = decode(folder, records, spec, parse, at_once)
+    splits = decode(folder, records, spec, parse, at_once, geometry)
     return Loaded(splits, classes, *training_statistics(folder, splits["train"].images))
 
 
@@ -107,9 +109,10 @@ def find_prepared(name: str, roots: list[Path]) -> tuple[str, str, Prepared]:
     if there:
         raise UserError(f"tfds:{name} was not found in {places}; there is {', '.join(there[:10])}")
     names = sorted({path.name for root in roots for path in subfolders(root) if list_prepared(path)})
+    others = f" ({near_matches(title, names)})" if names else ""
     raise UserError(
-        f"tfds:{name} was not found in {places}; prepare it with `tfds build {title} --file_format=array_record`, or "
-        f"give the folder that holds it with --data.dir{f' ({near_matches(title, names)})' if names else ''}"
+        f"tfds:{name} was not found in {places}; prepare it with `scripts/data.py prepare tfds:{title}`, which may "
+        f"need TensorFlow, or give the folder that holds it with --data.dir{others}"
     )
 
 
@@ -136,6 +139,7 @@ def decode(
     spec: ImageSpec,
     parse: Callable[[bytes], tuple[Any, int]],
     at_once: int,
+    geometry: Preprocessing | None,
 ) -> dict[str, Split]:
     """Return the splits, decoded record by record into one array for each.
 
@@ -145,8 +149,9 @@ def decode(
         spec: form of the images; a height or width of None is that of the first image.
         parse: from a record to the encoded image and its label.
         at_once: records read together.
+        geometry: resize and crop, or None.
     """
-    height, width = spec.height, spec.width
+    height, width = (geometry.height, geometry.width) if geometry else (spec.height, spec.width)
     splits: dict[str, Split] = {}
     for part, source in records.items():
         labels = np.empty(len(source), np.int32)
@@ -155,15 +160,18 @@ def decode(
             try:
                 content, label = parse(record)
                 check_file_size(len(content))
-                image, grey, *_ = decode_picture(content, (width, height) if width and height else None)
+                image, grey, *_ = decode_picture(
+                    content, (width, height) if width and height and not geometry else None
+                )
             except Exception as error:  # from a damaged record, every kind there is
                 raise UserError(f"{place} cannot be read ({reason(error)}); prepare the data set again") from error
             if not 0 <= label < spec.num_classes:
                 raise UserError(f"{place} has the label {label}; labels must be from 0 to {spec.num_classes - 1}")
             width, height = width or image.width, height or image.height
-            if image.size != (width, height):
+            if geometry is None and image.size != (width, height):
                 raise UserError(
-                    f"{place} is {image.width}x{image.height} pixels, not {width}x{height}; all must be of one size"
+                    f"{place} is {image.width}x{image.height} pixels, not {width}x{height}; all must be of one size: "
+                    "give --data.size PIXELS to resize and crop them"
                 )
             if spec.channels == 1 and not grey:
                 raise UserError(
@@ -171,7 +179,8 @@ def decode(
                 )
             if not index:
                 splits[part] = Split(allocate_pixels(folder, (len(source), height, width, spec.channels)), labels)
-            pixels = np.asarray(image.convert("L" if spec.channels == 1 else "RGB"))
+            converted = as_mode(image, spec.channels)
+            pixels = np.asarray(fit(converted, geometry) if geometry else converted)
             splits[part].images[index] = pixels.reshape(height, width, spec.channels)
             labels[index] = label
     return splits

@@ -85,7 +85,7 @@ class AlexNet(Arch):
         return self
 
     def scaled(self, channels: int) -> int:
-        """Return the width of a layer that has ``channels`` at full width; even where there are two groups."""
+        """Return the width of a layer that has ``channels`` at full width, rounded to even for two groups."""
         multiple = 2 if self.form == "lrn" else 1
         width = channels * self.width // CHANNELS[self.form][0]
         return max(1, width // multiple) * multiple
@@ -127,8 +127,8 @@ class AlexNetModule(Network):
         groups = 2 if arch.form == "lrn" else 1
         size, stride, padding = (3, 1, 1) if arch.stem == "cifar" else (11, 4, 2 if arch.form == "torchvision" else 0)
         first = Conv(arch.channels, one, size, stride=stride, padding=padding, dtype=arch.dtype, rngs=rngs)
-        self.stage1 = ConvStage(arch, first, one, rngs, responds=True, pools=True)
-        self.stage2 = ConvStage(arch, conv(arch, one, two, 5, rngs, groups), two, rngs, responds=True, pools=True)
+        self.stage1 = ConvStage(arch, first, one, rngs, lrn=True, pools=True)
+        self.stage2 = ConvStage(arch, conv(arch, one, two, 5, rngs, groups), two, rngs, lrn=True, pools=True)
         self.stage3 = ConvStage(arch, conv(arch, two, three, 3, rngs), three, rngs)
         self.stage4 = ConvStage(arch, conv(arch, three, four, 3, rngs, groups), four, rngs)
         self.stage5 = ConvStage(arch, conv(arch, four, five, 3, rngs, groups), five, rngs, pools=True)
@@ -169,11 +169,11 @@ class ConvStage(nnx.Module):
     """A convolution and its activation, then the form's normalization and, in some stages, max pooling."""
 
     def __init__(
-        self, arch: AlexNet, conv: Conv, channels: int, rngs: nnx.Rngs, *, responds: bool = False, pools: bool = False
+        self, arch: AlexNet, conv: Conv, channels: int, rngs: nnx.Rngs, *, lrn: bool = False, pools: bool = False
     ):  # fmt: skip
         self.activation = activation(arch.activation)
         self.conv = conv
-        self.norm = make_norm(arch, channels, rngs, responds)
+        self.norm = make_norm(arch, channels, rngs, lrn)
         self.pool = MaxPool(3, 2) if pools else None
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -183,14 +183,14 @@ class ConvStage(nnx.Module):
 
 
 def make_norm(
-    arch: AlexNet, channels: int, rngs: nnx.Rngs, responds: bool
+    arch: AlexNet, channels: int, rngs: nnx.Rngs, lrn: bool
 ) -> Callable[[jax.Array], jax.Array] | None:  # fmt: skip
     """Return the normalization after an activation, or None."""
     if arch.form == "bn":
         return BatchNorm(
             channels, momentum=arch.momentum, epsilon=arch.epsilon, unbiased_variance=False, dtype=arch.dtype, rngs=rngs
         )
-    if arch.form == "lrn" and responds:
+    if arch.form == "lrn" and lrn:
         return LocalResponseNorm(5, k=2.0, alpha=5 * 1e-4, beta=0.75)  # the paper does not divide alpha by the size
     return None
 

@@ -96,7 +96,7 @@ class GoogLeNet(Arch):
     form: Literal["torchvision", "paper"] = "torchvision"
     """torchvision: as torchvision ships it; paper: 5x5 convolutions and the paper's pooling."""
     batch_norm: bool = True
-    """Normalize after each convolution; without, local response normalization in the stem."""
+    """Normalize after each convolution; if False, apply local response normalization in the stem."""
     aux_heads: bool = False
     """Add the two auxiliary heads, whose losses `CrossEntropy.aux_weight` weighs."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
@@ -186,7 +186,7 @@ class Stem(nnx.Module):
 
 
 class Chain(nnx.Module):
-    """Layers one after the other."""
+    """Layers applied one after the other."""
 
     def __init__(self, *layers: nnx.Module):
         self.layers = nnx.List(layers)

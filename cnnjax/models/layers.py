@@ -368,7 +368,7 @@ class Flatten(nnx.Module):
             height, width, channels = self.shape
             raise UserError(
                 f"the dense layer takes a flattened length of {height}x{width}x{channels} = "
-                f"{height * width * channels} and got {'x'.join(map(str, x.shape[1:]))} = "
+                f"{height * width * channels}, not {'x'.join(map(str, x.shape[1:]))} = "
                 f"{x.shape[1] * x.shape[2] * x.shape[3]}; input sizes that fit: {self.fits}"
             )
         return x.reshape(x.shape[0], math.prod(self.shape))

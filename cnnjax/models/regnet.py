@@ -3,11 +3,11 @@
 Source: Radosavovic, Kosaraju, Girshick, He and Dollár 2020, "Designing Network Design Spaces", section 3.3 (the rule),
 figure 4 (the X block), section 5.2 (Y: with squeeze-and-excitation), and its tables of models.
 
-The rule: block j of ``depth`` has the width w_0 + w_a * j, moved to the nearest w_0 * w_m^s for a whole s and then to a
-multiple of 8. Consecutive blocks of equal width are a stage; the first block of each halves the size. Last, each
-stage's width is moved to a multiple of the group width, by one of two roundings:
-    torchvision  half up, and never by more than a tenth down
-    pycls        to the nearest, and half to even, as the paper's code and timm do
+The rule: block j of ``depth`` has the width w_0 + w_a * j, rounded to the nearest w_0 * w_m^s with an integer s and
+then to a multiple of 8. Consecutive blocks of equal width form a stage; the first block of each halves the size.
+Finally, each stage's width is rounded to a multiple of the group width, in one of two ways:
+    torchvision  half up, and never down by more than a tenth
+    pycls        half to even, as in the paper's code and timm
 
     stem       3x3 /2, 32 channels                                   112 pixels
     stage s    blocks of 1x1, 3x3 /2 grouped, [gate], 1x1, shortcut  56, 28, 14, 7 pixels
@@ -49,7 +49,7 @@ from cnnjax.models.layers import (
 from cnnjax.schema import Number
 
 QUANTUM = 8
-"""Widths are multiples of this before they are fitted to the group width."""
+"""Divisor of the widths before they are rounded to the group width."""
 MOST_STAGES, MOST_BLOCKS = 8, 200
 """Upper bounds for definitions from untrusted files."""
 
@@ -63,7 +63,7 @@ class StagePlan(NamedTuple):
 
 
 class RegNet(Arch):
-    """A RegNet: a stem, stages by the quantized linear rule, global average pooling, a dense head."""
+    """A RegNet: a stem, stages from the quantized linear rule, global average pooling, a dense head."""
 
     family = "regnet"
 
@@ -82,7 +82,7 @@ class RegNet(Arch):
     se_ratio: Annotated[Number, Field(ge=0, le=1)] = 0.0
     """Width of the squeeze-and-excitation gate as a share of the block's input channels; 0 omits the gates."""
     rounding: Literal["torchvision", "pycls"] = "torchvision"
-    """How a stage's width is moved to a multiple of the group width."""
+    """How a stage's width is rounded to a multiple of the group width."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """imagenet: stride 2; cifar: stride 1, for small images."""
     stem_width: Size = 32
@@ -126,13 +126,13 @@ def quantized_widths(depth: int, w_0: int, w_a: float, w_m: float) -> list[int]:
 
 
 def half_up(width: int, multiple: int) -> int:
-    """Return the nearest multiple, the upper one of two, and the next if that is below nine tenths of ``width``."""
+    """Round to the nearest multiple, half up; if the result is below 0.9 times ``width``, to the next one."""
     rounded = max(multiple, int(width + multiple / 2) // multiple * multiple)
     return rounded + multiple if rounded < 0.9 * width else rounded
 
 
 def nearest(width: int, multiple: int) -> int:
-    """Return the nearest multiple, and of two the even one."""
+    """Round to the nearest multiple, half to even."""
     return max(1, round(width / multiple)) * multiple
 
 

@@ -11,7 +11,7 @@ Transformations" (ResNeXt), table 1; Zagoruyko and Komodakis 2016, "Wide Residua
     stage3  14 / 1024                                      8 / 64
     stage4   7 / 2048                                      -
 
-Plain networks are the same without shortcuts. Forms, which differ in more than the paper says:
+Plain networks are the same without shortcuts. Forms, which differ in more ways than the papers describe:
     v1.5  as in torchvision: stride on the 3x3 convolution (the paper: on the first 1x1), convolutions without bias,
           unbiased running variance.
     v1    as in Keras: stride on the first 1x1, convolutions with bias, epsilon 1.001e-5, biased running variance, zero

@@ -12,7 +12,7 @@ Source: Simonyan and Zisserman 2015, "Very Deep Convolutional Networks for Large
     dense    4096, 4096, classes
 
 Deviations: as in torchvision, an adaptive average pooling layer to 7x7 before the dense layers, so that every image of
-32 pixels or more is accepted; at 224 pixels it is the identity, and the network is also Keras's, which has no dropout
+32 pixels or more is accepted; at 224 pixels it is the identity, and the network equals Keras's, which has no dropout
 (``dropout=0``).
 
     head="dense"  the paper's two hidden dense layers

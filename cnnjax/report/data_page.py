@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cnnjax.data.examination import CORRELATION, MOST_COMPARED, Duplicates, Examined, Pair
-from cnnjax.errors import listed
+from cnnjax.errors import counted, listed
 from cnnjax.report import page
 from cnnjax.system.files import write_bytes
 
@@ -37,17 +37,17 @@ def _files(examined: Examined) -> list[Finding]:
     found = []
     if damaged := examined.damaged:
         name, reason = next(iter(damaged.items()))
-        found.append(Finding(f"{len(damaged):,} damaged files: {listed(damaged)} ({name}: {reason})", True))
+        found.append(Finding(f"{counted(len(damaged), 'damaged file')}: {listed(damaged)} ({name}: {reason})", True))
     if left_out := examined.left_out:
-        found.append(Finding(f"{len(left_out):,} files that are not used: {listed(left_out)}", False))
+        found.append(Finding(f"{counted(len(left_out), 'file')} not used: {listed(left_out)}", False))
     return found
 
 
 def _alike(examined: Examined, duplicates: Duplicates) -> list[Finding]:
     found = []
     kinds = {
-        "pairs of equal images": [pair for pair in duplicates.pairs if pair.likeness == 1],
-        f"pairs of near duplicates (correlation of thumbnails {CORRELATION} or more)": [
+        "equal images": [pair for pair in duplicates.pairs if pair.likeness == 1],
+        f"near duplicates (correlation of thumbnails {CORRELATION} or more)": [
             pair for pair in duplicates.pairs if pair.likeness < 1
         ],
     }
@@ -56,12 +56,12 @@ def _alike(examined: Examined, duplicates: Duplicates) -> list[Finding]:
         classes = [p for p in pairs if examined.labels[p.first] != examined.labels[p.second]]
         within = len(pairs) - len(across)
         if across:
-            found.append(Finding(f"{len(across):,} {kind} in two splits: {_pairs(examined, across)}", True))
+            found.append(Finding(f"{kind} in two splits, {_pairs(examined, across)}", True))
         if classes:
-            found.append(Finding(f"{len(classes):,} {kind} in two classes: {_pairs(examined, classes)}", True))
+            found.append(Finding(f"{kind} in two classes, {_pairs(examined, classes)}", True))
         if within:
             pairs = [p for p in pairs if examined.parts[p.first] == examined.parts[p.second]]
-            found.append(Finding(f"{within:,} {kind} within a split: {_pairs(examined, pairs)}", False))
+            found.append(Finding(f"{kind} within a split, {_pairs(examined, pairs)}", False))
     if not duplicates.compared:
         found.append(
             Finding(f"near duplicates were not looked for: there are more than {MOST_COMPARED:,} images", False)
@@ -70,13 +70,14 @@ def _alike(examined: Examined, duplicates: Duplicates) -> list[Finding]:
 
 
 def _pairs(examined: Examined, pairs: Sequence[Pair]) -> str:
-    return listed((f"{examined.names[p.first]} = {examined.names[p.second]}" for p in pairs), 5)
+    names = (f"{examined.names[pair.first]} and {examined.names[pair.second]}" for pair in pairs)
+    return f"{counted(len(pairs), 'pair')}: {listed(names, 5)}"
 
 
 def _images(examined: Examined) -> list[Finding]:
     found = []
     if uniform := [examined.names[index] for index in np.flatnonzero(examined.uniform)]:
-        found.append(Finding(f"{len(uniform):,} images of one uniform color: {listed(uniform)}", True))
+        found.append(Finding(f"{counted(len(uniform), 'image')} of one uniform color: {listed(uniform)}", True))
     for part in dict.fromkeys(examined.parts.tolist()):
         counts = np.bincount(examined.labels[examined.parts == part], minlength=len(examined.classes))
         if counts.min() == 0:

@@ -67,7 +67,7 @@ def write(
         f"{results['seconds']:.1f} s of training, {results['images_per_second']:,.0f} images/s.</p>",
         table(["", "loss", "top-1", "images"], figures),
         "<h2>Run</h2>",
-        table(["", ""], what_was_run(name, environment), texts=True),
+        table(["", ""], provenance(name, environment), texts=True),
         "<h2>Curves</h2>",
         curves(rows, results["best_epoch"], experiment.early_stopping.metric),
         _picture(folder / "confusion.png"),
@@ -96,7 +96,7 @@ def write_page(path: Path, title: str, body: Sequence[str]) -> None:
     write_bytes(path, text.encode())
 
 
-def what_was_run(name: str, environment: dict[str, Any]) -> list[list[str]]:
+def provenance(name: str, environment: dict[str, Any]) -> list[list[str]]:
     """Return the command, commit, device, versions, kernels and data, one row each."""
     commit = environment.get("commit") or "not from a git checkout"
     packages = environment.get("packages", {})

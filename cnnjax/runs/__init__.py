@@ -1,1 +1,1 @@
-"""A run's folder, launching and resuming it, and what is done with a trained network."""
+"""Run folders: training, resuming, and using trained networks."""

@@ -1,4 +1,4 @@
-"""Training and using networks from Python: what the scripts call."""
+"""Python API to train and use networks. The scripts call it."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,27 +29,27 @@ class Run:
 
     @property
     def network(self) -> Predictor:
-        """The network with the best parameters by validation, its classes and its preprocessing."""
+        """The network with the best parameters by validation, with its classes and preprocessing."""
         if self._network is None:
             self._network = predictor.load(self.path, self.definitions)
         return self._network
 
     @property
     def results(self) -> dict[str, Any]:
-        """The figures of a finished run: loss and top-1 of each part, epochs and seconds."""
+        """Results of a finished run: loss and top-1 of each split, number of epochs, and seconds."""
         return RunFolder(self.path, self.definitions).read_results()
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The figures of each epoch."""
+        """Metrics of each epoch."""
         return RunFolder(self.path, self.definitions).read_metrics()
 
     def predict(self, photos: Sequence[str | Path], top: int = 3) -> list[list[tuple[str, float]]]:
-        """Return each photo's ``top`` likeliest classes by name with their probabilities, likeliest first.
+        """Return each photo's ``top`` most likely classes with their probabilities, most likely first.
 
         Args:
-            photos: image files of any common format and size; they are resized as the network needs.
-            top: how many classes, 1 or more.
+            photos: image files of any common format and size; they are resized for the network.
+            top: number of classes, 1 or more.
 
         Example:
             >>> cnnjax.load("runs/lenet_mini").predict(["shoe.png"])  # doctest: +SKIP
@@ -63,25 +63,26 @@ class Run:
     def evaluate(
         self, split: Literal["train", "validation", "test"] = "test", data: Data | None = None
     ) -> Report:  # fmt: skip
-        """Return loss, top-1, top-5, calibration error, confusion matrix and the figures of each class.
+        """Return loss, top-1, top-5, calibration error, confusion matrix and the metrics of each class.
 
         Args:
-            split: the part to evaluate on.
-            data: other data than the run's own.
+            split: the split to evaluate on.
+            data: the data to use instead of the run's own.
         """
         return evaluation.evaluate(self.network, self.dataset(data, divide=split != "test"), split)
 
     def dataset(self, config: Data | None = None, *, divide: bool = True) -> data.Dataset:
-        """Return the run's data, or other data, as the network takes them; ``divide=False`` without a validation part.
+        """Return the run's data set, or the one in ``config``, as the network takes it.
 
-        Images that are files are divided by the paths that the run recorded, whatever was added since.
+        Images that are files are divided by the paths that the run recorded, even if files were added since.
+        ``divide=False`` omits the validation split.
 
         Raises:
-            UserError: the run does not record its data, and none are given.
+            UserError: the run does not record its data, and no ``config`` is given.
         """
         config = config or recorded_data(self.path, self.definitions)
         if config is None:
-            raise UserError(f"{self.path} does not record which data it was trained on; give some (--data.source NAME)")
+            raise UserError(f"{self.path} does not record which data it was trained on; give --data.source NAME")
         files = RunFolder(self.path, self.definitions).read_files()
         like = self.network.preprocessing
         return data.load(config, self.definitions.sources, divide=divide, like=like, recorded=files)
@@ -92,23 +93,23 @@ def train(
     profile: range | None = None, definitions: Definitions = BUILT_IN, console: Console | None = None,
     resume_command: str = "the same call",
 ) -> Run:  # fmt: skip
-    """Train, or resume what was interrupted, and return the finished run.
+    """Train, or resume an interrupted run, and return the finished run.
 
     Args:
-        experiment: what is trained, and how; its network and loss may be of classes of your own.
-        out: the run's folder. One that holds a finished run of the same experiment is returned as it is.
-        name: the run's name; without it that of the folder.
-        resume: auto resumes the run in the folder; never refuses a folder that holds one.
-        profile: steps of which JAX's profiler writes a trace, counted from 0 at this start.
-        definitions: tables that know what the experiment is made of, where it uses data sets of your own.
-        console: where progress is printed; without it standard output. ``Console(quiet=True)`` prints nothing.
-        resume_command: what an interrupt says to call to resume.
+        experiment: the experiment to train; its network and loss may be instances of your own classes.
+        out: the run folder. If it holds a finished run of the same experiment, that run is returned unchanged.
+        name: the run's name; by default the name of the folder.
+        resume: auto resumes the run in the folder; never refuses a folder that holds a run.
+        profile: steps to trace with JAX's profiler, counted from 0 at this start.
+        definitions: tables of networks, losses and data sets; required if the experiment uses your own data sets.
+        console: where to print progress; by default standard output. ``Console(quiet=True)`` prints nothing.
+        resume_command: the command to resume with, printed after an interrupt.
 
     Raises:
-        UserError: the config does not fit the data or the folder, a checkpoint could not be saved, or memory is short.
-        Diverged: a loss was not finite.
+        UserError: the config does not fit the data or the folder, a checkpoint could not be saved, or memory ran out.
+        Diverged: a loss was NaN or infinite.
         Interrupted: Ctrl-C, SIGTERM or SIGUSR1; the position is saved.
-        PartlyDone: the training is done, and its metrics or its report could not be written.
+        PartlyDone: the training finished, but its metrics or report could not be written.
 
     Example:
         >>> import cnnjax
@@ -129,13 +130,13 @@ def load(
     run: str | Path, *, code: str | Path | None = None, trust_code: bool = False,
     prepare: Callable[[Arch], None] = lambda arch: None,
 ) -> Run:  # fmt: skip
-    """Return the run in a folder, ready to predict and to evaluate.
+    """Return the run in a folder, ready for prediction and evaluation.
 
     Args:
-        run: the run's folder, such as ``runs/lenet_mini``.
-        code: the experiment file that defines the run's network, loss or data set. It is run.
-        trust_code: run the copy of that file that lies in the run's folder. Only for folders that you trust.
-        prepare: called with the network's definition before an array is read.
+        run: the run folder, such as ``runs/lenet_mini``.
+        code: the experiment file that defines the run's network, loss or data set. It is executed.
+        trust_code: execute the copy of that file in the run folder; only for folders that you trust.
+        prepare: called with the network's definition before any array is read.
 
     Raises:
         UserError: the folder holds no run with a checkpoint, or the checkpoint is damaged.

@@ -1,4 +1,4 @@
-"""One page that compares runs: their results, the options in which they differ, and their curves side by side."""
+"""HTML page that compares runs: their results, the options that differ, and their learning curves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 from cnnjax.config import flatten
 from cnnjax.errors import UserError
 from cnnjax.report import charts, page
-from cnnjax.runs.definitions import COPY
 from cnnjax.runs.folder import RunFolder
 from cnnjax.system.files import read_json
 
@@ -19,10 +18,10 @@ CURVES = {
 
 
 def write(runs: Sequence[Path], out: Path) -> None:
-    """Write the page.
+    """Write the page that compares ``runs`` to the file ``out``.
 
     Raises:
-        UserError: fewer than two runs are given, or one of the folders holds no finished run.
+        UserError: fewer than two runs are given, or a folder holds no finished run.
     """
     if len(runs) < 2:
         raise UserError("one run is given; give two or more to compare")
@@ -49,21 +48,21 @@ def write(runs: Sequence[Path], out: Path) -> None:
         "<h2>Options that differ</h2>",
         page.table(["option", *names], options) if options else "<p>None.</p>",
         "<h2>Curves</h2>",
-        f'<div class="charts">{"".join(_chart(figure, names, rows) for figure in CURVES)}</div>',
+        f'<div class="charts">{"".join(_chart(metric, names, rows) for metric in CURVES)}</div>',
     ]
     page.write_page(out, "comparison of runs", body)
 
 
 def _experiment(run: Path) -> dict[str, Any]:
-    """Return the config of a run as data; its code, where it has some, is not needed for that."""
+    """Return the config of a run as plain data; the code that it may refer to is not needed."""
     config = read_json(run / "config.json")
     if not isinstance(config, dict) or not isinstance(config.get("experiment"), dict):
-        raise UserError(f"{run / 'config.json'} is not a run's config; give the folder of a run ({COPY} is not needed)")
+        raise UserError(f"{run / 'config.json'} is not the config of a run; give a run folder")
     return config["experiment"]
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    """Return the folders' names, with as much of their paths as tells them apart."""
+    """Return the folders' names, with as many parent folders as needed to tell them apart."""
     for depth in range(1, 4):
         names = ["/".join(run.resolve().parts[-depth:]) for run in runs]
         if len(set(names)) == len(names):
@@ -71,11 +70,11 @@ def _names(runs: Sequence[Path]) -> list[str]:
     return [str(run) for run in runs]
 
 
-def _chart(figure: str, names: Sequence[str], rows: Sequence[list[dict[str, Any]]]) -> str:
-    title, scale, digits, unit = CURVES[figure]
+def _chart(metric: str, names: Sequence[str], rows: Sequence[list[dict[str, Any]]]) -> str:
+    title, scale, digits, unit = CURVES[metric]
     longest = max(map(len, rows))
     series = {
-        name: [None if i >= len(run) or figure not in run[i] else scale * run[i][figure] for i in range(longest)]
+        name: [None if i >= len(run) or metric not in run[i] else scale * run[i][metric] for i in range(longest)]
         for name, run in zip(names, rows, strict=True)
     }
     return charts.line_chart(title, "epoch", list(range(1, longest + 1)), series, digits=digits, unit=unit)

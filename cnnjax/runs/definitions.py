@@ -1,7 +1,7 @@
-"""What an experiment may be made of: the package's networks, losses and data sets, and those of an experiment file.
+"""Networks, losses and data sets that an experiment can use: those of the package and those of an experiment file.
 
-An experiment file is code. It is run where the user names it, or trusts the copy in a run folder; a run folder alone
-never has its code executed.
+An experiment file is code. It is executed only if the user names it or trusts its copy in a run folder; opening a run
+folder does not execute it.
 """
 
 import importlib.util
@@ -18,24 +18,24 @@ from cnnjax.models import FAMILIES
 from cnnjax.models.layers import Arch
 
 COPY = "experiment.py"
-"""The name in a run folder of the file that defined parts of its experiment."""
+"""Name of the copy of the experiment file in a run folder."""
 
 
 class Definitions(NamedTuple):
-    """Tables by the names that stand in files."""
+    """Networks, losses and data sets by the names used in files."""
 
     families: Mapping[str, type[Arch]] = FAMILIES
     losses: Mapping[str, type[Loss]] = LOSSES
     sources: Mapping[str, SourceEntry] = SOURCES
     code: bytes | None = None
-    """The text of the experiment file, where it defines something of its own."""
+    """Content of the experiment file, if it defines a network, loss or data set."""
 
 
 BUILT_IN = Definitions()
 
 
 def with_parts_of(experiment: Experiment, definitions: Definitions = BUILT_IN) -> Definitions:
-    """Return the tables with the classes of an experiment's network and loss among them."""
+    """Return the definitions, extended by the classes of the experiment's network and loss."""
     model, loss = type(experiment.model), type(experiment.loss)
     return definitions._replace(
         families={model.family: model, **definitions.families}, losses={loss.kind: loss, **definitions.losses}
@@ -43,26 +43,27 @@ def with_parts_of(experiment: Experiment, definitions: Definitions = BUILT_IN) -
 
 
 def run_file(path: Path) -> tuple[Any, Definitions]:
-    """Run an experiment file; return its ``experiment`` (None if it has none) and what it defines.
+    """Execute an experiment file; return its ``experiment`` (None if it has none) and its definitions.
 
     It may define subclasses of `Arch` with a ``family``, subclasses of `Loss` with a ``kind``, and data sets as a
     dictionary ``SOURCES`` of `SourceEntry`.
 
     Raises:
-        UserError: the file does not run, or it gives a name that the package has already.
+        UserError: the file fails to run, or it defines a name that already exists in the package.
     """
     code = path.read_bytes()
     spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    sys.path.insert(0, str(path.resolve().parent))  # as for any script: what lies beside it can be imported
+    sys.modules[spec.name] = module  # dataclasses look up their module here
+    sys.path.insert(0, str(path.resolve().parent))  # as for any script, so that it can import its neighbors
     try:
         spec.loader.exec_module(module)
     except CnnjaxError as error:
         raise UserError(f"{path}: {error}") from error
     except (Exception, SystemExit) as error:
-        raise UserError(f"{path} does not run: {type(error).__name__}: {error} (--debug shows where)") from error
+        name = type(error).__name__
+        raise UserError(f"{path} does not run: {name}: {error} (--debug shows the traceback)") from error
     finally:
         sys.path.remove(str(path.resolve().parent))
     families = {cls.family: cls for cls in _own(module, Arch) if "family" in vars(cls)}
@@ -86,18 +87,19 @@ def _own(module: Any, base: type) -> list[Any]:
 def _check(path: Path, families: Mapping[str, Any], losses: Mapping[str, Any], sources: Any) -> None:
     if not isinstance(sources, dict) or not all(isinstance(entry, SourceEntry) for entry in sources.values()):
         raise UserError(f"{path}: SOURCES must be a dictionary of SourceEntry by name; see cnnjax.data.SourceEntry")
-    for what, own, table in (
+    for kind, own, table in (
         ("family", families, FAMILIES), ("loss", losses, LOSSES), ("data source", sources, SOURCES),
     ):  # fmt: skip
-        if taken := sorted(own.keys() & table.keys()):
-            raise UserError(f"{path} defines the {what} {taken[0]!r}, which cnnjax has already; give it another name")
+        if duplicates := sorted(own.keys() & table.keys()):
+            name = duplicates[0]
+            raise UserError(f"{path} defines the {kind} {name!r}, which cnnjax already has; choose another name")
 
 
 def of_run(run: Path, code: Path | None = None, trust_code: bool = False) -> Definitions:
-    """Return the definitions for a run: those of the file ``code``, or of the run's own copy where it is trusted.
+    """Return the definitions of a run: from the file ``code``, or from the run's own copy if it is trusted.
 
     Raises:
-        UserError: there is no such file, or it does not run.
+        UserError: the file does not exist or fails to run.
     """
     if code is None and trust_code:
         code = run / COPY
@@ -111,7 +113,7 @@ def of_run(run: Path, code: Path | None = None, trust_code: bool = False) -> Def
 
 
 def hint(run: Path) -> str:
-    """Return what to do where a run folder names what only its own code defines; empty where it has no code."""
+    """Return advice for a name that the run's own code may define, or an empty string if it has no code."""
     if not (run / COPY).is_file():
         return ""
-    return f"; {run / COPY} may define it: name your copy of that file with --code, or run it with --trust-code"
+    return f"; {run / COPY} may define it: give your copy of that file with --code, or run it with --trust-code"

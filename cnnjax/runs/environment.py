@@ -1,4 +1,4 @@
-"""What a run's figures depend on besides its config: an entry of environment.json."""
+"""Entries of environment.json: what the results of a run depend on besides its config."""
 
 import platform
 import subprocess
@@ -10,11 +10,11 @@ from cnnjax.system.cpus import affinity
 from cnnjax.system.versions import version
 
 DECISIVE = ("backend", "device", "cpus", "packages.jax", "packages.jaxlib")
-"""What in an entry decides the bits of a result, besides everything in its lowering."""
+"""Fields of an entry that affect the exact bits of a result, in addition to all fields of ``lowering``."""
 
 
 def environment(lowering: dict[str, Any]) -> dict[str, Any]:
-    """Return what a figure depends on besides the config: versions, device, commit, and the lowering choices."""
+    """Return an entry: versions, device, commit, and the lowering choices."""
     packages = ("cnnjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
         "python": platform.python_version(),
@@ -29,7 +29,7 @@ def environment(lowering: dict[str, Any]) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    """Return what git says of the checkout this package lies in, or None where it lies in none."""
+    """Return git's output for the checkout of this package, or None if it is not in one."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

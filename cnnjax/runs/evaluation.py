@@ -1,4 +1,4 @@
-"""A trained network on one part of a data set: the tables of ``scripts/evaluate.py``."""
+"""Evaluation of a trained network on one split of a data set, with the tables of ``scripts/evaluate.py``."""
 
 import numpy as np
 from rich.console import Console
@@ -14,7 +14,7 @@ from cnnjax.training.classification import Report, classification_report
 
 
 def evaluate(network: Predictor, dataset: Dataset, part: str) -> Report:
-    """Return the figures of the network on a part (train, validation or test) of the data."""
+    """Return the metrics of the network on one split (train, validation or test) of the data."""
     network.require_classes()
     if sorted(network.classes) != sorted(dataset.classes):
         raise UserError(
@@ -24,28 +24,28 @@ def evaluate(network: Predictor, dataset: Dataset, part: str) -> Report:
     same_images = network.data.get("content_hash") == dataset.content_hash
     if part != "test" and same_images and network.data["split_hash"] != dataset.split_hash:
         raise UserError(
-            f"the run used a different split, so these {part} images may overlap with other parts of its data; leave "
-            "data.validation and data.split_seed as the run has them"
+            f"the run used a different split, so these {part} images may overlap with its other splits; set "
+            "data.validation and data.split_seed as in the run"
         )
     split = dataset.part(part)
     require_images(part, split, dataset.name)
     if split.image_shape != network.arch.image_shape:
         raise UserError(
-            f"the images of {dataset.name} are {split.image_shape} and the run takes {network.arch.image_shape}; "
+            f"the images of {dataset.name} are {split.image_shape} and the network expects {network.arch.image_shape}; "
             "give data of that size with --data.source"
         )
     return classification_report(network.logits_of(split), mapped_labels(network, dataset, split.labels))
 
 
 def mapped_labels(network: Predictor, dataset: Dataset, labels: np.ndarray) -> np.ndarray:
-    """Return the labels of a data set in the order of the network's classes: both have the same names."""
+    """Return the labels of a data set in the order of the network's classes, which have the same names."""
     if network.classes == dataset.classes:
         return labels
     return np.array([network.classes.index(name) for name in dataset.classes], labels.dtype)[labels]
 
 
 def print_report(report: Report, network: Predictor, dataset: Dataset, part: str, console: Console) -> None:
-    """Print the table of the whole part and the table of its classes."""
+    """Print the metrics of the whole split and of each class."""
     say(console, f"{dataset.name}, {part}: {report.images:,} images; parameters of {network.checkpoint}")
     whole = Table()
     figures = {

@@ -1,14 +1,14 @@
-"""The folder of a run: what was run, on what, and what came of it.
+"""The run folder: experiment, environment, metrics, checkpoints and results.
 
 config.json        the experiment and its name; `scripts/train.py RUN/config.json` reproduces the run
-experiment.py      the user's file, where it defines a network, a loss or a data set of its own; never run unasked
+experiment.py      the user's file, if it defines a network, loss or data set; executed only if the user trusts it
 files.json         the paths of the training, validation and test images, if they are files
-environment.json   one entry for each start: versions, device, commit, how things were computed
-metrics.jsonl      one line an epoch, each epoch once
+environment.json   one entry per start: versions, device, commit, lowering choices
+metrics.jsonl      one line per epoch
 checkpoints/       see `cnnjax.checkpoint`
 .lock              held by the process that writes to the folder; see `cnnjax.system.lock`
-results.json       the figures of the best parameters; there when the run is finished
-profile/           what JAX's profiler saw, where `--profile` asked for it
+results.json       the metrics of the best parameters; written last, so it marks the run as finished
+profile/           the trace of JAX's profiler, with `--profile`
 *.png report.html  see `cnnjax.report`
 """
 
@@ -34,15 +34,15 @@ from cnnjax.system.lock import HELD, locked
 FORMAT = 2
 LOCK = ".lock"
 BEFORE_CONFIG = (LOCK, f"{LOCK}{HELD}", ".config.json.writing")
-"""What a run that was killed in its first moment may have left."""
+"""Files that may remain if a run is killed before it has written config.json."""
 RESULTS, FIGURES = ("epochs", "best_epoch", "stopped_early", "seconds", "images_per_second"), ("loss", "top1", "images")
-"""What results.json has, and what it has of each part."""
+"""Required keys of results.json, and of its entry for each split."""
 PARTS = ("train", "validation", "test")
 FILES, MOST_FILES_MIB = "files.json", 256
 
 
 def experiment_from_dict(data: Any, definitions: Definitions = BUILT_IN) -> Experiment:
-    """Read what `Experiment.to_dict` wrote; as data, nothing in it is run."""
+    """Parse the output of `Experiment.to_dict` as data, without executing any code."""
     if not isinstance(data, dict):
         raise UserError(f"the experiment is {quoted(data)}; it must be an object")
     parts: dict[str, Any] = {"model": models.from_dict(data.get("model"), definitions.families)}
@@ -57,8 +57,8 @@ class RunFolder:
     def __init__(self, path: Path, definitions: Definitions = BUILT_IN):
         self.path, self.definitions = path, definitions
         self.checkpoints = path / "checkpoints"
-        self.require_lock: Callable[[], None] = _nothing
-        """Raises LostLock where the folder was locked here, and may be another process's by now."""
+        self.require_lock: Callable[[], None] = _no_lock_required
+        """Function that raises LostLock if this process locked the folder but may have lost it to another process."""
 
     @property
     def finished(self) -> bool:
@@ -66,16 +66,16 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder where it is missing, and keep every other process out while this one writes to it."""
+        """Create the folder if it is missing, and keep all other processes from writing to it."""
         make_folder(self.path)
         with locked(self.path / LOCK) as self.require_lock:
             try:
                 yield
             finally:
-                self.require_lock = _nothing
+                self.require_lock = _no_lock_required
 
     def check(self, experiment: Experiment) -> None:
-        """Refuse a folder that holds something else than a run of this experiment; nothing is written."""
+        """Raise UserError if the folder holds anything but a run of this experiment. Nothing is written."""
         if self.checkpoints.is_symlink():
             raise UserError(
                 f"{self.checkpoints} is a symlink, and a run deletes old files there; replace it with the folder "
@@ -89,7 +89,7 @@ class RunFolder:
                     f"{option} was {quoted(a)} and is now {quoted(b)}" for option, (a, b) in changed.items()
                 )
                 raise UserError(
-                    f"{self.path} holds a run of another config: {listed}; choose another folder with --out"
+                    f"{self.path} holds a run with another config: {listed}; choose another folder with --out"
                 )
             return
         if self.path.exists() and any(path.name not in BEFORE_CONFIG for path in self.path.iterdir()):
@@ -98,14 +98,14 @@ class RunFolder:
             )
 
     def start(self, name: str, experiment: Experiment) -> None:
-        """Make the folder's config.json, or find it made for the same experiment; another experiment is refused."""
+        """Create the folder and its config.json, or check that it holds the same experiment."""
         self.check(experiment)
         make_folder(self.path)
-        if experiment.data.dir is not None:  # so that it is found from another working folder too
+        if experiment.data.dir is not None:  # so that it is found from any working directory
             experiment = experiment.replace(data=experiment.data.replace(dir=str(Path(experiment.data.dir).resolve())))
         config = self.path / "config.json"
         name, recorded = read_config(config, self.definitions) if config.exists() else (name, None)
-        if recorded != experiment:  # a new run, or one whose data have moved
+        if recorded != experiment:  # a new run, or its data has moved
             write_json(config, {**formats.written(FORMAT), "name": name, "experiment": experiment.to_dict()})
         if self.definitions.code is not None and not (self.path / COPY).exists():
             write_bytes(self.path / COPY, self.definitions.code)
@@ -136,16 +136,16 @@ class RunFolder:
         return names
 
     def record_environment(self, entry: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """Add an entry for this start; return what decides the bits and was another at the start before, both values.
+        """Add an entry for this start; return the changed fields that affect the exact bits of a result.
 
-        What only one of the two entries knows is left out.
+        Each field comes with its values at the previous start and now. Fields that only one entry has are left out.
         """
         path = self.path / "environment.json"
-        before = read_json(path) if path.exists() else []
-        if not isinstance(before, list) or not all(isinstance(known, dict) for known in before):
+        entries = read_json(path) if path.exists() else []
+        if not isinstance(entries, list) or not all(isinstance(earlier, dict) for earlier in entries):
             raise UserError(f"{path} is damaged: it must hold a list; move it away and run the same command again")
-        write_json(path, [*before, entry])
-        old, new = flatten(before[-1]) if before else {}, flatten(entry)
+        write_json(path, [*entries, entry])
+        old, new = flatten(entries[-1]) if entries else {}, flatten(entry)
         decisive = [name for name in new if name in old and (name in DECISIVE or name.startswith("lowering."))]
         return {name: (old[name], new[name]) for name in decisive if old[name] != new[name]}
 
@@ -158,27 +158,27 @@ class RunFolder:
         return entries[-1]
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        """Add one epoch's line; where that fails, no part of it stays."""
+        """Append the line of one epoch; if that fails, remove the part that was written."""
         self.require_lock()
         with open(self.path / "metrics.jsonl", "ab", buffering=0, opener=open_own) as file:
-            before = file.tell()
+            size = file.tell()
             try:
                 file.write(line := metrics_line(row))
-                if file.tell() != before + len(line):
+                if file.tell() != size + len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
                 os.fsync(file.fileno())
             except OSError:
                 with contextlib.suppress(OSError):
-                    file.truncate(before)
+                    file.truncate(size)
                 raise
 
     def write_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write all lines anew."""
+        """Replace the file by these rows."""
         self.require_lock()
         write_bytes(self.path / "metrics.jsonl", b"".join(map(metrics_line, rows)))
 
     def has_metrics(self, rows: Sequence[dict[str, Any]]) -> bool:
-        """Return whether metrics.jsonl holds these rows and nothing else."""
+        """Return whether metrics.jsonl holds exactly these rows."""
         wanted = b"".join(map(metrics_line, rows))
         try:
             with open_plain(self.path / "metrics.jsonl") as file:
@@ -187,7 +187,7 @@ class RunFolder:
             return False
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the epochs' rows, up to the first line that is not the next epoch's: a kill may have cut it short."""
+        """Return the rows up to the first line that is not the next epoch's, since a kill may have truncated it."""
         return read_rows(self.path / "metrics.jsonl")
 
     def write_results(self, results: dict[str, Any]) -> None:
@@ -197,9 +197,9 @@ class RunFolder:
     def read_results(self) -> dict[str, Any]:
         path = self.path / "results.json"
         results = read_json(path)
-        sound = has_numbers(results, RESULTS) and all(type(results[name]) is int for name in RESULTS[:2])
-        if not sound or not all(has_numbers(results.get(part), FIGURES) for part in PARTS):
-            raise UserError(f"{path} is damaged; delete it, and the same command writes it again")
+        valid = has_numbers(results, RESULTS) and all(type(results[name]) is int for name in RESULTS[:2])
+        if not valid or not all(has_numbers(results.get(part), FIGURES) for part in PARTS):
+            raise UserError(f"{path} is damaged; delete it, then run the same command to write it again")
         return results
 
 
@@ -207,8 +207,8 @@ def _is_texts(names: object) -> bool:
     return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
-def _nothing() -> None:
-    """Require nothing."""
+def _no_lock_required() -> None:
+    """Do nothing, for a folder that is not locked."""
 
 
 def read_config(path: Path, definitions: Definitions = BUILT_IN) -> tuple[str, Experiment]:
@@ -216,12 +216,15 @@ def read_config(path: Path, definitions: Definitions = BUILT_IN) -> tuple[str, E
     data = read_json(path)
     has_format = isinstance(data, dict) and isinstance(data.get("format"), int)
     if has_format:
-        formats.check(str(path), data, FORMAT)  # first: a newer one may have other fields
+        formats.check(str(path), data, FORMAT)  # checked first, because a newer format may have other fields
     if not has_format or not isinstance(data.get("name"), str):
         raise UserError(f"{path} is not a run's config.json: it needs 'format', 'name' and 'experiment'")
     name = data["name"]
     if not (name.isprintable() and 0 < len(name) <= LONGEST_NAME and "/" not in name) or name in (".", ".."):
-        raise UserError(f"{path} names its run {name[:80]!r}; a name has up to {LONGEST_NAME} printable characters")
+        raise UserError(
+            f"{path} has the run name {name[:80]!r}; "
+            f"it must be a file name of at most {LONGEST_NAME} printable characters"
+        )
     try:
         return data["name"], experiment_from_dict(data.get("experiment"), definitions)
     except UserError as error:
@@ -231,6 +234,6 @@ def read_config(path: Path, definitions: Definitions = BUILT_IN) -> tuple[str, E
 
 
 def recorded_data(run: Path, definitions: Definitions = BUILT_IN) -> Data | None:
-    """Return the data that a run was trained on, or None where the folder does not say."""
+    """Return the data that a run was trained on, or None if the folder has no config.json."""
     config = run / "config.json"
     return read_config(config, definitions)[1].data if config.exists() else None

@@ -1,7 +1,7 @@
-"""Reads training checkpoints of format 1.
+"""Read training checkpoints of format 1.
 
-There the ``training`` item was the step and optax's state of a chain that ended with a schedule's counter, and the sums
-of an epoch that was not done stood in info.json as ``tally``.
+In format 1, the ``training`` item holds the step and the state of an optax chain that ends with the schedule's counter.
+The sums of an unfinished epoch are in info.json as ``tally``.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from cnnjax.config import Optimizer
 from cnnjax.optim import is_decayed
 from cnnjax.training.state import EpochMetrics, TrainState
 
-REMEMBERED = (optax.ScaleByAdamState, optax.TraceState, optax.ScaleByRmsState)
-"""The states of update rules that hold arrays; both formats have at most one."""
+RULE_STATES = (optax.ScaleByAdamState, optax.TraceState, optax.ScaleByRmsState)
+"""Optimizer states that hold arrays; a checkpoint of either format has at most one of them."""
 
 
 def restore(saved: Checkpoint, like: TrainState, config: Optimizer) -> TrainState:
@@ -26,21 +26,21 @@ def restore(saved: Checkpoint, like: TrainState, config: Optimizer) -> TrainStat
     old = jax.eval_shape(_chain(config).init, like.params)
     training = checkpoint.restore(saved, "training", {"step": like.step, "opt_state": old})
     variables = checkpoint.restore(saved, "variables", like.variables._asdict())
-    remembered = {type(node): node for node in _nodes(training["opt_state"]) if isinstance(node, REMEMBERED)}
-    opt_state = jax.tree.map(lambda node: remembered.get(type(node), node), like.opt_state, is_leaf=_is_remembered)
+    rule_states = {type(node): node for node in _nodes(training["opt_state"]) if isinstance(node, RULE_STATES)}
+    opt_state = jax.tree.map(lambda node: rule_states.get(type(node), node), like.opt_state, is_leaf=_is_rule_state)
     tally = _tally(saved)
     metrics = EpochMetrics(
         jnp.asarray(tally["loss"], like.metrics.loss.dtype),
         jnp.int32(tally["correct"]),
         jnp.int32(tally["images"]),
         jnp.int32(-1),
-        jnp.zeros_like(like.metrics.gradient_norm),  # format 1 has none: that of a resumed epoch is of its later steps
+        jnp.zeros_like(like.metrics.gradient_norm),  # not in format 1; a resumed epoch sums only its later steps
     )
     return TrainState(training["step"], opt_state=opt_state, metrics=metrics, **variables)
 
 
 def images_within(saved: Checkpoint) -> int:
-    """Return the images of the epoch that is not done."""
+    """Return the number of images that the unfinished epoch has processed."""
     return _tally(saved)["images"]
 
 
@@ -48,16 +48,16 @@ def _tally(saved: Checkpoint) -> dict[str, Any]:
     return saved.info.get("tally") or {"loss": 0.0, "correct": 0, "images": 0}
 
 
-def _is_remembered(node: Any) -> bool:
-    return isinstance(node, REMEMBERED)
+def _is_rule_state(node: Any) -> bool:
+    return isinstance(node, RULE_STATES)
 
 
 def _nodes(tree: Any) -> list[Any]:
-    return jax.tree.leaves(tree, is_leaf=_is_remembered)
+    return jax.tree.leaves(tree, is_leaf=_is_rule_state)
 
 
 def _chain(config: Optimizer) -> optax.GradientTransformation:
-    """Return the chain whose state format 1 holds; its values do not matter."""
+    """Return the optax chain whose state format 1 stores; its hyperparameter values do not matter."""
     rules: dict[str, Callable[[], optax.GradientTransformation]] = {
         "sgd": lambda: optax.sgd(_rate),
         "momentum": lambda: optax.sgd(_rate, momentum=0.9),

@@ -1,4 +1,4 @@
-"""From an experiment to a finished run folder: train, judge the best parameters, draw."""
+"""Turn an experiment into a finished run folder: train, evaluate the best parameters, draw the report."""
 
 import dataclasses
 from collections.abc import Callable
@@ -38,7 +38,7 @@ from cnnjax.training.profiling import Profile, check_steps
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """An experiment with its name, its folder, and the tables that know what it is made of."""
+    """An experiment with its name, run folder and definitions."""
 
     name: str
     experiment: Experiment
@@ -50,20 +50,22 @@ def run(
     launch: Launch, console: Console, resume: Literal["auto", "never"] = "auto", profiled: range | None = None,
     resume_command: str = "the same call",
 ) -> dict[str, Any]:  # fmt: skip
-    """Train, or continue, or say that it is finished; return the results, which are also in results.json.
+    """Train, resume, or report that the run is finished; return the results, which are also in results.json.
 
-    A trace of the steps ``profiled``, counted from this start, goes to the run's folder. ``resume_command`` is the
-    command that resumes where a signal ends this one.
+    The profiler's trace of the steps ``profiled``, counted from this start, is written to the run folder.
+    ``resume_command`` is printed if a signal interrupts the run.
 
     Raises:
-        UserError: the config does not fit the data or the folder, a checkpoint could not be saved, or memory is short;
-            Diverged; Interrupted (Ctrl-C, SIGTERM or SIGUSR1); PartlyDone: the metrics or the report are missing.
+        UserError: the config does not fit the data or the folder, a checkpoint could not be saved, or memory ran out.
+        Diverged: a loss was NaN or infinite.
+        Interrupted: Ctrl-C, SIGTERM or SIGUSR1; the position is saved.
+        PartlyDone: the training finished, but its metrics or report could not be written.
     """
     with deferred_signals(f"interrupted; to resume: {resume_command}"):
         folder = RunFolder(launch.folder, launch.definitions)
         if resume == "never" and (launch.folder / "config.json").exists():
             raise UserError(f"{launch.folder} holds a run, and --resume is never; choose another folder with --out")
-        # All that can be refused is refused before the folder is made.
+        # Validate the input before creating the folder.
         folder.check(launch.experiment)
         dataset = data.load(launch.experiment.data, launch.definitions.sources)
         for notice in dataset.notices:
@@ -86,10 +88,10 @@ def run(
 def _run_in(
     folder: RunFolder, launch: Launch, dataset: Dataset, steps_per_epoch: int, console: Console, profiled: range | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the results, and what could not be written beside them."""
+    """Return the results, and a message for each output that could not be written."""
     folder.start(launch.name, launch.experiment)
     if folder.code_has_changed():
-        say(console, f"notice: {folder.path / COPY} differs from the experiment file that is used now")
+        say(console, f"notice: {folder.path / COPY} differs from the experiment file in use")
     if folder.finished:
         _require_same_data(folder, dataset)
         results = folder.read_results()
@@ -97,16 +99,16 @@ def _run_in(
         problem = tidy(folder, launch.experiment.train, results["epochs"], lambda text: say(console, text))
         say(console, f"{launch.folder} is already finished; choose another --seed or --out for a new run")
         return results, [problem] if problem else []
-    computed = environment(lowering(launch.experiment, dataset, steps_per_epoch))
+    entry = environment(lowering(launch.experiment, dataset, steps_per_epoch))
     folder.record_files(dataset.names)
-    changed = folder.record_environment(computed | {"data": dataset.record()})
+    changed = folder.record_environment(entry | {"data": dataset.record()})
     if changed and checkpoint.newest_step(folder.checkpoints):
-        say(console, _other_bits(changed))
+        say(console, _environment_notice(changed))
     return _train(launch, dataset, folder, console, profiled)
 
 
 def _require_same_data(folder: RunFolder, dataset: Dataset) -> None:
-    """Refuse to report a finished run for other data than it was trained on."""
+    """Raise UserError if a finished run was trained on other data."""
     if not (folder.path / "environment.json").exists():
         return
     recorded = folder.read_environment().get("data")
@@ -127,7 +129,7 @@ def _train(
         say(console, profile.sentence())
     say(console, "evaluating the best parameters, drawing the report ...")
     variables = predictor.load(launch.folder, launch.definitions).variables
-    results = _judge(launch.experiment, dataset, outcome, variables)
+    results = _evaluate_best(launch.experiment, dataset, outcome, variables)
     problems = [problem] if problem else []
     folder.require_lock()
     try:
@@ -137,15 +139,15 @@ def _train(
         )
     except CnnjaxError:
         raise
-    except Exception as error:  # whatever a picture fails for, the training is done
+    except Exception as error:  # training is done, whatever the cause
         problems.append(f"its report could not be drawn ({type(error).__name__}: {error})")
     if not problems:
-        folder.write_results(results)  # last: a run that has this is finished
+        folder.write_results(results)  # last, because it marks the run as finished
     return results, problems
 
 
 def lowering(experiment: Experiment, dataset: Dataset, steps_per_epoch: int) -> dict[str, Any]:
-    """Return how things are computed on this backend, where there was a choice; see the rules named."""
+    """Return the choices made for this backend, such as the algorithm of each operation."""
     backend = jax.default_backend()
     steps = steps_per_dispatch(backend, steps_per_epoch)
     resident, steps = loading_plan(dataset.train, experiment.train.batch_size, steps)
@@ -159,18 +161,18 @@ def lowering(experiment: Experiment, dataset: Dataset, steps_per_epoch: int) -> 
     return chosen
 
 
-def _other_bits(changed: dict[str, tuple[Any, Any]]) -> str:
+def _environment_notice(changed: dict[str, tuple[Any, Any]]) -> str:
     now = ", ".join(f"{name} {new}" for name, (_, new) in changed.items())
-    before = ", ".join(f"{name} {_from_file(old)}" for name, (old, _) in changed.items())
+    before = ", ".join(f"{name} {_shortened(old)}" for name, (old, _) in changed.items())
     return f"notice: resuming with {now}; it was {before} before, so the result will not be bit-identical"
 
 
-def _from_file(value: Any) -> str:
+def _shortened(value: Any) -> str:
     return value[:200] if isinstance(value, str) else quoted(value)
 
 
 def print_results(name: str, results: dict[str, Any], console: Console) -> None:
-    """Print the table at the end of a launch."""
+    """Print the results of a finished run."""
     early = ", stopped early" if results["stopped_early"] else ""
     console.print()
     say(console, name)
@@ -201,9 +203,9 @@ def fit_in_folder(
     experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: Hook,
     poll: Callable[[], None] = signals.poll, profile: Profile | None = None,
 ) -> tuple[Outcome, str | None]:  # fmt: skip
-    """Train from the folder's newest good checkpoint; return the outcome, and why metrics.jsonl lacks some of it.
+    """Train from the folder's newest undamaged checkpoint; return the outcome and any problem with metrics.jsonl.
 
-    The hooks' order is a promise: an epoch's line of metrics, then its checkpoint, then what the user sees.
+    The order of the hooks is part of the contract: an epoch's line of metrics, its checkpoint, its progress line.
     """
     _, hyperparameters = plan(experiment, dataset)
     saver = Saver(experiment, dataset, folder, progress.notice)
@@ -213,8 +215,8 @@ def fit_in_folder(
     return outcome, log.problem
 
 
-def _judge(experiment: Experiment, dataset: Dataset, outcome: Outcome, variables: Variables) -> dict[str, Any]:
-    """Return the figures of the best parameters on all three parts, and how long it took over all starts."""
+def _evaluate_best(experiment: Experiment, dataset: Dataset, outcome: Outcome, variables: Variables) -> dict[str, Any]:
+    """Return the metrics of the best parameters on all three splits, and the training time over all starts."""
     results: dict[str, Any] = {
         "epochs": outcome.epochs,
         "stopped_early": outcome.stopped_early,
@@ -232,7 +234,7 @@ def _judge(experiment: Experiment, dataset: Dataset, outcome: Outcome, variables
 
 
 def speed(rows: list[dict[str, Any]], batch_size: int) -> dict[str, float]:
-    """Return the seconds of all epochs, and the images in one of these."""
+    """Return the training time of all epochs in seconds, and the images per second."""
     seconds = sum(row["seconds"] for row in rows)
     return {
         "seconds": round(seconds, 3),

@@ -1,4 +1,4 @@
-"""The rows of a metrics.jsonl: one an epoch, each epoch once and in order."""
+"""Rows of metrics.jsonl: one per epoch, in order."""
 
 import functools
 import itertools
@@ -12,21 +12,21 @@ from cnnjax.errors import UserError
 from cnnjax.system.files import open_plain, parse_json
 
 LONGEST_ROW, MOST_FIGURES = 4096, 32
-"""Bytes and figures of a line of metrics.jsonl; ours have some 230 and 10."""
+"""Maximum bytes and values in a line of metrics.jsonl; cnnjax writes about 230 and 10."""
 ROW = (
     "epoch", "step", "lr", "train_loss", "train_top1", "validation_loss", "validation_top1", "seconds",
     "images_per_second",
 )  # fmt: skip
-"""What each line of metrics.jsonl has, and more."""
+"""Required keys of each line of metrics.jsonl."""
 
 
 def metrics_line(row: dict[str, Any]) -> bytes:
-    """Return an epoch's line of metrics.jsonl."""
+    """Return the line of metrics.jsonl for one epoch."""
     return json.dumps(row, allow_nan=False).encode() + b"\n"
 
 
 def read_rows(path: Path, most: int = MOST_EPOCHS) -> list[dict[str, Any]]:
-    """Return at most so many rows of a metrics.jsonl, up to the first line that is not the next epoch's."""
+    """Return up to ``most`` rows of a metrics.jsonl, stopping at the first line that is not the next epoch's."""
     try:
         with open_plain(path) as file:
             return _rows(iter(functools.partial(file.readline, LONGEST_ROW), b""), most)
@@ -52,7 +52,7 @@ def _rows(lines: Iterator[bytes], most: int) -> list[dict[str, Any]]:
 
 
 def saved_rows(path: Path, epochs: int) -> list[dict[str, Any]]:
-    """Return the rows of the first ``epochs`` in a metrics.jsonl, of which a checkpoint says that they were saved."""
+    """Return the rows of the first ``epochs`` epochs, or raise UserError if the file does not hold all of them."""
     rows = read_rows(path, epochs)
     if len(rows) < epochs:
         raise UserError(
@@ -63,5 +63,5 @@ def saved_rows(path: Path, epochs: int) -> list[dict[str, Any]]:
 
 
 def has_numbers(data: Any, names: Sequence[str]) -> bool:
-    """Return whether ``data`` is an object with a number under each of the names."""
+    """Return whether ``data`` is a dictionary with a number under each of the names."""
     return isinstance(data, dict) and all(isinstance(data.get(name), int | float) for name in names)

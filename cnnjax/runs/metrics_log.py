@@ -1,4 +1,4 @@
-"""The run's metrics.jsonl while it trains: what cannot be written stops nothing."""
+"""Writing metrics.jsonl during training. A failed write does not stop the training."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,29 +8,29 @@ from cnnjax.training.hooks import Hook, Snapshot
 
 
 class MetricsLog(Hook):
-    """Writes a line an epoch; all of them where the file is not as it left it. The checkpoints hold every row too."""
+    """Appends a line per epoch, or rewrites the file if it has changed. The checkpoints hold every row too."""
 
     def __init__(self, folder: RunFolder, rows: list[dict[str, Any]], say: Callable[[str], None]):
         self.folder, self.say = folder, say
         self.path = folder.path / "metrics.jsonl"
         self.problem: str | None = None
-        self.left: tuple[int, ...] | None = None
-        """What tells the file with the rows so far from another one; None where there is none."""
+        self.last_mark: tuple[int, ...] | None = None
+        """Identity and size of the file after the last write; None if that failed."""
         self._attempt(lambda: folder.write_metrics(rows))
 
     def epoch(self, snapshot: Snapshot) -> None:
-        """Write the last of the rows, or all where others are missing."""
+        """Append the last row, or rewrite the file if it has changed."""
         rows = snapshot.rows
-        if self.left and self.left == self._mark():
+        if self.last_mark and self.last_mark == self._mark():
             self._attempt(lambda: self.folder.append_metrics(rows[-1]))
         else:
             self._attempt(lambda: self.folder.write_metrics(rows))
 
     def _attempt(self, write: Callable[[], None]) -> None:
-        before, self.problem, self.left = self.problem, None, None
+        before, self.problem, self.last_mark = self.problem, None, None
         try:
             write()
-            self.left = self._mark()
+            self.last_mark = self._mark()
         except OSError as error:
             self.problem = f"{self.path} cannot be written ({error.strerror or error})"
         if self.problem and not before:

@@ -1,4 +1,4 @@
-"""The name of a run, and in which options two experiments differ."""
+"""Run names, and the options in which two experiments differ."""
 
 import hashlib
 from typing import Any
@@ -6,20 +6,20 @@ from typing import Any
 from cnnjax.config import Experiment, flatten
 
 LONGEST_NAME = 150
-PLACES_NOT_CONTENT = ("data.dir",)
-"""Options that say where something lies: they neither name a run nor make it another one."""
+LOCATIONS = ("data.dir",)
+"""Options that name a location; they are not part of a run's name or identity."""
 
 
 def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
-    """Return the options in which two experiments differ, with both values; what only says a place is left out."""
+    """Return the options in which two experiments differ, with both values; locations are left out."""
     a, b = flatten(old.to_dict()), flatten(new.to_dict())
-    names = [name for name in {**a, **b} if name not in PLACES_NOT_CONTENT]
-    pairs = {name: (a.get(name, "not there"), b.get(name, "not there")) for name in names}
+    names = [name for name in {**a, **b} if name not in LOCATIONS]
+    pairs = {name: (a.get(name, "not set"), b.get(name, "not set")) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def run_name(name: str, base: Experiment, experiment: Experiment) -> str:
-    """Return the run's name: the experiment's, and the values that were overridden."""
+    """Return the run's name: the experiment's name and the overridden values."""
     options = flatten(experiment.to_dict())
     changed = {option: options[option] for option in differences(base, experiment) if option in options}
     first, *earlier = name.split(",")

@@ -1,4 +1,4 @@
-"""Photos that a user names to `predict`: files, and folders of them."""
+"""Photos to classify: image files, and folders of them."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from cnnjax.errors import UserError
 
 
 class ReadPhotos(NamedTuple):
-    """Images uint8 [N, H, W, C], their paths, and a sentence for each file that could not be read."""
+    """Images uint8 [N, H, W, C], their paths, and a message for each file that could not be read."""
 
     images: np.ndarray
     paths: list[str]
@@ -20,31 +20,31 @@ class ReadPhotos(NamedTuple):
 
 
 def find_photos(names: Sequence[str]) -> list[str]:
-    """Return the files that are named, and for each folder the visible files in it and below, sorted.
+    """Return the given files and, for each folder, the visible files in it and its subfolders, sorted.
 
     Raises:
-        UserError: a folder holds no file.
+        UserError: a folder contains no file.
     """
     photos: list[str] = []
     for name in names:
         if not Path(name).is_dir():
             photos.append(name)
             continue
-        found = sorted(_files_below(Path(name)))
-        if not found:
-            raise UserError(f"the folder {name} holds no file; give a folder of images")
-        photos += found
+        files = sorted(_files_below(Path(name)))
+        if not files:
+            raise UserError(f"the folder {name} contains no file; give a folder of images")
+        photos += files
     return photos
 
 
 def _files_below(folder: Path) -> Iterator[str]:
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (str(Path(place) / name) for name in files if not name.startswith("."))
+        yield from (str(Path(parent) / name) for name in files if not name.startswith("."))
 
 
 def read_photos(paths: Sequence[str], preprocessing: Preprocessing) -> ReadPhotos:
-    """Read the files that are images; the others are reported."""
+    """Read the images, and report the files that cannot be read."""
     images, readable, problems = [], [], []
     for path in paths:
         try:

@@ -1,4 +1,4 @@
-"""A trained network as its run folder holds it: with its classes and its preprocessing."""
+"""A trained network loaded from its run folder, with its classes and preprocessing."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ class Predictor:
     preprocessing: Preprocessing
     checkpoint: Path
     data: dict[str, str]
-    """What `data.Dataset.record` said of the data it was trained on; empty where it was not trained here."""
+    """`data.Dataset.record` of the training data; empty if the network was not trained by cnnjax."""
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return the logits float32 [N, classes] of images uint8 [N, H, W, C]."""
@@ -40,7 +40,7 @@ class Predictor:
         return predict_logits(self.arch, self.preprocessing, self.variables, source, BATCH_SIZE)
 
     def top(self, images: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
-        """Return each image's k likeliest classes by name with their probabilities."""
+        """Return each image's k most likely classes with their probabilities."""
         self.require_classes()
         probabilities = softmax(self.logits(images))
         return [
@@ -49,19 +49,19 @@ class Predictor:
         ]
 
     def require_classes(self) -> None:
-        """Raise UserError where the network has no head."""
+        """Raise UserError if the network has no head."""
         if not self.classes:
-            raise UserError(f"{self.checkpoint} has no classes (model.num_classes is 0) and gives only embeddings")
+            raise UserError(f"{self.checkpoint} has no classes (model.num_classes is 0); give a run with classes")
 
     def read(self, paths: Sequence[str]) -> np.ndarray:
-        """Read image files as uint8 [N, H, W, C], resized as the network needs; an unreadable one is a UserError."""
+        """Read image files as uint8 [N, H, W, C], resized for the network; raise UserError if one is unreadable."""
         return np.stack([read_image(path, self.preprocessing) for path in paths])
 
 
 def load(
     run: Path, definitions: Definitions = BUILT_IN, prepare: Callable[[Arch], None] = lambda arch: None
 ) -> Predictor:
-    """Load the best parameters of a run. ``prepare`` is called with its network before an array is read.
+    """Load the best parameters of a run. ``prepare`` is called with its network before any array is read.
 
     Raises:
         UserError: the folder holds no run with a checkpoint, or the checkpoint is damaged.
@@ -89,7 +89,7 @@ def load(
 
 
 class Description(NamedTuple):
-    """What a checkpoint says of its network."""
+    """A checkpoint's description of its network."""
 
     arch: Arch
     classes: tuple[str, ...]
@@ -98,10 +98,10 @@ class Description(NamedTuple):
 
 
 def describe(saved: checkpoint.Checkpoint, families: Mapping[str, type[Arch]] = models.FAMILIES) -> Description:
-    """Read what a checkpoint says of its network, as data that a stranger may have written.
+    """Read a checkpoint's description of its network, as untrusted data.
 
     Raises:
-        UserError: it does not describe a network of ours with its classes and its preprocessing.
+        UserError: it is not a valid description of a cnnjax network with its classes and preprocessing.
     """
     info = saved.info
     if not isinstance(info, dict) or not {"model", "classes", "preprocessing"} <= info.keys():

@@ -1,4 +1,4 @@
-"""What a user sees while a network trains: a live bar on a terminal, a line an epoch elsewhere."""
+"""Training progress: a progress bar on a terminal, one line per epoch elsewhere."""
 
 import time
 
@@ -10,7 +10,7 @@ from cnnjax.training.hooks import Hook, Plan, Snapshot
 
 
 class TerminalProgress(Hook):
-    """Shows epoch, step, loss, accuracy, images/s and the time left of a training."""
+    """Shows epoch, step, loss, accuracy, images/s and the remaining time of a training."""
 
     def __init__(self, console: Console):
         self.console = console
@@ -26,27 +26,27 @@ class TerminalProgress(Hook):
         )
 
     def start(self, plan: Plan) -> None:
-        """Begin to show a training of that many epochs at the most."""
-        self.epochs, self.steps_per_epoch, self.batch_size, self.began_step = plan
-        self.began = time.perf_counter()
+        """Start the progress bar."""
+        self.epochs, self.steps_per_epoch, self.batch_size, self.first_step = plan
+        self.started = time.perf_counter()
         self.task = self.bar.add_task(
             "",
             total=self.epochs * self.steps_per_epoch,
-            completed=self.began_step,
-            epoch=f"{self.began_step // self.steps_per_epoch + 1}/{self.epochs}",
+            completed=self.first_step,
+            epoch=f"{self.first_step // self.steps_per_epoch + 1}/{self.epochs}",
             figures="",
         )
         self.bar.start()
 
     def step(self, epoch: int, step: int, loss: float, top1: float) -> None:
-        """Show the running means of the epoch at one of its steps."""
+        """Show the mean metrics of the epoch so far."""
         done = (epoch - 1) * self.steps_per_epoch + step
-        speed = (done - self.began_step) * self.batch_size / (time.perf_counter() - self.began)
+        speed = (done - self.first_step) * self.batch_size / (time.perf_counter() - self.started)
         figures = f"loss {loss:.3f} top-1 {100 * top1:.1f}% {speed:,.0f} images/s"
         self.bar.update(self.task, completed=done, epoch=f"{epoch}/{self.epochs}", figures=figures)
 
     def epoch(self, snapshot: Snapshot) -> None:
-        """Leave a line on a finished epoch; it is called once the epoch's checkpoint is complete and on disk."""
+        """Print the line of a finished epoch. Called once the epoch's checkpoint is complete and on disk."""
         row = snapshot.rows[-1]
         self.bar.update(self.task, completed=row["epoch"] * self.steps_per_epoch)
         say(
@@ -58,9 +58,9 @@ class TerminalProgress(Hook):
         )
 
     def notice(self, text: str) -> None:
-        """Say something in passing."""
+        """Print a message."""
         say(self.console, text)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         self.bar.stop()

@@ -1,8 +1,8 @@
-"""Records of runs: the small files of a run, kept under version control, from which every published table is made.
+"""Records: the small files of runs, kept under version control. All published tables are made from them.
 
     experiments/records/NAME/seed-0/config.json  environment.json  metrics.jsonl  results.json  [experiment.py]
 
-NAME is the run's name without its seed. A record holds no path of the machine that made it.
+NAME is the run's name without its seed. A record contains no path of the machine that made it.
 """
 
 import secrets
@@ -20,7 +20,7 @@ from cnnjax.system.files import make_folder, read_bytes, read_json, sync_folder,
 
 COPIED = ("environment.json", "metrics.jsonl", "results.json")
 TIMES = ("seconds", "images_per_second")
-"""Figures that differ from run to run; all others of a repeated run are the same to the last bit."""
+"""Figures that differ from run to run; a repeated run reproduces all others bit for bit."""
 
 
 class Record(NamedTuple):
@@ -35,18 +35,18 @@ class Record(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A repeated run beside its record."""
+    """Comparison of a repeated run with its record."""
 
     figures: int
-    """How many figures were compared."""
+    """Number of figures compared."""
     first: str
-    """The first figure that differs, with both values; empty where all are equal."""
+    """The first figure that differs, with both values; empty if all are equal."""
     different: int
-    """How many figures differ."""
+    """Number of figures that differ."""
     largest: float
     """The largest absolute difference."""
     reasons: dict[str, tuple[Any, Any]]
-    """What decides the bits and differs, by its name in environment.json: the recorded value and the present one."""
+    """Fields of environment.json that affect the exact bits and differ, each with its recorded and its new value."""
 
     @property
     def equal(self) -> bool:
@@ -56,7 +56,7 @@ class Comparison(NamedTuple):
 def record(run: Path, records: Path) -> Path:
     """Copy the small files of a finished run to the records; return the record's folder.
 
-    The recorded config names no data folder, since that is a path of this machine.
+    The record omits the data folder, because it is a path of this machine.
 
     Raises:
         UserError: the run is not finished, or another run is recorded under the same name and seed.
@@ -73,37 +73,37 @@ def record(run: Path, records: Path) -> Path:
         if recorded["experiment"] != config["experiment"]:
             changed = _changed(flatten(recorded["experiment"]), flatten(config["experiment"]))
             raise UserError(
-                f"{target} holds a run of another config ({next(iter(changed))} differs); delete that record first"
+                f"{target} holds a run with another config ({next(iter(changed))} differs); delete that record first"
             )
     make_folder(target.parent)
-    aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    aside.mkdir()
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    temporary.mkdir()
     try:
-        write_json(aside / "config.json", config)
+        write_json(temporary / "config.json", config)
         for file in COPIED:
-            write_bytes(aside / file, read_bytes(run / file))
+            write_bytes(temporary / file, read_bytes(run / file))
         if (run / COPY).is_file():
-            write_bytes(aside / COPY, read_bytes(run / COPY))
-        sync_tree(aside)
+            write_bytes(temporary / COPY, read_bytes(run / COPY))
+        sync_tree(temporary)
         if target.exists():
             shutil.rmtree(target)
-        aside.rename(target)
+        temporary.rename(target)
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(target.parent)
     return target
 
 
 def record_name(run_name: str) -> str:
-    """Return a run's name without its seed: ``"lenet,seed=1,train.epochs=3"`` gives ``"lenet,train.epochs=3"``."""
+    """Return a run's name without its seed: ``"lenet,train.epochs=3"`` for ``"lenet,seed=1,train.epochs=3"``."""
     return ",".join(part for part in run_name.split(",") if not part.startswith("seed="))
 
 
 def read_record(folder: Path) -> Record:
     """Return the record in a folder such as ``experiments/records/lenet_fashion/seed-0``.
 
-    The copy of an experiment file that lies in it is run, since records are part of the repository.
+    A copy of an experiment file in the folder is executed, because records are part of the repository.
     """
     run = RunFolder(folder, of_run(folder, trust_code=(folder / COPY).is_file()))
     name, experiment = read_config(folder / "config.json", run.definitions)
@@ -120,7 +120,7 @@ def read_records(records: Path) -> dict[str, list[Record]]:
 
 
 def compare(recorded: Record, repeated: Record) -> Comparison:
-    """Return how the figures of a repeated run differ from its record, apart from times."""
+    """Compare the figures of a repeated run with its record, except times."""
     pairs = list(_pairs(_figures(recorded), _figures(repeated)))
     different = [(name, a, b) for name, a, b in pairs if a != b]
     first = "{} is {!r} and was {!r}".format(different[0][0], *different[0][:0:-1]) if different else ""
@@ -137,7 +137,7 @@ def compare(recorded: Record, repeated: Record) -> Comparison:
 
 
 def _figures(record: Record) -> dict[str, Any]:
-    """Return all figures of a run but its times, in the order in which they arose."""
+    """Return all figures of a run except times, in the order in which they were computed."""
     rows = {f"{key} of epoch {row['epoch']}": value for row in record.rows for key, value in row.items()
             if key not in TIMES}  # fmt: skip
     whole = {key: value for key, value in record.results.items() if key not in (*TIMES, *PARTS)}

@@ -1,13 +1,13 @@
-"""docs/results.md: every published result, written from the records and from nothing else.
+"""docs/results.md: the page of all published results, generated only from the records.
 
-`experiments/records/questions.toml` says which records answer which question:
+`experiments/records/questions.toml` lists the records that answer each question:
 
     [[question]]
     title = "Does ReLU train LeNet-5 better than the sigmoid?"
     text = "With the sigmoid it reaches {1}."
     rows = [{record = "lenet_fashion", label = "LeNet-5, sigmoid", claimed = "89.6", source = "the course"}]
 
-In `text`, {1} stands for the mean and the spread of the first row's test top-1, {2} for those of the second.
+In `text`, {1} stands for the mean and spread of the first row's test top-1, {2} for those of the second row.
 """
 
 import statistics
@@ -28,32 +28,32 @@ Written by `python scripts/report.py --results` from the files in [experiments/r
 hold config, environment and metrics of every run. `python scripts/report.py --check NAME` repeats one of them.
 
 A figure is the mean over seeds ± the sample standard deviation. The parameters of a run are those of its best epoch by
-validation loss, or by validation top-1 where the config says so; test images are used once, at the end. Seconds are the
-wall time of one seed's training, evaluation between epochs included, on the device named below each table; other work
-on the machine lengthens them.
+validation loss, or by validation top-1 if the config says so; test images are used once, at the end. Seconds are the
+wall time of one seed's training, including evaluation between epochs, on the device named below each table; other load
+on the machine increases them.
 """
 COLUMNS = ("network", "parameters", "seeds", "epochs", "best epoch", "seconds", "test top-1", "claimed", "source")
 
 
 def page(records: Mapping[str, Sequence[Record]], questions: Path) -> str:
-    """Return the page.
+    """Return the page as Markdown.
 
     Raises:
-        UserError: the questions name a record that does not exist, or a record is part of no question.
+        UserError: the questions name a record that does not exist, or a record belongs to no question.
     """
-    asked = tomllib.loads(read_bytes(questions).decode())["question"]
-    named = [row["record"] for question in asked for row in question["rows"]]
+    entries = tomllib.loads(read_bytes(questions).decode())["question"]
+    named = [row["record"] for question in entries for row in question["rows"]]
     if missing := sorted(set(named) - records.keys()):
         raise UserError(
             f"{questions} names records that do not exist: {listed(missing)}; record those runs with --record RUN"
         )
     if unused := sorted(records.keys() - set(named)):
         raise UserError(f"no question of {questions} has a row for the records {listed(unused)}; add one for each")
-    return "\n".join([HEAD, *(_section(question, records) for question in asked)])
+    return "\n".join([HEAD, *(_section(question, records) for question in entries)])
 
 
 def mean_and_spread(values: Sequence[float], digits: int = 2) -> str:
-    """Return ``"91.02 ± 0.13"``; of a single value the value alone."""
+    """Return ``"91.02 ± 0.13"``, or only the value if there is just one."""
     mean = f"{statistics.mean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
@@ -65,7 +65,7 @@ def _section(question: Mapping[str, Any], records: Mapping[str, Sequence[Record]
         text = string.Formatter().vformat(question["text"], ["", *figures], {})
     except (KeyError, IndexError, ValueError):
         raise UserError(
-            f"the text of {question['title']!r} may hold {{1}} to {{{len(figures)}}} alone, one for each row"
+            f"the text of {question['title']!r} may contain only {{1}} to {{{len(figures)}}}, one for each row"
         ) from None
     lines = [COLUMNS, ["---", *["---:"] * 6, "---:", "---"]]
     lines += [_row(row, records[row["record"]]) for row in question["rows"]]

@@ -1,7 +1,7 @@
-"""What a checkpoint holds of a training, and the way back.
+"""Save the state of a training in checkpoints, and restore it.
 
-Items of format 2: ``variables``, what is evaluated and published (the averages where the training keeps some), and
-``training``, every other field of the `TrainState`. `cnnjax.runs.format_1` reads the items of format 1.
+Items of format 2: ``variables``, which are evaluated and published (the moving averages if the training keeps them),
+and ``training``, all other fields of the `TrainState`. `cnnjax.runs.format_1` reads the items of format 1.
 """
 
 import contextlib
@@ -25,21 +25,21 @@ from cnnjax.training.hooks import Hook, Snapshot
 from cnnjax.training.state import TrainState, init_state
 
 METRICS = "metrics.jsonl"
-"""Each checkpoint holds the rows of all epochs before it, so that the run's own file can be made of them again."""
+"""Metrics file in each checkpoint. It holds all rows so far, so the run's own file can be restored from it."""
 
 
 class ResumeInfo(NamedTuple):
-    """What a checkpoint says of its training beside the arrays."""
+    """Contents of a training checkpoint other than the arrays."""
 
     early_stopping: EarlyStoppingState
     rows: list[dict[str, Any]]
     seconds: float
     steps_within: int
-    """Steps of the epoch that is not done."""
+    """Completed steps of the unfinished epoch."""
 
 
 class Saver(Hook):
-    """Saves each epoch, and the position of an interrupt within one."""
+    """Saves a checkpoint after each epoch, and one within an epoch on an interrupt."""
 
     def __init__(self, experiment: Experiment, dataset: Dataset, folder: RunFolder, say: Callable[[str], None]):
         self.experiment, self.dataset, self.folder, self.say = experiment, dataset, folder, say
@@ -49,19 +49,19 @@ class Saver(Hook):
         """Save the position after an epoch.
 
         Raises:
-            UserError: it could not be saved, or the run's folder is no longer there, or no longer this process's.
+            UserError: it could not be saved, the run folder is gone, or another process has locked it.
         """
         self._save(snapshot, {"metrics": snapshot.rows[-1]})
         self._prune(snapshot.early_stopping)
 
     def interrupted(self, snapshot: Snapshot) -> None:
-        """Save the position within an epoch, if any step has been made since the last one was saved."""
+        """Save the position within an epoch, if any step has been trained since the last checkpoint."""
         step = int(snapshot.state.step)
         if step > checkpoint.newest_step(self.folder.checkpoints):
             self._save(snapshot, {"seconds": snapshot.seconds}, within_epoch=True)
             self.say(f"saved step {step}, within epoch {len(snapshot.rows) + 1}")
 
-    def _save(self, snapshot: Snapshot, more: dict[str, Any], *, within_epoch: bool = False) -> None:
+    def _save(self, snapshot: Snapshot, extra: dict[str, Any], *, within_epoch: bool = False) -> None:
         info: dict[str, Any] = {
             "epoch": len(snapshot.rows),
             "model": self.experiment.model.to_dict(),
@@ -69,7 +69,7 @@ class Saver(Hook):
             "preprocessing": self.dataset.preprocessing.to_dict(),
             "data": self.dataset.record(),
             "early_stopping": snapshot.early_stopping.to_dict(),
-            **more,
+            **extra,
         }
         files = {METRICS: b"".join(map(metrics_line, snapshot.rows))}
         checkpoint.save(
@@ -78,7 +78,7 @@ class Saver(Hook):
         )  # fmt: skip
 
     def resume(self, hyperparameters: Hyperparameters) -> Snapshot | None:
-        """Return the newest good checkpoint's position, or None where there is no checkpoint."""
+        """Return the position in the newest undamaged checkpoint, or None if there is no checkpoint."""
         saved, notices = checkpoint.newest_good(self.folder.checkpoints)
         for notice in notices:
             self.say(notice)
@@ -86,24 +86,24 @@ class Saver(Hook):
             return None
         info = read_resume_info(saved, self.folder, self.dataset, self.experiment.train)
         if info.early_stopping.best_step:
-            checkpoint.best(self.folder.checkpoints)  # a run that could not end with its best is told so now
+            checkpoint.best(self.folder.checkpoints)  # fail now, not after training, if it is damaged
         state = read_state(saved, self.experiment, hyperparameters)
         _require_consistent(saved, state, info.steps_within * self.experiment.train.batch_size)
         within = f", at step {saved.step}," if info.steps_within else ""
         self.say(f"resuming after epoch {len(info.rows)}{within} from {saved.path}")
-        self._prune(info.early_stopping)  # which a kill may have kept from being done
+        self._prune(info.early_stopping)  # in case a kill prevented it
         return Snapshot(state, info.early_stopping, info.rows, info.seconds)
 
-    def _prune(self, standing: EarlyStoppingState) -> None:
+    def _prune(self, stopping: EarlyStoppingState) -> None:
         self.folder.require_lock()
-        checkpoint.prune(self.folder.checkpoints, self.experiment.train.keep, standing.best_step)
+        checkpoint.prune(self.folder.checkpoints, self.experiment.train.keep, stopping.best_step)
 
 
 def read_state(saved: Checkpoint, experiment: Experiment, hyperparameters: Hyperparameters) -> TrainState:
-    """Return the state in a training checkpoint of any format; the hyperparameters' values do not matter.
+    """Return the state in a training checkpoint of any format. The values of the hyperparameters do not matter.
 
     Raises:
-        UserError: the checkpoint's arrays are of another training.
+        UserError: the checkpoint's arrays do not fit the experiment.
     """
     fresh = jax.eval_shape(lambda: init_state(experiment, hyperparameters))
     if saved.info["format"] == 1:
@@ -112,10 +112,10 @@ def read_state(saved: Checkpoint, experiment: Experiment, hyperparameters: Hyper
 
 
 def items(state: TrainState) -> dict[str, dict[str, Any]]:
-    """Return a state as a checkpoint's items: each array once, and no field that is None."""
+    """Return a state as the items of a checkpoint: each array once, without the fields that are None."""
     fields = {name: value for name, value in state._asdict().items() if value is not None}
     evaluated = state.evaluated._asdict()
-    if state.ema is None:  # what is trained is what is evaluated
+    if state.ema is None:  # the trained variables are evaluated
         fields = {name: value for name, value in fields.items() if name not in evaluated}
     else:
         fields["ema"] = {"updates": state.ema.updates}
@@ -123,10 +123,10 @@ def items(state: TrainState) -> dict[str, dict[str, Any]]:
 
 
 def restore(saved: Checkpoint, like: TrainState) -> TrainState:
-    """Return the state in a checkpoint of format 2; ``like`` has its structure, shapes and dtypes.
+    """Return the state in a checkpoint of format 2; ``like`` has the same structure, shapes and dtypes.
 
     Raises:
-        UserError: the checkpoint's arrays are of another training.
+        UserError: the checkpoint's arrays do not fit the experiment.
     """
     wanted = items(like)
     variables = checkpoint.restore(saved, "variables", wanted["variables"])
@@ -137,44 +137,43 @@ def restore(saved: Checkpoint, like: TrainState) -> TrainState:
 
 
 def read_resume_info(saved: Checkpoint, folder: RunFolder, dataset: Dataset, train: Train) -> ResumeInfo:
-    """Read what a checkpoint says of its training, as untrusted data.
+    """Read the contents of a training checkpoint other than the arrays, as untrusted data.
 
     Raises:
-        UserError: it is no checkpoint of a training on these data, or its numbers do not fit together.
+        UserError: it is not a checkpoint of a training on this data, or its numbers are inconsistent.
     """
     info = saved.info
     if not info.get("data") or not {"epoch", "early_stopping"} <= info.keys():
         raise UserError(
             f"checkpoint {saved.path} is not a training checkpoint and cannot be resumed; give another --out"
         )
-    held, given = info["data"]["content_hash"], dataset.content_hash
-    if held != given:
+    recorded, given = info["data"]["content_hash"], dataset.content_hash
+    if recorded != given:
         raise UserError(
             f"the files of {dataset.name} differ from those this run started with (sha256 {given[:12]}, was "
-            f"{held[:12]}); give the same files with --data.dir, or another --out"
+            f"{recorded[:12]}); give the same files with --data.dir, or another --out"
         )
     steps_per_epoch = len(dataset.train.labels) // train.batch_size
     within = saved.step - info["epoch"] * steps_per_epoch
-    standing = EarlyStoppingState.from_dict(info["early_stopping"], f"{saved.path}: early_stopping")
+    stopping = EarlyStoppingState.from_dict(info["early_stopping"], f"{saved.path}: early_stopping")
     fits = 0 <= within <= steps_per_epoch and info["epoch"] <= train.epochs
-    if not fits or bool(standing.best_step) != bool(info["epoch"]):
+    if not fits or bool(stopping.best_step) != bool(info["epoch"]):
         raise UserError(
-            f"checkpoint {saved.path} was not written by cnnjax: after {info['epoch']} epochs of "
-            f"{steps_per_epoch} steps "
-            f"it is at step {saved.step}, and the best was step {standing.best_step}"
+            f"checkpoint {saved.path} was not written by cnnjax: after {info['epoch']} epochs of {steps_per_epoch} "
+            f"steps, it is at step {saved.step} and the best step is {stopping.best_step}"
         )
-    if info["format"] == 1:  # later ones hold the sums of the epoch among their arrays
+    if info["format"] == 1:  # format 2 stores the sums of the epoch as arrays
         _require_images(saved, format_1.images_within(saved), within * train.batch_size)
-    # Versions that kept no rows in checkpoints have them in the run's own file alone.
-    own = saved.path / METRICS
-    rows = saved_rows(own if own.exists() else folder.path / METRICS, info["epoch"])
-    return ResumeInfo(standing, rows, info.get("seconds", 0.0), within)
+    # Old versions did not keep rows in checkpoints, only in the run folder.
+    metrics = saved.path / METRICS
+    rows = saved_rows(metrics if metrics.exists() else folder.path / METRICS, info["epoch"])
+    return ResumeInfo(stopping, rows, info.get("seconds", 0.0), within)
 
 
 def _require_consistent(saved: Checkpoint, state: TrainState, images: int) -> None:
-    """Raise UserError unless the arrays are of the checkpoint's step and of its position within the epoch."""
+    """Raise UserError unless the arrays match the checkpoint's step and its position within the epoch."""
     if int(state.step) != saved.step:
-        raise UserError(f"checkpoint {saved.path} was not written by cnnjax: its arrays are of step {int(state.step)}")
+        raise UserError(f"checkpoint {saved.path} was not written by cnnjax: its arrays have step {int(state.step)}")
     if images:
         _require_images(saved, int(state.metrics.images), images)
 
@@ -182,16 +181,16 @@ def _require_consistent(saved: Checkpoint, state: TrainState, images: int) -> No
 def _require_images(saved: Checkpoint, summed: int, seen: int) -> None:
     if summed != seen:
         raise UserError(
-            f"checkpoint {saved.path} was not written by cnnjax: at step {saved.step} it has seen {seen} images of "
-            f"the next epoch, and its sums are of {summed}"
+            f"checkpoint {saved.path} was not written by cnnjax: at step {saved.step} it has processed {seen} "
+            f"images of the next epoch, but its sums cover {summed}"
         )
 
 
 def tidy(folder: RunFolder, train: Train, epochs: int, notice: Callable[[str], None]) -> str | None:
-    """Do for a finished run what a kill or a hand may have undone; return why metrics.jsonl could not be written."""
+    """Prune the checkpoints of a finished run and restore its metrics.jsonl; return why that failed, if it did."""
     try:
         saved = checkpoint.open_checkpoint(checkpoint.list_paths(folder.checkpoints)[-1])
-    except UserError:  # its best parameters are there, and more is not promised
+    except UserError:  # a finished run only needs its best checkpoint
         return None
     if saved.info.get("epoch") != epochs or epochs > train.epochs:
         return None

@@ -1,1 +1,1 @@
-"""What keeps a run safe and knows nothing of networks: files, locks, archives, signals, standard output."""
+"""System-level code, independent of networks: files, locks, archives, signals, standard output."""

@@ -7,5 +7,5 @@ from cnnjax.errors import printable
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line as it is: what a path or a file's text holds is no markup, and nothing that a terminal obeys."""
+    """Print a line literally: text from paths and files is neither markup nor terminal control codes."""
     console.print(Text(printable(text)), soft_wrap=True)

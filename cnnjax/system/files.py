@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, synced, renamed. None is written through a link."""
+"""Atomic writes (temporary file, sync, rename) and bounded reads. Nothing is written through a symlink."""
 
 import errno
 import hashlib
@@ -13,22 +13,21 @@ from typing import Any
 from cnnjax.errors import UserError
 
 DEEPEST_JSON, LARGEST_JSON = 50, 1e300
-"""How many lists and objects may lie within each other in a JSON file, and the largest number: shares and sums of such
-are floats."""
+"""Maximum nesting depth and maximum absolute value in a JSON file; sums and ratios of its numbers are finite."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one, never a part."""
-    aside = path.with_name(f".{path.name}.writing")
-    aside.unlink(missing_ok=True)  # a kill's, or a stranger's link
+    """Write a file atomically: a crash leaves the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.unlink(missing_ok=True)  # left by a killed process, or an untrusted symlink
     try:
-        with aside.open("xb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
@@ -38,51 +37,51 @@ def json_bytes(value: Any) -> bytes:
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     try:
         return text.encode()
-    except UnicodeEncodeError as error:  # a file name in another encoding
-        around = text[max(error.start - 40, 0) : error.end + 40].strip()
-        raise UserError(f"{around!a} is not valid UTF-8; rename that file, folder or class") from None
+    except UnicodeEncodeError as error:  # from a file name in another encoding
+        excerpt = text[max(error.start - 40, 0) : error.end + 40].strip()
+        raise UserError(f"{excerpt!a} is not valid UTF-8; rename that file, folder or class") from None
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `json_bytes` as `write_bytes` does."""
+    """Write `json_bytes` of the value atomically."""
     write_bytes(path, json_bytes(value))
 
 
 def open_plain(path: Path | str) -> io.BufferedReader:
-    """Open a file that may be a stranger's; what is no plain file, such as a pipe or a device, is a UserError."""
+    """Open a possibly untrusted file for reading; raise UserError for a pipe, a device or another special file."""
     return open(path, "rb", opener=lambda path, flags: _open_plain(path, flags, "give one"))
 
 
 def open_own(path: str | Path, flags: int) -> int:
-    """Open a file of ours to write to it in place, as an ``opener`` does; a link or a pipe there is a UserError."""
+    """Open one of our own files for writing in place, as an ``opener``; raise UserError for a symlink or a pipe."""
     return _open_plain(path, flags | os.O_NOFOLLOW, "move it away, then run the same command to resume")
 
 
 def _open_plain(path: str | Path, flags: int, advice: str) -> int:
-    refused = UserError(f"{path} is not a regular file; {advice}")
+    not_regular = UserError(f"{path} is not a regular file; {advice}")
     try:
-        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)  # a pipe without another end is not waited for
+        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)  # does not wait for the other end of a pipe
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link that is not to be followed; a pipe or a socket
-            raise refused from None
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a symlink; a pipe or a socket
+            raise not_regular from None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise refused
+        raise not_regular
     return descriptor
 
 
 def read_bytes(path: Path, most_mib: int = 16) -> bytes:
-    """Read a file that may be a stranger's; one of more than ``most_mib`` MiB is a UserError that names it."""
+    """Read a possibly untrusted file; raise UserError if it has more than ``most_mib`` MiB."""
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most_mib * 2**20:
-            raise UserError(f"{path} has {size / 2**20:.0f} MiB; no such file has more than {most_mib} MiB")
+            raise UserError(f"{path} has {size / 2**20:.0f} MiB; the limit is {most_mib} MiB")
         return file.read()
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; what is missing, too large or malformed is a UserError that names the file."""
+    """Read a JSON file; raise UserError with its name if it is missing, too large or malformed."""
     try:
         return parse_json(read_bytes(path))
     except FileNotFoundError:
@@ -92,26 +91,26 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(data: bytes) -> Any:
-    """Read JSON of which all can be written again and every number be computed with; else ValueError."""
+    """Parse JSON; raise ValueError unless it can be written again and all its numbers are finite and bounded."""
     value = json.loads(data.decode("utf-8"))
-    _require_sound(value, DEEPEST_JSON)
+    _require_valid(value, DEEPEST_JSON)
     return value
 
 
-def _require_sound(value: Any, deeper: int) -> None:
+def _require_valid(value: Any, levels: int) -> None:
     if isinstance(value, dict | list):
-        if not deeper:
-            raise ValueError(f"more than {DEEPEST_JSON} lists and objects lie within each other")
+        if not levels:
+            raise ValueError(f"lists and objects are nested more than {DEEPEST_JSON} deep")
         for part in [*value, *value.values()] if isinstance(value, dict) else value:
-            _require_sound(part, deeper - 1)
+            _require_valid(part, levels - 1)
     elif isinstance(value, str):
-        value.encode()  # half of a pair of surrogates is no text
+        value.encode()  # raises for a lone surrogate
     elif isinstance(value, int | float) and not abs(value) <= LARGEST_JSON:
         raise ValueError(f"a number is NaN, or larger than {LARGEST_JSON}")
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it that are missing, and ask the disk to keep the entry of each."""
+    """Create a folder and its missing parents, and sync the entry of each to disk."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in reversed(missing):
@@ -119,7 +118,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Ask the disk to keep a folder's entries."""
+    """Sync a folder's entries to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -128,7 +127,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Ask the disk to keep every file and folder below ``folder``, and ``folder`` itself."""
+    """Sync ``folder`` and every file and folder below it to disk."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
@@ -139,12 +138,12 @@ def sync_tree(folder: Path) -> None:
 
 
 def plain_files(folder: Path) -> list[Path]:
-    """Return every file below ``folder``; a link, a pipe or a device there is a UserError, and is not opened."""
+    """Return every file below ``folder``; raise UserError for a symlink, a pipe or a device, without opening it."""
     if folder.is_symlink():
-        raise UserError(f"{folder} is a link")
+        raise UserError(f"{folder} is a symlink")
     files, folders = [], [folder]
-    for place in folders:
-        with os.scandir(place) as entries:
+    for current in folders:
+        with os.scandir(current) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(Path(entry.path))
@@ -156,7 +155,7 @@ def plain_files(folder: Path) -> list[Path]:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link or a whole folder; nothing is deleted through a link."""
+    """Delete a file, a symlink or a whole folder; symlinks are not followed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

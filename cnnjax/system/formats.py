@@ -1,7 +1,7 @@
-"""The format version in every run folder and checkpoint: older ones are opened, a newer one is refused.
+"""Format versions of run folders and checkpoints: older formats are read, newer ones are rejected.
 
-A checkpoint says its format in a file of its own, with a sum of its own, which keeps this form in every format to come:
-so it is read before anything else of the checkpoint, and a bit that has changed is not taken for a newer format.
+A checkpoint stores its format in a separate file with its own checksum, whose layout will not change in later formats.
+It is read first, so that a newer format is recognized and a changed bit is not mistaken for one.
 """
 
 import hashlib
@@ -16,43 +16,43 @@ FILE = "format.json"
 
 
 class NewerFormat(UserError):
-    """What is whole, and only a newer cnnjax can read."""
+    """An intact file or folder that only a newer cnnjax can read."""
 
 
 def written(version: int) -> dict[str, Any]:
-    """Return what a file says of its format: the version, and the cnnjax that wrote it."""
+    """Return the format entries of a file: the version, and the cnnjax that wrote it."""
     return {"format": version, "cnnjax": __version__}
 
 
 def check(what: str, data: Any, known: int) -> None:
-    """Raise UserError unless ``data`` is an object with a format from 1 to ``known``; of a newer one, say so."""
+    """Raise UserError unless ``data`` is an object with a format from 1 to ``known``; NewerFormat for a newer one."""
     if not isinstance(data, dict):
         raise UserError(f"{what} is described by {quoted(data)}; it must be an object with a format")
-    found = data.get("format")
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise UserError(f"{what} has format {quoted(found)}; it must be 1 or more")
-    if found > known:
+    version = data.get("format")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise UserError(f"{what} has format {quoted(version)}; it must be 1 or more")
+    if version > known:
         writer = data.get("cnnjax")
         needed = f"cnnjax {printable(writer[:40])} or newer" if isinstance(writer, str) else "a newer cnnjax"
         raise NewerFormat(
-            f"{what} has format {quoted(found)}, newer than {known}; it needs {needed}, and this is {__version__}"
+            f"{what} has format {quoted(version)}, newer than {known}; it needs {needed}, and this is {__version__}"
         )
 
 
 def write_file(folder: Path, version: int) -> None:
     """Write a folder's `FILE`."""
-    said = written(version)
-    write_json(folder / FILE, {**said, "sha256": _sum(**said)})
+    entries = written(version)
+    write_json(folder / FILE, {**entries, "sha256": _checksum(**entries)})
 
 
 def check_file(what: str, folder: Path, known: int) -> None:
-    """Raise UserError unless a folder's `FILE` is whole and of a format up to ``known``; of a newer one, say so."""
+    """Raise UserError unless a folder's `FILE` is intact and its format known; NewerFormat for a newer one."""
     data = read_json(folder / FILE)
-    whole = isinstance(data, dict) and isinstance(data.get("format"), int) and isinstance(data.get("cnnjax"), str)
-    if not whole or data.get("sha256") != _sum(data["format"], data["cnnjax"]):
-        raise UserError(f"{FILE} is not as it was written")
+    complete = isinstance(data, dict) and isinstance(data.get("format"), int) and isinstance(data.get("cnnjax"), str)
+    if not complete or data.get("sha256") != _checksum(data["format"], data["cnnjax"]):
+        raise UserError(f"{FILE} is incomplete or does not match its checksum")
     check(what, data, known)
 
 
-def _sum(format: int, cnnjax: str) -> str:
+def _checksum(format: int, cnnjax: str) -> str:
     return hashlib.sha256(f"{format} {cnnjax}".encode(errors="replace")).hexdigest()

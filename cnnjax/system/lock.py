@@ -1,7 +1,7 @@
-"""One folder, one writer: a lock file that names the process which holds it.
+"""A lock file that allows only one process to write to a folder, and names the process that holds it.
 
-The kernel lets go of a lock when its process ends, however it ends. On a file system that knows no such locks, a file
-that only one process can make takes their place; left by a process that is gone, it is taken away.
+The kernel releases a lock when its process ends, however it ends. On file systems without such locks, a file that only
+one process can create takes their place; if that process is gone, the file is removed.
 """
 
 import contextlib
@@ -19,44 +19,44 @@ from cnnjax.system.files import open_own, open_plain
 
 NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 HELD = ".held"
-"""What is added to the lock file's name where its existence is the lock."""
+"""Suffix of a lock file whose existence is the lock."""
 
 
 class LostLock(UserError):
-    """The lock's file is no longer the one that this process holds: what lies there may be another process's."""
+    """The lock file is no longer the one that this process holds; another process may hold the new one."""
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[Callable[[], None]]:
-    """Hold the lock file ``path``, which stays; yield what raises LostLock once the file was deleted or replaced.
+    """Hold the lock file ``path``, which stays; yield a function that raises LostLock if it was deleted or replaced.
 
     Raises:
-        UserError: another process holds it; the sentence names its pid and host.
+        UserError: another process holds it; the message names its pid and host.
     """
     try:
-        descriptor = _take(path)
+        descriptor = _acquire(path)
     except BlockingIOError:
-        raise _refused(path) from None
+        raise _held_by_another(path) from None
     if descriptor is None:
-        with _held_by_existence(path.with_name(path.name + HELD)) as require:
+        with _existence_lock(path.with_name(path.name + HELD)) as require:
             yield require
         return
     try:
-        with contextlib.suppress(OSError):  # the name is a courtesy: a full disk is told of where it matters
+        with contextlib.suppress(OSError):  # the name is optional; other writes report a full disk
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, _own_name())
-        yield functools.partial(_require, path, descriptor)
+            os.write(descriptor, _own_id())
+        yield functools.partial(_require_held, path, descriptor)
     finally:
         os.close(descriptor)
 
 
-def _take(path: Path) -> int | None:
-    """Return the open and locked file; None where the file system knows no locks."""
+def _acquire(path: Path) -> int | None:
+    """Return the open, locked file, or None if the file system does not support locks."""
     while True:
         descriptor = open_own(path, os.O_WRONLY | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(path, descriptor):  # or it was deleted between the two calls, and locks nothing
+            if _is_at(path, descriptor):  # otherwise it was deleted between the two calls
                 return descriptor
         except OSError as error:
             os.close(descriptor)
@@ -67,16 +67,16 @@ def _take(path: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def _held_by_existence(path: Path) -> Iterator[Callable[[], None]]:
+def _existence_lock(path: Path) -> Iterator[Callable[[], None]]:
     if _is_stale(holder := _holder(path)):
-        _take_away(path, holder)
+        _remove_stale(path, holder)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
-        raise _refused(path, f", or delete {path} if that process is gone") from None
+        raise _held_by_another(path, f", or delete {path} if that process is gone") from None
     try:
-        os.write(descriptor, _own_name())
-        yield functools.partial(_require, path, descriptor)
+        os.write(descriptor, _own_id())
+        yield functools.partial(_require_held, path, descriptor)
     finally:
         if _is_at(path, descriptor):
             path.unlink()
@@ -90,23 +90,23 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _require(path: Path, descriptor: int) -> None:
+def _require_held(path: Path, descriptor: int) -> None:
     if not _is_at(path, descriptor):
         raise LostLock(
-            f"{path} was moved, deleted or replaced while this process held it, and another one may be training there; "
-            "this process stopped writing; if no other process trains there, run the same command to resume"
+            f"{path} was moved, deleted or replaced, so another process may be training there; this process stopped "
+            "writing; if no other process trains there, run the same command to resume"
         )
 
 
-def _take_away(path: Path, holder: str) -> None:
-    """Remove a stale lock; another process may have done so in the meantime, and made its own."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
+def _remove_stale(path: Path, holder: str) -> None:
+    """Remove a stale lock, unless another process has already replaced it with its own."""
+    renamed = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
-        path.rename(aside)
-        if _holder(aside) != holder:
+        path.rename(renamed)
+        if _holder(renamed) != holder:
             with contextlib.suppress(OSError):
-                os.link(aside, path)
-        aside.unlink()
+                os.link(renamed, path)
+        renamed.unlink()
 
 
 def _is_stale(holder: str) -> bool:
@@ -117,12 +117,12 @@ def _is_stale(holder: str) -> bool:
         os.kill(int(match[1]), 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # it lives, and is another user's
+    except PermissionError:  # it is running as another user
         return False
     return False
 
 
-def _own_name() -> bytes:
+def _own_id() -> bytes:
     return f"pid {os.getpid()} on host {socket.gethostname()}\n".encode()
 
 
@@ -135,9 +135,9 @@ def _holder(path: Path) -> str:
     return text if re.fullmatch(r"pid \d{1,9} on host \S*", text) else ""
 
 
-def _refused(path: Path, advice: str = "") -> UserError:
+def _held_by_another(path: Path, advice: str = "") -> UserError:
     holder = _holder(path)
-    named = f" ({holder})" if holder else ""
+    name = f" ({holder})" if holder else ""
     return UserError(
-        f"another process{named} is training in {path.parent}; wait for it, or choose another --out{advice}"
+        f"another process{name} is training in {path.parent}; wait for it, or choose another --out{advice}"
     )

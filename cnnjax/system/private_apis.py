@@ -1,4 +1,4 @@
-"""Private functions of JAX and orbax that this package replaces, because no public way exists; nowhere else does so."""
+"""Overrides of private JAX and orbax functions that have no public equivalent, all in this module."""
 
 import contextlib
 from collections.abc import Callable
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def use_compilation_cache(make: Callable[[str], Any]) -> None:
-    """Let JAX keep compiled programs in ``make(folder)``; raise ImportError where this JAX has no such function.
+    """Make JAX store compiled programs in ``make(folder)``; raise ImportError if this JAX has no such function.
 
-    JAX's own folder needs one more package to be bounded, reports a damaged program at every start and never mends it.
-    Seen on jax 0.10.2 and 0.11.2: `jax.experimental.compilation_cache` sets the folder and takes no other store.
+    JAX's own cache needs another package to be bounded, and it reports a damaged program at every start but never
+    replaces it. Seen on jax 0.10.2 and 0.11.2: `jax.experimental.compilation_cache` sets only the folder.
     """
     from jax._src import compilation_cache
 
@@ -17,10 +17,10 @@ def use_compilation_cache(make: Callable[[str], Any]) -> None:
 
 
 def skip_tensorstore_metrics() -> None:
-    """Keep orbax from collecting tensorstore's metrics around each save, for one line in its log.
+    """Stop orbax from collecting tensorstore's metrics around each save for a line in its log.
 
-    tensorstore 0.1 keeps every answer in memory, about ten KB a save, for the life of the process. Seen on orbax
-    0.12.8, which has no option for it. Where orbax has no such function, nothing happens.
+    tensorstore 0.1 keeps each result in memory, about 10 KB per save, until the process exits. Seen on orbax 0.12.8,
+    which has no option for it. Does nothing if orbax has no such function.
     """
     with contextlib.suppress(ImportError):
         from orbax.checkpoint._src.serialization import tensorstore_utils

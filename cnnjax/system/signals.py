@@ -1,4 +1,4 @@
-"""Signals that end a run: noted at once, acted on where the run polls, never in the middle of a step or of a save."""
+"""Signals that end a run. They are recorded at once and acted on when the run polls, never during a step or a save."""
 
 import contextlib
 import os
@@ -10,26 +10,26 @@ from types import FrameType
 from cnnjax.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Ctrl-C, the end of a job, and the warning that a scheduler can be asked to send before that."""
+"""Ctrl-C, the end of a job, and the warning that a scheduler can send before it."""
 
 _messages: list[str] = []
-"""What `poll` raises; empty until a signal has come. Signals are the process's, and so is this."""
+"""Message that `poll` raises; empty until a signal arrives. Global, because signals are per process."""
 
 
 def poll() -> None:
-    """Raise Interrupted once a signal has come under `deferred_signals`; else do nothing."""
+    """Raise Interrupted if a signal has arrived under `deferred_signals`."""
     if _messages:
         raise Interrupted(_messages[0])
 
 
 @contextlib.contextmanager
 def deferred_signals(message: str) -> Iterator[Callable[[], None]]:
-    """Let `poll`, which is also yielded, raise Interrupted with ``message`` once a signal has come.
+    """Make `poll`, which is also yielded, raise Interrupted with ``message`` after a signal.
 
-    A second signal leaves at once. Where this is not entered in the main thread, signals keep their meaning.
+    A second signal exits at once. Outside the main thread, signal handlers stay unchanged.
     """
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         if _messages:
             os._exit(Interrupted.exit_code)
         _messages.append(message)
@@ -37,7 +37,7 @@ def deferred_signals(message: str) -> Iterator[Callable[[], None]]:
     if threading.current_thread() is not threading.main_thread():
         yield poll
         return
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    before = {number: signal.signal(number, record) for number in SIGNALS}
     try:
         yield poll
     finally:
@@ -47,7 +47,7 @@ def deferred_signals(message: str) -> Iterator[Callable[[], None]]:
 
 
 def leave_on_signals() -> None:
-    """Let every one of the signals raise KeyboardInterrupt, as Ctrl-C does."""
+    """Make each of the signals raise KeyboardInterrupt, as Ctrl-C does."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             signal.signal(number, signal.default_int_handler)

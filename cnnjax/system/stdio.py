@@ -1,4 +1,4 @@
-"""Standard output, which may fail: a full disk under ``> FILE``, a pipe whose reader, such as ``head``, has gone."""
+"""Standard output that may fail: a full disk under ``> FILE``, or a pipe whose reader, such as ``head``, has exited."""
 
 import contextlib
 import os
@@ -11,37 +11,37 @@ from cnnjax.errors import PartlyDone
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[IO[str]]:
-    """Yield standard output as a stream whose failure stops nothing.
+    """Yield standard output as a stream that never raises.
 
     Raises:
-        PartlyDone: at the end, where some of it could not be written.
+        PartlyDone: at the end, if some of the output could not be written.
     """
     output = _Lasting(sys.stdout)
     yield cast(IO[str], output)
     output.flush()
     if output.problem:
         raise PartlyDone(
-            f"training finished, but some of its output could not be written ({output.problem}); its figures are "
-            "in its folder, in results.json and report.html"
+            f"training finished, but some of its output could not be written ({output.problem}); the results are in "
+            "the run folder, in results.json and report.html"
         )
 
 
 def hold_closed() -> None:
-    """Keep the numbers of standard streams that are closed (``>&-``), so that no file of ours gets one.
+    """Reserve the descriptors of closed standard streams (``>&-``), so that no other file gets them.
 
-    Writing to a closed standard output fails as on a full disk; what goes to a closed standard error is lost.
+    Writing to a closed standard output fails as on a full disk; output to a closed standard error is lost.
     """
-    for number, way in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+    for number, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, way), True)  # the system gives the lowest number that is free
+            os.set_inheritable(os.open(os.devnull, mode), True)  # open returns the lowest free number
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def flush_or_discard(stream: IO[str]) -> None:
-    """Write out what a stream holds; where that fails, it and all that follows is lost, and nothing complains."""
+    """Flush a stream; if that fails, silently discard its contents and all later output."""
     try:
         stream.flush()
     except OSError:
@@ -49,13 +49,13 @@ def flush_or_discard(stream: IO[str]) -> None:
 
 
 def _discard(stream: IO[str]) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 class _Lasting:
-    """A stream that discards everything after its first failure."""
+    """A stream that discards all output after its first failure."""
 
     def __init__(self, stream: IO[str]):
         self.stream = stream
@@ -68,9 +68,9 @@ class _Lasting:
     def flush(self) -> None:
         self._attempt(self.stream.flush)
 
-    def _attempt(self, act: Callable[[], Any]) -> None:
+    def _attempt(self, action: Callable[[], Any]) -> None:
         try:
-            act()
+            action()
         except OSError as error:
             self.problem = error.strerror or str(error)
             _discard(self.stream)

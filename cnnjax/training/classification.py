@@ -8,7 +8,7 @@ CALIBRATION_BINS = 15
 
 
 class ClassFigures(NamedTuple):
-    """Metrics per class, float64 [classes]; NaN where a metric has no cases."""
+    """Metrics per class, float64 [classes]; NaN if a metric has no cases."""
 
     precision: np.ndarray
     recall: np.ndarray

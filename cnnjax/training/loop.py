@@ -26,7 +26,7 @@ from cnnjax.training.state import EpochMetrics, init_state, step_key
 from cnnjax.training.step import Dispatch, make_dispatch, make_train_step
 
 SECONDS_BETWEEN_LOOKS = 0.2
-"""Minimum time between fetches of metrics for the progress bar; it affects no result."""
+"""Minimum time between fetches of metrics for the progress bar; it does not affect results."""
 
 
 class Outcome(NamedTuple):
@@ -59,7 +59,7 @@ def fit(
         Diverged: a loss was NaN or infinite; no hook has seen that epoch.
         UserError: the config does not fit the data or the network, or the device runs out of memory.
     """
-    arch, config, every = experiment.model, experiment.train, _All(hooks)
+    arch, config, all_hooks = experiment.model, experiment.train, _AllHooks(hooks)
     steps_per_epoch, hyperparameters = plan(experiment, dataset)
     placement = one_device()
     rate = _Rate(experiment.schedule.name, hyperparameters)
@@ -70,7 +70,7 @@ def fit(
     state, stopping, rows, seconds = start
     rows = list(rows)
     train, validation = _loaders(dataset, config.batch_size, steps_per_epoch, placement)
-    every.start(Plan(config.epochs, steps_per_epoch, config.batch_size, int(state.step)))
+    all_hooks.start(Plan(config.epochs, steps_per_epoch, config.batch_size, int(state.step)))
 
     while len(rows) < config.epochs and not early_stopping.should_stop(experiment.early_stopping, stopping):
         order = epoch_order(experiment.seed, len(rows), len(dataset.train.labels))
@@ -79,7 +79,7 @@ def fit(
         done = int(state.step) - len(rows) * steps_per_epoch  # above 0 if resumed within the epoch
         epoch = len(rows) + 1
         started = time.perf_counter() - seconds
-        watch = _Watch(epoch, rate, every, train.in_flight)
+        watch = _Watch(epoch, rate, all_hooks, train.in_flight)
         try:
             for data, picked, first, steps, boxes in train.epoch(order, done, steps_per_epoch, crops):
                 state, metrics = dispatch(state, data, picked, key, values, steps=steps, start=first, boxes=boxes)
@@ -96,26 +96,26 @@ def fit(
                 )
         except Interrupted:
             _check_finite(jax.device_get(state.metrics), epoch, rate)
-            every.interrupted(Snapshot(state, stopping, rows, time.perf_counter() - started))
+            all_hooks.interrupted(Snapshot(state, stopping, rows, time.perf_counter() - started))
             raise
         except out_of_memory.ERRORS as error:
             if not out_of_memory.is_shortage(error):
                 raise
             del state
             raise out_of_memory.in_training(
-                error, experiment, hyperparameters, dataset.preprocessing, train.sample, every.notice
+                error, experiment, hyperparameters, dataset.preprocessing, train.sample, all_hooks.notice
             ) from error
         _check_validation(figures["loss"], epoch, step, rate)
         rows = [*rows, _row(epoch, step, rate(step - 1), metrics, figures, seconds)]
         seconds = 0.0
         stopping = early_stopping.update(experiment.early_stopping, stopping, step, figures)
-        every.epoch(Snapshot(state, stopping, rows, seconds))
+        all_hooks.epoch(Snapshot(state, stopping, rows, seconds))
 
     snapshot = Snapshot(state, stopping, rows, seconds)
     return Outcome(snapshot, len(rows), len(rows) < config.epochs, stopping.best_step // steps_per_epoch)
 
 
-class _All(Hook):
+class _AllHooks(Hook):
     """All hooks of a training, combined into one."""
 
     def __init__(self, hooks: Sequence[Hook]):
@@ -165,12 +165,12 @@ def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, Hyperparameters
     shape = dataset.train.image_shape
     if shape != arch.image_shape:
         raise UserError(
-            f"the images of {dataset.name} are {'x'.join(map(str, shape))} and the network takes "
+            f"the images of {dataset.name} are {'x'.join(map(str, shape))} and the network expects "
             f"{'x'.join(map(str, arch.image_shape))}; set model.input_size and model.channels, or choose other data"
         )
     if len(dataset.classes) != arch.num_classes:
         raise UserError(
-            f"{dataset.name} has {len(dataset.classes)} classes and the network {arch.num_classes}; "
+            f"{dataset.name} has {len(dataset.classes)} classes and the network has {arch.num_classes}; "
             f"set model.num_classes to {len(dataset.classes)}"
         )
     if batch_size > count:
@@ -188,8 +188,8 @@ def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, Hyperparameters
     steps = count // batch_size
     if steps * experiment.train.epochs > MOST_STEPS:
         raise UserError(
-            f"train.epochs is {experiment.train.epochs}; with {steps} steps each, at most {MOST_STEPS // steps} "
-            "are possible"
+            f"train.epochs is {experiment.train.epochs}; with {steps} steps per epoch, it must be at most "
+            f"{MOST_STEPS // steps}"
         )
     return steps, make_hyperparameters(experiment, steps)
 
@@ -246,10 +246,10 @@ def _check_validation(loss: float, epoch: int, step: int, rate: _Rate) -> None:
         raise _diverged(f"the validation loss was not finite at step {step}", epoch, step, rate)
 
 
-def _diverged(what: str, epoch: int, step: int, rate: _Rate) -> Diverged:
+def _diverged(problem: str, epoch: int, step: int, rate: _Rate) -> Diverged:
     kept = f"the checkpoint of epoch {epoch - 1} is kept" if epoch > 1 else "no epoch has been saved yet"
     return Diverged(
-        f"{what} (learning rate {rate(step - 1):.4g}); {kept}; "
+        f"{problem} (learning rate {rate(step - 1):.4g}); {kept}; "
         "try a lower --optimizer.lr, --schedule.name warmup_cosine or --optimizer.clip-norm 1"
     )
 

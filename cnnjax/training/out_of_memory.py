@@ -17,15 +17,14 @@ from cnnjax.training.step import make_dispatch, make_train_step
 ERRORS = (MemoryError, jax.errors.JaxRuntimeError)
 """Exceptions that may report an out-of-memory condition; `is_shortage` decides."""
 
-
-SAID = ("RESOURCE_EXHAUSTED", "Out of memory")
-"""XLA's messages contain one or both, not always at the start: a queued call that fails names the queue first."""
+MARKERS = ("RESOURCE_EXHAUSTED", "Out of memory")
+"""Substrings of XLA's out-of-memory messages, not always at the start: a failed queued call names the queue first."""
 
 
 def is_shortage(error: BaseException) -> bool:
     """Return whether an error reports an out-of-memory condition."""
     return isinstance(error, MemoryError) or (
-        isinstance(error, ERRORS) and any(marker in str(error) for marker in SAID)
+        isinstance(error, ERRORS) and any(marker in str(error) for marker in MARKERS)
     )
 
 
@@ -41,7 +40,7 @@ def explained(doing: str, advice: str) -> Iterator[None]:
 
 
 def in_evaluation(batch_size: int) -> contextlib.AbstractContextManager[None]:
-    """Explain an out-of-memory error in an evaluation with that batch size."""
+    """Explain an out-of-memory error in an evaluation with this batch size."""
     return explained(f"in an evaluation with train.eval_batch_size {batch_size}", "use a smaller one and another --out")
 
 
@@ -59,12 +58,12 @@ def in_training(
     fits = 0
     for batch_size in smaller(config.batch_size, config.accumulate):
         notice(f"out of memory at train.batch_size {config.batch_size}; trying {batch_size} ...")
-        tried = with_spare(batch_size, config.batch_size) // config.accumulate * config.accumulate
-        if step_fits(experiment, hyperparameters, preprocessing, sample, tried):
+        trial = with_spare(batch_size, config.batch_size) // config.accumulate * config.accumulate
+        if step_fits(experiment, hyperparameters, preprocessing, sample, trial):
             fits = batch_size
             break
     return UserError(
-        f"out of memory in a training step of train.batch_size {config.batch_size}; "
+        f"out of memory in a training step with train.batch_size {config.batch_size}; "
         + (f"{fits} fits (tried)" if fits else "no smaller batch size fits")
         + ", or keep the batch size and set --train.accumulate, which splits the batch, or --train.remat, which "
         "recomputes activations instead of keeping them; a changed setting needs another --out"
@@ -89,7 +88,7 @@ def step_fits(
     experiment: Experiment, hyperparameters: Hyperparameters, preprocessing: Preprocessing,
     sample: Callable[[int], DeviceSplit], batch_size: int,
 ) -> bool:  # fmt: skip
-    """Run some steps with that batch size, queued as in training, and return whether they fit into memory."""
+    """Run some steps with this batch size, queued as in training, and return whether they fit into memory."""
     try:
         data = sample(batch_size)
         count = len(data.labels)

@@ -94,7 +94,7 @@ def averaged(ema: Ema, variables: Variables, decay: Any) -> Ema:
     """
     updates = ema.updates.astype(jnp.float32)
     keep = jnp.minimum(decay, (1 + updates) / (10 + updates))
-    with jax.numpy_dtype_promotion("standard"):  # which optax relies on
+    with jax.numpy_dtype_promotion("standard"):  # optax relies on it
         params, batch_stats = optax.incremental_update(variables, Variables(ema.params, ema.batch_stats), 1 - keep)
     return Ema(params, batch_stats, ema.updates + 1)
 

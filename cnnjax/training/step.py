@@ -93,7 +93,7 @@ def make_train_step(experiment: Experiment, preprocessing: Preprocessing) -> Tra
 
 
 def _add(metrics: EpochMetrics, step: Gradient, batch: Batch, number: jax.Array) -> EpochMetrics:
-    """Return the epoch's sums after a step. Examples of weight 0 do not count."""
+    """Return the epoch's sums after a step. Examples with weight 0 do not count."""
     images = len(batch.images) if batch.weights is None else (batch.weights > 0).sum(dtype=jnp.int32)
     dtype = metrics.loss.dtype
     loss = metrics.loss + step.loss.astype(dtype) * jnp.asarray(images, dtype)
@@ -119,9 +119,8 @@ def accumulated(gradient: GradientFn, parts: int) -> GradientFn:
 
     def whole(trainable: Tree, batch_stats: Tree, batch: Batch, key: jax.Array) -> Gradient:
         def add(sums: Gradient, numbered: tuple[jax.Array, Batch]) -> tuple[Gradient, None]:
-            sums, numbered = lax.optimization_barrier(
-                (sums, numbered)
-            )  # no part starts before the previous one has ended
+            # No part starts before the previous one has ended.
+            sums, numbered = lax.optimization_barrier((sums, numbered))
             number, part = numbered
             step = gradient(trainable, sums.batch_stats, part, jax.random.fold_in(key, number))
             grads, loss = step.params, step.loss
@@ -131,11 +130,11 @@ def accumulated(gradient: GradientFn, parts: int) -> GradientFn:
             params = jax.tree.map(jnp.add, sums.params, grads)
             return Gradient(params, step.batch_stats, sums.loss + loss, sums.correct + step.correct), None
 
-        in_parts = jax.tree.map(lambda array: array.reshape(parts, -1, *array.shape[1:]), batch)
+        batches = jax.tree.map(lambda array: array.reshape(parts, -1, *array.shape[1:]), batch)
         zeros = jax.tree.map(jnp.zeros_like, trainable)
-        first = jax.eval_shape(gradient, trainable, batch_stats, jax.tree.map(lambda array: array[0], in_parts), key)
-        none = Gradient(zeros, batch_stats, jnp.zeros_like(first.loss), jnp.int32(0))
-        sums, _ = lax.scan(add, none, (jnp.arange(parts), in_parts), unroll=is_unrolled(jax.default_backend()))
+        first = jax.eval_shape(gradient, trainable, batch_stats, jax.tree.map(lambda array: array[0], batches), key)
+        empty = Gradient(zeros, batch_stats, jnp.zeros_like(first.loss), jnp.int32(0))
+        sums, _ = lax.scan(add, empty, (jnp.arange(parts), batches), unroll=is_unrolled(jax.default_backend()))
         count: Any = parts
         if batch.weights is not None:
             total = batch.weights.sum()

@@ -97,9 +97,9 @@ class TestFolder:
         ("options", "message"),
         [
             ({"classes": ("a", "b", "a")}, "names 'a' twice"),
-            ({"classes": ("a", "b")}, "predictions/bias is [5] and [2] is needed"),
+            ({"classes": ("a", "b")}, "predictions/bias is [5] instead of [2]"),
             ({"classes": ("missing.txt",)}, "cannot be read as text"),
-            ({"mean": (0.5,), "std": (0.5,)}, "the network takes 3 channels"),
+            ({"mean": (0.5,), "std": (0.5,)}, "the network takes images with 3 channels"),
             ({"std": (0.5, 0.5, 0.0)}, "preprocessing.std"),
         ],
     )

@@ -137,21 +137,21 @@ class TestStrictness:
         torch_tensors["bn2.weight"] = torch_tensors.pop("bn1.weight")
         torch_tensors["fc.bias"] = np.zeros(6, np.float32)
         message = self.refused(torch_tensors)
-        assert "missing there (1): bn1.weight [8] (our stem/norm/scale)" in message
-        assert "left over there (1): bn2.weight [8]" in message
-        assert "of another shape or type (1): fc.bias is [6] and [5] is needed (our head/bias)" in message
+        assert "missing (1): bn1.weight [8] (our stem/norm/scale)" in message
+        assert "unexpected (1): bn2.weight [8]" in message
+        assert "of the wrong shape or type (1): fc.bias is [6] instead of [5] (our head/bias)" in message
 
     def test_missing_tensors_are_counted_and_the_first_ones_named(self, torch_tensors):
         gone = [name for name in torch_tensors if name.startswith("layer2.")]
         message = self.refused({name: x for name, x in torch_tensors.items() if name not in gone})
-        assert f"missing there ({len(gone)})" in message
+        assert f"missing ({len(gone)})" in message
         assert sum(name in message for name in gone) == 3
 
     def test_tensors_that_the_table_ignores_are_allowed(self, torch_tensors):
         torch_tensors["bn1.num_batches_tracked"] = np.array(3)
         to_variables(source_of(TORCH, "torchvision").table, TORCH, opened(torch_tensors))
         torch_tensors["num_batches"] = np.array(3)
-        assert "left over there (1): num_batches []" in self.refused(torch_tensors)
+        assert "unexpected (1): num_batches []" in self.refused(torch_tensors)
 
     def test_a_wrong_shape_is_refused_before_reading(self, torch_tensors):
         read = []
@@ -164,20 +164,20 @@ class TestStrictness:
     @pytest.mark.parametrize("dtype", ["float64", "int64", "complex64"])
     def test_other_dtypes_are_refused(self, torch_tensors, dtype):
         torch_tensors["fc.bias"] = torch_tensors["fc.bias"].astype(dtype)
-        assert f"fc.bias is of {dtype} and float32, float16 or bfloat16 is needed" in self.refused(torch_tensors)
+        assert f"fc.bias is {dtype} instead of float32, float16 or bfloat16" in self.refused(torch_tensors)
 
     @pytest.mark.parametrize("value", [np.nan, np.inf])
     def test_values_that_are_not_finite_are_refused(self, torch_tensors, value):
         torch_tensors["bn1.running_var"] = np.full(8, value, np.float32)
-        assert "not finite, in bn1.running_var" in self.refused(torch_tensors)
+        assert "NaN or infinite values, in bn1.running_var" in self.refused(torch_tensors)
 
     def test_a_negative_variance_is_refused(self, torch_tensors):
         torch_tensors["bn1.running_var"] = np.full(8, -1, np.float32)
-        assert "variances below 0, in bn1.running_var" in self.refused(torch_tensors)
+        assert "negative variances, in bn1.running_var" in self.refused(torch_tensors)
 
     def test_only_the_first_three_unknown_names_are_listed(self, torch_tensors):
         message = self.refused({**torch_tensors, **{f"x{n}" + "y" * 500: np.zeros(1) for n in range(5000)}})
-        assert "left over there (5000)" in message
+        assert "unexpected (5000)" in message
         assert "and 4,997 more" in message
         assert len(message) < 200_000
 
@@ -202,15 +202,15 @@ class TestStrictness:
     [
         ("resnet18", {}, "torchvison", "unknown source 'torchvison'; did you mean 'torchvision'?"),
         ("resnet50_v1", {}, "torchvision", "unknown source 'torchvision'; choose from: keras"),
-        ("lenet", {}, "torchvision", "no published weights of the family 'lenet' can be converted"),
-        ("plain20_cifar", {}, "cifar", "no published weights of this form of 'resnet' can be converted"),
-        ("resnet18", {"shortcut": "padding"}, "timm", "no published weights of this form of 'resnet' can be converted"),
+        ("lenet", {}, "torchvision", "published weights of the family 'lenet' cannot be converted; choose from: "),
+        ("plain20_cifar", {}, "cifar", "there are no published weights for this form of 'resnet'; "),
+        ("resnet18", {"shortcut": "padding"}, "timm", "there are no published weights for this form of 'resnet'; "),
     ],
 )
 def test_unknown_sources_are_refused(name, options, source, message):
     with pytest.raises(UserError) as error:
         source_of(create(name, **options), source)
-    assert str(error.value) == message
+    assert str(error.value).startswith(message)
 
 
 def test_only_state_dicts_can_be_written(tmp_path):
@@ -219,7 +219,7 @@ def test_only_state_dicts_can_be_written(tmp_path):
     wide = TORCH.replace(dtype="float64")
     with (
         jax.enable_x64(True),
-        pytest.raises(UserError, match="cannot be written: model.dtype is 'float64', and weight files hold float32"),
+        pytest.raises(UserError, match="cannot be written: model.dtype is 'float64'; it must be 'float32'"),
     ):
         save_weights(wide, init(wide, jax.random.key(0)), "torchvision", tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())

@@ -36,7 +36,7 @@ def prepare(root, shape=(28, 28, 1), config=None, **features):
 
     Args:
         root: Parent folder; the data set is in columns/1.0.0 or columns/CONFIG/1.0.0.
-        shape: Shape of each image.
+        shape: Shape of each image; a height of None makes photos of different sizes.
         config: Config name, or None for a data set without configs.
         features: Features other than image and label, each with an example value.
     """
@@ -56,8 +56,11 @@ def prepare(root, shape=(28, 28, 1), config=None, **features):
 
         def _generate_examples(self, part):
             others = {name: example for name, (_, example) in features.items()}
-            for index, image in enumerate(images_of(part, shape)):
-                content = png(image[..., 0] if shape[-1] == 1 else image)
+            height, width, channels = shape
+            for index, image in enumerate(images_of(part, (height or 28, width or 28, channels))):
+                if height is None:  # photos of different sizes
+                    image = np.asarray(Image.fromarray(image).resize((40 + index, 70 - index)))
+                content = png(image[..., 0] if channels == 1 else image)
                 yield index, {"image": io.BytesIO(content), "label": index % 3, **others}
 
     builder = Columns(data_dir=str(root), file_format="array_record", config=config)

@@ -268,7 +268,7 @@ def test_zips_from_windows_are_read(tmp_path):
 
 @pytest.mark.parametrize("options", [{"size": 32}, {"skip_damaged": True}])
 def test_image_folder_options_are_refused_for_other_sources(options):
-    with pytest.raises(UserError, match="is given for fashion_mnist_mini; only image_folder has that option"):
+    with pytest.raises(UserError, match="is given for fashion_mnist_mini; it does not have that option"):
         data.load(Data(**options))
 
 
@@ -387,7 +387,7 @@ class TestHostileZips:
         path = write_zip(tmp_path / "images.zip", noise_images())
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(archive.namelist()[0], b"again")
-        refused(path, "holds a file twice")
+        refused(path, " twice; recreate the zip")
 
     def test_a_symlink_is_refused(self, tmp_path):
         path = write_zip(tmp_path / "images.zip", noise_images())

@@ -9,6 +9,7 @@ from PIL import Image
 
 from cnnjax import create, data
 from cnnjax.config import Data, Experiment, Optimizer, Train
+from cnnjax.data import tfds_prepare
 from cnnjax.data.export import export_images
 from cnnjax.data.pixels import mean_and_std
 from cnnjax.data.tfds_source import find_prepared, load_tfds
@@ -91,7 +92,7 @@ def test_the_default_folder_of_tensorflow_datasets_is_searched(prepared, monkeyp
     for name in ("CNNJAX_DATA", "TFDS_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(UserError, match=r"not found in .*/tensorflow_datasets; prepare it with `tfds build columns"):
+    with pytest.raises(UserError, match=r"not found in .*/tensorflow_datasets; prepare it with `scripts/data.py prep"):
         data.load(Data(source="tfds:columns"))
     for name in ("CNNJAX_DATA", "TFDS_DATA_DIR"):
         with monkeypatch.context() as patch:
@@ -143,3 +144,25 @@ def test_an_unknown_name_is_refused_with_the_available_ones(name, match, tmp_pat
 def test_a_mistyped_prefix_is_refused_with_near_matches():
     with pytest.raises(UserError, match="unknown data source 'tfds'; did you mean 'tfds:NAME'"):
         data.load(Data(source="tfds"))
+
+
+def test_photos_of_any_size_are_resized_and_cropped(tmp_path):
+    folder = prepare(tmp_path, shape=(None, None, 3))
+    with pytest.raises(UserError, match=r"must be of one size: give --data.size PIXELS to resize and crop them"):
+        load(folder)
+    dataset = data.load(Data(source="tfds:columns", dir=str(tmp_path), size=24, validation=0.2))
+    assert dataset.test.image_shape == (24, 24, 3)
+    photo = Image.fromarray(images_of("test", (28, 28, 3))[3]).resize((43, 67))
+    expected = photo.resize((24, int(24 * 67 / 43)), Image.Resampling.BILINEAR).crop((0, 6, 24, 30))
+    assert np.asarray(expected).tobytes() in {image.tobytes() for image in dataset.test.images}
+
+
+@pytest.mark.parametrize("option", [{"skip_damaged": True}, {"stream": "always"}, {"max_value": 4095}])
+def test_options_that_it_does_not_have_are_refused(option):
+    with pytest.raises(UserError, match=f"data.{next(iter(option))} .* is given for tfds:columns; it does not have"):
+        data.load(Data(source="tfds:columns", **option))
+
+
+def test_preparing_without_tensorflow_says_what_to_install(tmp_path):
+    with pytest.raises(UserError, match=r"preparing tfds:columns needs .*tensorflow.*; run pip install cnnjax"):
+        tfds_prepare.prepare("columns", tmp_path)

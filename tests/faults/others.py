@@ -80,7 +80,7 @@ def lost_lock(harness: Harness) -> Row:
             with running(harness.start(run)) as second:
                 wait_for(second, lambda: (run / ".lock").exists())
                 first.send_signal(signal.SIGCONT)
-                finish(first).check_error(2, "was moved, deleted or replaced while this process held it")
+                finish(first).check_error(2, "was moved, deleted or replaced, so another process may be")
                 ended = finish(second)
         check(ended.code == 0, f"the second process was disturbed: exit code {ended.code}: {ended.err}")
         harness.check_same(run)
@@ -153,7 +153,7 @@ def out_of_memory(harness: Harness, native: str) -> Row:
             ended = train(9000)
             if ended.code == -signal.SIGABRT or "allocate of <" in ended.err:
                 continue
-            ended.check_error(2, "out of memory in a training step of train.batch_size 9000; ", " fits (tried)")
+            ended.check_error(2, "out of memory in a training step with train.batch_size 9000; ", " fits (tried)")
             advised = int(ended.err.partition("9000; ")[2].partition(" ")[0])
             rerun = train(advised)
             if rerun.code == -signal.SIGABRT:

@@ -260,39 +260,39 @@ IDX = bytes([0, 0, 8, 3])
 SIZES = (10**5).to_bytes(4, "big") * 3, (1024).to_bytes(4, "big") * 2 + (2).to_bytes(4, "big")
 
 ATTACKS: dict[str, Attack] = {
-    "pth: code": Attack(pickled(pickle.dumps(Evil(), 2)), from_torch, "could run code: it names posix.mkdir"),
-    "pth: code, in protocol 5": Attack(pickled(pickle.dumps(Evil(), 5)), from_torch, "names posix.mkdir"),
-    "pth: code, before 1.6": Attack(old_with_marker, from_torch, "names posix.mkdir"),
-    "pth: a bare pickle": Attack(lambda path: path.write_bytes(pickle.dumps(Evil())), from_torch, "names posix.mkdir"),
-    "pth: a key of 2^59 tuples": Attack(pickled(NESTED_TUPLES), from_torch, "a key that is a tuple"),
+    "pth: code": Attack(pickled(pickle.dumps(Evil(), 2)), from_torch, "could run code: it calls posix.mkdir"),
+    "pth: code, in protocol 5": Attack(pickled(pickle.dumps(Evil(), 5)), from_torch, "calls posix.mkdir"),
+    "pth: code, before 1.6": Attack(old_with_marker, from_torch, "calls posix.mkdir"),
+    "pth: a bare pickle": Attack(lambda path: path.write_bytes(pickle.dumps(Evil())), from_torch, "calls posix.mkdir"),
+    "pth: a key of 2^59 tuples": Attack(pickled(NESTED_TUPLES), from_torch, "a key of type tuple"),
     "pth: an array of 64 GiB": Attack(
-        pickled(b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x10\x85R."), from_torch, "names builtins.bytearray"
+        pickled(b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x10\x85R."), from_torch, "calls builtins.bytearray"
     ),
     "pth: millions of lists": Attack(
         pickled(b"\x80\x02(" + b"]" * 8_000_000 + b"l."), from_torch, "more than 1,000,000"
     ),
     "pth: a pickle of 100 MB": Attack(
-        pickled(b"\x80\x02X\0\xe1\xf5\5" + b"x" * 10**8 + b"."), from_torch, "it may have"
+        pickled(b"\x80\x02X\0\xe1\xf5\5" + b"x" * 10**8 + b"."), from_torch, "the limit is"
     ),
-    "pth: a storage of a terabyte": Attack(pickled(tensor(2**38, 16, 1)), from_torch, "does not hold this network"),
-    "pth: a tensor beyond its storage": Attack(pickled(tensor(16, 2**40, 1)), from_torch, "of the 16 in its storage"),
-    "pth: strides beyond the storage": Attack(pickled(tensor(16, 2, 2**62)), from_torch, "of the 16 in its storage"),
-    "pth: strides backwards": Attack(pickled(tensor(16, 2, 2**64 - 2)), from_torch, "not described as torch does"),
+    "pth: a storage of a terabyte": Attack(pickled(tensor(2**38, 16, 1)), from_torch, "does not fit this network"),
+    "pth: a tensor beyond its storage": Attack(pickled(tensor(16, 2**40, 1)), from_torch, "a storage with 16 values"),
+    "pth: strides beyond the storage": Attack(pickled(tensor(16, 2, 2**62)), from_torch, "a storage with 16 values"),
+    "pth: strides backwards": Attack(pickled(tensor(16, 2, 2**64 - 2)), from_torch, "a tensor is malformed"),
     "pth: a zip with too many members": Attack(
-        zip_directory(TOO_MANY, b"archive/data.pkl"), from_torch, "list of files has more than 16 MiB"
+        zip_directory(TOO_MANY, b"archive/data.pkl"), from_torch, "list of files exceeds 16 MiB"
     ),
     "keras: a zip with too many members": Attack(
-        zip_directory(TOO_MANY, b"config.json"), from_keras, "list of files has more than 16 MiB"
+        zip_directory(TOO_MANY, b"config.json"), from_keras, "list of files exceeds 16 MiB"
     ),
-    "images: a zip with too many members": Attack(zip_directory(TOO_MANY), load_image_folder, "more than 16 MiB"),
+    "images: a zip with too many members": Attack(zip_directory(TOO_MANY), load_image_folder, "exceeds 16 MiB"),
     "images: a zip with as many members as are allowed": Attack(
         zip_directory(TOO_MANY - 3, distinct=True), load_image_folder, "has no folder train", most_megabytes=350
     ),
     "keras: a thousandfold member": Attack(
-        keras_of(**{"model.weights.h5": bytes(2**28)}), from_keras, "has 268,435,456 bytes, and it may have"
+        keras_of(**{"model.weights.h5": bytes(2**28)}), from_keras, "has 268,435,456 bytes; the limit is"
     ),
     "keras: a path outside the zip": Attack(keras_of(**{"../x": b""}), from_keras, "a path outside the zip"),
-    "h5: deeply nested groups": Attack(deep_h5, from_keras, "damaged or not what it claims"),
+    "h5: deeply nested groups": Attack(deep_h5, from_keras, "damaged or in another format"),
     "safetensors: a header of 200 MB": Attack(
         lambda path: path.write_bytes(HUGE_HEADER), from_torch, "is not a weight file"
     ),
@@ -329,7 +329,7 @@ ATTACKS: dict[str, Attack] = {
     "idx: a pipe": Attack(lambda path: os.mkfifo(path), images, "is not a regular file"),
     "image: 65 MiB": Attack(lambda path: path.write_bytes(bytes(65 * 2**20)), picture, "are allowed"),
     "config: 100,000 nested lists": Attack(text("[" * 100_000), read_config, "cannot be read as JSON"),
-    "config: a model of nested lists": Attack(config("[" * 900 + "]" * 900), read_config, "more than 50 lists"),
+    "config: a model of nested lists": Attack(config("[" * 900 + "]" * 900), read_config, "nested more than 50 deep"),
     "config: a number of 100,000 digits": Attack(config("1" * 100_000), read_config, "cannot be read as JSON"),
     "config: a number of 4,000 digits": Attack(config("1" * 4000), read_config, "a number is NaN, or larger"),
     "config: a seed that is NaN": Attack(
@@ -368,11 +368,13 @@ ATTACKS: dict[str, Attack] = {
         "_METADATA is neither a regular file nor a folder", name=CHECKPOINT,
     ),
     "checkpoint: a symlink to a checkpoint": Attack(
-        linked_checkpoint, read_checkpoint, "is damaged: .* is a link", name=CHECKPOINT
+        linked_checkpoint, read_checkpoint, "is damaged: .* is a symlink", name=CHECKPOINT
     ),
     **{
         f"checkpoint: a gigabyte of {name}": Attack(
-            checkpoint_where(f"variables/{name}", sparse), read_checkpoint, f"{name} has 1024 MiB; it may have 16",
+            checkpoint_where(f"variables/{name}", sparse),
+            read_checkpoint,
+            f"{name} has 1024 MiB; it may have at most 16",
             name=CHECKPOINT,
         )
         for name in ("_METADATA", "manifest.ocdbt", "array_metadatas/process_0")

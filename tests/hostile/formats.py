@@ -171,7 +171,7 @@ def resume(path: Path) -> None:
 
 def _record(path: Path) -> None:
     entry = {"backend": "cpu", "cpus": 2, "packages": {"jax": "1"}, "lowering": {"norm": "xla"}}
-    launch._other_bits(RunFolder(path.parent).record_environment(entry))
+    launch._environment_notice(RunFolder(path.parent).record_environment(entry))
 
 
 def _print_results(path: Path) -> None:

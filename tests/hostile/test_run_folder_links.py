@@ -135,7 +135,7 @@ def test_symlinked_checkpoints_are_set_aside_or_deleted_without_following_them(t
         (folder / name).symlink_to(outside)
     loaded, notices = checkpoint.newest_good(folder)
     assert loaded.step == 1
-    assert ["is a link" in notice for notice in notices] == [True, True]
+    assert ["is a symlink" in notice for notice in notices] == [True, True]
     for step in (2, 3):
         (folder / f"step-{step:08d}").symlink_to(outside)
     checkpoint.save(folder, 3, {"variables": KERNEL}, {})

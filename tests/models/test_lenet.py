@@ -30,7 +30,7 @@ def test_other_sizes_are_refused_with_both_lengths_and_the_sizes_that_fit(size, 
     with pytest.raises(UserError) as error:
         logits_shape(create("lenet"), size)
     assert str(error.value) == (
-        "the dense layer takes a flattened length of 5x5x16 = 400 and got "
+        "the dense layer takes a flattened length of 5x5x16 = 400, not "
         f"{side}x{side}x16 = {length}; input sizes that fit: 28 to 31"
     )
 

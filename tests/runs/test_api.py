@@ -173,17 +173,17 @@ def test_a_changed_experiment_file_is_reported(own, tmp_path):
     name, experiment, definitions = load_experiment(str(changed))
     console = Console(record=True, quiet=False, width=200)
     cnnjax.train(experiment, copy, name=name, definitions=definitions, console=console)
-    assert "experiment.py differs from the experiment file that is used now" in console.export_text()
+    assert "experiment.py differs from the experiment file in use" in console.export_text()
     assert (copy / COPY).read_bytes() == file.read_bytes()
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('SOURCES = {"mnist": SourceEntry(stripes)}', "defines the data source 'mnist', which cnnjax has already"),
+        ('SOURCES = {"mnist": SourceEntry(stripes)}', "defines the data source 'mnist', which cnnjax already has"),
         ("SOURCES = [1]", "SOURCES must be a dictionary of SourceEntry by name"),
-        ('Linear.family = "lenet"', "defines the family 'lenet', which cnnjax has already"),
-        ('Squared.kind = "cross_entropy"', "defines the loss 'cross_entropy', which cnnjax has already"),
+        ('Linear.family = "lenet"', "defines the family 'lenet', which cnnjax already has"),
+        ('Squared.kind = "cross_entropy"', "defines the loss 'cross_entropy', which cnnjax already has"),
         ("del Squared", "is of a class that this file does not define"),
     ],
 )

@@ -71,7 +71,7 @@ def test_another_config_does_not_replace_a_record(run, recorded, tmp_path):
     config["experiment"]["optimizer"]["lr"] = 0.5
     (other / "config.json").write_text(json.dumps(config))
     before = (recorded / "config.json").read_bytes()
-    with pytest.raises(UserError, match=r"holds a run of another config \(optimizer.lr differs\)"):
+    with pytest.raises(UserError, match=r"holds a run with another config \(optimizer.lr differs\)"):
         records.record(other, recorded.parents[1])
     assert (recorded / "config.json").read_bytes() == before
     assert records.record(run, recorded.parents[1]) == recorded  # the same config replaces it
@@ -106,7 +106,7 @@ def test_the_results_page_is_written_from_records(recorded, tmp_path):
     ("old", "new", "message"),
     [
         ('record = "small"', 'record = "smal"', "names records that do not exist: smal"),
-        ("{1}", "{2}", r"may hold \{1\} to \{1\} alone"),
+        ("{1}", "{2}", r"may contain only \{1\} to \{1\}"),
     ],
 )
 def test_questions_that_do_not_fit_the_records_are_refused(recorded, tmp_path, old, new, message):

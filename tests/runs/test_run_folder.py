@@ -104,7 +104,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path, experiment):
         ('{"format": -1, "name": "a", "experiment": {}}', "has format -1; it must be 1 or more"),
         ('{"format": 1, "name": "a\\u0000", "experiment": {}}', "printable characters"),
         ('{"format": 1, "name": "a/b", "experiment": {}}', "printable characters"),
-        ('{"format": 1, "name": "..", "experiment": {}}', "names its run '..'"),
+        ('{"format": 1, "name": "..", "experiment": {}}', "has the run name '..'; it must be a file name"),
         ('{"format": 9, "cnnjax": "9.9"}', "it needs cnnjax 9.9 or newer"),
         (
             '{"format": 1, "name": "a", "experiment": {"model": {"family": "lenet"}, "optimizer": {"lr": 1'

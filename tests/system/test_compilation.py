@@ -121,7 +121,7 @@ def test_a_cache_folder_that_others_may_write_is_refused(tmp_path, monkeypatch):
     make_private(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o770)
-    with pytest.raises(PermissionError, match=r"others may write to .*compiled; chmod 700"):
+    with pytest.raises(PermissionError, match=r"others may write to .*compiled; make it private"):
         make_private(folder)
     folder.chmod(0o700)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)

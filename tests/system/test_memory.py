@@ -9,7 +9,7 @@ import pytest
 from cnnjax.system import memory
 from cnnjax.system.memory import ASKED_FOR, VARIABLE
 
-pytestmark = pytest.mark.skipif(not memory._glibc_has_it(), reason="this C library has no such setting")
+pytestmark = pytest.mark.skipif(not memory._is_supported(), reason="this C library has no such setting")
 SCRIPT = """
 import os, sys
 from cnnjax.system.memory import keep_memory, memory_is_kept

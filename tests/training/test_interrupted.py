@@ -114,7 +114,7 @@ def test_a_run_interrupted_between_epochs_resumes_to_the_same_bits(experiment, t
 def test_the_best_checkpoint_exists_after_the_first_epoch_and_survives_interrupts(experiment, tmp_path, progress):
     with pytest.raises(Interrupted):
         train(experiment, tmp_path / "run", progress, 4)
-    with pytest.raises(UserError, match="within-00000005 is from within the first epoch"):
+    with pytest.raises(UserError, match="within-00000005 was saved within the first epoch"):
         load(tmp_path / "run")
     assert RunFolder(tmp_path / "run").read_metrics() == []
     with pytest.raises(Interrupted):

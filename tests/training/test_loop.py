@@ -179,9 +179,9 @@ def test_resume_refuses_other_data(experiment, tmp_path, progress):
     ("change", "message"),
     [
         (lambda e: e.replace(train=e.train.replace(batch_size=321)), "train.batch_size is 321 and there are 320"),
-        (lambda e: e.replace(model=create("lenet", input_size=32)), "are 28x28x1 and the network takes 32x32x1"),
-        (lambda e: e.replace(model=create("lenet", channels=3)), "are 28x28x1 and the network takes 28x28x3"),
-        (lambda e: e.replace(model=create("lenet", num_classes=3)), "mnist has 10 classes and the network 3"),
+        (lambda e: e.replace(model=create("lenet", input_size=32)), "are 28x28x1 and the network expects 32x32x1"),
+        (lambda e: e.replace(model=create("lenet", channels=3)), "are 28x28x1 and the network expects 28x28x3"),
+        (lambda e: e.replace(model=create("lenet", num_classes=3)), "mnist has 10 classes and the network has 3"),
     ],
 )
 def test_a_network_or_batch_that_does_not_fit_the_data_is_refused(experiment, tmp_path, progress, change, message):

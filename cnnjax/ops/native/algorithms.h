@@ -40,7 +40,7 @@ struct Finish {
   }
 };
 
-// `others`: the scale, the offset and the residual, as far as present.
+// `others`: the scale, the offset and the residual, if present.
 inline Finish make_finish(bool scaled, bool shifted, bool added, Nonlinearity nonlinearity, void* const* others) {
   Finish made;
   if (scaled) made.scale = static_cast<const float*>(*others++);
@@ -50,7 +50,7 @@ inline Finish make_finish(bool scaled, bool shifted, bool added, Nonlinearity no
   return made;
 }
 
-struct Algorithm {  // functions that it does not support are null
+struct Algorithm {  // unsupported functions are null
   // Floats of scratch memory that a call needs.
   int64_t (*scratch)(const Shape&, bool kernel_gradient, int threads);
   // Outputs for images and a kernel [h, w, C / groups, O]; with `flipped`, for a kernel [h, w, O / groups, C] rotated by

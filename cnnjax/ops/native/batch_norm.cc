@@ -17,10 +17,10 @@ constexpr int64_t kSmall = 1 << 15;     // maximum elements for one thread
 
 // Few channels would make short loops, so several rows are merged into one and per-channel values are repeated.
 struct Rows {
-  int64_t together = 1, width, count, in_block, blocks;
+  int64_t merged = 1, width, count, in_block, blocks;
   explicit Rows(const Shape& s) {
-    while (together * s.channels < kWide && s.rows % (2 * together) == 0) together *= 2;
-    width = together * s.channels, count = s.rows / together;
+    while (merged * s.channels < kWide && s.rows % (2 * merged) == 0) merged *= 2;
+    width = merged * s.channels, count = s.rows / merged;
     in_block = std::max<int64_t>(1, kBlock / width), blocks = (count + in_block - 1) / in_block;
   }
   int64_t first(int64_t block) const { return block * in_block; }
@@ -70,12 +70,12 @@ void moments(const Shape& s, const float* x, float* mean, float* variance, int t
           block_square[c] += distance * distance;
         }
       }
-      const double more = static_cast<double>(end - first), all = seen + more, part = more / all;
+      const double rows_here = static_cast<double>(end - first), all = seen + rows_here, part = rows_here / all;
 #pragma omp simd
       for (int64_t c = 0; c < width; ++c) {
-        const double wrong = rest[c] * static_cast<double>(share), apart = block_mean[c] + wrong - m[c];
-        m[c] += apart * part;
-        q[c] += block_square[c] - rest[c] * wrong + apart * apart * (seen * part);
+        const double mean_error = rest[c] * static_cast<double>(share), delta = block_mean[c] + mean_error - m[c];
+        m[c] += delta * part;
+        q[c] += block_square[c] - rest[c] * mean_error + delta * delta * (seen * part);
       }
       seen = all;
     }
@@ -86,9 +86,9 @@ void moments(const Shape& s, const float* x, float* mean, float* variance, int t
     for (int thread = 0; thread < threads; ++thread) {
       for (int64_t at = c; at < width && counts[thread] > 0; at += s.channels) {
         const double all = seen + counts[thread], part = counts[thread] / all;
-        const double apart = means[thread * width + at] - m;
-        m += apart * part;
-        q += squares[thread * width + at] + apart * apart * (seen * part);
+        const double delta = means[thread * width + at] - m;
+        m += delta * part;
+        q += squares[thread * width + at] + delta * delta * (seen * part);
         seen = all;
       }
     }
@@ -104,31 +104,31 @@ void forward(const Shape& s, const Inputs& in, float* y, int threads) {
   const float lowest = in.relu ? 0.0f : -INFINITY;
 #pragma omp parallel for num_threads(team(s, threads)) schedule(static)
   for (int64_t r = 0; r < rows.count; ++r) {
-    const float *row = in.x + r * width, *more = in.added ? in.added + r * width : nullptr;
+    const float *row = in.x + r * width, *residual = in.added ? in.added + r * width : nullptr;
     float* to = y + r * width;
-    if (more) {
+    if (residual) {
 #pragma omp simd
       for (int64_t c = 0; c < width; ++c) {
-        const float found = std::fma(scale[c], row[c], offset[c]) + more[c];
-        to[c] = found < lowest ? lowest : found;  // NaN propagates
+        const float value = std::fma(scale[c], row[c], offset[c]) + residual[c];
+        to[c] = value < lowest ? lowest : value;  // NaN propagates
       }
     } else {
 #pragma omp simd
       for (int64_t c = 0; c < width; ++c) {
-        const float found = std::fma(scale[c], row[c], offset[c]);
-        to[c] = found < lowest ? lowest : found;
+        const float value = std::fma(scale[c], row[c], offset[c]);
+        to[c] = value < lowest ? lowest : value;
       }
     }
   }
 }
 
 // Mask of a cotangent: none, from the recomputed output, or from the given output.
-enum Mask { kNone, kAgain, kGiven };
+enum Mask { kNone, kRecomputed, kGiven };
 
 template <Mask kMask>
 inline float masked(float cotangent, float x, float scale, float offset, float output) {
   if (kMask == kNone) return cotangent;
-  return (kMask == kAgain ? std::fma(scale, x, offset) : output) > 0.0f ? cotangent : 0.0f;
+  return (kMask == kRecomputed ? std::fma(scale, x, offset) : output) > 0.0f ? cotangent : 0.0f;
 }
 
 template <Mask kMask>
@@ -203,16 +203,16 @@ void gradient_of(const Shape& s, const Inputs& in, const float* cotangent, const
   }
 }
 
-Mask mask_of(const Inputs& in) { return !in.relu ? kNone : in.output ? kGiven : kAgain; }
+Mask mask_of(const Inputs& in) { return !in.relu ? kNone : in.output ? kGiven : kRecomputed; }
 
 void sums(const Shape& s, const Inputs& in, const float* cotangent, float* sum, float* product, float* z, int threads) {
-  constexpr decltype(&sums) kBy[] = {sums_of<kNone>, sums_of<kAgain>, sums_of<kGiven>};
+  constexpr decltype(&sums) kBy[] = {sums_of<kNone>, sums_of<kRecomputed>, sums_of<kGiven>};
   kBy[mask_of(in)](s, in, cotangent, sum, product, z, threads);
 }
 
 void gradient(const Shape& s, const Inputs& in, const float* cotangent, bool is_masked, const float* a, const float* b,
               const float* c, float* dx, int threads) {
-  constexpr decltype(&gradient_of<kNone>) kBy[] = {gradient_of<kNone>, gradient_of<kAgain>, gradient_of<kGiven>};
+  constexpr decltype(&gradient_of<kNone>) kBy[] = {gradient_of<kNone>, gradient_of<kRecomputed>, gradient_of<kGiven>};
   kBy[is_masked ? kNone : mask_of(in)](s, in, cotangent, a, b, c, dx, threads);
 }
 

@@ -41,8 +41,8 @@ ffi::Error normalise(Array x, Array gamma, Array beta, ffi::RemainingArgs added,
     float *of_mean = mean->typed_data(), *of_variance = variance->typed_data();
     kernels.moments(shape, x.typed_data(), of_mean, of_variance, threads);
     const Affine affine(shape.channels, of_mean, of_variance, gamma.typed_data(), beta.typed_data(), epsilon);
-    const float* more = added.size() ? added.get<Array>(0)->typed_data() : nullptr;
-    kernels.forward(shape, {x.typed_data(), of_mean, affine.scale.data(), affine.offset.data(), more, nullptr, relu},
+    const float* residual = added.size() ? added.get<Array>(0)->typed_data() : nullptr;
+    kernels.forward(shape, {x.typed_data(), of_mean, affine.scale.data(), affine.offset.data(), residual, nullptr, relu},
                  y->typed_data(), threads);
   });
 }

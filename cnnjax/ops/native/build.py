@@ -21,7 +21,7 @@ from cnnjax.system.files import write_bytes
 HANDLERS = ("convolution_handlers", "batch_norm_handlers", "convolution", "onednn_conv")
 """XLA handlers and algorithm selection; built once."""
 KERNELS = ("winograd", "few_channel_conv", "batch_norm")
-"""Our own kernels; built for each level."""
+"""Our own kernels; built once per level."""
 KERNEL_OPTIONS = ["-fvisibility=hidden", "-fno-predictive-commoning"]
 """Hidden functions can be inlined. Loaded values are not kept across iterations, because the registers are full."""
 LEVELS = {"v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}

@@ -1,4 +1,4 @@
-// Selects the algorithm of a convolution from its shape and calls it. What our own kernels do not compute goes to oneDNN.
+// Selects the algorithm of a convolution from its shape and calls it. oneDNN computes what our own kernels do not.
 #include "convolution.h"
 
 #include <omp.h>
@@ -15,7 +15,7 @@
 namespace {
 
 // Winograd: minimum tiles of 4x4 outputs per thread, and a larger minimum for the kernel gradient; maximum groups
-// computed as one, above which too many products are with zeros; maximum weights, whose sums then take 150 MB.
+// merged into one, above which too many products have a zero factor; maximum weights, whose sums then take 150 MB.
 constexpr int64_t kWinogradTiles = 21, kWinogradTilesToSum = 50, kWinogradGroups = 4, kWinogradWeights = 1 << 20;
 // Few channels: maximum output channels of the call, minimum positions in a row, minimum products of a kernel row.
 constexpr int64_t kFewChannels = 8, kFewChannelRow = 8, kFewChannelProducts = 5;
@@ -36,11 +36,11 @@ constexpr Bound kBounds[] = {
 // needs many tiles.
 bool fits_winograd(const Geometry& g) {
   const int64_t tiles = g.outputs[0] * divided_up(g.outputs[1], 4) * divided_up(g.outputs[2], 4);
-  const int64_t together = winograd::groups_in_one(g.kernel[2], g.kernel[3] / g.groups, g.groups);
-  const bool fits = g.is_plain() && g.kernel[0] == 3 && g.kernel[1] == 3 && together > 0 && together <= kWinogradGroups &&
-                    together * g.kernel[2] * g.kernel[3] <= kWinogradWeights && g.epilogue.nonlinearity <= kRelu;
-  const int64_t a_thread = g.kind == kKernelGradient ? kWinogradTilesToSum : kWinogradTiles;
-  return fits && tiles >= a_thread * omp_get_max_threads();
+  const int64_t merged = winograd::groups_in_one(g.kernel[2], g.kernel[3] / g.groups, g.groups);
+  const bool fits = g.is_plain() && g.kernel[0] == 3 && g.kernel[1] == 3 && merged > 0 && merged <= kWinogradGroups &&
+                    merged * g.kernel[2] * g.kernel[3] <= kWinogradWeights && g.epilogue.nonlinearity <= kRelu;
+  const int64_t per_thread = g.kind == kKernelGradient ? kWinogradTilesToSum : kWinogradTiles;
+  return fits && tiles >= per_thread * omp_get_max_threads();
 }
 
 // The outputs are those of the call: for an input gradient, the input channels. oneDNN pads them to 16 with AVX-512; with
@@ -49,8 +49,8 @@ bool fits_winograd(const Geometry& g) {
 bool fits_few_channel_conv(const Geometry& g) {
   const bool back = g.kind == kInputGradient, fits = g.is_plain() && g.groups == 1 && !g.epilogue.added;
   const int64_t outputs = g.kernel[back ? 2 : 3], row = back ? g.images[2] : g.outputs[2];
-  const bool worth = g.kind == kKernelGradient ? g.kernel[1] * g.kernel[2] >= kFewChannelProducts : g.kernel[1] > 1;
-  return fits && outputs <= kFewChannels && row >= kFewChannelRow && worth &&
+  const bool pays_off = g.kind == kKernelGradient ? g.kernel[1] * g.kernel[2] >= kFewChannelProducts : g.kernel[1] > 1;
+  return fits && outputs <= kFewChannels && row >= kFewChannelRow && pays_off &&
          (g.kind == kForward || cpu_dispatch::has_avx512());
 }
 

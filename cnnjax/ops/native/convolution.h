@@ -42,8 +42,8 @@ struct Geometry {
   }
 };
 
-// Computes the array named by `kind` from the other two. `others`: the epilogue's scale, offset and residual, as far as
-// present. Only the worker thread may call it.
+// Computes the array named by `kind` from the other two. `others`: the epilogue's scale, offset and residual, if present.
+// Only the worker thread may call it.
 void compute(const Geometry&, void* images, void* kernel, void* outputs, const std::vector<void*>& others = {});
 
 // Number of convolutions that one of our algorithms has computed; -1 for an unknown name.

@@ -39,7 +39,7 @@ CHANGES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 
 
 class Epilogue(NamedTuple):
-    """Which parts are present, in the order in which they are applied."""
+    """The parts that are present, in the order in which they are applied."""
 
     scaled: bool
     shifted: bool

@@ -49,7 +49,7 @@ struct Strip {
   int64_t count(const Shape& s) const { return rows * s.out_width * s.outputs; }
 };
 
-// The kernel rows that meet the images for an output row, or vice versa, without rows of padding.
+// The kernel rows that overlap the images for an output row, or vice versa, without rows of padding.
 struct Range {
   int64_t from, to;
   Range(int64_t start, int64_t height, int64_t count)
@@ -72,7 +72,7 @@ inline void each_pixel(const Shape& s, const Strip& strip, const float* images, 
 
 // The outputs of adjacent positions are `step` apart. Lanes beyond a position's outputs are overwritten by the next one.
 struct Row {
-  int64_t rows, channels, columns, line, step;  // kernel rows that meet the images, and kernel columns
+  int64_t rows, channels, columns, line, step;  // kernel rows that overlap the images, and kernel columns
 };
 
 // sums[P][outputs] of P adjacent positions.
@@ -182,9 +182,9 @@ void pack_kernel(const Shape& s, const float* kernel, bool flipped, float* packe
   }
 }
 
-void by_lane(const float* given, float otherwise, int64_t count, int64_t lanes, float* to) {
-  std::fill(to, to + lanes, otherwise);
-  if (given) std::copy(given, given + count, to);
+void by_lane(const float* values, float fallback, int64_t count, int64_t lanes, float* to) {
+  std::fill(to, to + lanes, fallback);
+  if (values) std::copy(values, values + count, to);
 }
 
 void convolve_strip(const Shape& s, const Strip& strip, const float* inputs, const float* kernel, const float* scale,
@@ -219,7 +219,7 @@ void forward(const Shape& s, const float* images, const float* kernel, bool flip
 #pragma omp parallel num_threads(threads)
   {
     float* inputs = strip_room + omp_get_thread_num() * (room.inputs + room.outputs);
-    float* found = inputs + room.inputs;
+    float* sums = inputs + room.inputs;
 #pragma omp for schedule(static)
     for (int64_t index = 0; index < strips.all; ++index) {
       const Strip strip(s, strips, index);
@@ -227,8 +227,8 @@ void forward(const Shape& s, const float* images, const float* kernel, bool flip
         float* to = inputs + line * s.channels * line_of(s) + column;
         for (int64_t c = 0; c < s.channels; ++c) to[c * line_of(s)] = pixel ? pixel[c] : 0.0f;
       });
-      convolve_strip(s, strip, inputs, packed, scale, offset, found);
-      apply(found, outputs + strip.place(s), strip.count(s));
+      convolve_strip(s, strip, inputs, packed, scale, offset, sums);
+      apply(sums, outputs + strip.place(s), strip.count(s));
     }
   }
 }

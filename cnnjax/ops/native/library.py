@@ -28,7 +28,7 @@ HANDLERS = {
 
 F32 = np.dtype(np.float32)
 KERNELS = 7
-"""Version of our own kernels; results may differ in their bits between versions."""
+"""Version of our own kernels; results may differ bitwise between versions."""
 ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 """Environment variables that limit oneDNN to older instruction sets."""
 
@@ -54,7 +54,7 @@ class Library:
         if self.has_kernels:
             self.version += f" and own kernels {KERNELS}{' (AVX-512)' if self.is_wide else ''}"
         self.version += f", {self.threads} thread{'s' if self.threads > 1 else ''}"
-        """Version string, including everything that decides the bits of a result."""
+        """Version string, including everything that determines the bits of a result."""
         self._calls, self._bound = loaded.cnnjax_calls, loaded.cnnjax_bound
         for function in (self._calls, self._bound):
             function.argtypes, function.restype = [ctypes.c_char_p], ctypes.c_int64
@@ -95,7 +95,7 @@ def _load() -> Library | None:
     try:
         if not LIBRARY.exists():
             reason = "is not built, and XLA's convolutions are several times slower"
-        elif not _is_whole_and_of_these_sources(LIBRARY):
+        elif not _is_intact_and_current(LIBRARY):
             reason = "was built from other sources, or is damaged"
         else:
             return Library(LIBRARY)
@@ -116,7 +116,7 @@ def seal(library: bytes) -> bytes:
     return b"cnnjax " + digest.hexdigest().encode()
 
 
-def _is_whole_and_of_these_sources(library: Path) -> bool:
+def _is_intact_and_current(library: Path) -> bool:
     """Return whether a library is safe to load: a damaged one kills the process, a stale one silently changes bits."""
     content = library.read_bytes()
     length = len(seal(b""))

@@ -63,12 +63,12 @@ memory::desc by_channel(const Dims& outputs) {
 
 void append_nonlinearity(dnnl::post_ops& ops, Nonlinearity which) {
   using dnnl::algorithm;
-  const algorithm found = which == kRelu ? algorithm::eltwise_relu : which == kSigmoid ? algorithm::eltwise_logistic
-                                                                                       : algorithm::eltwise_tanh;
+  const algorithm kind = which == kRelu ? algorithm::eltwise_relu : which == kSigmoid ? algorithm::eltwise_logistic
+                                                                                      : algorithm::eltwise_tanh;
 #if DNNL_VERSION_MAJOR >= 3
-  ops.append_eltwise(found, 0.0f, 0.0f);
+  ops.append_eltwise(kind, 0.0f, 0.0f);
 #else
-  ops.append_eltwise(1.0f, found, 0.0f, 0.0f);
+  ops.append_eltwise(1.0f, kind, 0.0f, 0.0f);
 #endif
 }
 
@@ -127,24 +127,24 @@ Plan make_plan(const Geometry& g) {
   if (g.epilogue.added && std::strncmp(forward.impl_info_str(), "jit", 3) != 0) {
     Geometry before = g;  // oneDNN 2.6 adds the wrong elements in its matrix products
     before.epilogue.added = false, before.epilogue.nonlinearity = kIdentity;
-    Plan apart = make_plan(before);
-    apart.addition = make_addition(g, p.outputs);
-    return apart;
+    Plan separate = make_plan(before);
+    separate.addition = make_addition(g, p.outputs);
+    return separate;
   }
   if (g.kind == kForward) {
     p.packed = forward.weights_desc();
     p.scratchpad = forward.scratchpad_desc();
     p.convolution = dnnl::convolution_forward(forward);
   } else if (g.kind == kInputGradient) {
-    const auto found = describe<dnnl::convolution_backward_data>(g, p, any, dnnl::prop_kind::backward_data, forward);
-    p.packed = found.weights_desc();
-    p.scratchpad = found.scratchpad_desc();
-    p.convolution = dnnl::convolution_backward_data(found);
+    const auto desc = describe<dnnl::convolution_backward_data>(g, p, any, dnnl::prop_kind::backward_data, forward);
+    p.packed = desc.weights_desc();
+    p.scratchpad = desc.scratchpad_desc();
+    p.convolution = dnnl::convolution_backward_data(desc);
   } else {
-    const auto found = describe<dnnl::convolution_backward_weights>(g, p, any, dnnl::prop_kind::backward_weights, forward);
-    p.packed = found.diff_weights_desc();
-    p.scratchpad = found.scratchpad_desc();
-    p.convolution = dnnl::convolution_backward_weights(found);
+    const auto desc = describe<dnnl::convolution_backward_weights>(g, p, any, dnnl::prop_kind::backward_weights, forward);
+    p.packed = desc.diff_weights_desc();
+    p.scratchpad = desc.scratchpad_desc();
+    p.convolution = dnnl::convolution_backward_weights(desc);
   }
   p.packs = p.packed != p.kernel;
   if (p.packs) {
@@ -159,16 +159,16 @@ const Plan& plan_for(const Geometry& g) {
   constexpr size_t kMostPlans = 256;
   using Entry = std::pair<std::vector<int64_t>, Plan>;
   static auto* order = new std::list<Entry>;
-  static auto* places = new std::map<std::vector<int64_t>, std::list<Entry>::iterator>;
+  static auto* by_key = new std::map<std::vector<int64_t>, std::list<Entry>::iterator>;
   const auto key = g.key();
-  const auto found = places->find(key);
-  if (found != places->end()) {
-    order->splice(order->begin(), *order, found->second);
+  const auto entry = by_key->find(key);
+  if (entry != by_key->end()) {
+    order->splice(order->begin(), *order, entry->second);
   } else {
     order->emplace_front(key, make_plan(g));
-    (*places)[key] = order->begin();
+    (*by_key)[key] = order->begin();
     if (order->size() > kMostPlans) {
-      places->erase(order->back().first);
+      by_key->erase(order->back().first);
       order->pop_back();
     }
   }
@@ -190,8 +190,8 @@ void compute(const Geometry& g, void* images, void* kernel, void* outputs, const
                                                {DNNL_ARG_SCRATCHPAD, pad}};
   const size_t fused = others.size() - (p.addition ? 1 : 0);
   for (size_t i = 0; i < fused; ++i) {
-    const bool whole = g.epilogue.added && i + 1 == others.size();
-    const memory other(whole ? p.outputs : by_channel(g.outputs), cpu(), others[i]);
+    const bool is_residual = g.epilogue.added && i + 1 == others.size();
+    const memory other(is_residual ? p.outputs : by_channel(g.outputs), cpu(), others[i]);
     arguments.insert({DNNL_ARG_ATTR_MULTIPLE_POST_OP(static_cast<int>(i)) | DNNL_ARG_SRC_1, other});
   }
   p.convolution.execute(stream(), arguments);

@@ -30,7 +30,7 @@ constexpr int64_t row_of(int64_t channels) { return channels < kChunk ? channels
 constexpr int64_t chunks_of(int64_t channels) { return (channels + kChunk - 1) / kChunk; }
 constexpr int64_t chunk_at(int64_t channel) { return channel / kChunk * kPlanes + channel % kChunk; }
 
-// A part is computed as one: one group, or several merged groups.
+// A part is computed as a whole: one group, or several merged groups.
 struct Parts {
   int64_t count, channels, outputs;  // number of parts, and the sizes of each
   int64_t at_once;                   // parts that are adjacent in the planes
@@ -135,7 +135,7 @@ struct Place {
   int64_t image, row, column;
   Place(const Tiles& tiles, int64_t tile)
       : image(tile / tiles.image), row(tile % tiles.image / tiles.across * kOut), column(tile % tiles.across * kOut) {}
-  void go_on(const Shape& s) {
+  void advance(const Shape& s) {
     column += kOut;
     if (column < s.out_width) return;
     column = 0, row += kOut;
@@ -173,12 +173,12 @@ void transform_run(const Shape& s, const Place& place, int64_t count, const floa
     for (int64_t t = 0; t < count; ++t, tile += row_of(channels)) {
 #pragma GCC unroll 6
       for (int i = 0; i < kIn; ++i) {
-        Vector line[kIn], found[kIn];
+        Vector line[kIn], transformed[kIn];
 #pragma GCC unroll 6
         for (int j = 0; j < kIn; ++j) line[j] = half[t * kOut + j][i];
-        inputs_along(line, found);
+        inputs_along(line, transformed);
 #pragma GCC unroll 6
-        for (int j = 0; j < kIn; ++j) store(tile + (kIn * i + j) * kPlane, found[j]);
+        for (int j = 0; j < kIn; ++j) store(tile + (kIn * i + j) * kPlane, transformed[j]);
       }
     }
   }
@@ -195,7 +195,7 @@ void transform_images(const Shape& s, const Tiles& tiles, int64_t block, const f
   }
 }
 
-// Outputs of a tile: offset, rows and columns that exist, and strides. Functions that take it are always inlined;
+// Outputs of a tile: offset, existing rows and columns, and strides. Functions that take it are always inlined;
 // otherwise the compiler assumes that stores may alias it, and reloads it each time.
 struct Window {
   int64_t corner, below, right, row, column;
@@ -218,7 +218,7 @@ template <bool kWhole>
     float* to = d + chunk_at(o);
     transform_square<kOut, kIn, cotangents_along>(
         [&](int i, int j) { return kWhole || window.holds(i, j) ? load(y + window.at(i, j)) : Vector{}; },
-        [&](int i, int j, Vector found) { store(to + (kIn * i + j) * kPlane, found); });
+        [&](int i, int j, Vector transformed) { store(to + (kIn * i + j) * kPlane, transformed); });
   }
 }
 
@@ -226,7 +226,7 @@ template <bool kWhole>
 void transform_outputs(const Shape& s, const Tiles& tiles, int64_t block, const float* outputs, int64_t count,
                        float* d) {
   Place place(tiles, block * tiles.step);
-  for (int64_t t = 0; t < tiles.count(block); ++t, d += row_of(count), place.go_on(s)) {
+  for (int64_t t = 0; t < tiles.count(block); ++t, d += row_of(count), place.advance(s)) {
     const Window window(s, place);
     if (window.is_whole()) transform_tile<true>(window, outputs, count, d);
     else transform_tile<false>(window, outputs, count, d);
@@ -256,7 +256,7 @@ template <bool kWhole>
 void finish(const Shape& s, const Tiles& tiles, int64_t block, const float* m, int64_t first, int64_t count,
             const Finish& f, float* outputs) {
   Place place(tiles, block * tiles.step);
-  for (int64_t t = 0; t < tiles.count(block); ++t, m += row_of(count), place.go_on(s)) {
+  for (int64_t t = 0; t < tiles.count(block); ++t, m += row_of(count), place.advance(s)) {
     const Window window(s, place);
     const Finish mine = f.from(first);
     if (window.is_whole()) finish_tile<true>(window, m, count, mine, outputs + first);
@@ -309,7 +309,7 @@ void transform_kernel(const Shape& s, const float* kernel, bool flipped, float* 
         for (int c = 0; c < kLanes; ++c, to += columns) {
           transform_square<3, kIn, weights_along>(
               [&](int i, int j) { return load(kernels.at[3 * i + j][c]); },
-              [&](int i, int j, Vector found) { store(to + (kIn * i + j) * plane, found); });
+              [&](int i, int j, Vector transformed) { store(to + (kIn * i + j) * plane, transformed); });
         }
       }
     }
@@ -336,10 +336,10 @@ void transform_sums(const Shape& s, const float* sums, float* kernel, int thread
               }
               return sum;
             },
-            [&](int i, int j, Vector found) {
+            [&](int i, int j, Vector transformed) {
               float* place = to + (3 * i + j) * channels * s.outputs;
               float each[kLanes];
-              store(each, found);
+              store(each, transformed);
               std::copy(each + lanes.from, each + lanes.to, place + lanes.from);
             });
       }
@@ -380,12 +380,12 @@ void forward(const Shape& s, const float* images, const float* kernel, bool flip
 #pragma omp for schedule(static)
     for (int64_t block = 0; block < tiles.blocks; ++block) {
       for (int64_t part = 0; part < parts.count; part += parts.at_once) {
-        const int64_t some = std::min(parts.at_once, parts.count - part), channels = some * parts.channels;
+        const int64_t adjacent = std::min(parts.at_once, parts.count - part), channels = adjacent * parts.channels;
         transform_images(s, tiles, block, images + part * parts.channels, channels, zeros, v);
-        for (int64_t o = 0; o < some * parts.outputs; o += kChunk) {
-          const int64_t chunk = std::min<int64_t>(kChunk, some * parts.outputs - o), each = chunk / some;
+        for (int64_t o = 0; o < adjacent * parts.outputs; o += kChunk) {
+          const int64_t chunk = std::min<int64_t>(kChunk, adjacent * parts.outputs - o), each = chunk / adjacent;
           for (int i = 0; i < kPlaces; ++i) {
-            for (int64_t k = 0; k < some; ++k) {
+            for (int64_t k = 0; k < adjacent; ++k) {
               product(v + i * kPlane + k * parts.channels, row_of(channels),
                       u + ((part + k) * kPlaces + i) * parts.weights() + o * parts.channels,
                       m + i * kPlane + k * each, row_of(chunk), tiles.count(block), parts.channels, each);
@@ -418,12 +418,12 @@ void kernel_gradient(const Shape& s, const float* images, const float* outputs, 
 #pragma omp for schedule(static)
     for (int64_t block = 0; block < tiles.blocks; ++block) {
       for (int64_t part = 0; part < parts.count; part += parts.at_once) {
-        const int64_t some = std::min(parts.at_once, parts.count - part);
-        const int64_t channels = some * parts.channels, lanes = some * parts.outputs;
+        const int64_t adjacent = std::min(parts.at_once, parts.count - part);
+        const int64_t channels = adjacent * parts.channels, lanes = adjacent * parts.outputs;
         transform_images(s, tiles, block, images + part * parts.channels, channels, zeros, v);
         transform_outputs(s, tiles, block, outputs + part * parts.outputs, lanes, d);
         for (int i = 0; i < kPlaces; ++i) {
-          for (int64_t k = 0; k < some; ++k) {
+          for (int64_t k = 0; k < adjacent; ++k) {
             add_product(v + i * kPlane + k * parts.channels, row_of(channels),
                         d + i * kPlane + k * parts.outputs, row_of(lanes),
                         mine + ((part + k) * kPlaces + i) * parts.weights(), tiles.count(block), parts.channels,
