@@ -202,7 +202,7 @@ def test_a_damaged_checkpoint_that_cannot_be_renamed_is_one_error(tmp_path, monk
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(UserError, match="is damaged: .*; it cannot be logging_rename to .*: Read-only file system"):
+    with pytest.raises(UserError, match="is damaged: .*; it cannot be renamed to .*: Read-only file system"):
         checkpoint.newest_good(tmp_path)
 
 

@@ -17,7 +17,7 @@ from cnnjax.errors import UserError
 PER_FILE = 20
 
 
-def made_up(form, name):
+def random_images(form, name):
     """Return images [N, 3, 32, 32] and labels for one file of the data set."""
     rng = np.random.default_rng(sum(map(ord, name)))
     classes = 100 if "100" in form.folder else 10
@@ -26,7 +26,7 @@ def made_up(form, name):
 
 
 def content(form, name) -> bytes:
-    images, labels = made_up(form, name)
+    images, labels = random_images(form, name)
     rows = images.reshape(len(images), -1)
     if form.label_bytes:
         before = [np.zeros((len(labels), 1), np.uint8)] * (form.label_bytes - 1)
@@ -59,14 +59,14 @@ def load(form, place, source):
 
 @pytest.mark.parametrize("kind", ["folder", "around", "archive"])
 @pytest.mark.parametrize("form", [*CIFAR10, *CIFAR100], ids=lambda form: form.folder)
-def test_published_forms_are_read(tmp_path, form, kind):
+def test_published_formats_are_read(tmp_path, form, kind):
     source = "cifar100" if form in CIFAR100 else "cifar10"
     dataset = load(form, write(form, tmp_path, kind), source)
-    images, labels = map(np.concatenate, zip(*(made_up(form, name) for name in form.parts["test"]), strict=True))
+    images, labels = map(np.concatenate, zip(*(random_images(form, name) for name in form.parts["test"]), strict=True))
     assert np.array_equal(dataset.test.images, images.transpose(0, 2, 3, 1))
     assert dataset.test.labels.tolist() == labels.tolist()
     assert len(dataset.train.labels) + len(dataset.validation.labels) == len(form.parts["train"]) * len(
-        made_up(form, form.parts["train"][0])[1]
+        random_images(form, form.parts["train"][0])[1]
     )
     expected = "are not the published files" if form.md5 else "checksums of .* are not known"
     assert any(re.search(expected, notice) for notice in dataset.notices)
@@ -99,7 +99,7 @@ def test_a_pickle_with_code_is_refused_and_not_executed(tmp_path, value):
     [[], {}, {b"data": np.zeros((3, 3072), np.uint8), b"labels": [0, 1]}, {b"data": b"", b"labels": []},
      {b"data": np.zeros((1, 3072)), b"labels": [0]}],
 )  # fmt: skip
-def test_pickles_of_another_form_are_refused(tmp_path, value):
+def test_other_pickles_are_refused(tmp_path, value):
     form = CIFAR10[1]
     folder = write(form, tmp_path, "folder")
     (folder / "test_batch").write_bytes(pickle.dumps(value))
@@ -108,7 +108,7 @@ def test_pickles_of_another_form_are_refused(tmp_path, value):
 
 
 @pytest.mark.parametrize("form", CIFAR10, ids=lambda form: form.folder)
-def test_cut_and_missing_files_are_named(tmp_path, form):
+def test_truncated_and_missing_files_are_named(tmp_path, form):
     folder = write(form, tmp_path, "folder")
     path = folder / form.parts["train"][2]
     path.write_bytes(path.read_bytes()[:-5])
@@ -119,7 +119,7 @@ def test_cut_and_missing_files_are_named(tmp_path, form):
         load(form, folder, "cifar10")
 
 
-def test_a_cut_archive_is_refused(tmp_path):
+def test_a_truncated_archive_is_refused(tmp_path):
     archive = write(CIFAR10[0], tmp_path, "archive")
     archive.write_bytes(archive.read_bytes()[:3000])
     with pytest.raises(UserError, match=r"cifar-10-binary.tar.gz (cannot be read|does not hold)"):

@@ -10,7 +10,7 @@ SIZES = st.integers(1, 2000)
 
 
 @given(seed=st.integers(0, 2**63), epoch=st.integers(0, 2**31), index=st.integers(0, 2**40), height=SIZES, width=SIZES)
-def test_a_box_lies_in_its_image(seed, epoch, index, height, width):
+def test_boxes_are_inside_the_image(seed, epoch, index, height, width):
     [(top, left, box_height, box_width)] = draw_boxes(
         seed, epoch, np.array([index]), np.array([height]), np.array([width]), 0.08
     )
@@ -20,7 +20,7 @@ def test_a_box_lies_in_its_image(seed, epoch, index, height, width):
     assert box_width >= 1
 
 
-def test_areas_and_ratios_are_spread_over_their_ranges():
+def test_areas_and_ratios_follow_torchvision_s_distribution():
     count = 20_000
     boxes = draw_boxes(0, 0, np.arange(count), np.full(count, 1000), np.full(count, 1000), 0.25)
     area, ratio = boxes[:, 2] * boxes[:, 3] / 1e6, boxes[:, 3] / boxes[:, 2]
@@ -35,7 +35,7 @@ def test_areas_and_ratios_are_spread_over_their_ranges():
     assert np.histogram(area[small], 5, (0.25, 0.6))[0] == pytest.approx(small.sum() / 5, rel=0.05)
 
 
-def test_a_box_depends_on_seed_epoch_and_index_only():
+def test_a_box_is_a_function_of_seed_epoch_and_index():
     count = 1000
     heights, widths = np.arange(count) % 37 + 200, np.arange(count) % 41 + 180
     boxes = draw_boxes(3, 7, np.arange(count), heights, widths, 0.08)
@@ -51,14 +51,14 @@ def test_the_largest_centered_box_is_used_if_no_draw_fits(size, expected, monkey
     assert tuple(draw_boxes(0, 0, np.array([0]), *np.array(size)[:, None], 0.9)[0]) == expected
 
 
-def test_the_device_resizes_a_box_as_pillow_does():
+def test_resizing_on_the_device_equals_pillow():
     rng = np.random.default_rng(0)
     images = np.stack(
         [np.asarray(Image.fromarray(rng.integers(0, 256, (9, 7, 3), np.uint8)).resize((64, 48))) for _ in range(6)]
     )
     boxes = draw_boxes(0, 0, np.arange(6), np.full(6, 48), np.full(6, 64), 0.08)
-    found = np.asarray(resize_boxes(images, boxes)).astype(int)
-    for image, (top, left, height, width), pixels in zip(images, boxes.tolist(), found, strict=True):
+    actual = np.asarray(resize_boxes(images, boxes)).astype(int)
+    for image, (top, left, height, width), pixels in zip(images, boxes.tolist(), actual, strict=True):
         box = (left, top, left + width, top + height)
         expected = np.asarray(Image.fromarray(image).resize((64, 48), Image.Resampling.BILINEAR, box=box)).astype(int)
         assert abs(expected - pixels).max() <= 1

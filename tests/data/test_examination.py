@@ -1,4 +1,4 @@
-"""`scripts/data.py check`: what is found in folders with known faults."""
+"""`scripts/data.py check` on folders with known faults."""
 
 import io
 
@@ -14,7 +14,7 @@ from scripts.data import run
 
 
 def picture(rng, size=(60, 40)):
-    """Return a smooth picture that differs from every other one."""
+    """Return a unique smooth image."""
     return Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
 
 
@@ -35,7 +35,7 @@ def texts(place):
     return [finding.text for finding in found if finding.wrong], [f.text for f in found if not f.wrong]
 
 
-def test_a_sound_folder_has_nothing_to_mend(folder, tmp_path, capsys):
+def test_a_valid_folder_has_no_problems(folder, tmp_path, capsys):
     assert texts(folder) == ([], [])
     run(["check", f"image_folder:{folder}", "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out
@@ -46,7 +46,7 @@ def test_a_sound_folder_has_nothing_to_mend(folder, tmp_path, capsys):
         assert image.size > (400, 100)
 
 
-def test_equal_images_in_two_splits_or_classes_are_leaks(folder):
+def test_equal_images_in_two_splits_or_classes_are_reported(folder):
     (folder / "test/cat/copy.png").write_bytes((folder / "train/cat/0.png").read_bytes())
     (folder / "train/dog/other.png").write_bytes((folder / "train/cat/1.png").read_bytes())
     (folder / "train/dog/twice.png").write_bytes((folder / "train/dog/2.png").read_bytes())
@@ -60,7 +60,7 @@ def test_equal_images_in_two_splits_or_classes_are_leaks(folder):
 
 
 @pytest.mark.parametrize("change", ["jpeg", "smaller", "brighter"])
-def test_near_duplicates_are_found(folder, change):
+def test_near_duplicates_are_reported(folder, change):
     with Image.open(folder / "train/cat/0.png") as image:
         if change == "smaller":
             image = image.resize((45, 30))
@@ -103,7 +103,7 @@ def test_data_sets_without_files_are_examined(digits):
     assert rows[-1] == ["all", "400", "130", "530"]
 
 
-def test_images_are_not_compared_beyond_the_limit(folder, monkeypatch):
+def test_near_duplicates_are_skipped_above_the_limit(folder, monkeypatch):
     monkeypatch.setattr("cnnjax.data.examination.MOST_COMPARED", 10)
     _, notes = texts(folder)
     assert notes[-1].startswith("near duplicates were not looked for")

@@ -1,4 +1,4 @@
-"""Photos that are decoded while a network trains."""
+"""Photos that are decoded during training."""
 
 import io
 import os
@@ -27,7 +27,7 @@ ALWAYS, NEVER = (Options(square(SIZE), stream=stream) for stream in ("always", "
 
 
 def photo(rng, *, sideways=False, mode="RGB", form="JPEG") -> bytes:
-    """Return a smooth picture of random size."""
+    """Return a smooth image of random size."""
     width, height = rng.integers(20, 90, 2).tolist()
     pixels = rng.integers(0, 256, (5, 4, 3), np.uint8)
     image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
@@ -100,8 +100,8 @@ def test_the_number_of_threads_does_not_matter(folder, threads, monkeypatch):
     pool.terminate()
 
 
-def test_resident_images_are_cropped_by_the_same_boxes(folder):
-    """Photos of the network's size, in memory and streamed: the device and the threads cut the same crops."""
+def test_resident_and_streamed_images_have_the_same_crops(folder):
+    """For photos of the network's size, the device and the decoding threads cut the same crops."""
     for path in folder.glob("*/*/*.jpg"):
         with Image.open(path) as image:
             resized = image.convert("RGB").resize((SIZE, SIZE))
@@ -130,7 +130,7 @@ def final_params(experiment, folder, progress, *hooks):
 
 
 @pytest.mark.parametrize("stream", ["always", "never"])
-def test_an_interrupted_training_on_crops_ends_with_the_same_bits(experiment, tmp_path, progress, stream):
+def test_a_training_on_crops_resumes_to_the_same_bits(experiment, tmp_path, progress, stream):
     experiment = experiment.replace(data=experiment.data.replace(stream=stream))
     whole = final_params(experiment, tmp_path / "whole", progress)
     calls = iter(range(100))
@@ -147,7 +147,7 @@ def test_an_interrupted_training_on_crops_ends_with_the_same_bits(experiment, tm
     assert jax.tree.all(jax.tree.map(np.array_equal, whole, parts))
 
 
-def test_damage_behind_the_header_is_named_in_one_sentence(folder, monkeypatch):
+def test_damage_after_the_header_is_one_error(folder, monkeypatch):
     path = folder / "train/dog/3.jpg"
     path.write_bytes(path.read_bytes()[:-200])
     monkeypatch.setattr(image_folder, "SAMPLED_PIXELS", 2)
@@ -156,7 +156,7 @@ def test_damage_behind_the_header_is_named_in_one_sentence(folder, monkeypatch):
         train.read(np.arange(len(train.labels)))
 
 
-def test_damaged_photos_are_left_out_if_asked_for(folder):
+def test_damaged_photos_are_skipped_on_request(folder):
     (folder / "train/dog/3.jpg").write_bytes((folder / "train/dog/3.jpg").read_bytes()[:-200])
     (folder / "train/cat/0.jpg").write_bytes(b"")
     loaded = load_image_folder(folder, ALWAYS._replace(skip_damaged=True))
@@ -184,7 +184,7 @@ def test_a_photo_that_cannot_be_read_in_time_ends_the_training(folder, monkeypat
         source.read(np.arange(4))
 
 
-def test_a_thread_that_hangs_does_not_keep_the_process(folder):
+def test_a_hanging_thread_does_not_block_the_exit(folder):
     code = (
         "import sys, threading\n"
         "from cnnjax.data import decoding\n"
@@ -234,7 +234,7 @@ def test_the_fingerprint_covers_names_sizes_labels_and_sampled_contents(folder, 
     assert load_image_folder(folder, ALWAYS).fingerprint not in fingerprints
 
 
-def test_the_rule_for_streaming(folder, monkeypatch):
+def test_large_folders_are_streamed(folder, monkeypatch):
     def streamed(options):
         return isinstance(load_image_folder(folder, options).parts["train"], photos.Photos)
 

@@ -143,7 +143,7 @@ def folder_moved(harness: Harness) -> Row:
     """Move the run folder away during a run; then move it back and resume."""
 
     def trial() -> str:
-        run, away = harness.new_run("folder_moved"), harness.new_run("folder_moved-away")
+        run, away = harness.new_run("moved"), harness.new_run("moved-away")
         with running(harness.start(run)) as process:
             wait_for(process, lambda: epochs_done(run) >= 2)
             run.rename(away)

@@ -1,4 +1,4 @@
-"""Mistakes with data that users of other libraries have reported: each is refused, or named and made harmless."""
+"""Data mistakes that users of other libraries have reported: each is refused, or reported and made harmless."""
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ CLASSES = ("cat", "dog")
 
 
 def write_images(root, counts, classes=CLASSES, shape=(28, 28), values=np.uint8, seed=0):
-    """Write images of noise, laid out SPLIT/CLASS/NUMBER.png."""
+    """Write noise images as SPLIT/CLASS/NUMBER.png."""
     rng = np.random.default_rng(seed)
     for part, count in counts.items():
         for name in classes:
@@ -38,7 +38,7 @@ def experiment(folder, channels=1, **options) -> Experiment:
     )
 
 
-def test_a_finished_run_is_not_reported_for_other_data(tmp_path):
+def test_a_finished_run_refuses_other_data(tmp_path):
     first = write_images(tmp_path / "first", {"train": 10, "test": 4})
     second = write_images(tmp_path / "second", {"train": 10, "test": 4}, seed=1)
     cnnjax.train(experiment(first), tmp_path / "run", console=SILENT)
@@ -47,7 +47,7 @@ def test_a_finished_run_is_not_reported_for_other_data(tmp_path):
 
 
 @pytest.mark.parametrize("stream", ["never", "always"])
-def test_training_images_never_count_as_validation_images(tmp_path, stream):
+def test_training_images_are_never_used_for_validation(tmp_path, stream):
     folder = write_images(tmp_path / "photos", {"train": 20, "test": 4})
     run = cnnjax.train(experiment(folder, size=28, stream=stream), tmp_path / "run", console=SILENT)
     before = run.dataset()
@@ -68,7 +68,7 @@ def test_training_images_never_count_as_validation_images(tmp_path, stream):
     assert cnnjax.load(tmp_path / "run").evaluate("validation").images == 7
 
 
-def test_images_of_12_bits_are_reported_and_can_be_scaled(tmp_path):
+def test_12_bit_images_are_reported_and_can_be_scaled(tmp_path):
     folder = write_images(tmp_path / "photos", {"train": 10, "test": 4}, values=np.uint16)
     dark = cnnjax.data.load(experiment(folder).data)
     assert dark.train.read(np.arange(8)).max() == 15
@@ -97,7 +97,7 @@ def converted(tmp_path, classes, preprocessing):
     return cnnjax.load(tmp_path / "network")
 
 
-def test_grey_photos_of_any_size_fit_a_network_of_rgb_images(tmp_path):
+def test_grayscale_photos_of_any_size_fit_an_rgb_network(tmp_path):
     """`evaluate` and `predict` see the same pixels."""
     folder = write_images(tmp_path / "photos", {"train": 4, "test": 3}, shape=(40, 60))
     preprocessing = Preprocessing(
@@ -110,7 +110,7 @@ def test_grey_photos_of_any_size_fit_a_network_of_rgb_images(tmp_path):
     assert network.evaluate("test", Data(source=f"image_folder:{folder}")).images == 6
 
 
-def test_other_sources_are_converted_as_predict_converts_photos(tmp_path, digits):
+def test_other_sources_are_converted_as_in_predict(tmp_path, digits):
     classes = tuple("0123456789")
     preprocessing = Preprocessing(height=16, width=16, mean=(0.5,) * 3, std=(0.2,) * 3)
     network = converted(tmp_path, classes, preprocessing)
@@ -124,7 +124,7 @@ def test_other_sources_are_converted_as_predict_converts_photos(tmp_path, digits
 
 
 def test_classes_are_matched_by_name(tmp_path):
-    """Folders "10" and "11" come before "2", and a converted network counts 0, 1, 2."""
+    """Folders "10" and "11" sort before "2", but a converted network counts 0, 1, 2."""
     classes = tuple(map(str, range(12)))
     folder = write_images(tmp_path / "photos", {"train": 2, "test": 2}, classes=classes)
     network = converted(tmp_path, classes, Preprocessing(height=28, width=28, mean=(0.5,) * 3, std=(0.2,) * 3))
@@ -137,7 +137,7 @@ def test_classes_are_matched_by_name(tmp_path):
     assert np.array_equal(report.confusion, expected)
 
 
-def test_a_damaged_record_of_files_is_refused(tmp_path):
+def test_a_damaged_files_json_is_refused(tmp_path):
     folder = write_images(tmp_path / "photos", {"train": 10, "test": 4})
     run = cnnjax.train(experiment(folder), tmp_path / "run", console=SILENT)
     for text in ("[]", "{", '{"train": [1], "validation": [], "test": []}', "[" * 100_000):
