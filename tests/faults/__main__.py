@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cnnjax.ops.native.library import LIBRARY
-from tests.faults import damage, disks, kills, long_run, others, signals
+from tests.faults import damage, disks, kills, long_run, others, signals, streaming
 from tests.faults.harness import ROOT, Harness, Row
 
 Task = Callable[[], Row | list[Row]]
@@ -57,6 +57,8 @@ def tasks(harness: Harness, full: bool, seed: int) -> list[Task]:
     native_values = ("01" if full else "1") if LIBRARY.exists() else "0"
     trials += [lambda native=native: others.out_of_memory(harness, native) for native in native_values]
     trials += [lambda: others.sync_order(harness)]
+    trials += [lambda: streaming.killed_while_decoding(harness), lambda: streaming.photo_lost(harness)]
+    trials += [lambda: streaming.disk_hangs(harness)]
     return trials
 
 

@@ -96,9 +96,9 @@ class Harness:
         write_digits(folder / "digits")
         self.experiment.write_text(EXPERIMENT.format(data=str(folder / "digits")))
 
-    def command(self, run: Path, *options: Any) -> list[str]:
+    def command(self, run: Path, *options: Any, experiment: Path | None = None) -> list[str]:
         return [
-            sys.executable, str(ROOT / "scripts" / "train.py"), str(self.experiment), "--out", str(run),
+            sys.executable, str(ROOT / "scripts" / "train.py"), str(experiment or self.experiment), "--out", str(run),
             *map(str, options),
         ]  # fmt: skip
 
@@ -107,9 +107,11 @@ class Harness:
         defaults = {"CNNJAX_NATIVE": native, **os.environ}
         return {**defaults, "CNNJAX_CACHE": str(self.cache), "PYTHONPATH": str(ROOT), **more}
 
-    def start(self, run: Path, *options: Any, **environment: str) -> "subprocess.Popen[str]":
+    def start(
+        self, run: Path, *options: Any, experiment: Path | None = None, **environment: str
+    ) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            self.command(run, *options), cwd=self.folder, env=self.environment(**environment), text=True,
+            self.command(run, *options, experiment=experiment), cwd=self.folder, env=self.environment(**environment), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 

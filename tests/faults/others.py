@@ -111,18 +111,13 @@ def not_finite(harness: Harness, step: int) -> Row:
         run = harness.new_run(f"poisoned-{step}")
         poisoned = harness.folder / "poisoned.py"
         poisoned.write_text(POISON + harness.experiment.read_text())
-        command = [str(poisoned) if part == str(harness.experiment) else part for part in harness.command(run)]
-        process = subprocess.Popen(
-            command, cwd=harness.folder, env=harness.environment(POISONED_STEP=str(step)), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        ended = finish(process)
+        ended = finish(harness.start(run, experiment=poisoned, POISONED_STEP=str(step)))
         ended.check_error(3, f"not finite at step {step} ")
         check_intact(run)
         newest = checkpoint.newest_step(run / "checkpoints")
         check(newest == (step - 1) // STEPS * STEPS, f"the newest checkpoint is of step {newest}")
-        rerun = subprocess.run(command, cwd=harness.folder, env=harness.environment(), capture_output=True, text=True)
-        check(rerun.returncode == 0, f"without the NaN: exit code {rerun.returncode}: {rerun.stderr}")
+        rerun = finish(harness.start(run, experiment=poisoned))
+        check(rerun.code == 0, f"without the NaN: exit code {rerun.code}: {rerun.err}")
         harness.check_same(run)
         return ""
 
