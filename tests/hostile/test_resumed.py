@@ -34,7 +34,7 @@ def test_a_valid_checkpoint_is_read(info):
         ({"seconds": 10**400}, "a number is NaN"),
         ({"seconds": 1e200}, "its seconds is 1e"),
         ({"seconds": -1}, "its seconds is -1"),
-        ({"epoch": 1}, "after 1 epochs of 10 steps, it is at step 23"),
+        ({"epoch": 1}, "after 1 epochs of 10 steps it is at step 23"),
         ({"epoch": True}, "its epoch is True"),
         ({"step": 24}, "its step is 24"),
         ({"early_stopping": {"best_step": 10, "best_score": float("nan")}}, "a number is NaN"),
