@@ -45,6 +45,14 @@ settings.register_profile(
 settings.register_profile("ci", settings.get_profile("local"), max_examples=40)
 settings.load_profile(os.environ.get("CNNJAX_TESTS", "local"))
 
+
+def mostly_slow(values, fast: int, mark=pytest.mark.compiles_large):
+    """Mark all parameters after the first ``fast`` as slow: `make test` leaves them out, `make test-all` runs them."""
+    marked = [pytest.param(*value, marks=mark) if isinstance(value, tuple) else pytest.param(value, marks=mark)
+              for value in values[fast:]]  # fmt: skip
+    return [*values[:fast], *marked]
+
+
 LONGEST_MESSAGE = 400
 """Maximum characters of an error message, file names aside."""
 LEFT_OUT = pytest.StashKey[int]()

@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import write_digits
+from conftest import mostly_slow, write_digits
 
 from cnnjax import checkpoint, create
 from cnnjax.functional import leaves_by_path
@@ -391,7 +391,12 @@ def test_without_standard_error_the_exit_code_reports_the_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["train.py", "--help"], ["train.py", "lenet_mini", "--help"], ["data.py", "list"]]
+    "arguments",
+    mostly_slow(
+        [["data.py", "list"], ["train.py", "--help"], ["train.py", "lenet_mini", "--help"]],
+        1,
+        pytest.mark.many_processes,
+    ),
 )
 def test_a_short_script_whose_output_fails_prints_no_traceback(arguments, failing_output, tmp_path):
     output, reason = failing_output

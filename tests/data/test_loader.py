@@ -87,6 +87,7 @@ def test_large_sets_are_streamed(split, monkeypatch):
     assert loading_plan(split, BATCH, 64) == LoadingPlan(False, 1)
 
 
+@pytest.mark.trains_long
 def test_streamed_and_resident_training_give_the_same_bits(experiment, tmp_path, progress, monkeypatch):
     def trained(name):
         folder = RunFolder(tmp_path / name)

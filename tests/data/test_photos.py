@@ -9,7 +9,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import fit_run
+from conftest import fit_run, mostly_slow
 from PIL import Image
 
 from cnnjax import checkpoint, create, data
@@ -129,7 +129,7 @@ def final_params(experiment, folder, progress, *hooks):
     return checkpoint.restore(newest, "variables", like)
 
 
-@pytest.mark.parametrize("stream", ["always", "never"])
+@pytest.mark.parametrize("stream", mostly_slow(["always", "never"], 1, pytest.mark.trains_long))
 def test_a_training_on_crops_resumes_to_the_same_bits(experiment, tmp_path, progress, stream):
     experiment = experiment.replace(data=experiment.data.replace(stream=stream))
     whole = final_params(experiment, tmp_path / "whole", progress)

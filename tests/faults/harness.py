@@ -111,8 +111,8 @@ class Harness:
         self, run: Path, *options: Any, experiment: Path | None = None, **environment: str
     ) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            self.command(run, *options, experiment=experiment), cwd=self.folder, env=self.environment(**environment), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            self.command(run, *options, experiment=experiment), cwd=self.folder, env=self.environment(**environment),
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     def train(self, run: Path, *options: Any, **environment: str) -> Completed:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mostly_slow
 
 from cnnjax import apply, create, features, init
 from cnnjax.errors import UserError
@@ -35,7 +36,7 @@ def test_the_original_has_two_groups_in_three_stages():
     assert [kernels[f"stage{number}"].shape[2] for number in range(1, 6)] == [3, 48, 256, 192, 192]
 
 
-@pytest.mark.parametrize("width", [1, 7, 8, 33])
+@pytest.mark.parametrize("width", mostly_slow([7, 1, 8, 33], 1))
 @pytest.mark.parametrize("name", ["alexnet", "alexnet_bn", "alexnet_lrn"])
 def test_every_width_builds_a_network(name, width):
     arch = create(name, width=width, stem="cifar", input_size=16, num_classes=5)

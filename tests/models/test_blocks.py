@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mostly_slow
 from flax import nnx
 from jax import export
 
@@ -48,7 +49,7 @@ def convolution(x, kernel, strides, edges, groups=1):
     return result
 
 
-@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("groups", mostly_slow([2, 1, 4], 1))
 @pytest.mark.parametrize(
     ("size", "stride", "padding", "edges"),
     [

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mostly_slow
 
 import cnnjax
 from cnnjax import create, features, init
@@ -101,7 +102,7 @@ def test_parameters_of_each_head(head, parameters):
 
 
 @pytest.mark.parametrize("head", ["conv", "gap"])
-@pytest.mark.parametrize("side", [28, 32, 45])
+@pytest.mark.parametrize("side", mostly_slow([32, 28, 45], 1))
 def test_convolutional_and_pooled_heads_accept_larger_images_with_the_same_parameters(head, side):
     arch = create("lenet", head=head)
     outputs, _ = apply(arch, init(arch, jax.random.key(0)), jnp.ones((2, side, side, 1)))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mostly_slow
 from jax import export
 
 from cnnjax.errors import UserError
@@ -69,7 +70,7 @@ def float64():
         yield
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("geometry", mostly_slow(GEOMETRIES, 8))
 def test_max_pooling_equals_numpy(float64, geometry):
     x = image(SHAPE) - 5  # a zero from the padding would be the maximum
     expected = pooled(x, lambda inside, places: inside.max((1, 2)), **geometry)
@@ -77,7 +78,7 @@ def test_max_pooling_equals_numpy(float64, geometry):
 
 
 @pytest.mark.parametrize("counted", [True, False])
-@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("geometry", mostly_slow(GEOMETRIES, 8))
 def test_average_pooling_equals_numpy(float64, geometry, counted):
     x = image(SHAPE) + 2
     if geometry.get("padding") == "SAME":
@@ -163,7 +164,7 @@ def test_jit_and_vmap_give_the_same_result(name):
 
 
 @pytest.mark.parametrize("name", POOLS)
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", mostly_slow(["bfloat16", "float32"], 1))
 def test_the_dtype_is_kept_and_means_are_summed_in_float32(name, dtype):
     x = jnp.asarray(image((2, 6, 7, 2)), dtype)
     actual = POOLS[name](x)

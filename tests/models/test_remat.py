@@ -37,7 +37,7 @@ def equal(a, b):
 
 
 NETWORKS_BY_NAME = [
-    pytest.param(name, marks=() if name in ("lenet", "mlp") else pytest.mark.compiles_large) for name in NETWORKS
+    pytest.param(name, marks=() if name == "lenet" else pytest.mark.compiles_large) for name in NETWORKS
 ]
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mostly_slow
 
 import cnnjax
 from cnnjax import Variables, create, features, init, list_models, models
@@ -215,7 +216,7 @@ def test_jit_and_plain_calls_agree(name):
     np.testing.assert_allclose(plain, jitted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", typing.get_args(Activation))
+@pytest.mark.parametrize("name", mostly_slow(list(typing.get_args(Activation)), 3))
 def test_every_activation_is_elementwise_and_has_a_gradient(name):
     arch = create("lenet", activation=name)
     images = jax.ShapeDtypeStruct((2, *arch.image_shape), jnp.float32)

@@ -29,6 +29,7 @@ def test_each_stage_halves_the_size(stem, sides):
     assert tuple(maps[name].shape[-1] for name in names) == (8, 16, 32, 91, 256)
 
 
+@pytest.mark.compiles_large
 def test_the_two_forms_pool_differently_only_at_even_sizes():
     keras, timm = (create("xception", stem="cifar", form=form, **SMALL) for form in ("keras", "timm"))
     variables = jax.jit(init, static_argnums=0)(keras, jax.random.key(0))

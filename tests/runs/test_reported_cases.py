@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from conftest import mostly_slow
 from PIL import Image
 from rich.console import Console
 
@@ -46,7 +47,7 @@ def test_a_finished_run_refuses_other_data(tmp_path):
         cnnjax.train(experiment(second), tmp_path / "run", console=SILENT)
 
 
-@pytest.mark.parametrize("stream", ["never", "always"])
+@pytest.mark.parametrize("stream", mostly_slow(["never", "always"], 1, pytest.mark.trains_long))
 def test_training_images_are_never_used_for_validation(tmp_path, stream):
     folder = write_images(tmp_path / "photos", {"train": 20, "test": 4})
     run = cnnjax.train(experiment(folder, size=28, stream=stream), tmp_path / "run", console=SILENT)

@@ -6,7 +6,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from conftest import SilentProgress, fit_run
+from conftest import SilentProgress, fit_run, mostly_slow
 
 from cnnjax import checkpoint, create
 from cnnjax.errors import Diverged, Interrupted, UserError
@@ -97,9 +97,7 @@ def test_a_float64_training_resumes_to_the_same_bits(experiment, tmp_path, progr
     assert {str(leaf.dtype) for leaf in actual[0].values()} == {"float64"}
 
 
-@pytest.mark.parametrize(
-    "at", [10, POLLS + 10, *(pytest.param(at, marks=pytest.mark.trains_long) for at in (9, 11, POLLS + 4))]
-)
+@pytest.mark.parametrize("at", mostly_slow([10, POLLS + 10, 9, 11, POLLS + 4], 1, pytest.mark.trains_long))
 def test_a_run_interrupted_between_epochs_resumes_to_the_same_bits(experiment, tmp_path, progress, uninterrupted, at):
     with pytest.raises(Interrupted):
         train(experiment, tmp_path / "run", progress, at)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from conftest import mostly_slow
 
 from cnnjax import apply, create
 from cnnjax.config import Augmentation, Experiment, Optimizer, Train
@@ -52,7 +53,7 @@ def export(arch, *platforms, steps, native=False):
     return exporting(state, DeviceSplit(images, numbers), numbers, key, values, steps=steps).mlir_module()
 
 
-QUICK = (("lenet", "float32"), ("mlp", "float32"), ("basic", "bfloat16"), ("v2", "float32"))
+QUICK = (("lenet", "float32"), ("basic", "bfloat16"))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_a_donated_step_lowers_for_every_platform_and_uses_native_calls_only_on_
         assert "tf.aliasing_output" in module or "jax.buffer_donor" in module
 
 
-@pytest.mark.parametrize("name", ARCHS)
+@pytest.mark.parametrize("name", mostly_slow(list(ARCHS), 4))
 def test_inference_exports_with_a_symbolic_batch_size(name):
     arch, (batch,) = ARCHS[name], jax.export.symbolic_shape("batch")
     known = [jax.export.DisabledSafetyCheck.custom_call(target) for target in HANDLERS]

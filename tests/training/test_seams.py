@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mostly_slow
 from flax import nnx
 
 from cnnjax import create, data
@@ -64,7 +65,7 @@ def test_the_gradient_of_soft_labels_is_the_mean_over_their_labels(experiment, d
     assert float(soft.metrics.loss) == pytest.approx(float(first.metrics.loss + second.metrics.loss) / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("accumulate", mostly_slow([4, 1], 1))
 def test_weights_mask_padding(experiment, dataset, batch, accumulate):
     train = experiment.train.replace(accumulate=accumulate)
     experiment = experiment.replace(optimizer=SGD, model=create("mlp", activation="tanh"), train=train)
@@ -99,7 +100,7 @@ class TwoHeadsNetwork(Network):
         return Outputs(self.head(x), (self.aux(x),))
 
 
-@pytest.mark.parametrize("aux_weight", [0.0, 0.5])
+@pytest.mark.parametrize("aux_weight", mostly_slow([0.5, 0.0], 1))
 def test_an_auxiliary_head_adds_its_weighted_loss(experiment, dataset, batch, aux_weight):
     arch = TwoHeads(num_classes=10, input_size=28, channels=1)
     step, state = step_of(
