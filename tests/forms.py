@@ -20,7 +20,7 @@ def blocks(name: str) -> int:
 
 @functools.cache
 def shallowest() -> frozenset[str]:
-    """Return the names of the shallowest variants, one per form, of the `FAST_FORMS` shallowest forms of each family."""
+    """Return the shallowest variant of each form, for the `FAST_FORMS` shallowest forms of each family."""
     forms: dict[tuple, str] = {}
     for name in sorted(list_models(), key=blocks):
         arch = create(name)

@@ -181,6 +181,7 @@ def test_a_user_s_experiment_file(workplace, digits):
     assert (workplace / "runs" / "mine,seed=4" / "results.json").exists()
 
 
+@pytest.mark.trains_long
 def test_the_run_name_includes_another_model(workplace, digits):
     done = run_script(
         "train.py", "lenet_mini", "--model", "mlp", "--model.activation", "tanh", "--data.source", "mnist",
@@ -527,6 +528,7 @@ def test_an_interrupt_before_the_first_epoch_exits_cleanly(tmp_path):
     assert message.startswith("error: interrupted")
 
 
+@pytest.mark.many_processes
 def test_a_second_process_in_the_same_folder_is_refused(workplace):
     folder = RunFolder(workplace / "runs" / "done")
     with folder.locked():

@@ -48,6 +48,7 @@ def test_unspecified_image_sizes_and_other_features(tmp_path):
     assert load(folder).train.images.shape[1:] == (28, 28, 1)
 
 
+@pytest.mark.trains_long
 def test_a_network_learns_the_data_set(prepared, tmp_path, progress):
     experiment = Experiment(
         model=create("lenet", num_classes=3, activation="relu", pooling="max"),

@@ -43,6 +43,7 @@ def test_every_width_builds_a_network(name, width):
     assert [stage.shape[1] for stage in maps(arch, 16).values()] == [7, 3, 3, 3, 1]
 
 
+@pytest.mark.compiles_large
 def test_images_are_resized_bilinearly_before_the_first_convolution():
     arch = create("alexnet_bn", resize=67, input_size=28, channels=1, **SMALL)
     variables = jax.jit(init, static_argnums=0)(arch, jax.random.key(0))

@@ -32,6 +32,7 @@ def test_sizes_and_channels_match_the_table(name):
     assert [widths.total for widths in TABLE.values()] == [256, 480, 512, 512, 512, 528, 832, 832, 1024]
 
 
+@pytest.mark.compiles_large
 def test_the_paper_s_auxiliary_heads_pool_to_4x4():
     arch = create("googlenet_paper", aux_heads=True, num_classes=7)
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)

@@ -89,6 +89,7 @@ def test_alpha_is_the_paper_s_times_the_size():
         np.testing.assert_allclose(actual[..., 2], paper, rtol=1e-12)
 
 
+@pytest.mark.compiles_large
 def test_local_response_normalisation_has_the_right_gradient():
     x = np.random.default_rng(0).normal(0, 3, (1, 2, 2, 6))
     norm = LocalResponseNorm(3, alpha=0.5, k=1.0)

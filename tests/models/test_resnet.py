@@ -129,6 +129,7 @@ def test_running_statistics_equal_numpy(unbiased):
     np.testing.assert_allclose(stats["stem"]["norm"]["var"], expected, rtol=1e-5)
 
 
+@pytest.mark.compiles_large
 def test_stochastic_depth_drops_images_only_in_training():
     arch = create("resnet18", **SMALL, stochastic_depth=0.9)
     variables = init(arch, KEY)

@@ -89,6 +89,7 @@ def test_a_finished_run_refuses_other_data(run, tmp_path):
         launch.run(launch.Launch("tiny", other, folder), Console(quiet=True))
 
 
+@pytest.mark.trains_long
 def test_a_run_killed_during_its_report_writes_it_again(run, tmp_path):
     experiment, folder, results, _ = run
     copy = tmp_path / "copy"

@@ -153,6 +153,7 @@ def test_code_in_a_run_folder_is_not_executed_by_default(own, capsys):
     assert "the code has run" not in capsys.readouterr().out
 
 
+@pytest.mark.trains_long
 def test_a_run_resumes_from_its_folder_with_trusted_code(own, tmp_path):
     _, run = own
     copy = Path(shutil.copytree(run, tmp_path / "run"))

@@ -32,6 +32,7 @@ def start(experiment, tmp_path, monkeypatch, capsys):
     return start
 
 
+@pytest.mark.trains_long
 def test_resuming_with_the_same_lowering_prints_no_notice(start):
     assert "notice" not in start() + start()
 

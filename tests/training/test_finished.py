@@ -27,6 +27,7 @@ def names(folder):
     return sorted(path.name for path in folder.checkpoints.iterdir())
 
 
+@pytest.mark.trains_long
 def test_a_finished_run_is_repaired_from_its_last_checkpoint(finish, monkeypatch, capsys):
     folder, path = finish.folder, finish.folder.path / "metrics.jsonl"
     with monkeypatch.context() as patch:  # as if each process was killed before it pruned

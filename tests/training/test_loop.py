@@ -72,6 +72,7 @@ def test_parameters_are_a_function_of_the_seed(experiment, tmp_path, progress, t
         (Augmentation(flip=True), {"ema_decay": 0.9}),
     ],
 )
+@pytest.mark.trains_long
 def test_a_run_stopped_after_each_epoch_resumes_to_the_same_bits(
     experiment, tmp_path, progress, augmentation, options
 ):  # fmt: skip
@@ -93,6 +94,7 @@ def test_a_run_stopped_after_each_epoch_resumes_to_the_same_bits(
     assert figures(whole.read_metrics()) == figures(parts.read_metrics())
 
 
+@pytest.mark.trains_long
 def test_evaluation_does_not_augment_images(experiment, tmp_path, progress):
     experiment = experiment.replace(
         augmentation=Augmentation(pad_crop=2, flip=True), train=experiment.train.replace(epochs=1)
@@ -146,6 +148,7 @@ def test_early_stopping_keeps_the_best_parameters(experiment, tmp_path, progress
     assert not same(load(folder.path).variables.params, last_params(folder, experiment))
 
 
+@pytest.mark.trains_long
 def test_the_best_parameters_are_kept_without_early_stopping(experiment, tmp_path, progress):
     experiment = experiment.replace(
         train=Train(epochs=6, batch_size=32, keep=1), optimizer=experiment.optimizer.replace(lr=0.02)

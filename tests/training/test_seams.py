@@ -234,6 +234,7 @@ def without_clock(rows):
     return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
 
 
+@pytest.mark.trains_long
 def test_a_source_on_disk_trains_to_the_same_bits_and_is_never_loaded_whole(experiment, dataset, tmp_path):
     most = []
 
@@ -250,6 +251,7 @@ def test_a_source_on_disk_trains_to_the_same_bits_and_is_never_loaded_whole(expe
     assert max(most) == experiment.train.eval_batch_size < len(dataset.train.labels)
 
 
+@pytest.mark.trains_long
 def test_a_training_resumes_from_any_snapshot_to_the_same_bits(experiment, dataset):
     whole, rest = Recorder(), Recorder()
     experiment = experiment.replace(train=experiment.train.replace(ema_decay=0.9))
