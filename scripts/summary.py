@@ -1,6 +1,7 @@
 """Show a network's layers, output shapes, parameters and multiply-adds, without allocating it.
 
 usage: python scripts/summary.py MODEL [OPTIONS]
+       python scripts/summary.py RUN                     the network of a run folder, and its preprocessing
        python scripts/summary.py --all [--write]         one line per model; --write writes docs/models.md
 
 `python scripts/summary.py MODEL --help` shows the options of that model.
@@ -32,6 +33,9 @@ def summarize(arguments: list[str]) -> None:
         summarize_all(arguments[1:])
         return
     name = cli.first(arguments, "model")
+    if Path(name).is_dir():
+        summarize_run(Path(name), arguments[1:])
+        return
     variant = create(name)
 
     def options(
@@ -50,6 +54,36 @@ def summarize(arguments: list[str]) -> None:
     arch = cli.parse(options, arguments[1:], f"scripts/summary.py {name}")
     cli.use_precision(arch)
     Console().print(summary_table(arch, name))
+
+
+def summarize_run(run: Path, arguments: list[str]) -> None:
+    """Print the table of the network in a run folder, its classes and its preprocessing."""
+    from rich.console import Console
+
+    from cnnjax import checkpoint
+    from cnnjax.complexity import summary_table
+    from cnnjax.errors import listed, printable
+    from cnnjax.runs import predictor
+    from cnnjax.runs.definitions import of_run
+
+    code, trust_code = cli.code_options(arguments)
+    cli.parse(run_options, arguments, f"scripts/summary.py {run}")
+    definitions = of_run(run, code, trust_code)
+    network = predictor.describe(checkpoint.best(run / "checkpoints"), definitions.families)
+    cli.use_precision(network.arch)
+    Console().print(summary_table(network.arch, run.name))
+    print(printable(f"classes: {listed(network.classes)}"))
+    print(f"preprocessing: {network.preprocessing.describe()}")
+
+
+def run_options(*, code: Path | None = None, trust_code: bool = False, debug: bool = False) -> None:
+    """Show the network of a run folder and its preprocessing.
+
+    Args:
+        code: The experiment file that defines the run's network. It is executed.
+        trust_code: Execute the copy of that file in the run folder; only for folders that you trust.
+        debug: Show the traceback of an error.
+    """
 
 
 def summarize_all(arguments: list[str]) -> None:

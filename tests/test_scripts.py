@@ -108,6 +108,14 @@ def test_evaluate_prints_every_metric(workplace):
     assert f"{results['validation']['loss']:.4f}" in validation.stdout
 
 
+def test_summary_of_a_run_prints_classes_and_preprocessing(workplace):
+    done = run_script("summary.py", "runs/done", cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    assert "61,706" in done.stdout
+    assert "classes: 0, 1, 2" in done.stdout
+    assert "preprocessing: resize to 28x28 (bilinear), grayscale, " in done.stdout
+
+
 def test_predict_prints_the_top_3_with_percentages(workplace):
     photos = sorted((workplace / "photos").iterdir())
     done = run_script("predict.py", "runs/done", *photos, cwd=workplace)

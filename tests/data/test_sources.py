@@ -1,5 +1,6 @@
 import dataclasses
 import gzip
+import hashlib
 import shutil
 
 import numpy as np
@@ -10,8 +11,9 @@ from PIL import Image
 from cnnjax import data
 from cnnjax.config import Data
 from cnnjax.data import Preprocessing, normalize, read_image
+from cnnjax.data.class_names import DIGITS
 from cnnjax.data.export import embed_subset, export_images, first_of_each_class
-from cnnjax.data.sources import EMBEDDED, SOURCES
+from cnnjax.data.sources import EMBEDDED, MNIST_MD5, SOURCES, idx_loader
 from cnnjax.errors import UserError
 
 
@@ -239,3 +241,15 @@ def test_files_that_differ_from_the_published_ones_are_reported(digits):
     (notice,) = dataset.notices
     assert notice.startswith("the files of fashion_mnist are not the published ones (sha256 ")
     assert data.load(Data(source="mnist", dir=str(digits), validation=0.2)).notices == ()
+
+
+def test_mnist_files_are_compared_with_the_published_checksums(tmp_path, monkeypatch):
+    folder = write_digits(tmp_path / "gz", suffix=".gz")
+    loader = idx_loader("mnist", DIGITS, (0.1,), (0.3,), md5=MNIST_MD5)
+    [notice] = loader(str(folder)).notices
+    assert notice.startswith("files of mnist that are not the published ones (MD5): ")
+    assert str(folder / "train-images-idx3-ubyte.gz") in notice
+    md5 = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    assert idx_loader("mnist", DIGITS, (0.1,), (0.3,), md5=md5)(str(folder)).notices == ()
+    [notice] = loader(str(write_digits(tmp_path / "plain"))).notices
+    assert "were not compared" in notice
