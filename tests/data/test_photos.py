@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from cnnjax import checkpoint, create, data
 from cnnjax.config import Augmentation, Data, Experiment, Train
 from cnnjax.data import decoding, image_folder, photo_index, photos
+from cnnjax.data.image_files import decode_picture, read_header
 from cnnjax.data.image_folder import Options, load_image_folder, square
 from cnnjax.data.loader import Crops, make_loader
 from cnnjax.errors import Interrupted, UserError
@@ -245,3 +247,31 @@ def test_large_folders_are_streamed(folder, monkeypatch):
     assert not streamed(NEVER)
     with pytest.raises(UserError, match=r"data.stream is 'always' and data.size is not given; give the size in pixels"):
         load_image_folder(folder, Options(stream="always"))
+
+
+def test_the_first_frame_of_animated_and_stereo_photos_is_read(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8)).resize((50, 40)) for _ in range(3)]
+    frames[0].save(tmp_path / "animated.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "stereo.jpg", "MPO", save_all=True, append_images=frames[1:], quality=95)
+    for name in ("animated.gif", "stereo.jpg"):
+        picture = decode_picture((tmp_path / name).read_bytes())
+        assert picture.image.size == (50, 40)
+        found = np.asarray(picture.image.convert("RGB")).astype(int)
+        errors = [np.abs(np.asarray(frame).astype(int) - found).mean() for frame in frames]
+        assert errors[0] < 12 < min(errors[1:])
+        assert read_header((tmp_path / name).read_bytes())[0] == (50, 40)
+
+
+def test_file_names_in_any_encoding_are_streamed_and_recorded(folder, tmp_path):
+    path = os.fsencode(folder / "train/cat/0.jpg")
+    Path(os.fsdecode(path)).rename(os.fsdecode(path.replace(b"0.jpg", b"caf\xe9.jpg")))
+    config = Data(source="image_folder", dir=str(folder), size=SIZE, validation=0.2, stream="always")
+    dataset = data.load(config)
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.record_files(dataset.names)
+    names = run.read_files()
+    assert names == {part: list(paths) for part, paths in dataset.names.items()}
+    assert any(os.fsencode(name).endswith(b"caf\xe9.jpg") for part in names.values() for name in part)
+    assert data.load(config, recorded=names).split_hash == dataset.split_hash
