@@ -2,9 +2,9 @@
 # make test     create the environment, then run the fast tests, in less than three minutes on two cores
 # make test-all run every test, with more Hypothesis examples
 # make oracle   create a separate environment (downloads torch); compare the converters with torchvision, timm, Keras
-# make parity   the same for every size of network; writes docs/parity.md
+# make parity   the same for every ResNet variant; writes docs/parity.md
 # make faults   inject all faults of docs/reliability.md into real trainings; FAULTS_SIZE=ci repeats each fewer times
-# make native   build the optional CPU kernels, which are several times faster (needs g++ and oneDNN's headers)
+# make native   build the optional CPU kernels, which make training faster (needs g++ and oneDNN's headers)
 # make check    run the linter, the type checker and the import contracts
 # make lock     regenerate requirements.lock from pyproject.toml (needs uv)
 #
@@ -26,8 +26,7 @@ ifeq ($(filter $(PLATFORM),cpu cuda cuda12 tpu),)
 $(error PLATFORM is $(PLATFORM); choose cpu, cuda, cuda12 or tpu)
 endif
 
-# An environment works only in the folder and with the Python it was created for. For others the stamp has another name,
-# and the environment is recreated.
+# An environment works only in the folder and with the Python it was created for. In another folder or with another Python, the stamp's name differs, and the environment is recreated.
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 STAMP := $(VENV)/installed-$(VERSION)-$(shell echo '$(CURDIR)' | cksum | cut -d ' ' -f 1)
 PLATFORM_STAMP := $(if $(filter cpu,$(PLATFORM)),$(STAMP),$(STAMP)-$(PLATFORM))

@@ -66,7 +66,8 @@ class Data(Schema, at="data."):
     test: Annotated[Number, Field(gt=0, lt=1)] = 0.1
     """Share of each class's images held out for testing if the source has no test split, between 0 and 1."""
     size: Annotated[int, Field(ge=1)] | None = None
-    """image_folder: height and width in pixels; each image's short side is resized to it and its center cropped. None
+    """image_folder and tfds:NAME: height and width in pixels; each image's short side is resized to it and its center
+    cropped. None
     requires images of one size."""
     skip_damaged: bool = False
     """image_folder: skip and report damaged files instead of rejecting the folder."""

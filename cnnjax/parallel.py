@@ -1,4 +1,4 @@
-"""Device placement. This is the only file that refers to devices.
+"""Device placement. Only this file selects devices.
 
 A `Placement` holds a device mesh and decides where the state, the batches and the results live. The mesh has a single
 axis, ``batch``: each device holds an equal share of every batch and a copy of the state. A single device is a mesh of

@@ -1,6 +1,6 @@
 """AlexNet as it is taught, with batch norm, at a quarter of its width and 28 pixels, on Fashion-MNIST.
 
-The 11x11 convolution of stride 4 is replaced by 3x3. For the taught size: --model.width 96 --model.stem imagenet
+The 11x11 convolution of stride 4 is replaced by a 3x3 one. For full size: --model.width 96 --model.stem imagenet
 --model.resize 227, on an accelerator.
 
 Command:  python scripts/train.py alexnet_fashion --data.dir DIR

@@ -1,4 +1,4 @@
-"""List and export data sets.
+"""List, check, prepare and export data sets.
 
 usage: python scripts/data.py list
        python scripts/data.py check SOURCE [--data.dir DIR] [--out DIR]           counts, damage, duplicates, leaks
@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from cnnjax import cli
-from cnnjax.errors import PartlyDone, choose, printable, require
+from cnnjax.errors import PartlyDone, choose, counted, printable, require
 
 DataDir = Annotated[str | None, tyro.conf.arg(name="data.dir")]
 
@@ -55,7 +55,8 @@ def embed(folder: tyro.conf.Positional[Path], data_dir: DataDir = None, debug: b
 def check(
     source: tyro.conf.Positional[str], data_dir: DataDir = None, out: Path | None = None, debug: bool = False
 ) -> None:  # fmt: skip
-    """Check a data set: counts, sizes, damaged files, duplicates and leaks between splits. Exit code 1: mend something.
+    """Check a data set: counts, sizes, damaged files, duplicates and leaks between splits. Exit code 1: there are
+    problems.
 
     Args:
         source: Name of the data set, such as image_folder:PATH or fashion_mnist.
@@ -90,7 +91,7 @@ def check(
     _, written = data_page.write(out or Path("data-check"), source, examined, found, duplicates)
     print(f"open {written}")
     if wrong := sum(finding.wrong for finding in found):
-        raise PartlyDone(f"{source}: {wrong} things to mend, listed above and in {written}")
+        raise PartlyDone(f"{source}: {counted(wrong, 'problem')} found, listed above and in {written}")
 
 
 def prepare(name: tyro.conf.Positional[str], data_dir: DataDir = None, debug: bool = False) -> None:
@@ -115,7 +116,7 @@ def list_sources(debug: bool = False) -> None:
 
     for name, source in SOURCES.items():
         print(f"{name:<20} {', '.join(source.classes) or 'the folder names'}")
-    print(f"{'tfds:NAME':<20} a data set of tensorflow-datasets, prepared as array_record: the label names")
+    print(f"{'tfds:NAME':<20} the label names of a tensorflow-datasets data set prepared as array_record")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -178,7 +178,7 @@ def test_cached_and_fresh_programs_give_the_same_bits(workplace, programs):
     assert same_parameters(first, train("fresh", CNNJAX_CACHE="0"))
 
 
-def test_a_user_s_experiment_file(workplace, digits):
+def test_a_user_experiment_file(workplace, digits):
     (workplace / "mine.py").write_text(
         "from cnnjax import create\nfrom cnnjax.config import Data, Experiment, Train\n"
         "experiment = Experiment(model=create('mlp', activation='tanh'), "
@@ -190,7 +190,7 @@ def test_a_user_s_experiment_file(workplace, digits):
 
 
 @pytest.mark.trains_long
-def test_the_run_name_includes_another_model(workplace, digits):
+def test_the_run_name_includes_a_changed_model(workplace, digits):
     done = run_script(
         "train.py", "lenet_mini", "--model", "mlp", "--model.activation", "tanh", "--data.source", "mnist",
         "--data.dir", digits, "--train.epochs", 1, cwd=workplace,

@@ -27,7 +27,7 @@ from cnnjax.system.cpus import cores
 from cnnjax.system.versions import version
 
 SMALLEST_AREA, EPOCHS = 0.08, 3
-"""Smallest share of a photo that a crop covers, and epochs per turn. One more epoch comes before them."""
+"""Smallest share of a photo that a crop covers, and epochs per turn. One warm-up epoch precedes them."""
 
 
 class Loader(NamedTuple):
@@ -35,7 +35,7 @@ class Loader(NamedTuple):
 
     name: str
     arguments: tuple[str, bool]
-    """Library, and whether images are also flipped and normalized to float32."""
+    """Library, and whether images are also normalized to float32; PyTorch always flips them, cnnjax only then."""
 
 
 LOADERS = (
@@ -50,7 +50,7 @@ class Work(Schema, at="--"):
     """Options: the photos, their size, and the number of turns."""
 
     folder: tyro.conf.Positional[Path]
-    """Folder laid out train/CLASS/FILE."""
+    """Folder laid out as train/CLASS/FILE."""
     size: Annotated[int, Field(ge=1)] = 224
     """Height and width of the crops in pixels."""
     batch: Annotated[int, Field(ge=1)] = 64
@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> None:
 
     work, write = cli.parse(options, arguments, "scripts/benchmark.py stream")
     if not (work.folder / "train").is_dir():
-        raise UserError(f"{work.folder} has no folder train; give a folder laid out train/CLASS/FILE")
+        raise UserError(f"{work.folder} has no folder train; give a folder laid out as train/CLASS/FILE")
     rates: dict[str, list[float]] = {loader.name: [] for loader in LOADERS}
     failed: dict[str, str] = {}
     with Console(stderr=True).status("") as status:
@@ -106,7 +106,7 @@ def run(arguments: list[str]) -> None:
 
 
 def _measured(work: Work, loader: Loader) -> list[float]:
-    """Return the images per second of each epoch, measured in a process of its own."""
+    """Return the images per second of each epoch, measured in a separate process."""
     job = json.dumps([*loader.arguments, str(work.folder), work.size, work.batch])
     command = [sys.executable, "-m", "cnnjax.benchmark.streaming", job]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -130,9 +130,10 @@ def _section(work: Work, arguments: list[str], rows: list[tuple[str, ...]]) -> l
         "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]),
         f"{photos:,} photos, random resized crops to {work.size} px of at least {SMALLEST_AREA} of the area, batches "
         f"of {work.batch}. Medians over {work.turns} turns of {EPOCHS} epochs; every loader runs in its own process, "
-        f"and nothing trains meanwhile. cnnjax decodes in {cores()} threads; PyTorch's DataLoader has {cores()} worker "
+        f"and no training runs at the same time. cnnjax decodes in {cores()} threads; PyTorch's DataLoader has "
+        f"{cores()} worker "
         "processes and the transforms v2.RandomResizedCrop, RandomHorizontalFlip, and for float32 ToDtype and "
-        "Normalize. In cnnjax the device flips and normalizes: here these are the cores that also decode.",
+        "Normalize. In cnnjax the device flips and normalizes; on a CPU, these are the same cores that decode.",
     ]
 
 

@@ -88,7 +88,7 @@ def shapes(tree: Any) -> dict[str, str]:
 
 @contextlib.contextmanager
 def silent_orbax() -> Iterator[None]:
-    """Suppress the tracebacks that orbax prints of errors that it also raises.
+    """Suppress the tracebacks that orbax prints for errors that it also raises.
 
     After an error (also one of another file in the block), pending writes log further errors when they end. This waits
     for them, and leaves the loggers off for those that are garbage collected later.

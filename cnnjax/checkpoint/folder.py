@@ -83,7 +83,7 @@ def _open_best(path: Path) -> Checkpoint:
 
 
 def prune(folder: Path, keep: int, best_step: int) -> None:
-    """Delete old checkpoints; keep the best, the newest ``keep``, and those that the newest record as the best.
+    """Delete old checkpoints; keep the best, the newest ``keep``, and the checkpoints that those record as the best.
 
     The latter are needed if newer checkpoints are damaged. Checkpoints within completed epochs and leftovers of a kill
     are deleted too.

@@ -54,7 +54,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         UserError: its name is not that of a checkpoint.
     """
     if not NAME.fullmatch(path.name):
-        raise UserError(f"{path} is not a checkpoint: its name must be step-NNNNNNNN")
+        raise UserError(f"{path} is not a checkpoint: its name must be step-NNNNNNNN or within-NNNNNNNN")
     try:
         info = _verified_info(path)
         return Checkpoint(path, step_of(path), checked(path, info))

@@ -22,7 +22,7 @@ LONGEST_NAME = 60
 
 
 class Layout(NamedTuple):
-    """Conversion between an array of theirs and one of ours; each function is the exact inverse of the other."""
+    """Conversion between a publisher's array and ours; each function is the exact inverse of the other."""
 
     name: str
     to_ours: Callable[[np.ndarray], np.ndarray]

@@ -1,4 +1,4 @@
-"""Data sets: from a `config.Data` to three parts in memory."""
+"""Data sets: load a `config.Data` as training, validation and test splits, in memory or streamed from disk."""
 
 from collections.abc import Mapping
 
@@ -31,7 +31,7 @@ def load(
     config: Data, sources: Mapping[str, SourceEntry] = SOURCES, *, divide: bool = True,
     like: Preprocessing | None = None, recorded: Names | None = None,
 ) -> Dataset:  # fmt: skip
-    """Load a data set of the table ``sources``; divide its training images, each class alike, into two parts.
+    """Load a data set from the table ``sources``; hold out the splits that it does not have, stratified by class.
 
     Args:
         config: which data set, and how it is divided.
@@ -62,7 +62,7 @@ def load(
         )
     shape = parts["train"].image_shape
     if like is not None and shape != (like.height, like.width, like.channels):
-        notices.append(f"the images of {name}, {_size(shape)}, are converted as the network needs: {like.describe()}")
+        notices.append(f"the images of {name}, {_size(shape)}, are converted to fit the network: {like.describe()}")
         parts = {part: Adapted(source, like) for part, source in parts.items()}
     for label in loaded.classes:
         if not label.isascii() and label.encode(errors="replace").decode() != label:

@@ -1,4 +1,4 @@
-"""Images of a data set as a trained network takes them."""
+"""Adapt the images of a data set to the input of a trained network."""
 
 import numpy as np
 from PIL import Image

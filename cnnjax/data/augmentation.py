@@ -1,4 +1,6 @@
-"""Chance in the training images. It runs on the device, inside the jitted step, before `normalize`."""
+"""Random crops and flips of training images, on the device inside the jitted step, before `normalize`; see also
+`crops`.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from cnnjax.config import Augmentation
 def augment(config: Augmentation, key: jax.Array, images: jax.Array) -> jax.Array:
     """Map uint8 [N, H, W, C] to the same shape: a random crop of the padded image, then a random mirroring.
 
-    Each image draws its own, as He et al. 2015, section 4.2, for CIFAR-10 with a padding of 4.
+    Both are drawn independently for each image, as in He et al. 2015, section 4.2 (CIFAR-10, padding 4).
     """
     crop_key, flip_key = jax.random.split(key)
     if config.pad_crop:
@@ -22,12 +24,12 @@ def augment(config: Augmentation, key: jax.Array, images: jax.Array) -> jax.Arra
 
 
 def draw_offsets(key: jax.Array, count: int, padding: int) -> jax.Array:
-    """Return the upper left corners int32 [N, 2] of crops in the padded images, each as likely as any other."""
+    """Return the upper left corners int32 [N, 2] of crops of the padded images, drawn uniformly."""
     return jax.random.randint(key, (count, 2), 0, 2 * padding + 1)
 
 
 def crop(images: jax.Array, offsets: jax.Array, padding: int) -> jax.Array:
-    """Cut [N, H, W, C] to its size again at ``offsets`` [N, 2], after a padding with zeros on each side."""
+    """Pad [N, H, W, C] with zeros on each side and crop it to its original size at ``offsets`` [N, 2]."""
     edge = (padding, padding)
     padded = jnp.pad(images, ((0, 0), edge, edge, (0, 0)))
     shape = images.shape[1:]

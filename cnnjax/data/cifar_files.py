@@ -22,7 +22,7 @@ from cnnjax.system.files import open_plain, read_bytes
 SIDE, CHANNELS = 32, 3
 PIXELS = SIDE * SIDE * CHANNELS
 MOST_MIB = 256
-"""Maximum size of a file; CIFAR-100's training images have 148 MiB."""
+"""Maximum size of a file; CIFAR-100's training images take 148 MiB."""
 
 
 class Form(NamedTuple):
@@ -74,10 +74,10 @@ class Published(NamedTuple):
 
 
 def load_published(forms: tuple[Form, ...], place: Path) -> Published | None:
-    """Load the published files from a folder, from a folder around it or from a tar.gz, or return None.
+    """Load the published files from a folder, its parent folder or a tar.gz; return None if there are none.
 
     Raises:
-        UserError: a file is missing or damaged, or a pickle holds something else than images and labels.
+        UserError: a file is missing or damaged, or a pickle holds anything other than images and labels.
     """
     for form in forms:
         for folder in (place / form.folder, place):
@@ -146,7 +146,7 @@ def _load(form: Form, place: Path, read: Callable[[str], bytes]) -> Published:
 
 
 def _from_binary(form: Form, content: bytes) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return images uint8 [N, 3072] and labels [N], or None if the file has another form."""
+    """Return images uint8 [N, 3072] and labels [N], or None if the file has another format."""
     record = form.label_bytes + PIXELS
     if not content or len(content) % record:
         return None
@@ -155,7 +155,7 @@ def _from_binary(form: Form, content: bytes) -> tuple[np.ndarray, np.ndarray] | 
 
 
 def _from_pickle(form: Form, content: bytes) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return images uint8 [N, 3072] and labels [N], or None if the file has another form."""
+    """Return images uint8 [N, 3072] and labels [N], or None if the file has another format."""
     try:
         value = _Reader(io.BytesIO(content), encoding="bytes").load()
         images, labels = value[b"data"], np.array(value[form.labels], np.int64)
@@ -192,7 +192,7 @@ def _empty_array(kind: type, shape: object, dtype: object) -> np.ndarray:
 
 def _dtype(name: object, *_: object) -> np.dtype:
     if name not in ("u1", b"u1"):
-        raise ValueError("an array of other values than bytes")
+        raise ValueError("an array whose values are not bytes")
     return np.dtype("u1", copy=True)
 
 

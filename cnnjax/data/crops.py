@@ -11,9 +11,9 @@ import numpy as np
 RATIOS = (3 / 4, 4 / 3)
 """Smallest and largest width / height of a box."""
 ATTEMPTS = 10
-"""Draws per image; if none fits into it, the largest centered box with a permitted ratio is used."""
+"""Attempts per image; if no box fits, the largest centered box with a permitted ratio is used."""
 UNIFORMS = 4
-"""Random numbers per attempt: area, ratio, top and left. Philox makes this many at each value of its counter."""
+"""Random numbers per attempt: area, ratio, top and left. Philox generates this many per counter value."""
 
 
 def draw_boxes(
@@ -22,7 +22,7 @@ def draw_boxes(
     """Return a box for each image as int32 [K, 4]: top, left, height and width in pixels.
 
     Args:
-        seed: of the training.
+        seed: seed of the run.
         epoch: counted from 0.
         indices: int [K], the images' positions in the training split.
         heights: int [K], in pixels.
@@ -69,7 +69,8 @@ def _centered(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
 def resize_boxes(images: jax.Array, boxes: jax.Array) -> jax.Array:
     """Cut ``boxes`` int32 [N, 4] from images uint8 [N, H, W, C] and resize them to the same shape.
 
-    The filter is bilinear and antialiased. It reads pixels next to the box, as Pillow does for ``resize(box=...)``.
+    The filter is bilinear and antialiased. It also reads pixels just outside the box, as Pillow does for
+    ``resize(box=...)``.
     """
     height, width = images.shape[1:3]
 

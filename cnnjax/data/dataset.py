@@ -1,4 +1,4 @@
-"""What a data set is once it is loaded, and how it is divided and ordered."""
+"""Loaded data sets, their splits, and the order of the images in an epoch."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,9 @@ from cnnjax.errors import UserError
 
 
 class Source(Protocol):
-    """Random access to labelled images of one size: a part of a data set. Only what `read` returns is in memory."""
+    """Random access to labelled images of one size: a part of a data set. Only the images that `read` returns need to
+    be in memory.
+    """
 
     @property
     def labels(self) -> np.ndarray:
@@ -27,7 +29,7 @@ class Source(Protocol):
         """Return the images uint8 [K, H, W, C] at indices int [K], in that order."""
 
     def take(self, indices: np.ndarray) -> "Source":
-        """Return the part at indices int [K] as a source of its own."""
+        """Return the part at indices int [K] as a separate source."""
 
 
 class Split(NamedTuple):
@@ -52,9 +54,9 @@ class Split(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What a source gives: its parts, its classes, mean and standard deviation of its pixels / 255.
+    """A loaded source: its parts, its classes, and the mean and standard deviation of its pixels / 255.
 
-    The parts are ``train`` and, where the source has them, ``validation`` and ``test``.
+    The parts are ``train`` and, if the source has them, ``validation`` and ``test``.
     """
 
     parts: Mapping[str, Source]
@@ -62,16 +64,16 @@ class Loaded(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str | None = None
-    """sha256 that tells the content from any other; None computes it from all images and labels."""
+    """sha256 that identifies the content; None computes it from all images and labels."""
     notices: tuple[str, ...] = ()
-    """What a user should know about the data, a sentence each."""
+    """Notices for the user, one sentence each."""
     names: Mapping[str, Sequence[str]] = MappingProxyType({})
     """Path of each image by part, if each is a file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set in three parts, with all that is needed to feed it to a network and to name its answers."""
+    """A data set in three parts, with everything needed to feed a network and to name its predictions."""
 
     name: str
     train: Source
@@ -82,9 +84,9 @@ class Dataset:
     split_hash: str
     """sha256 of the validation images' indices in the training files."""
     content_hash: str
-    """sha256 of all images and labels."""
+    """sha256 of all images and labels, or the source's own fingerprint; see `Loaded`."""
     notices: tuple[str, ...] = ()
-    """What a user should know about the data, a sentence each."""
+    """Notices for the user, one sentence each."""
     names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     """Path of each image of train, validation and test, if each is a file."""
 
@@ -93,7 +95,7 @@ class Dataset:
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     def record(self) -> dict[str, str]:
-        """Return what tells this data set and its division from any other, for a run's files."""
+        """Return the entries of a run's files that identify this data set and its split."""
         return {"name": self.name, "content_hash": self.content_hash, "split_hash": self.split_hash}
 
 
@@ -111,18 +113,18 @@ def content_hash(*sources: Source) -> str:
 def stratified_split(
     labels: np.ndarray, fraction: float, seed: int, part: str = "validation"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divide indices so that each class gives the same fraction, rounded, to the second part.
+    """Divide indices so that each class contributes the same fraction, rounded, to the second part.
 
     Args:
         labels: int [N].
-        fraction: of each class for the second part, in (0, 1).
+        fraction: share of each class in the second part, in (0, 1).
         seed: the same seed gives the same division.
         part: what the second part is for, to name the option in an error.
 
     Returns:
         Two sorted index arrays int64, disjoint, together all of ``range(N)``.
     """
-    rng = np.random.default_rng([seed, 0x5B11])  # a stream of its own, apart from that of `epoch_order`
+    rng = np.random.default_rng([seed, 0x5B11])  # a random stream separate from that of `epoch_order`
     chosen = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -142,5 +144,5 @@ def indices_hash(indices: np.ndarray) -> str:
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Return the order int32 [count] of the training images in an epoch: a function of these three alone."""
+    """Return the order int32 [count] of the training images in an epoch; it depends only on the arguments."""
     return np.random.default_rng([seed, epoch]).permutation(count).astype(np.int32)

@@ -1,6 +1,7 @@
 """Threads that decode photos, and how long they may take.
 
-Threads, not processes: Pillow decodes and resizes outside Python's lock, so on 2 cores two threads are faster than two
+Threads, not processes: Pillow releases the GIL while it decodes and resizes, so on 2 cores two threads are faster than
+two
 processes, which copy the pixels (docs/performance.md). Threads end with the process, even if it is killed, and their
 number does not affect the order of the images.
 """
@@ -31,7 +32,7 @@ def decode_all(decode: Callable[[int], None], indices: Sequence[int], name: Call
 
     Args:
         decode: decodes the photo at an index; its exceptions are raised here.
-        indices: of the photos.
+        indices: indices of the photos.
         name: path of the photo at an index, for an error.
 
     Raises:

@@ -32,7 +32,8 @@ class Division(NamedTuple):
     validation: Part
     test: Part
     validation_indices: np.ndarray
-    """Positions of the validation images among the training and validation images, if they were divided here."""
+    """Positions of the validation images among the training and validation images; empty if the source has its own
+    split."""
     notices: list[str]
 
     def names(self) -> dict[str, list[str]]:
@@ -42,7 +43,7 @@ class Division(NamedTuple):
 
 
 def divide_by_seed(config: Data, loaded: Loaded, with_validation: bool) -> Division:
-    """Set test and validation images aside where the data set has none, each class alike; see `stratified_split`."""
+    """Hold out test and validation images if the data set has none, stratified by class; see `stratified_split`."""
     full, parts = _parts(loaded)
     notices = []
     if "test" not in parts:
@@ -61,10 +62,11 @@ def divide_by_seed(config: Data, loaded: Loaded, with_validation: bool) -> Divis
 
 
 def divide_as_recorded(loaded: Loaded, recorded: Names) -> Division | None:
-    """Divide by the paths that a run has recorded, so that no image moves to another part when files come and go.
+    """Divide by the paths that a run has recorded, so that no image moves to another part when files are added or
+    removed.
 
     Returns:
-        The division, or None if the data set has no files or none of the recorded ones.
+        The division, or None if the data set does not consist of files, or none of the recorded files is present.
     """
     full, parts = _parts(loaded)
     present = {name for names in loaded.names.values() for name in names}

@@ -21,10 +21,9 @@ from cnnjax.system import signals
 THUMBNAIL = 16
 """Height and width of the grayscale thumbnails that are compared to find near duplicates."""
 CORRELATION, DIFFERENCE = 0.98, 25
-"""Thumbnails are near duplicates if their correlation is at least this and their mean absolute difference at most this
-many of 256 levels."""
+"""Minimum correlation and maximum mean absolute difference (in 256 levels) of thumbnails that are near duplicates."""
 MOST_COMPARED = 300_000
-"""Number of images up to which each is compared with every other one."""
+"""Maximum number of images for the pairwise comparison."""
 PREVIEW = 96
 """Maximum width and height of previews in pixels."""
 BLOCK, AT_ONCE = 2048, 1024
@@ -82,12 +81,12 @@ def examine(
     """Read all images of a data set as they are stored, before any resizing.
 
     Args:
-        config: the data set; damaged files of a folder are collected, whatever ``skip_damaged``.
+        config: the data set; damaged files of a folder are collected, regardless of ``skip_damaged``.
         report: receives the progress.
         sources: the table of data sets.
 
     Raises:
-        UserError: the data set is missing or laid out differently.
+        UserError: the data set is missing, or does not follow the layout.
     """
     if config.source == "image_folder":
         if config.dir is None:

@@ -1,4 +1,4 @@
-"""Data sets out of the program again: images as PNG files, and the subset that the package carries."""
+"""Export data sets: images as PNG files, and the subset of Fashion-MNIST embedded in the package."""
 
 from pathlib import Path
 

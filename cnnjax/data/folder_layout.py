@@ -1,9 +1,10 @@
 """The layout of images in a directory or a zip: files, splits and classes.
 
-    train/CLASS/FILE, validation/CLASS/FILE (or val/), test/CLASS/FILE      any of the last two may be missing
+    train/CLASS/FILE, validation/CLASS/FILE (or val/), test/CLASS/FILE      either of the last two may be missing
     CLASS/FILE                                                              no splits
 
-Both layouts may lie in a single folder at the top. The classes are the folders of ``train``. Images are in the order of
+Either layout may be nested in a single top-level folder. The classes are the folders of ``train``. Images are in the
+order of
 their paths, so a directory and a zip of it give the same arrays. Nothing in a zip is written to the disk.
 """
 
@@ -23,7 +24,7 @@ PARTS = {"train": "train", "validation": "validation", "val": "validation", "val
 """Folder names that stand for splits."""
 LAYOUT = "train/CLASS/FILE and test/CLASS/FILE"
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""A file with one of these suffixes that is not an image is damaged; any other such file is left out."""
+"""A non-image with one of these suffixes counts as damaged; a non-image with any other suffix is left out."""
 DEEPEST = 5
 """Maximum depth of folders that are searched."""
 
@@ -36,7 +37,7 @@ class Files(NamedTuple):
 
     names: list[str]
     stamp: Callable[[str], tuple[int, int]]
-    """Size in bytes, and the time of the last change where it is known, of a file."""
+    """Return the size in bytes and the modification time (in a zip, the CRC) of a file."""
     read: Callable[[str], bytes]
 
 
@@ -54,7 +55,7 @@ def open_files(place: Path) -> Iterator[Files]:
         yield Files(names, stamp, lambda name: read_picture_file(top + name))
         return
     if not place.is_file():
-        raise UserError(f"there is no directory or zip {place}; give one laid out {LAYOUT} with --data.dir")
+        raise UserError(f"there is no directory or zip {place}; give one laid out as {LAYOUT} with --data.dir")
     with open_zip(place) as archive:
         # Windows writes backslashes as separators; `open_zip` has refused paths that leave the zip.
         members = {name.replace("\\", "/"): member for name, member in archive.members.items()}
@@ -82,7 +83,7 @@ def walk(folder: str, prefix: str = "", depth: int = 1) -> Iterator[str]:
 
 
 def find_base(folder: Path) -> Path | None:
-    """Return the folder that holds ``train``: this one, or the only one in it."""
+    """Return the folder that holds ``train``: the folder itself, or its only subfolder."""
     if (folder / "train").is_dir():
         return folder
     inner = [path for path in folder.iterdir() if is_visible([path.name]) and path.is_dir()]
@@ -115,16 +116,16 @@ class Layout(NamedTuple):
 def arrange(place: Path, names: list[str]) -> Layout:
     """Find the splits and classes among the paths of a directory or a zip."""
     visible = [name for name in names if is_visible(name.split("/"))]
-    visible.sort(key=lambda name: name.replace("/", "\0"))  # the order of the lists of their parts
+    visible.sort(key=lambda name: name.replace("/", "\0"))  # by path component, as if "/" sorted before every character
     tops = {name.partition("/")[0] for name in visible if "/" in name}
     depth = 1 if len(tops) == 1 and not tops & PARTS.keys() else 0
     folders = {path[depth] for name in visible if len(path := name.split("/")) > depth + 1}
     parted = bool(folders & PARTS.keys())
     if parted and "train" not in folders:
-        raise UserError(f"{place} has no folder train with a folder for each class; lay it out {LAYOUT}")
+        raise UserError(f"{place} has no folder train with a folder for each class; lay it out as {LAYOUT}")
     classes = {path[depth] for name in visible if len(path := name.split("/")) == depth + 2 and path[-1]}
     if not parted and len(classes) < 2:
-        raise UserError(f"{place} has no folder train with a folder for each class; lay it out {LAYOUT}")
+        raise UserError(f"{place} has no folder train with a folder for each class; lay it out as {LAYOUT}")
     arranged: Arranged = {part: {} for part in ("train", "validation", "test")}
     unused = []
     for name in visible:
@@ -145,7 +146,7 @@ def arrange(place: Path, names: list[str]) -> Layout:
         elif inner and inner[0]:
             unused.append(name)
     if parted and not arranged["train"]:
-        raise UserError(f"{place} has no folder train with a folder for each class; lay it out {LAYOUT}")
+        raise UserError(f"{place} has no folder train with a folder for each class; lay it out as {LAYOUT}")
     for name, images in arranged["train"].items():
         if not images:
             raise without_images(place, name, "train")

@@ -17,7 +17,7 @@ from cnnjax.system.files import open_plain
 
 UNSIGNED_BYTES = 8
 MOST_BYTES = 2**30
-"""Of the values; the largest published set, EMNIST's ByClass, has 0.6 GiB of them."""
+"""Maximum bytes of the values; the largest published set, EMNIST ByClass, has 0.6 GiB."""
 
 
 def read_idx(path: Path, axes: int) -> np.ndarray:
@@ -39,11 +39,11 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
                 )
             shape = tuple(int(n) for n in np.frombuffer(header, ">u4", offset=4))
             expected = math.prod(shape)
-            if expected > MOST_BYTES:  # some megabytes of a gzip could unpack to as many gigabytes
+            if expected > MOST_BYTES:  # a few megabytes of gzip could unpack to as many gigabytes
                 raise UserError(
                     f"{path} says it holds {expected:,} bytes {list(shape)}; at most {MOST_BYTES:,} are allowed"
                 )
-            # One byte more than expected is asked for, so that a longer file is noticed and none is read whole.
+            # Request one byte more than expected, to detect a longer file without reading all of it.
             body = file.read(expected + 1)
     except (OSError, EOFError, zlib.error, OverflowError, MemoryError) as error:
         raise UserError(f"{path} cannot be read as an IDX file: {str(error) or type(error).__name__}") from error
@@ -61,7 +61,7 @@ def is_gzip(file: io.BufferedReader) -> bool:
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
-    """Write a uint8 array as IDX; gzipped, with the same bytes each time, where the name ends in ``.gz``."""
+    """Write a uint8 array as IDX; gzipped reproducibly if the name ends in ``.gz``."""
     header = bytes([0, 0, UNSIGNED_BYTES, array.ndim]) + np.array(array.shape, ">u4").tobytes()
     data = header + np.ascontiguousarray(array, np.uint8).tobytes()
     path.write_bytes(gzip.compress(data, compresslevel=9, mtime=0) if path.suffix == ".gz" else data)

@@ -1,4 +1,4 @@
-"""One picture from a stranger's file, decoded by Pillow within bounds."""
+"""Decode one image from an untrusted file with Pillow, with size limits."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from cnnjax.system.files import open_plain
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-"""What is decoded, whatever a file is called; others, such as EPS, have Pillow start other programs."""
+"""Formats that are decoded, detected from the content; others, such as EPS, make Pillow start external programs."""
 GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
 MOST_FILE_BYTES = 64 * 2**20
@@ -26,22 +26,24 @@ ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 MOST_VALUE = 2**16 - 1
 """Largest value of a 16-bit image, which becomes 255."""
 
-# A camera's notes may be damaged although the picture is not. `warnings.catch_warnings` would not be safe in threads.
+# The EXIF data may be damaged even if the image is intact. `warnings.catch_warnings` would not be safe in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class NoPictureError(ValueError):
-    """Says in some words why a file is no picture."""
+    """Explains why a file cannot be read as an image."""
 
 
 def as_mode(image: Image.Image, channels: int) -> Image.Image:
-    """Return an image in grayscale (1 channel) or RGB (3); Pillow's ``convert`` would copy it even if it already is."""
+    """Return an image in grayscale (1 channel) or RGB (3); Pillow's ``convert`` would copy it even if the mode already
+    matches.
+    """
     mode = "L" if channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
 
 class UnknownFormatError(NoPictureError):
-    """The content is of none of the formats that are read."""
+    """The content is in none of the supported formats."""
 
 
 class Picture(NamedTuple):
@@ -59,12 +61,13 @@ class Picture(NamedTuple):
 def decode_picture(
     content: bytes, size: tuple[int, int] | None = None, shrink: float = 1, max_value: int = MOST_VALUE
 ) -> Picture:  # fmt: skip
-    """Decode the picture in a file and rotate it as its camera says.
+    """Decode the picture in a file and rotate it according to its EXIF orientation.
 
     Args:
         content: the content of the file.
         size: width and height, upright or rotated; a picture of another size is returned without being decoded.
-        shrink: factor by which the picture may be smaller; JPEG is decoded faster at a half, a quarter or an eighth.
+        shrink: factor by which the decoded picture may be smaller than the original; JPEG is decoded faster at a half,
+        a quarter or an eighth.
         max_value: value that becomes 255, if the file has more than 8 bits per channel.
 
     Raises:
@@ -85,7 +88,7 @@ def decode_picture(
 
 
 def read_header(content: bytes) -> tuple[tuple[int, int], bool]:
-    """Return width and height of a picture after its rotation, and whether it is grayscale; it is not decoded.
+    """Return width and height of a picture after its rotation, and whether it is grayscale, without decoding it.
 
     Raises:
         NoPictureError: it is of an unsupported format or mode, or has more pixels than Pillow allows, 89 million.
@@ -97,14 +100,14 @@ def read_header(content: bytes) -> tuple[tuple[int, int], bool]:
 
 @contextlib.contextmanager
 def _opened(content: bytes) -> Iterator[tuple[Image.Image, bool]]:
-    """Open a picture with Pillow, which may be used by several threads; any error is a `NoPictureError`."""
+    """Open a picture with Pillow, safely in several threads; turn any error into a `NoPictureError`."""
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise NoPictureError(f"it has {image.width}x{image.height} pixels; at most {MOST_PIXELS:,} are allowed")
             grey = image.mode in GREY_MODES
             if not grey and image.mode not in COLOUR_MODES:
-                raise NoPictureError(f"its colours are of a rare kind, {image.mode}")
+                raise NoPictureError(f"its pixel format {image.mode} is not supported; convert it to RGB")
             yield image, grey
     except UnidentifiedImageError as error:
         raise UnknownFormatError("not an image") from error
@@ -120,7 +123,7 @@ def read_picture_file(path: Path | str) -> bytes:
 
 
 def check_file_size(size: int) -> None:
-    """Raise `NoPictureError` for a file that is not worth reading."""
+    """Raise `NoPictureError` for a file that is too large."""
     if size > MOST_FILE_BYTES:
         raise NoPictureError(f"it has {size:,} bytes; at most {MOST_FILE_BYTES:,} are allowed")
 

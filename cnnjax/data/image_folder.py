@@ -49,7 +49,8 @@ def load_image_folder(place: Path, options: Options = Options()) -> Loaded:  # n
     """Load a directory or a zip; mean and standard deviation are those of its training images.
 
     Raises:
-        UserError: it is missing or laid out differently, images are damaged, or their sizes differ without a geometry.
+        UserError: it is missing or does not follow the layout, images are damaged, or their sizes differ and no
+        geometry is given.
     """
     opened = contextlib.ExitStack()
     with contextlib.ExitStack() as closing:
@@ -166,7 +167,7 @@ def _streamed(
 
 
 class Decoded(NamedTuple):
-    """Images uint8 [N, H, W, C], which of the files they are, bool, and the files that are not images."""
+    """Images uint8 [N, H, W, C], whether each file is one of them (bool), and the left-out and damaged files."""
 
     pixels: np.ndarray
     kept: np.ndarray
@@ -177,7 +178,7 @@ class Decoded(NamedTuple):
 
 
 def decode(place: Path, files: Files, names: list[str], options: Options) -> Decoded:
-    """Return the images in memory."""
+    """Decode all images into memory."""
     geometry = options.geometry
     kept, left_out, damaged = np.zeros(len(names), bool), [], []
     reasons: list[str] = []

@@ -1,7 +1,7 @@
 """Loaders: how the images of a source reach the device.
 
 `Resident` sends all of them once. `Streamed` reads some steps' worth at a time, from memory or from disk, with two
-chunks ahead. Both give each step the same images, so a rule may choose (`loading_plan`) without changing a result.
+chunks ahead. Both give each step the same images, so the choice in `loading_plan` does not affect results.
 """
 
 from collections import deque
@@ -21,9 +21,9 @@ T = TypeVar("T")
 RESIDENT_SHARE = 0.25
 """Share of the device's memory up to which the images of a source stay there."""
 CHUNK_BYTES = 2**28
-"""Bytes of images that go to the device at once where they do not stay there; at least those of one step."""
+"""Maximum bytes of a streamed chunk, which holds at least one step."""
 AHEAD = 2
-"""Chunks that are on their way while another is used."""
+"""Number of chunks to prefetch."""
 IN_FLIGHT = 8
 """Calls that may be queued on the device before the host waits for the oldest, in training and evaluation."""
 
@@ -65,7 +65,7 @@ class Crops(NamedTuple):
 
 
 class EvaluationBatch(NamedTuple):
-    """``data`` holds the images at ``indices`` int32 [B]; those count for which ``mask`` bool [B] holds."""
+    """The images of ``data`` at ``indices`` int32 [B]; only those where ``mask`` bool [B] is True count."""
 
     data: DeviceSplit
     indices: np.ndarray
@@ -76,20 +76,21 @@ class Loader(Protocol):
     """Gives the images of one source in the order of an epoch, or each once for an evaluation."""
 
     in_flight: int
-    """Calls that may be queued on the device before the host waits for the oldest: each keeps its chunk."""
+    """Calls that may be queued on the device before the host waits for the oldest. Each queued call keeps its chunk in
+    memory."""
 
     def epoch(self, order: np.ndarray, first: int, end: int, crops: Crops | None = None) -> Iterator[Chunk]:
         """Yield the chunks of the steps ``first`` to ``end``; step k sees the images order[k * B : k * B + B]."""
 
     def evaluation(self, batch_size: int) -> Iterator[EvaluationBatch]:
-        """Yield batches that hold each image once; the last one is filled up with images that do not count."""
+        """Yield batches that hold each image once; the last one is padded with images that do not count."""
 
     def sample(self, count: int) -> DeviceSplit:
-        """Return at least ``count`` images, for trying a step."""
+        """Return at least ``count`` images, or all if there are fewer, to try a step."""
 
 
 class Resident:
-    """All images stay on the device; only the order is sent."""
+    """All images stay on the device; each epoch sends only the order and the crop boxes."""
 
     in_flight = IN_FLIGHT
 
@@ -156,7 +157,7 @@ U = TypeVar("U")
 
 
 def ahead(make: Callable[[T], U], parts: "Iterator[T] | range") -> Iterator[U]:
-    """Yield ``make(part)`` for each of the parts, made by a thread that is up to `AHEAD` of them ahead."""
+    """Yield ``make(part)`` for each of the parts, computed in a thread that runs up to `AHEAD` parts ahead."""
     on_the_way: deque[Future[U]] = deque()
     pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
     try:
@@ -171,7 +172,7 @@ def ahead(make: Callable[[T], U], parts: "Iterator[T] | range") -> Iterator[U]:
 
 
 def padded_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (indices int32 [B], mask bool [B]) that cover ``range(count)`` once; the last batch is filled up."""
+    """Yield (indices int32 [B], mask bool [B]) that cover ``range(count)`` once; the last batch is padded."""
     batch_size = min(batch_size, count)
     for start in range(0, count, batch_size):
         indices = np.arange(start, start + batch_size, dtype=np.int32)
@@ -180,14 +181,15 @@ def padded_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np
 
 
 class LoadingPlan(NamedTuple):
-    """How a source reaches the device: whether it stays there, and how many steps go to the device in one call."""
+    """How a source reaches the device: whether it stays there, and how many steps run in one device call."""
 
     resident: bool
     steps: int
 
 
 def loading_plan(source: Source, batch_size: int, steps: int) -> LoadingPlan:
-    """Return how a source is loaded for calls of up to ``steps`` steps: by where its images lie, and their size.
+    """Decide how a source is loaded for calls of up to ``steps`` steps, by the size of its images and whether they are
+    in memory.
 
     Images in memory stay on the device if they fit there; the memory of a CPU is the host's. Those on disk are
     streamed.

@@ -1,7 +1,8 @@
 """The index of a photo folder: the size of each photo, from its header, without decoding it.
 
 The index of a directory or zip is cached in the user's cache folder (`CNNJAX_CACHE`) under a key made from the paths,
-sizes and times of change of all files, so a folder that has not changed opens without reading its files again.
+sizes and modification times (in a zip, CRCs) of all files, so a folder that has not changed opens without reading its
+files again.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ class PhotoIndex(NamedTuple):
     widths: np.ndarray
     grey: np.ndarray
     left_out: dict[int, str]
-    """Files that are not images and are not called so, with the reason."""
+    """Files that are not images and have no image suffix, with the reason."""
     damaged: dict[int, str]
     """Files that should be images and cannot be read, with the reason."""
 
@@ -54,8 +55,8 @@ def open_index(place: Path, files: Files, names: Sequence[str], stamps: np.ndarr
         place: the directory or zip.
         files: its files.
         names: paths of the files to index.
-        stamps: int64 [N, 2], their sizes and times of change.
-        thorough: decode each file as well, to find damage behind the header.
+        stamps: int64 [N, 2], their sizes and modification times (in a zip, CRCs).
+        thorough: decode each file as well, to find damage beyond the header.
     """
     path = _cache_path(place, names, stamps, thorough)
     if path is not None and (cached := _read(path)) is not None:
@@ -94,7 +95,7 @@ def _cache_path(place: Path, names: Sequence[str], stamps: np.ndarray, thorough:
     folder = root.parent / "photos"
     try:
         make_private(folder)
-    except OSError:  # the index is read anew each time
+    except OSError:  # the index is rebuilt each time
         return None
     digest = hashlib.sha256(f"{FORMAT} {thorough} {place.resolve()!a}\n".encode())
     digest.update("\n".join(names).encode(errors="surrogateescape"))

@@ -11,7 +11,7 @@ CHUNK_BYTES = 2**24
 
 
 def training_statistics(place: Path, images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return `mean_and_std` of training images; where nothing varies, a network cannot be trained: a UserError."""
+    """Return `mean_and_std` of training images; raise UserError if a channel is constant."""
     mean, std = mean_and_std(images)
     if not min(std):
         raise UserError(f"{place}: the training images all have one uniform color; give images that differ")
@@ -21,7 +21,7 @@ def training_statistics(place: Path, images: np.ndarray) -> tuple[tuple[float, .
 def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation by channel of uint8 [N, H, W, C] / 255, rounded to four digits.
 
-    They are counted from how often each value occurs, so that no copy of the images is made.
+    They are computed from a histogram, so the images are not copied.
     """
     values = np.arange(256) / 255
     step = max(1, CHUNK_BYTES // images[0].size)
@@ -38,11 +38,11 @@ def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ..
 
 
 def allocate_pixels(place: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Return an array uint8 [N, H, W, C] for the images of a place, not filled; more than 16 GiB is a UserError."""
+    """Return an uninitialized array uint8 [N, H, W, C]; raise UserError above 16 GiB."""
     size = int(np.prod(shape, dtype=object))
     if size > MOST_PIXEL_BYTES:
         raise UserError(
             f"{place} holds {shape[0]:,} images of {shape[2]}x{shape[1]} pixels, {size / 2**30:.1f} GiB decoded; "
-            f"at most {MOST_PIXEL_BYTES // 2**30} GiB are taken, so give fewer or smaller images"
+            f"at most {MOST_PIXEL_BYTES // 2**30} GiB are allowed, so give fewer or smaller images"
         )
     return np.empty(shape, np.uint8)

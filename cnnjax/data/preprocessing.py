@@ -1,4 +1,4 @@
-"""From stored images to what a network sees. It runs on the device, inside the jitted step."""
+"""Preprocessing of images: resize and crop on the host, normalize on the device inside the jitted step."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -40,10 +40,10 @@ class Preprocessing(Schema, at="preprocessing."):
     max_value: Annotated[int, Field(ge=255, le=MOST_VALUE)] = MOST_VALUE
     """Value that becomes white in image files with more than 8 bits per channel, from 255 to 65535."""
     mean: tuple[Number, ...]
-    """By channel in the order in which the network takes them, of values scaled to [0, 1]."""
+    """Mean of each channel, in the network's channel order, of values scaled to [0, 1]."""
     std: tuple[Annotated[Number, Field(gt=0)], ...]
     channel_order: Literal["rgb", "bgr"] = "rgb"
-    """bgr: the network takes blue first, as those of Caffe's line do; images are stored red first."""
+    """bgr: the network takes blue first, as networks trained in Caffe do; images are stored red first."""
 
     @field_validator("mean")
     @classmethod
@@ -120,7 +120,7 @@ def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:
     """Return the image in a file as uint8 [H, W, C], resized, cropped and converted to grayscale or RGB.
 
     Raises:
-        UserError: there is no such file, or it is no image.
+        UserError: the file does not exist or is not an image.
     """
     try:
         picture = decode_picture(read_picture_file(Path(path)), max_value=preprocessing.max_value)

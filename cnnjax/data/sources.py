@@ -45,14 +45,14 @@ IDX_FILES = {
 
 @dataclasses.dataclass(frozen=True)
 class SourceEntry:
-    """A data set that can be asked for by name."""
+    """A data set that is selected by name."""
 
     load: Callable[[str | None], Loaded]
-    """From the user's folder, or None, to what lies there."""
+    """Load the data set from the user's folder or, if it is None, from the usual locations."""
     classes: tuple[str, ...] = ()
-    """Its classes; empty where only its files tell them."""
+    """Its classes; empty if they are known only from its files."""
     content_hash: str | None = None
-    """What `dataset.content_hash` says of its published files, where that is known."""
+    """`dataset.content_hash` of its published files, if known."""
     options: tuple[str, ...] = ()
     """Options of `FOLDER_OPTIONS` that it has."""
     configured: Callable[[Data, Preprocessing | None], Loaded] | None = None
@@ -69,7 +69,7 @@ class SourceEntry:
 
 
 def load_embedded(folder: str | None) -> Loaded:
-    """Load the subset of Fashion-MNIST that lies in the package."""
+    """Load the subset of Fashion-MNIST embedded in the package."""
     if folder is not None:
         raise UserError(
             f"--data.dir is {folder!r} and fashion_mnist_mini is part of the package; leave out --data.dir, "
@@ -86,7 +86,7 @@ def idx_loader(
     *usual_places: str,
     md5: Mapping[str, str] = {},
 ) -> Callable[[str | None], Loaded]:
-    """Return a loader of the four IDX files of MNIST and its kin, plain or gzipped.
+    """Return a loader of the four IDX files of MNIST or a similar data set, plain or gzipped.
 
     Mean and standard deviation are of the full set's pixels / 255.
     """
@@ -121,7 +121,7 @@ def _unpublished(name: str, place: Path, md5: Mapping[str, str]) -> tuple[str, .
 def load_images(folder: str | None) -> Loaded:
     """Load the user's own images, a directory or a zip."""
     if folder is None:
-        raise UserError(f"image_folder needs --data.dir, a directory or a zip laid out {LAYOUT}")
+        raise UserError(f"image_folder needs --data.dir, a directory or a zip laid out as {LAYOUT}")
     return load_image_folder(Path(folder))
 
 
@@ -145,7 +145,7 @@ def _geometry(config: Data) -> Preprocessing | None:
 
 def load_prepared(name: str, folder: str | None, geometry: Preprocessing | None = None) -> Loaded:
     """Load a data set that tensorflow-datasets has prepared."""
-    from cnnjax.data.tfds_source import load_tfds  # half a second, which other sources do not pay
+    from cnnjax.data.tfds_source import load_tfds  # the import takes half a second
 
     return load_tfds(name, search_roots(folder, tfds_folder()), geometry)
 
@@ -164,13 +164,14 @@ def load_cifar10(folder: str | None) -> Loaded:
         if place.is_file() or (place.is_dir() and find_base(place)):
             break
     else:
-        raise cifar_missing("cifar10", CIFAR10, places, f", or a directory or a zip laid out {LAYOUT}")
+        raise cifar_missing("cifar10", CIFAR10, places, f", or a directory or a zip laid out as {LAYOUT}")
     loaded = load_image_folder(place)
     shape = loaded.parts["train"].image_shape
     if loaded.classes != CIFAR10_CLASSES or shape != (32, 32, 3):
         raise UserError(
             f"{place} holds images of {'x'.join(map(str, shape))} in the classes {listed(loaded.classes)}, and "
-            f"CIFAR-10 is of 32x32x3 in {', '.join(CIFAR10_CLASSES)}; for other images use --data.source image_folder"
+            f"CIFAR-10 has 32x32x3 images in the classes {listed(CIFAR10_CLASSES)}; for other images use "
+            "--data.source image_folder"
         )
     return loaded._replace(mean=CIFAR10_MEAN, std=CIFAR10_STD)
 
@@ -201,14 +202,14 @@ def cifar_missing(name: str, forms: tuple[Form, ...], places: list[Path], more: 
 
 
 def search_roots(folder: str | None, *usual_places: str) -> list[Path]:
-    """Return where to look: the user's folder alone where one is given, else $CNNJAX_DATA and the usual places."""
+    """Return where to look: only the user's folder if one is given, otherwise $CNNJAX_DATA and the usual places."""
     if folder is not None:
         return [Path(folder)]
     return [Path(root) for root in (os.environ.get("CNNJAX_DATA"), *usual_places) if root]
 
 
 def search_places(name: str, folder: str | None, *usual_places: str) -> list[Path]:
-    """Return the folders to look in: in each of the roots the one of that name, then the root itself."""
+    """Return the folders to look in: for each root, its subfolder of that name, then the root itself."""
     roots = search_roots(folder, *usual_places)
     return [place for root in roots for place in (root / name, root / name.replace("_", "-"), root)]
 
@@ -225,7 +226,7 @@ def read_split(folder: Path, part: str) -> Split:
     images, labels = read_idx(image_file, axes=3), read_idx(label_file, axes=1)
     if len(images) != len(labels):
         raise UserError(
-            f"{image_file} holds {len(images):,} images and {label_file} {len(labels):,} labels; get both again"
+            f"{image_file} holds {len(images):,} images and {label_file} {len(labels):,} labels; download both again"
         )
     if not images.size:
         raise UserError(f"{image_file} holds no pixels {list(images.shape)}; download the file again")
@@ -233,7 +234,7 @@ def read_split(folder: Path, part: str) -> Split:
 
 
 def _find(folder: Path, stem: str) -> Path | None:
-    """Return the file of that name as mirrors lay it out: with a dot, in a folder of its own name, in ``raw``."""
+    """Return the file under any name that mirrors use: with a dot, in a folder of the same name, or in ``raw``."""
     names = [f"{name}{suffix}" for name in (stem, stem.replace("-idx", ".idx")) for suffix in ("", ".gz")]
     places = [folder / raw for raw in ("", "raw", "MNIST/raw", "FashionMNIST/raw", "KMNIST/raw")]
     candidates = [path for place in places for name in names for path in (place / name, place / name / name)]
@@ -272,7 +273,7 @@ def find_source(name: str, sources: Mapping[str, SourceEntry] = SOURCES) -> Sour
     """Return the entry of that name in ``sources``, or that of a data set of tensorflow-datasets, ``tfds:NAME``.
 
     Raises:
-        UserError: there is none, with near matches.
+        UserError: the name is unknown, with near matches.
     """
     if name.startswith(TFDS):
         name = name.removeprefix(TFDS)

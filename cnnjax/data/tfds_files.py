@@ -32,7 +32,7 @@ DTYPES = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
     "string",
 )  # fmt: skip
-"""Types of values in a feature; others have tensorflow-datasets ask TensorFlow."""
+"""Types of values in a feature; others make tensorflow-datasets import TensorFlow."""
 INFO_KEYS = frozenset({
     "alternativeFileFormats", "citation", "configDescription", "configName", "configTags", "dataSourceAccesses",
     "description", "disableShuffling", "downloadChecksums", "downloadSize", "fileFormat", "isBlocked", "location",
@@ -53,7 +53,7 @@ class ImageSpec(NamedTuple):
     """Declared form of the images and labels."""
 
     height: int | None
-    """Pixels, or None where the images themselves say it."""
+    """In pixels, or None if the metadata does not give it."""
     width: int | None
     channels: int
     """1 for grey, 3 for RGB."""
@@ -66,7 +66,7 @@ def check_folder(folder: Path) -> None:
         is_shard = re.search(r"\.array_record-\d+-of-\d+\Z", path.name)
         if not is_shard and path.stat().st_size > MOST_METADATA_BYTES:
             raise UserError(
-                f"{path} has {path.stat().st_size:,} bytes; a metadata file has at most {MOST_METADATA_BYTES:,}"
+                f"{path} has {path.stat().st_size:,} bytes; a metadata file may have at most {MOST_METADATA_BYTES:,}"
             )
 
 
@@ -132,7 +132,7 @@ def read_image_spec(folder: Path) -> ImageSpec:
 
 
 def read_class_names(folder: Path, num_classes: int) -> tuple[str, ...]:
-    """Return the names in `label.labels.txt`, one a line; without that file, the numbers of the classes."""
+    """Return the names in `label.labels.txt`, one per line, or the class numbers if there is no such file."""
     path = folder / "label.labels.txt"
     if not path.exists():
         return tuple(map(str, range(num_classes)))
@@ -148,13 +148,13 @@ def read_class_names(folder: Path, num_classes: int) -> tuple[str, ...]:
 
 
 def check_shards(folder: Path, name: str, part: str, lengths: list[int]) -> int:
-    """Check that each shard of a split is there, whole in its form, and holds as many records as it should.
+    """Check that each shard of a split exists, is complete, and holds the declared number of records.
 
     Returns:
         The bytes of the largest chunk of records, unpacked.
 
     Raises:
-        UserError: a shard is missing, cut off, damaged, or unpacks to too much.
+        UserError: a shard is missing, cut off, damaged, or exceeds the limit when unpacked.
     """
     largest = 0
     for index, length in enumerate(lengths):
@@ -201,7 +201,7 @@ def check_chunks(path: Path) -> int:
                     f"{path} has records that unpack to {unpacked:,} bytes; at most {MOST_CHUNK_BYTES:,} are taken"
                 )
             largest = max(largest, unpacked)
-            # A chunk has as many bytes as records, and does not end within a block header.
+            # A chunk has at least as many bytes as records, and does not end within a block header.
             boundary = position + (kind_and_records >> 8)
             boundary += max(0, -boundary % _BLOCK - (_BLOCK - _BLOCK_HEADER - 1))
             position = max(_advance(position, _CHUNK_HEADER + data_size), boundary)
@@ -214,7 +214,7 @@ _BLOCK, _BLOCK_HEADER, _CHUNK_HEADER = 2**16, 24, 40
 
 
 def _advance(position: int, count: int) -> int:
-    """Return where ``count`` bytes of a chunk end that go on at ``position``, with the block headers among them."""
+    """Return the position after the next ``count`` bytes of a chunk from ``position``, including block headers."""
     room = _BLOCK - _BLOCK_HEADER
     blocks = (count + (position + room - 1) % _BLOCK) // room
     return position + count + blocks * _BLOCK_HEADER
@@ -226,7 +226,7 @@ def _check_feature(feature: Any, path: Path) -> None:
     key = FEATURES.get(name.removeprefix(prefix)) if isinstance(name, str) and name.startswith(prefix) else None
     if key is None:
         raise UserError(
-            f"{path} has a feature of the class {quoted(name)}; the classes that are read are "
+            f"{path} has a feature of the class {quoted(name)}; the supported classes are "
             f"{', '.join(name.rpartition('.')[2] for name in FEATURES)} of tensorflow-datasets 4.9"
         )
     content = _object(feature, path, {"pythonClassName", "description", "valueRange", key}).get(key)
@@ -239,7 +239,7 @@ def _check_feature(feature: Any, path: Path) -> None:
 
 
 def _object(value: Any, path: Path, keys: set[str] | frozenset[str] | None) -> dict[str, Any]:
-    """Return a JSON object that has no other keys than ``keys``; None allows every key."""
+    """Return a JSON object whose keys are all in ``keys``; None allows every key."""
     if not isinstance(value, dict):
         raise UserError(f"{path} has {quoted(value)} where an object is expected; prepare the data set again")
     if keys is not None and (other := sorted(value.keys() - keys)):
@@ -254,12 +254,12 @@ def _list(value: Any, path: Path) -> list[Any]:
 
 
 def _count(value: Any, path: Path) -> int:
-    """Return a number that JSON holds as text, as protocol buffers write theirs."""
+    """Return a count; protocol buffers write 64-bit integers as text in JSON."""
     if not (isinstance(value, int | str) and str(value).isascii() and str(value).isdigit() and len(str(value)) < 16):
         raise UserError(f"{path} has {quoted(value)} where a count should be; prepare the data set again")
     return int(value)
 
 
 def reason(error: Exception) -> str:
-    """Return the first words of another library's error, for a sentence of ours."""
+    """Return the first words of another library's error, to quote in our own message."""
     return printable(" ".join(str(error).split()))[:120] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Prepare a data set of tensorflow-datasets as array_record, in a process of its own.
+"""Prepare a data set of tensorflow-datasets as array_record, in a separate process.
 
 Most builders call TensorFlow while they prepare their files. Training needs no TensorFlow.
 """
@@ -39,7 +39,7 @@ def prepare(name: str, folder: Path) -> None:
 
 
 def main(name: str, folder: str) -> None:
-    """Prepare the data set here."""
+    """Prepare the data set in this process."""
     import tensorflow_datasets as tfds
 
     tfds.builder(name, data_dir=folder, file_format="array_record").download_and_prepare()

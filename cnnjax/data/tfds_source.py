@@ -33,23 +33,23 @@ FORM = "tfds:NAME, tfds:NAME/CONFIG or tfds:NAME/CONFIG:VERSION, with a version 
 NAME = re.compile(r"([a-z]\w{0,99})(?:/(\w[\w.+-]{0,99}))?(?::(\d{1,9}\.\d{1,9}\.\d{1,9}))?", re.ASCII | re.IGNORECASE)
 
 MOST_AT_ONCE, BYTES_AT_ONCE = 256, 2**26
-"""Records that are read together, which is ten times as fast as one by one, and their bytes."""
+"""Maximum records, and maximum bytes, to read together, which is ten times as fast as one by one."""
 
 
 class Prepared(NamedTuple):
-    """A prepared data set; in a sorted list, the newest version of a config is its last."""
+    """A prepared data set; sorts by config, then by version."""
 
     config: str
-    """Empty where the data set has no configs."""
+    """Empty if the data set has no configs."""
     numbers: tuple[int, ...]
-    """Its version, to compare."""
+    """Version as numbers, for comparison."""
     folder: Path
 
 
 def load_tfds(name: str, roots: list[Path], geometry: Preprocessing | None = None) -> Loaded:
     """Load a prepared data set; mean and standard deviation are those of all its training images.
 
-    The images are turned upright as their camera says. Only the splits ``train`` and ``test`` and the features
+    The images are rotated according to their EXIF orientation. Only the splits ``train`` and ``test`` and the features
     ``image`` and ``label`` are read.
 
     Args:
@@ -58,7 +58,7 @@ def load_tfds(name: str, roots: list[Path], geometry: Preprocessing | None = Non
         geometry: resize and crop; None requires images of one size.
 
     Raises:
-        UserError: the data set is not there, is of another format, has other features, or is damaged.
+        UserError: the data set is missing, has another format or other features, or is damaged.
     """
     title, config, prepared = find_prepared(name, roots)
     folder = prepared.folder
@@ -74,7 +74,7 @@ def load_tfds(name: str, roots: list[Path], geometry: Preprocessing | None = Non
             part: builder.as_data_source(part, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
             for part in PARTS
         }
-    except Exception as error:  # from malformed metadata, every kind there is
+    except Exception as error:  # malformed metadata raises errors of many types
         raise UserError(f"tensorflow-datasets cannot open {folder} ({reason(error)}); prepare it again") from error
 
     def parse(record: bytes) -> tuple[Any, int]:
@@ -90,7 +90,7 @@ def find_prepared(name: str, roots: list[Path]) -> tuple[str, str, Prepared]:
     """Return the name, the config and the place of a prepared data set, in the first root that holds it."""
     match = NAME.fullmatch(name)
     if match is None:
-        raise UserError(f"tfds:{name[:100]} is no name of a data set; write it as {FORM}")
+        raise UserError(f"tfds:{name[:100]} is not a valid data set name; write it as {FORM}")
     title, config, version = match.groups()
     there: list[str] = []
     for root in roots:
@@ -103,11 +103,11 @@ def find_prepared(name: str, roots: list[Path]) -> tuple[str, str, Prepared]:
         if wanted:
             newest = max(wanted)
             if not newest.folder.resolve().is_relative_to(root.resolve()):
-                raise UserError(f"{newest.folder} is a link that leads out of {root}; give the folder that it leads to")
+                raise UserError(f"{newest.folder} is a symlink to a folder outside {root}; give the target folder")
             return title, newest.config, newest
     places = " or ".join(map(str, roots))
     if there:
-        raise UserError(f"tfds:{name} was not found in {places}; there is {', '.join(there[:10])}")
+        raise UserError(f"tfds:{name} was not found in {places}; prepared there: {', '.join(there[:10])}")
     names = sorted({path.name for root in roots for path in subfolders(root) if list_prepared(path)})
     others = f" ({near_matches(title, names)})" if names else ""
     raise UserError(
@@ -117,7 +117,7 @@ def find_prepared(name: str, roots: list[Path]) -> tuple[str, str, Prepared]:
 
 
 def list_prepared(place: Path) -> list[Prepared]:
-    """Return what lies in a data set's folder: versions, and configs with versions in them."""
+    """Return the prepared versions in a data set's folder, of all configs."""
     found = []
     for folder in subfolders(place):
         for config, inner in [("", folder), *((folder.name, path) for path in subfolders(folder))]:
@@ -129,7 +129,7 @@ def list_prepared(place: Path) -> list[Prepared]:
 def subfolders(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir())
-    except OSError:  # missing, a file, or not to be read
+    except OSError:  # missing, not a folder, or not readable
         return []
 
 
@@ -163,7 +163,7 @@ def decode(
                 image, grey, *_ = decode_picture(
                     content, (width, height) if width and height and not geometry else None
                 )
-            except Exception as error:  # from a damaged record, every kind there is
+            except Exception as error:  # a damaged record raises errors of many types
                 raise UserError(f"{place} cannot be read ({reason(error)}); prepare the data set again") from error
             if not 0 <= label < spec.num_classes:
                 raise UserError(f"{place} has the label {label}; labels must be from 0 to {spec.num_classes - 1}")
@@ -175,7 +175,7 @@ def decode(
                 )
             if spec.channels == 1 and not grey:
                 raise UserError(
-                    f"{place} is in colour and features.json says 1 channel; prepare the data set again with 3"
+                    f"{place} is in color and features.json says 1 channel; prepare the data set again with 3"
                 )
             if not index:
                 splits[part] = Split(allocate_pixels(folder, (len(source), height, width, spec.channels)), labels)
@@ -187,7 +187,7 @@ def decode(
 
 
 def read_in_order(place: str, source: Any, at_once: int) -> Iterator[bytes]:
-    """Yield the records of a data source; one that cannot be read is a UserError."""
+    """Yield the records of a data source; raise UserError if one cannot be read."""
     for start in range(0, len(source), at_once):
         signals.poll()
         stop = min(start + at_once, len(source))

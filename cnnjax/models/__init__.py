@@ -10,7 +10,7 @@ from cnnjax.models.layers import Arch
 
 FAMILIES: dict[str, type[Arch]] = {cls.family: cls for cls in (
     lenet.LeNet, mlp.MLP, alexnet.AlexNet, vgg.VGG, googlenet.GoogLeNet, resnet.ResNet, regnet.RegNet,
-    xception.Xception,
+    regnet.AnyNet, xception.Xception,
 )}  # fmt: skip
 VARIANTS: dict[str, Arch] = {
     **lenet.VARIANTS, **mlp.VARIANTS, **alexnet.VARIANTS, **vgg.VARIANTS, **googlenet.VARIANTS, **resnet.VARIANTS,

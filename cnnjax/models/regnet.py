@@ -12,8 +12,11 @@ Finally, each stage's width is rounded to a multiple of the group width, in one 
     stem       3x3 /2, 32 channels                                   112 pixels
     stage s    blocks of 1x1, 3x3 /2 grouped, [gate], 1x1, shortcut  56, 28, 14, 7 pixels
 
-The gate of a Y block has ``se_ratio`` times the block's *input* channels.
-Deviations: none; the bottleneck ratio, which the paper finds best at 1, is not a field.
+The gate of a Y block has ``se_ratio`` times the block's *input* channels. `AnyNet` (section 3.2) has the same blocks
+with
+depth, width, bottleneck ratio and group width chosen per stage; the bottleneck ratio divides the width of the 3x3
+convolution. In a RegNet it is 1, which the paper finds best.
+Deviations: none.
 Expected at 224 px: regnet_x_400mf 5,495,976 parameters, 0.414 G multiply-adds; regnet_y_8gf 39,381,472, 8.473 G.
 """
 
@@ -55,34 +58,21 @@ MOST_STAGES, MOST_BLOCKS = 8, 200
 
 
 class StagePlan(NamedTuple):
-    """Depth, width and group width of one stage."""
+    """Depth, width, group width and bottleneck ratio of one stage."""
 
     depth: int
     width: int
     group_width: int
+    bottleneck: int = 1
 
 
-class RegNet(Arch):
-    """A RegNet: a stem, stages from the quantized linear rule, global average pooling, a dense head."""
-
-    family = "regnet"
+class StagedNet(Arch):
+    """A stem, stages of blocks, global average pooling and a dense head; `plan` returns the stages."""
 
     num_classes: Annotated[int, Field(ge=0, le=LARGEST_SIZE)] = 1000
     """Number of classes; 0 omits the head, and the network returns its embedding."""
-    depth: Annotated[int, Field(ge=1, le=MOST_BLOCKS)] = 22
-    """Number of blocks."""
-    w_0: Annotated[int, Field(ge=8, le=LARGEST_SIZE)] = 24
-    """Width of the first block before quantization."""
-    w_a: Annotated[Number, Field(ge=0, le=LARGEST_SIZE)] = 24.48
-    """Growth of the width per block before quantization."""
-    w_m: Annotated[Number, Field(gt=1, le=LARGEST_SIZE)] = 2.54
-    """Factor between the widths of neighboring stages."""
-    group_width: Size = 16
-    """Channels per group of the 3x3 convolutions; a narrower stage has one group."""
     se_ratio: Annotated[Number, Field(ge=0, le=1)] = 0.0
     """Width of the squeeze-and-excitation gate as a share of the block's input channels; 0 omits the gates."""
-    rounding: Literal["torchvision", "pycls"] = "torchvision"
-    """How a stage's width is rounded to a multiple of the group width."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """imagenet: stride 2; cifar: stride 1, for small images."""
     stem_width: Size = 32
@@ -93,6 +83,68 @@ class RegNet(Arch):
     """Share of the running statistics that a training step keeps; torch's momentum is 1 minus this value."""
     epsilon: Annotated[Number, Field(gt=0)] = 1e-5
     """Constant added to the variance in norms."""
+
+    def plan(self) -> tuple[StagePlan, ...]:
+        """Return the stages."""
+        raise NotImplementedError
+
+    def build(self, rngs: nnx.Rngs) -> "StagedNetModule":
+        return StagedNetModule(self, rngs)
+
+
+class AnyNet(StagedNet):
+    """A network of the space AnyNet: every stage has its own depth, width, bottleneck ratio and group width."""
+
+    family = "anynet"
+
+    depths: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=MOST_BLOCKS)], ...], Field(min_length=1, max_length=MOST_STAGES)
+    ] = (1, 2, 7, 12)
+    """Number of blocks of each stage."""
+    widths: tuple[Size, ...] = (32, 64, 160, 400)
+    """Channels of each stage."""
+    bottlenecks: tuple[Size, ...] = (1, 1, 1, 1)
+    """Width of each stage divided by the width of its 3x3 convolutions."""
+    group_widths: tuple[Size, ...] = (16, 16, 16, 16)
+    """Channels per group of the 3x3 convolutions of each stage."""
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        lengths = {len(values) for values in (self.depths, self.widths, self.bottlenecks, self.group_widths)}
+        if len(lengths) > 1:
+            raise ValueError(
+                "model.depths, widths, bottlenecks and group_widths differ in length; give one value per stage"
+            )
+        for number, stage in enumerate(self.plan(), 1):
+            if stage.width % (stage.bottleneck * stage.group_width):
+                raise ValueError(
+                    f"stage {number} has width {stage.width}, bottleneck ratio {stage.bottleneck} and group width "
+                    f"{stage.group_width}; the width must be a multiple of the product of the other two"
+                )
+        return self
+
+    def plan(self) -> tuple[StagePlan, ...]:
+        stages = zip(self.depths, self.widths, self.group_widths, self.bottlenecks, strict=False)
+        return tuple(StagePlan(*stage) for stage in stages)
+
+
+class RegNet(StagedNet):
+    """A RegNet: stages from the quantized linear rule."""
+
+    family = "regnet"
+
+    depth: Annotated[int, Field(ge=1, le=MOST_BLOCKS)] = 22
+    """Number of blocks."""
+    w_0: Annotated[int, Field(ge=8, le=LARGEST_SIZE)] = 24
+    """Width of the first block before quantization."""
+    w_a: Annotated[Number, Field(ge=0, le=LARGEST_SIZE)] = 24.48
+    """Growth of the width per block before quantization."""
+    w_m: Annotated[Number, Field(gt=1, le=LARGEST_SIZE)] = 2.54
+    """Factor between the widths of neighboring stages."""
+    group_width: Size = 16
+    """Channels per group of the 3x3 convolutions; a narrower stage has one group."""
+    rounding: Literal["torchvision", "pycls"] = "torchvision"
+    """How a stage's width is rounded to a multiple of the group width."""
 
     @model_validator(mode="after")
     def _stages_are_within_bounds(self) -> Self:
@@ -114,9 +166,6 @@ class RegNet(Arch):
             stages.append(StagePlan(widths.count(width), fit(width, group_width), group_width))
         return tuple(stages)
 
-    def build(self, rngs: nnx.Rngs) -> "RegNetModule":
-        return RegNetModule(self, rngs)
-
 
 def quantized_widths(depth: int, w_0: int, w_a: float, w_m: float) -> list[int]:
     """Return the width of each block: equations 2 to 4 of the paper."""
@@ -136,12 +185,12 @@ def nearest(width: int, multiple: int) -> int:
     return max(1, round(width / multiple)) * multiple
 
 
-class RegNetModule(Network):
-    """The layers of `RegNet`; stages: stem, stage1, stage2, ... as in the table above."""
+class StagedNetModule(Network):
+    """The layers of `RegNet` and `AnyNet`; stages: stem, stage1, stage2, ... as in the table above."""
 
-    def __init__(self, arch: RegNet, rngs: nnx.Rngs):
+    def __init__(self, arch: StagedNet, rngs: nnx.Rngs):
         plan = arch.plan()
-        self.depth = len(plan)
+        self.depth, blocks_in_all = len(plan), sum(stage.depth for stage in plan)
         stride = 2 if arch.stem == "imagenet" else 1
         self.stem = layer(arch, arch.channels, arch.stem_width, 3, rngs, stride=stride)
         inputs, count = arch.stem_width, 0
@@ -149,7 +198,7 @@ class RegNetModule(Network):
             blocks = []
             for index in range(stage.depth):
                 count += 1
-                rate = arch.stochastic_depth * count / arch.depth
+                rate = arch.stochastic_depth * count / blocks_in_all
                 blocks.append(Block(arch, inputs, stage, 2 if index == 0 else 1, rate, rngs))
                 inputs = stage.width
             setattr(self, f"stage{number}", nnx.List(blocks))
@@ -171,14 +220,14 @@ def run_stem(stem: ConvNormAct, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Arra
 class Block(nnx.Module):
     """1x1, grouped 3x3, an optional gate, 1x1, with a shortcut (figure 4)."""
 
-    def __init__(self, arch: RegNet, inputs: int, stage: StagePlan, stride: int, rate: float, rngs: nnx.Rngs):
-        width = stage.width
+    def __init__(self, arch: StagedNet, inputs: int, stage: StagePlan, stride: int, rate: float, rngs: nnx.Rngs):
+        width, inner = stage.width, stage.width // stage.bottleneck
         self.activation = activation(arch.activation)
-        self.conv1 = layer(arch, inputs, width, 1, rngs)
-        self.conv2 = layer(arch, width, width, 3, rngs, stride=stride, groups=width // stage.group_width)
+        self.conv1 = layer(arch, inputs, inner, 1, rngs)
+        self.conv2 = layer(arch, inner, inner, 3, rngs, stride=stride, groups=inner // stage.group_width)
         gate = max(1, round(arch.se_ratio * inputs))
-        self.gate = SqueezeExcite(width, gate, dtype=arch.dtype, rngs=rngs) if arch.se_ratio else None
-        self.conv3 = layer(arch, width, width, 1, rngs, activates=False)
+        self.gate = SqueezeExcite(inner, gate, dtype=arch.dtype, rngs=rngs) if arch.se_ratio else None
+        self.conv3 = layer(arch, inner, width, 1, rngs, activates=False)
         changes = inputs != width or stride != 1
         self.shortcut = layer(arch, inputs, width, 1, rngs, stride=stride, activates=False) if changes else None
         self.drop = StochasticDepth(rate)
@@ -193,7 +242,7 @@ class Block(nnx.Module):
 
 
 def layer(
-    arch: RegNet, inputs: int, outputs: int, size: int, rngs: nnx.Rngs, *, stride: int = 1, groups: int = 1,
+    arch: StagedNet, inputs: int, outputs: int, size: int, rngs: nnx.Rngs, *, stride: int = 1, groups: int = 1,
     activates: bool = True,
 ) -> ConvNormAct:  # fmt: skip
     """Return a convolution without bias, its norm and, unless it ends a branch, its activation."""

@@ -119,7 +119,7 @@ def steps_per_dispatch(backend: str, steps_per_epoch: int) -> int:
 def is_unrolled(backend: str) -> bool:
     """Return whether the parts of an accumulated gradient are unrolled in the program instead of run in a loop.
 
-    They are on a CPU, where XLA's convolutions took twenty times as long in a loop.
+    On a CPU they are unrolled, because XLA's convolutions took twenty times as long in a loop.
     """
     return backend == "cpu"
 

@@ -1,4 +1,4 @@
-"""The page about a data set, and the sentences that say what is wrong with it: `scripts/data.py check`."""
+"""The report on a data set, and the problems found in it: `scripts/data.py check`."""
 
 import base64
 import html
@@ -21,14 +21,14 @@ SHOWN_CLASSES, SHOWN_PER_CLASS, SHOWN_PAIRS = 12, 8, 16
 
 
 class Finding(NamedTuple):
-    """A sentence about a data set; ``wrong`` if it should be mended before training."""
+    """A sentence about a data set; ``wrong`` if it should be fixed before training."""
 
     text: str
     wrong: bool
 
 
 def findings(examined: Examined, duplicates: Duplicates) -> list[Finding]:
-    """Return what is worth knowing about a data set, what is wrong first."""
+    """Return the findings about a data set, problems first."""
     found = [*_files(examined), *_alike(examined, duplicates), *_images(examined)]
     return sorted(found, key=lambda finding: not finding.wrong)
 
@@ -136,8 +136,8 @@ def write(
     body = [
         f"<h1>{html.escape(name)}</h1>",
         f"<p>{len(examined.names):,} images in {len(examined.classes):,} classes.</p>",
-        "<h2>To mend</h2>", f"<ul>{wrong}</ul>" if wrong else "<p>Nothing.</p>",
-        "<h2>To know</h2>", f"<ul>{notes}</ul>" if notes else "<p>Nothing.</p>",
+        "<h2>Problems</h2>", f"<ul>{wrong}</ul>" if wrong else "<p>Nothing.</p>",
+        "<h2>Notes</h2>", f"<ul>{notes}</ul>" if notes else "<p>Nothing.</p>",
         "<h2>Images by class</h2>", page.table(header, rows),
         "<h2>Sizes and values</h2>", page.table(["", ""], properties(examined), texts=True),
         "<h2>Examples</h2>", _embedded(picture, "Thumbnails of the first images of each class"),

@@ -32,8 +32,8 @@ def page() -> str:
 Written by `python scripts/summary.py --all --write`. Parameters are the trainable ones, without running statistics.
 GMACs are billions of multiply-adds of convolutions and dense layers for one image of the input size, which is the crop
 of the published weights. Top-1 is the publisher's figure, on the ImageNet validation images, or on the CIFAR-10 test
-images for the *_cifar networks. timm publishes every network that torchvision publishes, also from other training
-recipes. `scripts/convert.py` reads the published weights.
+images for the *_cifar networks. timm publishes many of these networks too, with weights from other training recipes.
+`scripts/convert.py` reads the published weights.
 
 {table}
 """

@@ -72,7 +72,7 @@ class Run:
         return evaluation.evaluate(self.network, self.dataset(data, divide=split != "test"), split)
 
     def dataset(self, config: Data | None = None, *, divide: bool = True) -> data.Dataset:
-        """Return the run's data set, or the one in ``config``, as the network takes it.
+        """Return the run's data set, or the one in ``config``, converted to the network's input.
 
         Images that are files are divided by the paths that the run recorded, even if files were added since.
         ``divide=False`` omits the validation split.

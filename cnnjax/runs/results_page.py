@@ -27,10 +27,10 @@ HEAD = """# Results
 Written by `python scripts/report.py --results` from the files in [experiments/records](../experiments/records), which
 hold config, environment and metrics of every run. `python scripts/report.py --check NAME` repeats one of them.
 
-A figure is the mean over seeds ± the sample standard deviation. The parameters of a run are those of its best epoch by
-validation loss, or by validation top-1 if the config says so; test images are used once, at the end. Seconds are the
-wall time of one seed's training, including evaluation between epochs, on the device named below each table; other load
-on the machine increases them.
+Each value is the mean over seeds ± the sample standard deviation. The parameters of a run are those of its best epoch
+by validation loss, or by validation top-1 if the config says so; test images are used once, at the end. Seconds are
+the wall time of one seed's training, including evaluation between epochs, on the device named below each table; other
+load on the machine increases them.
 """
 COLUMNS = ("network", "parameters", "seeds", "epochs", "best epoch", "seconds", "test top-1", "claimed", "source")
 
@@ -72,8 +72,8 @@ def _section(question: Mapping[str, Any], records: Mapping[str, Sequence[Record]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     machines = dict.fromkeys(_machine(record) for name in names for record in records[name])
     validation = "\n".join(
-        f"- {name}: validation top-1 {_at_best_loss(group)} % at the lowest validation loss, "
-        f"{_at_best_top1(group)} % at the epoch with the highest"
+        f"- {name}: validation top-1 {_at_best_loss(group)} % at the epoch with the lowest validation loss, "
+        f"{_at_best_top1(group)} % at the best epoch"
         for name, group in ((name, records[name]) for name in names)
     )
     picture = f"\n\n![{question['title']}]({question['picture']})" if "picture" in question else ""

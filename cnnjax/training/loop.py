@@ -51,7 +51,8 @@ def fit(
 
     The order is part of the contract: the steps of an epoch, its evaluation, each hook in order, and only then the next
     epoch. A training that is interrupted anywhere and resumed from a snapshot ends bit for bit like an uninterrupted
-    one: the order of the images is a function of (seed, epoch), all other randomness is a function of (seed, step), and
+    one: the order of the images and their random resized crops are functions of (seed, epoch), all other randomness is
+    a function of (seed, step), and
     the snapshot holds everything else that training changes. ``poll`` is called between steps and between evaluation
     batches; if it raises Interrupted, the hooks receive a snapshot within the epoch. ``profile`` traces some steps.
 

@@ -51,7 +51,7 @@ def in_training(
     """Return the error for a training step that did not fit, after trying smaller batches.
 
     The caller has released the state that it trained; this function releases the frames of the failed calls.
-    ``sample`` returns at least as many training images as requested.
+    ``sample`` returns at least as many training images as requested, or all if there are fewer.
     """
     traceback.clear_frames(error.__traceback__)
     config = experiment.train

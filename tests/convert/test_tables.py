@@ -42,7 +42,7 @@ def test_every_published_variant_has_a_source():
     assert {name for name, _ in CASES} == {name for name, arch in VARIANTS.items() if arch.shortcut != "none"}
 
 
-def test_a_rule_can_shift_numbers():
+def test_a_rule_can_shift_layer_indices():
     rule = Rule("conv{s+1}_block{b+1}_{i-1}_bn/gamma", "stage{s}/{b}/norm{i}/scale", SAME)
     assert rule.source_name("stage3/11/norm2/scale") == "conv4_block12_1_bn/gamma"
     assert rule.source_name("stage3/11/norm2/scale2") is None

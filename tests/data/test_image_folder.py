@@ -220,7 +220,7 @@ def test_a_val_folder_becomes_the_validation_part(write):
 
 
 @pytest.mark.parametrize("layout", ["train", "no parts"])
-def test_missing_parts_are_set_aside_and_reported(write, layout):
+def test_missing_splits_are_taken_from_training_and_reported(write, layout):
     names = [name for name in noise_images() if name.startswith("train")]
     files = {name if layout == "train" else name.removeprefix("train/"): noise_images()[name] for name in names}
     config = Data(source="image_folder", dir=str(write(files)), validation=0.25, test=0.2)
@@ -442,7 +442,7 @@ class TestCifar10:
     def files(self):
         return noise_images((32, 32, 3), CIFAR10_CLASSES)
 
-    def test_it_has_the_published_mean(self, write, files):
+    def test_the_mean_equals_the_published_one(self, write, files):
         dataset = data.load(Data(source="cifar10", dir=str(write(files)), validation=0.2))
         assert dataset.classes == CIFAR10_CLASSES
         assert dataset.preprocessing.mean == (0.4914, 0.4822, 0.4465)

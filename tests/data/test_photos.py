@@ -263,7 +263,7 @@ def test_the_first_frame_of_animated_and_stereo_photos_is_read(tmp_path):
         assert read_header((tmp_path / name).read_bytes())[0] == (50, 40)
 
 
-def test_file_names_in_any_encoding_are_streamed_and_recorded(folder, tmp_path):
+def test_photos_with_file_names_in_any_encoding_are_streamed_and_recorded(folder, tmp_path):
     path = os.fsencode(folder / "train/cat/0.jpg")
     Path(os.fsdecode(path)).rename(os.fsdecode(path.replace(b"0.jpg", b"caf\xe9.jpg")))
     config = Data(source="image_folder", dir=str(folder), size=SIZE, validation=0.2, stream="always")

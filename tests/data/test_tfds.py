@@ -159,7 +159,7 @@ def test_photos_of_any_size_are_resized_and_cropped(tmp_path):
 
 
 @pytest.mark.parametrize("option", [{"skip_damaged": True}, {"stream": "always"}, {"max_value": 4095}])
-def test_options_that_it_does_not_have_are_refused(option):
+def test_options_that_tfds_sources_lack_are_refused(option):
     with pytest.raises(UserError, match=f"data.{next(iter(option))} .* is given for tfds:columns; it does not have"):
         data.load(Data(source="tfds:columns", **option))
 

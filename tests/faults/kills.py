@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.faults.harness import Harness, Row, epochs_done, is_saving, running, wait_for
 
 MOMENTS = {"during a save": 6, "during an epoch": 2, "at startup": 1, "during a compilation": 1, "during the report": 1}
-"""Moments of a kill with their weights."""
+"""Phases in which to kill the run, with their weights."""
 MAX_DELAY = {
     "during a save": 0.3,
     "during an epoch": 1.0,
@@ -17,7 +17,7 @@ MAX_DELAY = {
     "during a compilation": 1.0,
     "during the report": 3.0,
 }
-"""Maximum delay of the kill after the start of the moment, in seconds."""
+"""Maximum delay of the kill after the phase starts, in seconds."""
 EPOCHS = 10
 
 

@@ -29,7 +29,7 @@ def read_crops(self, indices, boxes):
 
 photos.Photos.read_crops = read_crops
 """
-"""Start of an experiment file whose photos cannot be read as soon as the file HANGS exists."""
+"""Start of an experiment file whose photo reads hang once the file HANGS exists."""
 
 
 def options(folder: Path) -> tuple[object, ...]:

@@ -85,7 +85,7 @@ def test_metrics_that_do_not_match_the_epochs_are_refused(info, rows, valid, pla
         resume(info)
 
 
-def test_an_epoch_of_zero_seconds_has_a_speed(info):
+def test_metrics_with_an_epoch_of_zero_seconds_are_read(info):
     path = info.with_name("metrics.jsonl")
     path.write_text("".join(json.dumps(ROW | {"epoch": n, "seconds": 0}) + "\n" for n in (1, 2)))
     resume(path)

@@ -33,7 +33,7 @@ def test_sizes_and_channels_match_the_table(name):
 
 
 @pytest.mark.compiles_large
-def test_the_paper_s_auxiliary_heads_pool_to_4x4():
+def test_auxiliary_heads_of_the_paper_pool_to_4x4():
     arch = create("googlenet_paper", aux_heads=True, num_classes=7)
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     run = functools.partial(jax.eval_shape, lambda v, x: apply(arch, v, x), abstract_variables(arch))

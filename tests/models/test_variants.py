@@ -51,7 +51,7 @@ SMALLEST = {  # a small network of each family and form, whose values are comput
     "xception": create("xception", middle_blocks=1, width=4, stem="cifar", num_classes=5, input_size=32),
 }
 QUICK = ("lenet", "mlp", "resnet cifar")
-"""Networks that `make test` computes; `make test-all` computes all."""
+"""Networks that `make test` runs; `make test-all` runs all of them."""
 KEY = jax.random.key(0)
 
 apply = jax.jit(cnnjax.apply, static_argnames=("arch", "train"))  # without jit, each operation is compiled separately

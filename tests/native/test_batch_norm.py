@@ -142,7 +142,7 @@ def test_mismatched_arrays_are_refused(wrong):
 
 
 @pytest.mark.parametrize("trains", [True, False])
-def test_a_layer_uses_it_only_in_training(trains):
+def test_layers_use_the_native_batch_norm_only_in_training(trains):
     norm = layers.BatchNorm(3, momentum=0.9, epsilon=EPSILON, unbiased_variance=True, dtype="float32", rngs=nnx.Rngs(0))
     norm.use_running_average = not trains
     graph, state = nnx.split(norm)

@@ -323,7 +323,7 @@ def test_the_input_gradient_of_a_depthwise_convolution_uses_the_flipped_kernel(
 
 
 @needs_library
-def test_networks_use_it_on_the_cpu_and_xla_elsewhere():
+def test_networks_use_the_library_on_the_cpu_and_xla_elsewhere():
     arch = create("resnet20_cifar", depths=(1,))
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     assert rules.conv_library(jnp.dtype("float32")).startswith("oneDNN")
@@ -370,7 +370,7 @@ print(dispatch.conv_library(jnp.dtype("float32")))
         (tmp_path / "libcnnjax.so").write_bytes(content)
         self.prints_one_notice(tmp_path, "")
 
-    def test_another_library_prints_one_notice(self, tmp_path):
+    def test_an_unrelated_library_prints_one_notice(self, tmp_path):
         (tmp_path / "libcnnjax.so").symlink_to(ctypes.util.find_library("c") or "libc.so.6")
         self.prints_one_notice(tmp_path, "")
 
@@ -403,7 +403,7 @@ print(dispatch.conv_library(jnp.dtype("float32")))
             self.run(tmp_path, native="off")
         assert "UserError: unknown CNNJAX_NATIVE 'off'" in failed.value.stderr
 
-    def test_it_can_be_disabled(self, tmp_path):
+    def test_the_library_can_be_disabled(self, tmp_path):
         (tmp_path / "libcnnjax.so").write_bytes(b"no library")
         done = self.run(tmp_path, native="0")
         assert (done.stdout, "notice" in done.stderr) == ("xla-cpu\n", False)

@@ -115,7 +115,7 @@ def test_groups_are_computed_independently(counted, width):
 
 
 @needs_kernels
-def test_depthwise_convolutions_do_not_use_it(counted):
+def test_depthwise_convolutions_do_not_use_winograd(counted):
     images, kernel = random(0, (-(-ENOUGH_TILES // 4), 8, 8, 32), (3, 3, 1, 32))
     jax.block_until_ready(convolution(images, kernel, SAME._replace(groups=32)))
     assert counted() == 0

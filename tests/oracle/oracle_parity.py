@@ -131,7 +131,7 @@ def test_a_compressed_archive_is_refused(tmp_path):
         load_weights(create("resnet18"), "torchvision", packed)
 
 
-def test_other_objects_than_a_state_dict_are_refused(tmp_path):
+def test_objects_other_than_a_state_dict_are_refused(tmp_path):
     import torch
 
     path = tmp_path / "weights.pth"

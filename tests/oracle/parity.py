@@ -1,7 +1,7 @@
 """Measure the difference between our networks and those of other libraries, with the same weights and statistics.
 
     python tests/oracle/parity.py              one size of each form
-    python tests/oracle/parity.py --all        every variant that torchvision, timm or Keras has
+    python tests/oracle/parity.py --all        every ResNet variant that torchvision, timm or Keras has
     python tests/oracle/parity.py --all --write    the same, written to docs/parity.md
 
 For each row, the peer gets random weights and statistics, is saved in a published format, converted, and run on random
@@ -47,7 +47,7 @@ ALL = (
     *((name, "timm", ".safetensors") for name in TORCH),
     *((name, "keras", ".h5") for name in KERAS),
 )
-"""Every variant with each of its publishers and the published file format."""
+"""ResNet variants with each publisher and its file format."""
 ONE_OF_EACH_FORM = (
     ("resnet18", "torchvision", ".pth"),
     ("resnet50", "timm", ".safetensors"),

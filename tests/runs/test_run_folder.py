@@ -47,7 +47,7 @@ def test_the_absolute_data_folder_is_recorded_and_may_change(tmp_path, experimen
         assert (name, recorded.data.dir) == ("a", str(tmp_path / place))
 
 
-def test_an_override_with_none_is_named(experiment):
+def test_the_run_name_lists_an_override_with_the_value_none(experiment):
     patient = experiment.replace(early_stopping=experiment.early_stopping.replace(patience=3))
     assert run_name("mini", patient, experiment) == "mini,early_stopping.patience=None"
 

@@ -50,7 +50,7 @@ def close(tree, expected, rtol=1e-5, atol=1e-7):
 
 
 SGD = Optimizer(name="sgd", lr=0.1)
-"""Adam would hide a wrong scale of the gradient."""
+"""Plain SGD, because Adam would hide a gradient of the wrong scale."""
 
 
 # Batch and loss ------------------------------------------------------------------------------------------------------

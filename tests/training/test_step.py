@@ -113,7 +113,7 @@ def test_the_first_step_that_is_not_finite_is_recorded(setup):
     assert int(metrics.bad_step) == 2
 
 
-def test_it_compiles_once(setup):
+def test_a_step_compiles_once(setup):
     dispatch, fresh, train = setup
     state = fresh()
     for _ in range(5):
