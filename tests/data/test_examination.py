@@ -88,7 +88,7 @@ def test_damage_and_other_faults_are_reported(folder, tmp_path):
         "1 file not used: train/notes.txt",
         "train: 29 images of dog, 6 of cat",
     ]
-    with pytest.raises(PartlyDone, match=r"2 things to mend"):
+    with pytest.raises(PartlyDone, match=r"2 problems found"):
         run(["check", f"image_folder:{folder}", "--out", str(tmp_path / "out")])
 
 

@@ -357,7 +357,7 @@ def test_other_layouts_are_refused(write, tmp_path, files, message):
 
 def test_a_missing_folder_is_refused(tmp_path):
     refused(tmp_path / "missing", "there is no directory or zip")
-    with pytest.raises(UserError, match="image_folder needs --data.dir, a directory or a zip laid out train/CLASS"):
+    with pytest.raises(UserError, match="image_folder needs --data.dir, a directory or a zip laid out as train/CLASS"):
         data.load(Data(source="image_folder"))
 
 
@@ -456,7 +456,7 @@ class TestCifar10:
         assert len(data.load(Data(source="cifar10", validation=0.2)).test.labels) == 20
 
     def test_other_images_are_refused(self, write):
-        with pytest.raises(UserError, match="8x6x3 in the classes cat, dog, and CIFAR-10 is of 32x32x3"):
+        with pytest.raises(UserError, match="8x6x3 in the classes cat, dog, and CIFAR-10 has 32x32x3 images"):
             data.load(Data(source="cifar10", dir=str(write(noise_images()))))
 
     def test_a_missing_data_set_is_reported_with_every_searched_path(self, tmp_path, monkeypatch):

@@ -125,15 +125,15 @@ def test_the_newest_version_of_a_config_is_used(name, expected, tmp_path):
     ("name", "match"),
     [
         ("c", "holds the configs 'x', 'y'; choose one, as tfds:c/CONFIG"),
-        ("c/z", "tfds:c/z was not found in .*; there is c/x:1.0.0, c/y:1.0.0"),
-        ("c/x:1.0.1", "there is c/x:1.0.0, c/y:1.0.0"),
+        ("c/z", "tfds:c/z was not found in .*; prepared there: c/x:1.0.0, c/y:1.0.0"),
+        ("c/x:1.0.1", "prepared there: c/x:1.0.0, c/y:1.0.0"),
         ("animls", "did you mean 'animals'"),
-        ("../c", "no name of a data set; write it as tfds:NAME"),
-        ("/etc", "no name of a data set"),
-        ("c/..", "no name of a data set"),
-        ("c/x/1.0.0", "no name of a data set"),
-        ("c:1.*.*", "no name of a data set"),
-        ("", "no name of a data set"),
+        ("../c", "not a valid data set name; write it as tfds:NAME"),
+        ("/etc", "not a valid data set name"),
+        ("c/..", "not a valid data set name"),
+        ("c/x/1.0.0", "not a valid data set name"),
+        ("c:1.*.*", "not a valid data set name"),
+        ("", "not a valid data set name"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_available_ones(name, match, tmp_path):

@@ -35,7 +35,7 @@ def test_symlinks_are_refused(folder, tmp_path_factory):
     refused(folder, "neither a regular file nor a folder")
     shutil.rmtree(folder)
     folder.symlink_to(outside / "1.0.0")
-    refused(folder, "is a link that leads out of")
+    refused(folder, "is a symlink to a folder outside")
 
 
 FEATURES = {
@@ -144,7 +144,7 @@ def test_class_names_are_checked(folder, monkeypatch):
     (folder / "label.labels.txt").write_text("a\nb\nb\n")
     refused(folder, "3 names, 2 of them different")
     monkeypatch.setattr(tfds_files, "MOST_METADATA_BYTES", 5)
-    refused(folder, "a metadata file has at most 5")
+    refused(folder, "a metadata file may have at most 5")
     monkeypatch.setattr(tfds_files, "MOST_METADATA_BYTES", 10_000)
     (folder / "x.array_record-1-of-2.labels.txt").write_text("a\n" * 9000)
     refused(folder, "a metadata file has at most 10,000")
@@ -203,7 +203,7 @@ def test_invalid_records_are_refused(folder, monkeypatch):
     broken(png(np.zeros((28, 27), np.uint8)))
     refused(folder, "27x28 pixels, not 28x28; all must be of one size")
     broken(png(np.zeros((28, 28, 3), np.uint8)))
-    refused(folder, "is in colour and features.json says 1 channel")
+    refused(folder, "is in color and features.json says 1 channel")
     write_records(shard, [record(content, 1) for content in good[:-1]] + [b"\xff" * 40])
     refused(folder, "record 11 of test cannot be read")
 

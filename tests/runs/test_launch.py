@@ -34,23 +34,23 @@ def start(experiment, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.trains_long
 def test_resuming_with_the_same_lowering_prints_no_notice(start):
-    assert "notice" not in start() + start()
+    assert "notice: resuming with" not in start() + start()
 
 
 def test_resuming_with_another_lowering_prints_one_notice_per_change(start, tmp_path):
-    assert "notice" not in start({"convolution": "one"})
+    assert "notice: resuming with" not in start({"convolution": "one"})
     other = {"convolution": "another", "steps_per_dispatch": 7}
-    assert [line for line in start(other, stop="start").splitlines() if line.startswith("notice")] == [
+    assert [line for line in start(other, stop="start").splitlines() if line.startswith("notice: resuming with")] == [
         "notice: resuming with lowering.steps_per_dispatch 7, lowering.convolution another; it was "
         "lowering.steps_per_dispatch 1, lowering.convolution one before, so the result will not be bit-identical"
     ]
-    assert "notice" not in start(other, stop="start")
+    assert "notice: resuming with" not in start(other, stop="start")
     assert "notice: resuming with packages.jax 0.0.1; it was packages.jax " in start(other, stop="start", jax="0.0.1")
     assert len(json.loads((tmp_path / "run" / "environment.json").read_text())) == 4
 
 
 def test_before_the_first_save_no_notice_is_printed(start):
-    assert "notice" not in start(stop="start") + start({"convolution": "another"}, stop="start")
+    assert "notice: resuming with" not in start(stop="start") + start({"convolution": "another"}, stop="start")
 
 
 @pytest.mark.parametrize("deterministic", [True, False])

@@ -117,7 +117,7 @@ def test_other_sources_are_converted_as_in_predict(tmp_path, digits):
     network = converted(tmp_path, classes, preprocessing)
     dataset = network.dataset(Data(source="mnist", dir=str(digits)), divide=False)
     assert dataset.test.image_shape == (16, 16, 3)
-    assert any("28x28x1, are converted as the network needs" in notice for notice in dataset.notices)
+    assert any("28x28x1, are converted to fit the network" in notice for notice in dataset.notices)
     Image.fromarray(cnnjax.data.load(Data(source="mnist", dir=str(digits))).test.images[5, :, :, 0]).save(
         tmp_path / "five.png"
     )
