@@ -147,7 +147,7 @@ def test_class_names_are_checked(folder, monkeypatch):
     refused(folder, "a metadata file may have at most 5")
     monkeypatch.setattr(tfds_files, "MOST_METADATA_BYTES", 10_000)
     (folder / "x.array_record-1-of-2.labels.txt").write_text("a\n" * 9000)
-    refused(folder, "a metadata file has at most 10,000")
+    refused(folder, "a metadata file may have at most 10,000")
     (folder / "x.array_record-1-of-2.labels.txt").unlink()
     (folder / "label.labels.txt").unlink()
     monkeypatch.undo()
