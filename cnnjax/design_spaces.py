@@ -69,7 +69,7 @@ class Budget(NamedTuple):
     def allows(self, arch: StagedNet) -> bool:
         """Return whether the network is within the budget."""
         if self.multiply_adds and not self.multiply_adds[0] <= estimated_multiply_adds(arch) <= self.multiply_adds[1]:
-            return False  # this takes microseconds, counting the layers a third of a second
+            return False  # the formula takes microseconds, counting the layers a third of a second
         counted = complexity(arch)
         limits = (self.multiply_adds, self.parameters, self.activations)
         values = (counted.multiply_adds, counted.parameters, counted.activations)

@@ -1,6 +1,6 @@
 """How fast photos are decoded and cropped for training: `scripts/benchmark.py stream`.
 
-Each loader runs in its own process, in turns, and nothing trains meanwhile. Every process reads the photos of the
+The loaders take turns, each in its own process, and nothing trains meanwhile. Every process reads the photos of the
 folder ``train`` in random order, cuts a random resized crop and makes batches.
 """
 
@@ -35,7 +35,8 @@ class Loader(NamedTuple):
 
     name: str
     arguments: tuple[str, bool]
-    """Library, and whether images are also normalized to float32; PyTorch always flips them, cnnjax only then."""
+    """Library, and whether images are also normalized to float32; PyTorch always flips them, cnnjax only if it also
+    normalizes them."""
 
 
 LOADERS = (
@@ -64,7 +65,7 @@ def run(arguments: list[str]) -> None:
 
     Raises:
         UserError: the folder has no photos in ``train``.
-        PartlyDone: a loader failed, or nothing was written because of that.
+        PartlyDone: a loader failed; the table is not written in that case.
     """
 
     def options(

@@ -1,4 +1,4 @@
-"""Measure a job: prepare the peers one after the other, then let them run laps in turns."""
+"""Measure a job: prepare the peers one after the other, then let them take turns running laps."""
 
 import contextlib
 import importlib.util

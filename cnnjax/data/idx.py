@@ -21,7 +21,7 @@ MOST_BYTES = 2**30
 
 
 def read_idx(path: Path, axes: int) -> np.ndarray:
-    """Return the array uint8 in ``path``, with ``axes`` axes: 3 for images [N, H, W], 1 for labels [N].
+    """Return the uint8 array in ``path``, with ``axes`` axes: 3 for images [N, H, W], 1 for labels [N].
 
     Raises:
         UserError: the file is unreadable, of another kind, truncated or too long.

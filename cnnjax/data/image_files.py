@@ -100,7 +100,7 @@ def read_header(content: bytes) -> tuple[tuple[int, int], bool]:
 
 @contextlib.contextmanager
 def _opened(content: bytes) -> Iterator[tuple[Image.Image, bool]]:
-    """Open a picture with Pillow, safely in several threads; turn any error into a `NoPictureError`."""
+    """Open a picture with Pillow in a thread-safe way; turn any error into a `NoPictureError`."""
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
@@ -132,7 +132,7 @@ def eight_bits(image: Image.Image, max_value: int) -> tuple[Image.Image, int | N
     """Return an image with 8 bits per channel on a white background, and its largest value if it had more bits."""
     if image.mode == "F":
         raise NoPictureError("its values are floating-point numbers; convert it to 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16 bits, or 32 of which a PGM file uses 16
+    if image.mode.startswith("I"):  # 16 bits, or 32 bits that hold 16-bit values, as for a PGM file
         values = np.asarray(image)
         if values.min() < 0 or values.max() > MOST_VALUE:
             raise NoPictureError(f"its values go from {values.min()} to {values.max()}; convert it to 8 or 16 bits")

@@ -1,7 +1,7 @@
 """Loaders: how the images of a source reach the device.
 
-`Resident` sends all of them once. `Streamed` reads some steps' worth at a time, from memory or from disk, with two
-chunks ahead. Both give each step the same images, so the choice in `loading_plan` does not affect results.
+`Resident` sends all of them once. `Streamed` reads the images of a few steps at a time, from memory or from disk, and
+prefetches two chunks. Both give each step the same images, so the choice in `loading_plan` does not affect results.
 """
 
 from collections import deque

@@ -155,7 +155,7 @@ def out_of_memory(harness: Harness, native: str) -> Row:
                 continue
             check(rerun.code == 0, f"with the advised {advised}: exit code {rerun.code}: {rerun.err}")
             note = f"; {failures} trials failed in XLA's own allocations" if failures else ""
-            return f"of a batch of 9,000, the advised {advised:,} fits{note}"
+            return f"batch size 9,000 fails, the suggested {advised:,} fits{note}"
         raise GuaranteeBroken(f"{MAX_TRIALS} trials in a row failed in XLA's own allocations")
 
     return run_trial("out of memory (limit on the process)", trial)

@@ -16,6 +16,7 @@ from cnnjax.errors import UserError
 from cnnjax.functional import abstract_variables, leaves_by_path, stages
 from cnnjax.losses import Batch
 from cnnjax.models.layers import Activation, activation
+from cnnjax.models.regnet import AnyNet
 from cnnjax.optim import make_hyperparameters
 from cnnjax.training.state import init_state
 from cnnjax.training.step import make_train_step
@@ -47,6 +48,17 @@ SMALLEST = {  # a small network of each family and form, whose values are comput
         "googlenet_paper", width=8, stem="cifar", num_classes=5, input_size=32, activation="gelu"
     ),
     "regnet x": create("regnet_x_400mf", **REGNET),
+    "anynet": AnyNet(
+        depths=(1, 2),
+        widths=(16, 24),
+        bottlenecks=(2, 1),
+        group_widths=(4, 8),
+        stem="cifar",
+        stem_width=8,
+        num_classes=5,
+        input_size=32,
+        channels=3,
+    ),
     "regnet y": create("regnet_y_400mf", **REGNET, stem="cifar"),
     "xception": create("xception", middle_blocks=1, width=4, stem="cifar", num_classes=5, input_size=32),
 }

@@ -62,7 +62,10 @@ def test_an_epilogue_equals_separate_steps(counted, case, parts, nonlinearity):
         expected * given_parts.get("scale", 1.0) + given_parts.get("offset", 0.0) + given_parts.get("residual", 0.0)
     )
     with jax.enable_x64(True):
-        assert error(actual, np.asarray(NONLINEARITIES[nonlinearity](jnp.asarray(expected)))) < CLOSE
+        result = np.asarray(NONLINEARITIES[nonlinearity](jnp.asarray(expected)))
+    # The convolution is rounded on its own scale, and a slope of at most 1 keeps that error.
+    scale = max(np.abs(expected).max(), np.abs(result).max())
+    assert np.abs(actual - result).max() < CLOSE * scale
 
 
 LENET = Window((1, 1), ((2, 2), (2, 2)), (1, 1), 1)

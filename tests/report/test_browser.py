@@ -42,7 +42,7 @@ window.addEventListener('load', () => {
 
 
 def measure_page(html, folder, width, dark):
-    """Return the measurements that a page of this width makes of itself."""
+    """Return the measurements that the probe script reports in a page of this width."""
     (folder / "page.html").write_text(html.replace("</body>", f"{PROBE}</body>"))
     (folder / "frame.html").write_text(
         f'<iframe src="page.html" style="width:{width}px;height:900px;border:0"></iframe><pre></pre>'

@@ -138,7 +138,7 @@ def test_the_examples_are_those_of_the_first_step(experiment):
 
 @pytest.mark.trains_long
 def test_class_names_are_escaped(experiment, tmp_path):
-    """They are neither formulas nor markup."""
+    """Class names are treated neither as formulas nor as markup."""
     names = ("$x^$", "[red]", "\\frac", "<b>", *"456789")
     for part in ("train", "test"):
         for label, name in enumerate(names):

@@ -38,7 +38,7 @@ def build() -> None:
             for name in HANDLERS:
                 objects.append(Path(folder) / f"{name}.o")
                 _run([*compiler, "-O2", "-c", HERE / f"{name}.cc", "-o", objects[-1]])
-            # The lowest level first: of templates and other duplicates, the linker keeps the first copy.
+            # The lowest level comes first, because the linker keeps the first copy of templates and other duplicates.
             for (level, options), name in itertools.product(levels.items(), KERNELS):
                 objects.append(Path(folder) / f"{name}-{level}.o")
                 named = [f"-DCNNJAX_LEVEL={level}", *options]
