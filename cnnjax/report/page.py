@@ -102,6 +102,8 @@ def provenance(name: str, environment: dict[str, Any]) -> list[list[str]]:
     packages = environment.get("packages", {})
     first, *options = name.split(",")
     command = " ".join([f"python scripts/train.py {first}", *(_option(option) for option in options)])
+    if not all("=" in option for option in options):  # a long name is cut and ends with a hash
+        command = "python scripts/train.py config.json (in the run folder)"
     return [
         ["command", command],
         ["commit", f"{commit}{' with uncommitted changes' if environment.get('dirty') else ''}"],

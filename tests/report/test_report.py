@@ -13,6 +13,7 @@ from cnnjax.config import Augmentation, Data, Train
 from cnnjax.data import DeviceSplit, epoch_order
 from cnnjax.errors import UserError
 from cnnjax.optim import make_hyperparameters
+from cnnjax.report import page
 from cnnjax.runs import launch, predictor
 from cnnjax.runs.evaluation import evaluate, print_report
 from cnnjax.training.state import init_state, step_key
@@ -49,13 +50,13 @@ def test_every_image_exists_and_is_not_blank(run):
 
 def test_the_page_embeds_its_images_and_loads_nothing(run):
     _, folder, results, _ = run
-    page = (folder / "report.html").read_text()
+    text = (folder / "report.html").read_text()
     assert (
-        page.count("data:image/png;base64,") == len(PICTURES) - 1 + (folder / "stages.png").exists()
+        text.count("data:image/png;base64,") == len(PICTURES) - 1 + (folder / "stages.png").exists()
     )  # curves are SVG
-    assert not re.search(r"(src|href)=\"(?!data:)", page)
-    assert f"{100 * results['test']['top1']:.2f} %" in page
-    assert "early_stopping.patience" in page
+    assert not re.search(r"(src|href)=\"(?!data:)", text)
+    assert f"{100 * results['test']['top1']:.2f} %" in text
+    assert "early_stopping.patience" in text
 
 
 def test_the_table_shows_loss_and_top1_of_every_part(run):
@@ -154,3 +155,10 @@ def test_class_names_are_escaped(experiment, tmp_path):
     print_report(evaluate(network, dataset, "test"), network, dataset, "test", console)
     text = console.export_text()
     assert all(name in text for name in names)
+
+
+def test_a_shortened_name_gives_no_wrong_command():
+    command = page.provenance("lenet_mini,seed=1,train.epochs=2", {})[0][1]
+    assert command == "python scripts/train.py lenet_mini --seed 1 --train.epochs 2"
+    command = page.provenance("lenet_mini,seed=1,tr-8914825e", {})[0][1]
+    assert command == "python scripts/train.py config.json (in the run folder)"
