@@ -69,11 +69,12 @@ class Budget(NamedTuple):
     def allows(self, arch: StagedNet) -> bool:
         """Return whether the network is within the budget."""
         if self.multiply_adds and not self.multiply_adds[0] <= estimated_multiply_adds(arch) <= self.multiply_adds[1]:
-            return False  # the formula takes microseconds, counting the layers a third of a second
+            return False
+        if self.parameters is None and self.activations is None:
+            return True  # the formula takes microseconds, counting the layers a third of a second
         counted = complexity(arch)
-        limits = (self.multiply_adds, self.parameters, self.activations)
-        values = (counted.multiply_adds, counted.parameters, counted.activations)
-        return all(limit is None or limit[0] <= value <= limit[1] for limit, value in zip(limits, values, strict=True))
+        limits = ((self.parameters, counted.parameters), (self.activations, counted.activations))
+        return all(limit is None or limit[0] <= value <= limit[1] for limit, value in limits)
 
 
 def sample(space: str, count: int, seed: int, budget: Budget = Budget(), **options: Any) -> list[StagedNet]:  # noqa: B008

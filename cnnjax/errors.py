@@ -79,7 +79,7 @@ def quoted(value: object) -> str:
 
 
 def near_matches(name: str, choices: Iterable[str]) -> str:
-    """Return ``"did you mean 'adam'?"``, or the list of choices if none is similar."""
+    """Return ``"did you mean 'adam'?"``, or the list of choices if no choice is similar."""
     choices = sorted(choices)
     lowered = {choice.lower(): choice for choice in choices}
     near = [

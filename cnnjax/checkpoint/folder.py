@@ -109,7 +109,7 @@ def _recorded_best(path: Path) -> int:
 
 
 def _best_step(info: dict[str, Any], default: int) -> int:
-    """Return the best step recorded in a checkpoint's info, or ``default`` if there is none."""
+    """Return the best step recorded in a checkpoint's info, or ``default``."""
     return info.get("early_stopping", {}).get("best_step", default)
 
 

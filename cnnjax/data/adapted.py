@@ -1,10 +1,9 @@
 """Adapt the images of a data set to the input of a trained network."""
 
 import numpy as np
-from PIL import Image
 
 from cnnjax.data.dataset import Source
-from cnnjax.data.image_files import as_mode
+from cnnjax.data.image_files import as_mode, from_pixels
 from cnnjax.data.preprocessing import Preprocessing, fit
 
 
@@ -25,8 +24,7 @@ class Adapted:
     def read(self, indices: np.ndarray) -> np.ndarray:
         adapted = np.empty((len(indices), *self.image_shape), np.uint8)
         for row, image in enumerate(self.source.read(indices)):
-            picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-            converted = as_mode(picture, self.preprocessing.channels)
+            converted = as_mode(from_pixels(image), self.preprocessing.channels)
             adapted[row] = np.asarray(fit(converted, self.preprocessing)).reshape(self.image_shape)
         return adapted
 

@@ -1,9 +1,8 @@
 """Threads that decode photos, and how long they may take.
 
 Threads, not processes: Pillow releases the GIL while it decodes and resizes, so on 2 cores two threads are faster than
-two
-processes, which copy the pixels (docs/performance.md). Threads end with the process, even if it is killed, and their
-number does not affect the order of the images.
+two processes, which copy the pixels (docs/performance.md). Threads end with the process, even if it is killed, and
+their number does not affect the order of the images.
 """
 
 import atexit

@@ -12,8 +12,8 @@ from PIL import Image
 from cnnjax.config import Data
 from cnnjax.data.dataset import Source
 from cnnjax.data.decoding import decode_all
-from cnnjax.data.folder_layout import arrange, is_image, open_files
-from cnnjax.data.image_files import UnknownFormatError, check_file_size, decode_picture
+from cnnjax.data.folder_layout import arrange, is_left_out, open_files
+from cnnjax.data.image_files import decode_picture, from_pixels
 from cnnjax.data.sources import SOURCES, SourceEntry, find_source
 from cnnjax.errors import UserError
 from cnnjax.system import signals
@@ -100,8 +100,8 @@ def examine(
             signals.poll()
             indices = np.arange(start, min(start + AT_ONCE, len(source.labels)))
             for index, pixels in zip(indices, source.read(indices), strict=True):
-                mode = "L" if pixels.shape[-1] == 1 else "RGB"
-                looked.append(_look(Image.fromarray(pixels[..., 0] if mode == "L" else pixels), mode))
+                picture = from_pixels(pixels)
+                looked.append(_look(picture, picture.mode))
                 names.append(loaded.names[part][int(index)] if part in loaded.names else f"{part}/{index}")
                 places.append((part, int(index)))
             report(f"{len(names):,} images read")
@@ -128,17 +128,13 @@ def _examine_folder(place: Path, report: Callable[[str], None]) -> Examined:
         def look(index: int) -> None:
             name = entries[index][0]
             try:
-                content = files.read(name)
-                check_file_size(len(content))
-                picture = decode_picture(content)
+                picture = decode_picture(files.read(name))
                 looked[index] = _look(picture.image, picture.mode)
-            except UnknownFormatError as error:
-                if is_image(name):
-                    damaged[name] = str(error)
-                else:
-                    left_out.append(name)
             except Exception as error:  # Pillow, zipfile and zlib raise many kinds of errors for a damaged file
-                damaged[name] = str(error)
+                if is_left_out(name, error):
+                    left_out.append(name)
+                else:
+                    damaged[name] = str(error)
 
         for start in range(0, len(entries), AT_ONCE):
             signals.poll()
@@ -186,8 +182,7 @@ def _preview_of_file(place: Path, names: Sequence[str], index: int) -> np.ndarra
 
 def _preview_of_source(parts: Mapping[str, Source], places: Sequence[tuple[str, int]], index: int) -> np.ndarray:
     part, number = places[index]
-    pixels = parts[part].read(np.array([number]))[0]
-    return _preview(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
+    return _preview(from_pixels(parts[part].read(np.array([number]))[0]))
 
 
 def _preview(image: Image.Image) -> np.ndarray:

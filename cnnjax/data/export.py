@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from cnnjax.data.dataset import Source
 from cnnjax.data.idx import write_idx
+from cnnjax.data.image_files import from_pixels
 from cnnjax.data.sources import IDX_FILES, SOURCES, find_source
 
 IMAGES_A_CLASS = {"train": 1000, "test": 200}
@@ -22,7 +22,7 @@ def export_images(source: str, folder: Path, count: int, data_dir: str | None = 
     for index, (image, label) in enumerate(zip(images, test.labels, strict=False)):
         name = loaded.classes[label].replace("/", "_").replace(" ", "_")
         paths.append(folder / f"{index:05d}-{name}.png")
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(paths[-1])
+        from_pixels(image).save(paths[-1])
     return paths
 
 

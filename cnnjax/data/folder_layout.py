@@ -9,14 +9,15 @@ their paths, so a directory and a zip of it give the same arrays. Nothing in a z
 """
 
 import contextlib
+import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from cnnjax.data.image_files import MOST_FILE_BYTES, read_picture_file
+from cnnjax.data.image_files import MOST_FILE_BYTES, UnknownFormatError, open_picture_file, read_picture_file
 from cnnjax.errors import UserError
 from cnnjax.system.archives import open_zip
 
@@ -39,6 +40,8 @@ class Files(NamedTuple):
     stamp: Callable[[str], tuple[int, int]]
     """Return the size in bytes and the modification time (in a zip, the CRC) of a file."""
     read: Callable[[str], bytes]
+    open: Callable[[str], BinaryIO]
+    """Open a file, to read only its header; in a zip, this unpacks it."""
 
 
 @contextlib.contextmanager
@@ -52,7 +55,9 @@ def open_files(place: Path) -> Iterator[Files]:
             status = os.stat(top + name)  # noqa: PTH116, five times as fast as Path's
             return status.st_size, status.st_mtime_ns
 
-        yield Files(names, stamp, lambda name: read_picture_file(top + name))
+        yield Files(
+            names, stamp, lambda name: read_picture_file(top + name), lambda name: open_picture_file(top + name)
+        )  # fmt: skip
         return
     if not place.is_file():
         raise UserError(f"there is no directory or zip {place}; give one laid out as {LAYOUT} with --data.dir")
@@ -62,9 +67,13 @@ def open_files(place: Path) -> Iterator[Files]:
         if len(members) < len(archive.members):
             raise UserError(f"{place} holds a file twice, once with / and once with \\; recreate the zip")
         stored = {name.replace("\\", "/"): name for name in archive.members}
+
+        def read(name: str) -> bytes:
+            return archive.read(stored[name], MOST_FILE_BYTES)
+
         yield Files(
-            list(members), lambda name: (members[name].file_size, members[name].CRC),
-            lambda name: archive.read(stored[name], MOST_FILE_BYTES),
+            list(members), lambda name: (members[name].file_size, members[name].CRC), read,
+            lambda name: io.BytesIO(read(name)),
         )  # fmt: skip
 
 
@@ -98,6 +107,11 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def is_left_out(name: str, error: Exception) -> bool:
+    """Return whether a file that raised ``error`` is no image and not named like one; otherwise it is damaged."""
+    return isinstance(error, UnknownFormatError) and not is_image(name)
+
+
 class Layout(NamedTuple):
     """Where the images of a directory or a zip are."""
 
@@ -106,7 +120,7 @@ class Layout(NamedTuple):
     unused: list[str]
     """Visible files outside the layout."""
     top: str
-    """Folder around the splits, such as ``photos/``; empty if there is none."""
+    """Folder around the splits, such as ``photos/``, or an empty string."""
 
     def names(self, used: Sequence[str]) -> list[str]:
         """Return paths without the folder around the splits, so that a zip with such a folder has the same names."""

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -42,6 +42,11 @@ def as_mode(image: Image.Image, channels: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
+def from_pixels(pixels: np.ndarray) -> Image.Image:
+    """Return the image of an array uint8 [H, W, C], grayscale with one channel or RGB with three."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
 class UnknownFormatError(NoPictureError):
     """The content is in none of the supported formats."""
 
@@ -73,7 +78,7 @@ def decode_picture(
     Raises:
         NoPictureError: it is damaged, of an unsupported format, or has more pixels than Pillow allows, 89 million.
     """
-    with _opened(content) as (image, grey):
+    with _opened(io.BytesIO(content)) as (image, grey):
         if size is not None and sorted(image.size) != sorted(size):
             return Picture(image, grey, image.mode)
         if shrink >= 2 and image.format == "JPEG":
@@ -87,22 +92,22 @@ def decode_picture(
         return Picture(upright, grey, turned.mode, largest)
 
 
-def read_header(content: bytes) -> tuple[tuple[int, int], bool]:
+def read_header(file: BinaryIO) -> tuple[tuple[int, int], bool]:
     """Return width and height of a picture after its rotation, and whether it is grayscale, without decoding it.
 
     Raises:
         NoPictureError: it is of an unsupported format or mode, or has more pixels than Pillow allows, 89 million.
     """
-    with _opened(content) as (image, grey):
+    with _opened(file) as (image, grey):
         turned = image.getexif().get(ORIENTATION) in SIDEWAYS
         return (image.size[::-1] if turned else image.size), grey
 
 
 @contextlib.contextmanager
-def _opened(content: bytes) -> Iterator[tuple[Image.Image, bool]]:
+def _opened(file: BinaryIO) -> Iterator[tuple[Image.Image, bool]]:
     """Open a picture with Pillow in a thread-safe way; turn any error into a `NoPictureError`."""
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise NoPictureError(f"it has {image.width}x{image.height} pixels; at most {MOST_PIXELS:,} are allowed")
             grey = image.mode in GREY_MODES
@@ -117,9 +122,19 @@ def _opened(content: bytes) -> Iterator[tuple[Image.Image, bool]]:
 
 def read_picture_file(path: Path | str) -> bytes:
     """Return the content of a file; a file that is too large is not read."""
-    with open_plain(path) as file:
-        check_file_size(os.fstat(file.fileno()).st_size)
+    with open_picture_file(path) as file:
         return file.read()
+
+
+def open_picture_file(path: Path | str) -> BinaryIO:
+    """Open a file; a file that is too large is not opened."""
+    file = open_plain(path)
+    try:
+        check_file_size(os.fstat(file.fileno()).st_size)
+    except NoPictureError:
+        file.close()
+        raise
+    return file
 
 
 def check_file_size(size: int) -> None:

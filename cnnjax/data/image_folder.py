@@ -13,8 +13,8 @@ import numpy as np
 
 from cnnjax.data import photo_index, photos
 from cnnjax.data.dataset import Loaded, Split
-from cnnjax.data.folder_layout import Arranged, Files, Layout, arrange, check_classes, is_image, open_files
-from cnnjax.data.image_files import MOST_VALUE, UnknownFormatError, as_mode, check_file_size, decode_picture
+from cnnjax.data.folder_layout import Arranged, Files, Layout, arrange, check_classes, is_left_out, open_files
+from cnnjax.data.image_files import MOST_VALUE, as_mode, check_file_size, decode_picture
 from cnnjax.data.photos import SAMPLED_CONTENTS, SAMPLED_PIXELS, Photos
 from cnnjax.data.pixels import allocate_pixels, training_statistics
 from cnnjax.data.preprocessing import Preprocessing, fit
@@ -58,8 +58,9 @@ def load_image_folder(place: Path, options: Options = Options()) -> Loaded:  # n
         layout = arrange(place, files.names)
         names = [name for part in layout.arranged.values() for images in part.values() for name in images]
         if _is_streamed(options, len(names)):
-            opened = closing.pop_all()  # stays open as long as the photos are used
-            return _streamed(place, files, layout, names, options, opened)
+            loaded = _streamed(place, files, layout, names, options, opened)
+            opened.enter_context(closing.pop_all())  # a zip stays open as long as its photos are used
+            return loaded
         decoded = decode(place, files, names, options)
     labelled = _labelled(place, layout.arranged, decoded.kept)
     parts = {part: Split(decoded.pixels[positions], labels) for part, (labels, positions) in labelled.items()}
@@ -191,16 +192,12 @@ def decode(place: Path, files: Files, names: list[str], options: Options) -> Dec
             check_file_size(files.stamp(name)[0])
             wanted = None if geometry or not first else (width, height)
             image, grey, _, largest = decode_picture(files.read(name), wanted, max_value=options.max_value)
-        except UnknownFormatError as error:
-            if not is_image(name):
-                left_out.append(name)
-                continue
-            damaged.append(name)
-            reasons.append(str(error))
-            continue
         except Exception as error:  # zipfile and zlib raise many kinds of errors for a damaged file
-            damaged.append(name)
-            reasons.append(str(error))
+            if is_left_out(name, error):
+                left_out.append(name)
+            else:
+                damaged.append(name)
+                reasons.append(str(error))
             continue
         if largest is not None:
             largest_values.append(largest)

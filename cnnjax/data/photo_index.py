@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax.data.folder_layout import Files, is_image
-from cnnjax.data.image_files import UnknownFormatError, check_file_size, decode_picture, read_header
+from cnnjax.data.folder_layout import Files, is_left_out
+from cnnjax.data.image_files import decode_picture, read_header
 from cnnjax.system import signals
 from cnnjax.system.compilation import cache_folder, make_private
 
@@ -75,16 +75,13 @@ def build_index(files: Files, names: Sequence[str], thorough: bool = False) -> P
     for index, name in enumerate(names):
         signals.poll()
         try:
-            content = files.read(name)
-            check_file_size(len(content))
-            (width, height), grey[index] = read_header(content)
+            with files.open(name) as file:
+                (width, height), grey[index] = read_header(file)
             if thorough:
-                decode_picture(content)
+                decode_picture(files.read(name))
             sizes[:, index] = height, width
-        except UnknownFormatError as error:
-            (damaged if is_image(name) else left_out)[index] = str(error)
         except Exception as error:  # zipfile and zlib raise many kinds of errors for a damaged file
-            damaged[index] = str(error)
+            (left_out if is_left_out(name, error) else damaged)[index] = str(error)
     return PhotoIndex(sizes[0], sizes[1], grey, left_out, damaged)
 
 
@@ -104,7 +101,7 @@ def _cache_path(place: Path, names: Sequence[str], stamps: np.ndarray, thorough:
 
 
 def _read(path: Path) -> PhotoIndex | None:
-    """Return a cached index, or None if there is none or it is damaged."""
+    """Return a cached index, or None if it is missing or damaged."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             problems = json.loads(str(arrays["problems"]))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cnnjax.data.decoding import decode_all
 from cnnjax.data.folder_layout import Files
-from cnnjax.data.image_files import Picture, as_mode, check_file_size, decode_picture
+from cnnjax.data.image_files import Picture, as_mode, decode_picture
 from cnnjax.data.preprocessing import FILTERS, Preprocessing, fit
 from cnnjax.errors import UserError
 
@@ -89,7 +89,6 @@ class Photos:
         def decode_row(row: int) -> None:
             try:
                 content = self.files.read(self.names[indices[row]])
-                check_file_size(len(content))
                 pixels[row] = np.asarray(decode(row, content)).reshape(self.image_shape)
             except Exception as error:  # Pillow, zipfile and zlib raise many kinds of errors for a damaged file
                 raise UserError(

@@ -24,13 +24,17 @@ FASHION_MEAN, FASHION_STD = (0.2860,), (0.3530,)
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 MNIST_MD5 = {
-    "train-images": "f68b3c2dcbeaaa9fbdd348bbdeb94873", "train-labels": "d53e105ee54ea40749a09fcbcd1e9432",
-    "t10k-images": "9fb629c4189551a2d022fa330f9573f3", "t10k-labels": "ec29112dd5afa0611ce80d1b7f02629c",
-}  # fmt: skip
+    "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
+}
 KMNIST_MD5 = {
-    "train-images": "bdb82020997e1d708af4cf47b453dcf7", "train-labels": "e144d726b3acfaa3e44228e80efcd344",
-    "t10k-images": "5c965bf0a639b31b8f53240b1b52f4d7", "t10k-labels": "7320c461ea6c1c855c0b718fb2a4b134",
-}  # fmt: skip
+    "train-images-idx3-ubyte": "bdb82020997e1d708af4cf47b453dcf7",
+    "train-labels-idx1-ubyte": "e144d726b3acfaa3e44228e80efcd344",
+    "t10k-images-idx3-ubyte": "5c965bf0a639b31b8f53240b1b52f4d7",
+    "t10k-labels-idx1-ubyte": "7320c461ea6c1c855c0b718fb2a4b134",
+}
 """Checksums of the published .gz files."""
 FOLDER_OPTIONS = ("size", "skip_damaged", "max_value", "stream")
 """Options of `config.Data` that only some data sets have."""
@@ -107,13 +111,13 @@ def idx_loader(
 
 def _unpublished(name: str, place: Path, md5: Mapping[str, str]) -> tuple[str, ...]:
     """Return a sentence if the IDX files are not the published ones, or are not gzipped and cannot be compared."""
-    paths = [path for stems in IDX_FILES.values() for stem in stems if (path := _find(place, stem))]
     if not md5:
         return ()
+    paths = {path: stem for stems in IDX_FILES.values() for stem in stems if (path := _find(place, stem))}
     if any(path.suffix != ".gz" for path in paths):
         return (f"the files of {name} were not compared with the published ones, whose checksums are of .gz files",)
-    digests = {hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest(): path for path in paths}
-    if unknown := [str(path) for digest, path in digests.items() if digest not in md5.values()]:
+    digests = {path: hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() for path in paths}
+    if unknown := [str(path) for path, stem in paths.items() if digests[path] != md5[stem]]:
         return (f"files of {name} that are not the published ones (MD5): {', '.join(unknown)}",)
     return ()
 

@@ -86,7 +86,7 @@ class StagedNet(Arch):
 
     def plan(self) -> tuple[StagePlan, ...]:
         """Return the stages."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement plan")
 
     def build(self, rngs: nnx.Rngs) -> "StagedNetModule":
         return StagedNetModule(self, rngs)

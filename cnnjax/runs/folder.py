@@ -22,6 +22,7 @@ from typing import Any
 
 from cnnjax import losses, models
 from cnnjax.config import Data, Experiment, flatten
+from cnnjax.data.division import PARTS
 from cnnjax.errors import UserError, quoted
 from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions, hint
 from cnnjax.runs.environment import DECISIVE
@@ -37,7 +38,6 @@ BEFORE_CONFIG = (LOCK, f"{LOCK}{HELD}", ".config.json.writing")
 """Files that may remain if a run is killed before it has written config.json."""
 RESULTS, FIGURES = ("epochs", "best_epoch", "stopped_early", "seconds", "images_per_second"), ("loss", "top1", "images")
 """Required keys of results.json, and of its entry for each split."""
-PARTS = ("train", "validation", "test")
 FILES, MOST_FILES_MIB = "files.json", 256
 
 

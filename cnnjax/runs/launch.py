@@ -12,6 +12,7 @@ from rich.table import Table
 from cnnjax import checkpoint, data, report
 from cnnjax.config import Experiment
 from cnnjax.data import Dataset, make_loader
+from cnnjax.data.division import PARTS
 from cnnjax.data.loader import loading_plan
 from cnnjax.errors import CnnjaxError, PartlyDone, UserError, quoted
 from cnnjax.functional import Variables
@@ -21,7 +22,7 @@ from cnnjax.parallel import one_device
 from cnnjax.runs import predictor
 from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions
 from cnnjax.runs.environment import environment
-from cnnjax.runs.folder import PARTS, RunFolder
+from cnnjax.runs.folder import RunFolder
 from cnnjax.runs.metrics_log import MetricsLog
 from cnnjax.runs.progress import TerminalProgress
 from cnnjax.runs.saving import Saver, tidy

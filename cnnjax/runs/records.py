@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cnnjax.config import Experiment, flatten
+from cnnjax.data.division import PARTS
 from cnnjax.errors import UserError
 from cnnjax.runs.definitions import COPY, of_run
 from cnnjax.runs.environment import DECISIVE
-from cnnjax.runs.folder import PARTS, RunFolder, read_config
+from cnnjax.runs.folder import RunFolder, read_config
 from cnnjax.system.files import make_folder, read_bytes, read_json, sync_folder, sync_tree, write_bytes, write_json
 
 COPIED = ("environment.json", "metrics.jsonl", "results.json")

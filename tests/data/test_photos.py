@@ -16,6 +16,7 @@ from PIL import Image
 from cnnjax import checkpoint, create, data
 from cnnjax.config import Augmentation, Data, Experiment, Train
 from cnnjax.data import decoding, image_folder, photo_index, photos
+from cnnjax.data.folder_layout import open_files
 from cnnjax.data.image_files import decode_picture, read_header
 from cnnjax.data.image_folder import Options, load_image_folder, square
 from cnnjax.data.loader import Crops, make_loader
@@ -260,7 +261,7 @@ def test_the_first_frame_of_animated_and_stereo_photos_is_read(tmp_path):
         found = np.asarray(picture.image.convert("RGB")).astype(int)
         errors = [np.abs(np.asarray(frame).astype(int) - found).mean() for frame in frames]
         assert errors[0] < 12 < min(errors[1:])
-        assert read_header((tmp_path / name).read_bytes())[0] == (50, 40)
+        assert read_header(io.BytesIO((tmp_path / name).read_bytes()))[0] == (50, 40)
 
 
 def test_photos_with_file_names_in_any_encoding_are_streamed_and_recorded(folder, tmp_path):
@@ -275,3 +276,14 @@ def test_photos_with_file_names_in_any_encoding_are_streamed_and_recorded(folder
     assert names == {part: list(paths) for part, paths in dataset.names.items()}
     assert any(os.fsencode(name).endswith(b"caf\xe9.jpg") for part in names.values() for name in part)
     assert data.load(config, recorded=names).split_hash == dataset.split_hash
+
+
+def test_the_index_of_a_directory_reads_only_headers(folder):
+    def fail(name):
+        raise AssertionError(f"{name} was read as a whole")
+
+    with open_files(folder) as files:
+        names = [name for name in files.names if name.endswith(".jpg")]
+        index = photo_index.build_index(files._replace(read=fail), names)
+    assert index.usable.all()
+    assert not index.damaged

@@ -250,7 +250,7 @@ def test_mnist_files_are_compared_with_the_published_checksums(tmp_path, monkeyp
     [notice] = loader(str(folder)).notices
     assert notice.startswith("files of mnist that are not the published ones (MD5): ")
     assert str(folder / "train-images-idx3-ubyte.gz") in notice
-    md5 = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    md5 = {path.stem: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
     assert idx_loader("mnist", DIGITS, (0.1,), (0.3,), md5=md5)(str(folder)).notices == ()
     [notice] = loader(str(write_digits(tmp_path / "plain"))).notices
     assert "were not compared" in notice

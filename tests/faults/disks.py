@@ -32,7 +32,7 @@ def mounted(place: Path, *arguments: str) -> Iterator[None]:
 
 
 def check_intact(run: Path) -> int:
-    """Check that every checkpoint is intact and none is partly written; return their number."""
+    """Check that all checkpoints are intact and complete; return their number."""
     paths = checkpoint.list_paths(run / "checkpoints")
     for path in paths:
         checkpoint.open_checkpoint(path)

@@ -5,9 +5,10 @@ import os
 import pytest
 
 from cnnjax import create
+from cnnjax.data.division import PARTS
 from cnnjax.errors import UserError
 from cnnjax.runs.environment import environment
-from cnnjax.runs.folder import PARTS, RunFolder, read_config
+from cnnjax.runs.folder import RunFolder, read_config
 from cnnjax.runs.metrics import LONGEST_ROW, MOST_FIGURES, ROW, metrics_line, read_rows, saved_rows
 from cnnjax.runs.naming import differences, flatten, run_name
 from cnnjax.system.lock import LostLock
