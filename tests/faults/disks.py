@@ -10,6 +10,9 @@ from pathlib import Path
 from cnnjax import checkpoint
 from tests.faults.harness import TIMEOUT, Completed, Harness, Row, check, epochs_done, finish, running, wait_for
 
+LONG = ("--train.epochs", 40)
+"""Epochs enough for a fault after the second one, on a busy machine too."""
+
 
 def mounts_allowed(folder: Path) -> bool:
     """Return whether this process may mount file systems."""
@@ -100,13 +103,12 @@ def full_output(harness: Harness) -> Row:
 
 
 def closed_pipe(harness: Harness) -> Row:
-    """Train with a reader that exits after the first line, like `head -1`."""
+    """Train with a reader that exits before the first line, like `head -0`: later ones may miss so short a run."""
 
     def trial() -> str:
         run = harness.new_run("closed-pipe")
         with running(harness.start(run)) as process:
             assert process.stdout and process.stderr
-            check(process.stdout.readline().startswith("epoch "), "the first line is not an epoch")
             process.stdout.close()
             errors = process.stderr.read()
             Completed(process.wait(TIMEOUT), "", errors).check_error(1, "could not be written (Broken pipe)")
@@ -122,7 +124,7 @@ def read_only(harness: Harness) -> Row:
     def trial() -> str:
         run = harness.new_run("read-only")
         folder = run / "checkpoints"
-        with running(harness.start(run)) as process:
+        with running(harness.start(run, *LONG)) as process:
             wait_for(process, lambda: epochs_done(run) >= 2)
             with mounted(folder, "--bind", str(folder)):
                 while subprocess.run(
@@ -130,10 +132,10 @@ def read_only(harness: Harness) -> Row:
                 ).returncode:  # fails while a file in the folder is open for writing
                     time.sleep(0.002)
                 finish(process).check_error(2, "Read-only file system")
-                harness.train(run).check_error(2, "Read-only file system")
+                harness.train(run, *LONG).check_error(2, "Read-only file system")
         for path in checkpoint.list_paths(folder):
             checkpoint.open_checkpoint(path)  # temporary folders remain, because nothing can be removed
-        harness.resume(run)
+        harness.resume(run, *LONG)
         return ""
 
     return run_trial("checkpoint folder becomes read-only", trial)
@@ -144,13 +146,13 @@ def folder_moved(harness: Harness) -> Row:
 
     def trial() -> str:
         run, away = harness.new_run("moved"), harness.new_run("moved-away")
-        with running(harness.start(run)) as process:
+        with running(harness.start(run, *LONG)) as process:
             wait_for(process, lambda: epochs_done(run) >= 2)
             run.rename(away)
             finish(process).check_error(2)
         check(not run.exists(), "the folder was recreated")
         away.rename(run)
-        harness.resume(run)
+        harness.resume(run, *LONG)
         return ""
 
     return run_trial("run folder moved away", trial)
@@ -161,13 +163,13 @@ def unwritable(harness: Harness, name: str) -> Row:
 
     def trial() -> str:
         run = harness.new_run(f"unwritable-{name}")
-        with running(harness.start(run)) as process:
+        with running(harness.start(run, *LONG)) as process:
             wait_for(process, lambda: epochs_done(run) >= 2)
             (run / name).unlink(missing_ok=True)
             (run / name).mkdir()
             finish(process).check_error(1, "has finished training, but ")
         (run / name).rmdir()
-        harness.resume(run)
+        harness.resume(run, *LONG)
         return "exit code 1; the next start repairs it"
 
     return run_trial(f"{name} cannot be written", trial)
