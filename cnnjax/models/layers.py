@@ -15,7 +15,8 @@ from pydantic import Field
 
 from cnnjax.errors import UserError, near_matches, quoted, require
 from cnnjax.ops.batch_norm import affine, normalize_batch, scale_and_offset
-from cnnjax.ops.conv import Affine, conv_affine, conv_general_dilated
+from cnnjax.ops.conv import Affine, conv_affine
+from cnnjax.ops.conv import conv_general_dilated as conv_general_dilated
 from cnnjax.ops.dispatch import parameter_dtype as parameter_dtype
 from cnnjax.ops.pooling import global_average as global_average
 from cnnjax.ops.pooling import max_pool as max_pool
@@ -221,12 +222,15 @@ class Conv(nnx.Conv):
 
 
 class Dense(nnx.Linear):
-    """A dense layer with Glorot-uniform kernel and zero-initialized bias."""
+    """A dense layer with zero-initialized bias and, by default, a Glorot-uniform kernel."""
 
-    def __init__(self, inputs: int, outputs: int, *, dtype: str, rngs: nnx.Rngs):
+    def __init__(
+        self, inputs: int, outputs: int, *, kernel_init: Initializer = GLOROT, dtype: str, rngs: nnx.Rngs
+    ):  # fmt: skip
         super().__init__(
-            inputs, outputs, dtype=jnp.dtype(dtype), param_dtype=parameter_dtype(dtype), kernel_init=GLOROT, rngs=rngs
-        )
+            inputs, outputs, dtype=jnp.dtype(dtype), param_dtype=parameter_dtype(dtype), kernel_init=kernel_init,
+            rngs=rngs,
+        )  # fmt: skip
 
     @jax.named_scope("dense")
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:

@@ -29,6 +29,7 @@ REGNET = {
 }  # fmt: skip
 SMALLEST = {  # a small network of each family and form, whose values are computed
     "lenet": create("lenet"),
+    "lenet 1998": create("lenet_1998"),
     "mlp": create("mlp"),
     "resnet basic": create("resnet18", depths=(1, 1), width=8, num_classes=5, input_size=32),
     "resnet v1.5": create("resnet50", **TINY),
@@ -83,7 +84,7 @@ def test_every_family_has_a_small_network():
 
 
 def test_models_are_listed_by_pattern():
-    assert list_models("len*") == ["lenet"]
+    assert list_models("len*") == ["lenet", "lenet_1998"]
     assert list_models("zz*") == []
 
 

@@ -21,6 +21,7 @@ SMALL = {"num_classes": 10, "input_size": 32, "channels": 3}
 RESNET = {**SMALL, "depths": (1, 1), "width": 16, "stochastic_depth": 0.1}
 ARCHS = {
     "lenet": create("lenet", **SMALL),
+    "lenet 1998": create("lenet_1998", **SMALL),
     "mlp": create("mlp", **SMALL),
     "basic": create("resnet18", **RESNET),
     "bottleneck": create("resnet50", **RESNET),
