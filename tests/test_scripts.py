@@ -218,7 +218,7 @@ def test_the_run_name_includes_a_changed_model(workplace, digits):
         ),
         (["evaluate.py", "--help"], ["RUN", "--split"]),
         (["predict.py", "--help"], ["IMAGE", "--top INT"]),
-        (["summary.py", "--help"], ["MODEL", "lenet, mlp, plain18"]),
+        (["summary.py", "--help"], ["MODEL", "lenet, lenet_1998, mlp, plain18"]),
         (["data.py", "--help"], ["export", "embed"]),
         (["data.py", "list"], ["fashion_mnist_mini", "Ankle boot"]),
         (["data.py", "export", "--help"], ["--count INT"]),
