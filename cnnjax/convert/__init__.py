@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from cnnjax.convert import alexnet, googlenet, regnet, resnet, vgg, xception
+from cnnjax.convert import alexnet, googlenet, inception_v3, regnet, resnet, vgg, xception
 from cnnjax.convert.rules import from_variables, to_variables
 from cnnjax.convert.safetensors_file import write_safetensors
 from cnnjax.convert.sources import Normalization, Source
@@ -23,7 +23,7 @@ __all__ = ["Normalization", "Source", "load_weights", "save_weights", "source_of
 
 _FAMILIES: dict[str, Callable[[Any], dict[str, Source]]] = {
     "alexnet": alexnet.sources, "vgg": vgg.sources, "googlenet": googlenet.sources, "resnet": resnet.sources,
-    "regnet": regnet.sources, "xception": xception.sources,
+    "regnet": regnet.sources, "inception_v3": inception_v3.sources, "xception": xception.sources,
 }  # fmt: skip
 
 
