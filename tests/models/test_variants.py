@@ -48,8 +48,8 @@ SMALLEST = {  # a small network of each family and form, whose values are comput
     "googlenet paper": create(  # without a norm, a ReLU layer of two channels may be dead at initialization
         "googlenet_paper", width=8, stem="cifar", num_classes=5, input_size=32, activation="gelu"
     ),
-    "inception v3": create("inception_v3", width=4, stem="cifar", num_classes=5, input_size=32, activation="gelu"),
-    "inception v3 keras": create("inception_v3_keras", width=2, stem="cifar", num_classes=5, input_size=32),
+    "inception v3": create("inception_v3", aux_heads=False, width=4, stem="cifar", num_classes=5, input_size=16),
+    "inception v3 keras": create("inception_v3_keras", width=2, stem="cifar", num_classes=5, input_size=16),
     "regnet x": create("regnet_x_400mf", **REGNET),
     "anynet": AnyNet(
         depths=(1, 2),
