@@ -87,14 +87,17 @@ def test_logits_equal_those_of_torch_and_a_round_trip_is_exact(name, source, opt
     assert all(torch.equal(written[key], original[key]) for key in written)
 
 
-def test_auxiliary_logits_equal_torchvisions_in_training(tmp_path):
-    peer, arch = make_peer("googlenet", "torchvision", aux_heads=True), cnnjax.create("googlenet", aux_heads=True)
+@pytest.mark.parametrize(
+    ("name", "side", "heads"), [("googlenet", 224, ("aux1", "aux2")), ("inception_v3", 299, ("AuxLogits",))]
+)
+def test_auxiliary_logits_equal_torchvisions_in_training(name, side, heads, tmp_path):
+    peer, arch = make_peer(name, "torchvision", aux_heads=True), cnnjax.create(name, aux_heads=True)
     save_file(dict(peer.state_dict()), tmp_path / "peer.safetensors")
     variables = load_weights(arch, "torchvision", tmp_path / "peer.safetensors")
-    images = random_images(224, 224, seed=0)
+    images = random_images(side, side, seed=0)
     captured = {}
-    for name in ("aux1", "aux2"):
-        getattr(peer, name).register_forward_hook(lambda _, __, out, name=name: captured.update({name: out}))
+    for head in heads:
+        getattr(peer, head).register_forward_hook(lambda _, __, out, head=head: captured.update({head: out}))
     peer.train()
     for layer in peer.modules():
         if isinstance(layer, torch.nn.Dropout):
@@ -104,8 +107,8 @@ def test_auxiliary_logits_equal_torchvisions_in_training(tmp_path):
     quiet = arch.replace(dropout=0.0)
     ours = evaluated_with_batch_statistics(quiet, variables, images)
     close(ours.logits, logits, 1e-3)
-    for logits, name in zip(ours.aux, ("aux1", "aux2"), strict=True):
-        close(logits, captured[name].numpy(), 1e-3)
+    for logits, head in zip(ours.aux, heads, strict=True):
+        close(logits, captured[head].numpy(), 1e-3)
 
 
 def evaluated_with_batch_statistics(arch, variables, images):
