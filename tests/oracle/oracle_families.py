@@ -1,4 +1,4 @@
-"""AlexNet, VGG, GoogLeNet and RegNet with random weights, compared with torchvision, timm and Keras."""
+"""AlexNet, VGG, GoogLeNet, Inception v3 and RegNet with random weights, compared with torchvision, timm and Keras."""
 
 import jax
 import keras
@@ -21,6 +21,8 @@ CASES = [
     ("vgg11_bn", "timm", {}, ((224, 224),)),  # at other sizes, timm slides its first dense layer over the map
     ("googlenet", "torchvision", {}, ((64, 96), (75, 75))),
     ("googlenet", "torchvision", {"aux_heads": True}, ((224, 224),)),
+    ("inception_v3", "torchvision", {"aux_heads": False}, ((80, 97), (75, 75))),
+    ("inception_v3", "torchvision", {"aux_heads": True}, ((299, 299),)),
     ("regnet_x_400mf", "torchvision", {}, ((64, 96), (75, 75))),
     ("regnet_y_400mf", "torchvision", {}, ((64, 96), (75, 75))),
     ("regnet_x_400mf_pycls", "timm", {}, ((64, 96), (75, 75))),
@@ -36,7 +38,7 @@ def make_peer(name, source, aux_heads=False):
     if source == "timm":
         net = timm.create_model(TIMM.get(name, name))
     else:
-        options = {"aux_logits": aux_heads, "init_weights": True} if name == "googlenet" else {}
+        options = {"aux_logits": aux_heads, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
         net = torchvision.models.get_model(name, **options)
     rng = np.random.default_rng(0)
     norms = [layer for layer in net.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
@@ -52,7 +54,8 @@ def make_peer(name, source, aux_heads=False):
             norm.bias.copy_(torch.from_numpy(rng.normal(0, 0.2, norm.bias.shape)))
             norm.momentum = 1.0
         if norms:
-            net.train()(nchw(random_images(224, 224, seed=1)))
+            side = 299 if name == "inception_v3" else 224  # its auxiliary head takes no smaller images
+            net.train()(nchw(random_images(side, side, seed=1)))
         for norm in norms:
             norm.momentum = 0.1
             mean, var = perturbed(rng, norm.running_mean.numpy(), norm.running_var.numpy())
@@ -84,14 +87,17 @@ def test_logits_equal_those_of_torch_and_a_round_trip_is_exact(name, source, opt
     assert all(torch.equal(written[key], original[key]) for key in written)
 
 
-def test_auxiliary_logits_equal_torchvisions_in_training(tmp_path):
-    peer, arch = make_peer("googlenet", "torchvision", aux_heads=True), cnnjax.create("googlenet", aux_heads=True)
+@pytest.mark.parametrize(
+    ("name", "side", "heads"), [("googlenet", 224, ("aux1", "aux2")), ("inception_v3", 299, ("AuxLogits",))]
+)
+def test_auxiliary_logits_equal_torchvisions_in_training(name, side, heads, tmp_path):
+    peer, arch = make_peer(name, "torchvision", aux_heads=True), cnnjax.create(name, aux_heads=True)
     save_file(dict(peer.state_dict()), tmp_path / "peer.safetensors")
     variables = load_weights(arch, "torchvision", tmp_path / "peer.safetensors")
-    images = random_images(224, 224, seed=0)
+    images = random_images(side, side, seed=0)
     captured = {}
-    for name in ("aux1", "aux2"):
-        getattr(peer, name).register_forward_hook(lambda _, __, out, name=name: captured.update({name: out}))
+    for head in heads:
+        getattr(peer, head).register_forward_hook(lambda _, __, out, head=head: captured.update({head: out}))
     peer.train()
     for layer in peer.modules():
         if isinstance(layer, torch.nn.Dropout):
@@ -101,8 +107,8 @@ def test_auxiliary_logits_equal_torchvisions_in_training(tmp_path):
     quiet = arch.replace(dropout=0.0)
     ours = evaluated_with_batch_statistics(quiet, variables, images)
     close(ours.logits, logits, 1e-3)
-    for logits, name in zip(ours.aux, ("aux1", "aux2"), strict=True):
-        close(logits, captured[name].numpy(), 1e-3)
+    for logits, head in zip(ours.aux, heads, strict=True):
+        close(logits, captured[head].numpy(), 1e-3)
 
 
 def evaluated_with_batch_statistics(arch, variables, images):
@@ -139,6 +145,18 @@ def test_vgg16_equals_keras(kind, tmp_path):
     with relaxed():
         expected = np.asarray(peer.net((224, 224))(images, training=False))
     close(apply(arch, variables, images)[0].logits, expected)
+
+
+@pytest.mark.parametrize("kind", [".h5", ".keras", ".weights.h5"])
+def test_inception_v3_equals_keras(kind, tmp_path):
+    keras.backend.clear_session()
+    peer, arch = KerasPeer("InceptionV3", size=(80, 97)), cnnjax.create("inception_v3_keras")
+    variables = load_weights(arch, "keras", peer.save(tmp_path, kind))
+    for size in ((80, 97), (75, 75)):
+        images = random_images(*size, seed=0)
+        with relaxed():
+            expected = np.asarray(peer.net(size)(images, training=False))
+        close(apply(arch, variables, images)[0].logits, expected)
 
 
 def taught_alexnet(side, channels, classes, filters, hidden):

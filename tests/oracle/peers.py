@@ -124,7 +124,8 @@ class KerasPeer:
                 if isinstance(layer, keras.layers.Conv2D) and layer.use_bias:
                     layer.bias.assign(rng.normal(0, 0.1, layer.bias.shape))
             for norm in norms:
-                norm.gamma.assign(rng.uniform(0.5, 1.5, norm.gamma.shape))
+                if norm.scale:
+                    norm.gamma.assign(rng.uniform(0.5, 1.5, norm.gamma.shape))
                 norm.beta.assign(rng.normal(0, 0.2, norm.beta.shape))
                 norm.momentum, momentum = 0.0, norm.momentum
             net(random_images(*size, seed=1), training=True)
