@@ -226,7 +226,9 @@ class Block(nnx.Module):
         self.conv1 = layer(arch, inputs, inner, 1, rngs)
         self.conv2 = layer(arch, inner, inner, 3, rngs, stride=stride, groups=inner // stage.group_width)
         gate = max(1, round(arch.se_ratio * inputs))
-        self.gate = SqueezeExcite(inner, gate, dtype=arch.dtype, rngs=rngs) if arch.se_ratio else None
+        self.gate = None
+        if arch.se_ratio:
+            self.gate = SqueezeExcite(inner, gate, activation=self.activation, dtype=arch.dtype, rngs=rngs)
         self.conv3 = layer(arch, inner, width, 1, rngs, activates=False)
         changes = inputs != width or stride != 1
         self.shortcut = layer(arch, inputs, width, 1, rngs, stride=stride, activates=False) if changes else None
