@@ -71,7 +71,7 @@ def table_line(row: Row) -> str:
 
 
 def versions_line() -> str:
-    packages = {name: version(name) for name in ("jax", "flax", "keras")} | versions()
+    packages = {"jax": version("jax"), "flax": version("flax"), **versions(), "keras": version("keras")}
     numbers = ", ".join(f"{name} {number}" for name, number in packages.items())
     return f"{numbers}, Python {platform.python_version()}, {platform.machine()}"
 
