@@ -1,4 +1,4 @@
-"""The taught AlexNet with random weights, compared with a Keras Sequential."""
+"""AlexNet as commonly taught, with random weights, compared with a Keras Sequential."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from cnnjax.functional import abstract_variables, leaves_by_path
 
 
 def taught_alexnet(side, channels, classes, filters, hidden):
-    """Return the taught network as a Keras Sequential, without dropout."""
+    """Return AlexNet as commonly taught (alexnet_bn), as a Keras Sequential without dropout."""
     layers = keras.layers
     return keras.Sequential([
         layers.Input((28, 28, channels)), layers.Resizing(side, side),
@@ -25,7 +25,7 @@ def taught_alexnet(side, channels, classes, filters, hidden):
     ])  # fmt: skip
 
 
-def test_the_taught_alexnet_equals_its_keras_sequential():
+def test_alexnet_bn_equals_the_same_network_in_keras():
     arch = cnnjax.create("alexnet_bn", width=24, input_size=28, resize=227, channels=1, num_classes=10)
     with relaxed():
         keras.utils.set_random_seed(0)

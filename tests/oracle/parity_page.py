@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Whether all errors are within bounds. Rounding grows with depth, so --all checks only the logits."""
+        """Whether all errors are within bounds. Rounding errors grow with depth, so --all checks only the logits."""
         forward = max(self.logits, self.stages, self.train_logits, self.statistics or 0.0)
         gradients = self.gradients < LARGEST_GRADIENTS and self.relu_gradients < LARGEST_RELU_GRADIENTS
         return forward < LARGEST_LOGITS and gradients
@@ -55,7 +55,9 @@ def write(path: Path, rows: Sequence[Row], counted: str, parameters: int, *, kee
         assert versions_line() in old, f"{path} was written with other versions; run --all"
         lines = {identity(line): line for line in old.splitlines() if line.startswith("| ")} | lines
     names = [(case.name, case.source) for case in ALL]
-    path.write_text(page([lines[name] for name in names if name in lines], counted, parameters))
+    missing = [f"{name} ({source})" for name, source in names if (name, source) not in lines]
+    note = f"\nNot measured: {', '.join(missing)}.\n" if missing else ""
+    path.write_text(page([lines[name] for name in names if name in lines], counted, parameters) + note)
 
 
 def identity(line: str) -> tuple[str, str]:
@@ -93,21 +95,21 @@ format and converted by `cnnjax.convert`. Both networks then run on the same ran
 Xception {sizes(XCEPTION_SIZES)}; Keras's VGG, which takes no other size, {sizes(IMAGENET_SIZE)}), without dropout. The
 figures are the largest differences, relative to the largest value of the compared array; 1e-7 is the precision of
 float32. In every row, the weights written back have the names and the bits of the file: as a state dict for torchvision
-and timm, and in memory for Keras, whose files cnnjax does not write. Of {counted}, only the parameters are compared:
-{parameters:,} in both libraries.
+and timm, and in memory for Keras, whose files cnnjax does not write. {counted} is not run: it has
+{parameters:,} parameters in both libraries.
 
 - logits, stages: in evaluation mode, at all sizes. Stages are the activations of the stem and of each stage.
 - logits, training, and new statistics: for one training batch. Logits include those of auxiliary heads, whose losses
   count {AUX_WEIGHT:g}; a network without norms has no statistics.
 - gradients, silu: of the cross-entropy of that batch, for the worst parameter, relative to its own largest gradient.
-  Both networks use silu instead of ReLU: a unit within rounding of ReLU's kink has two exact gradients, and networks
-  of this depth have some such units.
+  Both networks use silu instead of ReLU: a unit within rounding error of ReLU's kink may take either of two gradients,
+  and networks of this depth have a few such units.
 - gradients, ReLU: with the original ReLU, the norm of the difference of the whole gradients, relative to the norm of
   the gradient.
 
 `make oracle` checks one variant of each form: errors of less than {LARGEST_LOGITS:g} (logits, stages, training,
 statistics) and {LARGEST_GRADIENTS:g} (gradients, silu), and {LARGEST_RELU_GRADIENTS:g} for the whole ReLU gradient.
-Rounding grows with depth: for the deepest networks, only the logits in evaluation mode are held to that bound.
+Rounding errors grow with depth: for the deepest networks, only the logits in evaluation mode are held to that bound.
 
 {table}
 """
