@@ -7,7 +7,7 @@ import pytest
 from cnnjax import create
 from cnnjax.config import Experiment, Train
 from cnnjax.errors import UserError
-from cnnjax.report.scatter import LINE_HEIGHT, Point, label_heights, scatter
+from cnnjax.report.scatter import LINE_HEIGHT, Point, label_heights, round_numbers, scatter
 from cnnjax.runs import line_page
 from cnnjax.runs.records import Record
 
@@ -79,8 +79,10 @@ def test_points_are_placed_by_their_values():
     assert float(spread.get("y2")) - float(spread.get("y1")) == pytest.approx(0.4 * (ay - by), abs=0.3)
 
 
-def test_labels_do_not_overlap():
-    boxes = [(0.0, 100.0, 50.0), (10.0, 101.0, 50.0), (20.0, 99.0, 50.0), (200.0, 100.0, 50.0)]
-    heights = label_heights(boxes)
-    assert heights[2:] == [99.0, 100.0]
-    assert sorted(heights[:3]) == [99.0, 99.0 + LINE_HEIGHT, 99.0 + 2 * LINE_HEIGHT]
+def test_labels_keep_their_order_and_do_not_overlap():
+    heights = label_heights([100.0, 101.0, 99.0, 200.0, 195.0], bottom=200)
+    assert heights == [99.0 + LINE_HEIGHT, 99.0 + 2 * LINE_HEIGHT, 99.0, 200.0, 200.0 - LINE_HEIGHT]
+
+
+def test_round_numbers_cover_the_axis():
+    assert round_numbers(0.6, 120) == [1, 2, 5, 10, 20, 50, 100]
