@@ -94,8 +94,8 @@ For each row, the other library's network gets random weights and random statist
 format and converted by `cnnjax.convert`. Both networks then run on the same random images (batch 3, {sizes(SIZES)};
 Xception {sizes(XCEPTION_SIZES)}; Keras's VGG, which takes no other size, {sizes(IMAGENET_SIZE)}), without dropout. The
 figures are the largest differences, relative to the largest value of the compared array; 1e-7 is the precision of
-float32. In every row, the weights written back have the names and the bits of the file: as a state dict for torchvision
-and timm, and in memory for Keras, whose files cnnjax does not write. {counted} is not run: it has
+float32. The comparison also writes the weights back and fails if names or bits differ from the file: as a state dict for
+torchvision and timm, and in memory for Keras, whose files cnnjax does not write. {counted} is not run: it has
 {parameters:,} parameters in both libraries.
 
 - logits, stages: in evaluation mode, at all sizes. Stages are the activations of the stem and of each stage.
