@@ -55,7 +55,7 @@ def load_weights(arch: Arch, source: str, path: Path) -> Variables:
         UserError: the file cannot be read, or a tensor is missing, unexpected or of the wrong shape.
     """
     converted = convert_weights(arch, source, path)
-    if converted.arch != arch:
+    if converted.arch.replace(input_size=arch.input_size) != arch:
         raise UserError(
             f"{path} holds a model with another head: it needs num_classes={converted.arch.num_classes} and "
             f"head_hidden={getattr(converted.arch, 'head_hidden', ())}"
