@@ -242,7 +242,7 @@ def test_photos_of_any_size_are_resized_and_cropped(write):
     assert dataset.train.image_shape == (16, 16, 3)
     chain = dataset.preprocessing
     assert (chain.resize, chain.resize_size, chain.height, chain.width) == ("short", 16, 16, 16)
-    refused(write(files), r"all must be of one size: give --data.size PIXELS")
+    refused(write(files), r"all must have the same size: give --data.size PIXELS")
 
 
 def test_damaged_files_are_listed_together_or_skipped(write):
@@ -289,9 +289,9 @@ def test_a_file_with_a_false_image_suffix_is_refused(write):
 
 def test_different_sizes_are_refused_and_both_files_named(write):
     files = noise_images() | {"train/dog/1.png": png(np.zeros((9, 6, 3), np.uint8))}
-    refused(write(files), "train/cat/0.png is 6x8 pixels and train/dog/1.png 6x9; all must be of one size")
+    refused(write(files), "train/cat/0.png is 6x8 pixels and train/dog/1.png 6x9; all must have the same size")
     files["train/dog/1.png"] = png(np.zeros((6, 8, 3), np.uint8))
-    refused(write(files), "train/cat/0.png is 6x8 pixels and train/dog/1.png 8x6; all must be of one size")
+    refused(write(files), "train/cat/0.png is 6x8 pixels and train/dog/1.png 8x6; all must have the same size")
 
 
 @pytest.mark.parametrize("name", ["train/cat/0.png", "train/dog/1.png"])
@@ -347,7 +347,7 @@ def without(prefix):
             noise_images() | {"train/cat/young/0.png": b""},
             "/train/cat/young/.* does not follow the layout train/CLASS/FILE",
         ),
-        (dict.fromkeys(noise_images(), png(np.full((8, 6), 7, np.uint8))), "all have one uniform color"),
+        (dict.fromkeys(noise_images(), png(np.full((8, 6), 7, np.uint8))), "a channel has the same value in all training images"),
     ],
 )
 def test_other_layouts_are_refused(write, tmp_path, files, message):
