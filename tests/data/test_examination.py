@@ -56,7 +56,7 @@ def test_equal_images_in_two_splits_or_classes_are_reported(folder):
         "exact duplicates in two classes, 1 pair: train/cat/1.png and train/dog/other.png",
     ]
     assert len(notes) == 1
-    assert notes[0].startswith("equal images within a split, 2 pairs: ")
+    assert notes[0].startswith("exact duplicates within a split, 2 pairs: ")
 
 
 @pytest.mark.parametrize("change", ["jpeg", "smaller", "brighter"])
