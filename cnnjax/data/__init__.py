@@ -76,6 +76,9 @@ def load(
         content_hash=digest,
         notices=(*notices, *division.notices),
         names=division.names(),
+        part_hashes=division.hashes(digest),
+        drawn=division.drawn,
+        incomplete=division.incomplete,
     )
 
 

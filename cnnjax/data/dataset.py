@@ -90,14 +90,21 @@ class Dataset:
     """Notices for the user, one sentence each."""
     names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     """Path of each image of train, validation and test, if each is a file."""
+    part_hashes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """sha256 of each part; see `division.part_hash`."""
+    drawn: frozenset[str] = frozenset()
+    """Parts that were drawn from the training images by the seed."""
+    incomplete: frozenset[str] = frozenset()
+    """Parts of which images that a run has recorded are missing."""
 
     def part(self, name: str) -> Source:
         """Return the part called train, validation or test."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     def record(self) -> dict[str, str]:
-        """Return the entries of a run's files that identify this data set and its split."""
-        return {"name": self.name, "content_hash": self.content_hash, "split_hash": self.split_hash}
+        """Return the entries of a run's files that identify this data set, its split and its parts."""
+        hashes = {f"{part}_hash": digest for part, digest in self.part_hashes.items()}
+        return {"name": self.name, "content_hash": self.content_hash, "split_hash": self.split_hash, **hashes}
 
 
 def content_hash(*sources: Source) -> str:

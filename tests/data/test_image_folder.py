@@ -347,7 +347,10 @@ def without(prefix):
             noise_images() | {"train/cat/young/0.png": b""},
             "/train/cat/young/.* does not follow the layout train/CLASS/FILE",
         ),
-        (dict.fromkeys(noise_images(), png(np.full((8, 6), 7, np.uint8))), "a channel has the same value in all training images"),
+        (
+            dict.fromkeys(noise_images(), png(np.full((8, 6), 7, np.uint8))),
+            "a channel has the same value in all training images",
+        ),
     ],
 )
 def test_other_layouts_are_refused(write, tmp_path, files, message):
