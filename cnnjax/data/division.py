@@ -59,7 +59,7 @@ def part_hash(part: Part, digest: str) -> str:
     """Return a sha256 that identifies the images and labels of a part.
 
     Of photos on disk it covers names, sizes in bytes, labels and a sample of the contents, as `photos.fingerprint`. Of
-    a source that is neither `Split` nor `Photos`, it covers ``digest``, the fingerprint of the data set, and the labels.
+    any other source it covers the labels and ``digest``, the fingerprint of the data set.
     """
     source = part.source
     if isinstance(source, Split):

@@ -27,7 +27,7 @@ LAYOUT = "train/CLASS/FILE and test/CLASS/FILE"
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """A non-image with one of these suffixes counts as damaged; a non-image with any other suffix is left out."""
 DEEPEST = 5
-"""Maximum depth of folders that are searched."""
+"""Maximum depth of folders at which symlinks to folders are followed."""
 
 Arranged = dict[str, dict[str, list[str]]]
 """Paths of each split's files by class."""
@@ -77,18 +77,23 @@ def open_files(place: Path) -> Iterator[Files]:
         )  # fmt: skip
 
 
-def walk(folder: str, prefix: str = "", depth: int = 1) -> Iterator[str]:
-    """Yield the visible files below a folder by their paths, and empty folders with ``/`` at the end."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not is_visible([entry.name]):
-                continue
-            if entry.is_dir():
-                yield f"{prefix}{entry.name}/"
-                if depth < DEEPEST:
-                    yield from walk(entry.path, f"{prefix}{entry.name}/", depth + 1)
-            else:
-                yield f"{prefix}{entry.name}"
+def walk(folder: str) -> Iterator[str]:
+    """Yield the visible files below a folder by their paths, and folders with ``/`` at the end.
+
+    Below `DEEPEST` folders, symlinks to folders are yielded as files, so that a loop of symlinks ends.
+    """
+    waiting = [(folder, "", 1)]
+    while waiting:
+        parent, prefix, depth = waiting.pop()
+        with os.scandir(parent) as entries:
+            for entry in entries:
+                if not is_visible([entry.name]):
+                    continue
+                if entry.is_dir(follow_symlinks=depth <= DEEPEST):
+                    yield f"{prefix}{entry.name}/"
+                    waiting.append((entry.path, f"{prefix}{entry.name}/", depth + 1))
+                else:
+                    yield f"{prefix}{entry.name}"
 
 
 def find_base(folder: Path) -> Path | None:
@@ -135,6 +140,11 @@ def arrange(place: Path, names: list[str]) -> Layout:
     depth = 1 if len(tops) == 1 and not tops & PARTS.keys() else 0
     folders = {path[depth] for name in visible if len(path := name.split("/")) > depth + 1}
     parted = bool(folders & PARTS.keys())
+    for part in PARTS.values():
+        if len(synonyms := [name for name in sorted(folders) if PARTS.get(name) == part]) > 1:
+            raise UserError(
+                f"{place} has the folders {' and '.join(synonyms)}, which all stand for the {part} images; keep one"
+            )
     if parted and "train" not in folders:
         raise UserError(f"{place} has no folder train with a folder for each class; lay it out as {LAYOUT}")
     classes = {path[depth] for name in visible if len(path := name.split("/")) == depth + 2 and path[-1]}

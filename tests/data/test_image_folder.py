@@ -255,6 +255,31 @@ def test_damaged_files_are_listed_together_or_skipped(write):
     assert dataset.test.labels.tolist() == [0, 1, 1]
 
 
+@pytest.mark.parametrize("deep", ["a/b/c/d", "a/b/c/d/e/f/g/h"])
+def test_images_are_counted_or_refused_at_any_depth(write, deep):
+    files = noise_images()
+    image = files["train/cat/0.png"]
+    (notice,) = load_image_folder(write(files | {f"extra/{deep}/0.png": image, "extra/a/1.png": image})).notices
+    assert notice.startswith("2 files of ")
+    assert f"extra/{deep}/0.png" in notice
+    refused(write(files | {f"train/cat/{deep}/0.png": image}), f"train/cat/{deep}/0.png does not follow the layout")
+
+
+def test_a_loop_of_symlinks_ends(tmp_path):
+    folder = write_folder(tmp_path / "images", noise_images())
+    (folder / "extra").mkdir()
+    (folder / "extra/loop").symlink_to("..")
+    loaded = load_image_folder(folder)
+    assert len(loaded.parts["train"].labels) == 10
+    assert "extra/loop" in loaded.notices[0]
+
+
+def test_two_names_of_a_part_are_refused(write):
+    files = noise_images()
+    copies = {f"{part}/{name.partition('/')[2]}": files[name] for name in files for part in ("val", "valid")}
+    refused(write(files | copies), "has the folders val and valid, which all stand for the validation images; keep one")
+
+
 def test_zips_from_windows_are_read(tmp_path):
     files = noise_images()
     plain = load_image_folder(write_zip(tmp_path / "plain.zip", files))
