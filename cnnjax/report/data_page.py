@@ -135,7 +135,7 @@ def write(
     notes = "".join(f"<li>{html.escape(f.text)}</li>" for f in found if not f.wrong)
     body = [
         f"<h1>{html.escape(name)}</h1>",
-        f"<p>{len(examined.names):,} images in {len(examined.classes):,} classes.</p>",
+        f"<p>{counted(len(examined.names), 'image')} in {counted(len(examined.classes), 'class')}.</p>",
         "<h2>Problems</h2>", f"<ul>{wrong}</ul>" if wrong else "<p>Nothing.</p>",
         "<h2>Notes</h2>", f"<ul>{notes}</ul>" if notes else "<p>Nothing.</p>",
         "<h2>Images by class</h2>", page.table(header, rows),

@@ -204,6 +204,11 @@ def test_files_that_are_not_images_are_left_out(write):
         assert name in notice
 
 
+def test_one_file_is_counted_as_one(write):
+    (notice,) = load_image_folder(write(noise_images() | {"train/notes.txt": b"something"})).notices
+    assert notice.startswith("1 file of ")
+
+
 def test_images_are_recognized_by_content_and_not_by_suffix(write):
     files = {name.replace("train/cat/1.png", "train/cat/1.jfif"): content for name, content in noise_images().items()}
     loaded = load_image_folder(write(files))
