@@ -93,7 +93,7 @@ def write_page(path: Path, title: str, body: Sequence[str]) -> None:
         + "\n".join(body)
         + f"\n<script>{charts.SCRIPT}</script></body></html>\n"
     )
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors="replace"))  # a path need not be UTF-8
 
 
 def provenance(name: str, environment: dict[str, Any]) -> list[list[str]]:
