@@ -17,7 +17,13 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from cnnjax.data.image_files import MOST_FILE_BYTES, UnknownFormatError, open_picture_file, read_picture_file
+from cnnjax.data.image_files import (
+    MOST_FILE_BYTES,
+    UnknownFormatError,
+    open_picture_file,
+    read_header,
+    read_picture_file,
+)
 from cnnjax.errors import UserError
 from cnnjax.system.archives import open_zip
 
@@ -77,15 +83,25 @@ def open_files(place: Path) -> Iterator[Files]:
         )  # fmt: skip
 
 
-def walk(folder: str) -> Iterator[str]:
+def raise_error(error: OSError) -> None:
+    raise error
+
+
+def walk(folder: str, on_error: Callable[[OSError], None] = raise_error) -> Iterator[str]:
     """Yield the visible files below a folder by their paths, and folders with ``/`` at the end.
 
-    Below `DEEPEST` folders, symlinks to folders are yielded as files, so that a loop of symlinks ends.
+    Below `DEEPEST` folders, symlinks to folders are yielded as files, so that a loop of symlinks ends. ``on_error`` is
+    called for a folder that cannot be opened.
     """
     waiting = [(folder, "", 1)]
     while waiting:
         parent, prefix, depth = waiting.pop()
-        with os.scandir(parent) as entries:
+        try:
+            opened = os.scandir(parent)
+        except OSError as error:
+            on_error(error)
+            continue
+        with opened as entries:
             for entry in entries:
                 if not is_visible([entry.name]):
                     continue
@@ -115,6 +131,18 @@ def is_image(name: str) -> bool:
 def is_left_out(name: str, error: Exception) -> bool:
     """Return whether a file that raised ``error`` is not an image and has no image suffix; otherwise it is damaged."""
     return isinstance(error, UnknownFormatError) and not is_image(name)
+
+
+def is_left_out_file(path: str) -> bool:
+    """Return whether a file is not an image and has no image suffix; only the header of the file is read."""
+    if is_image(path):
+        return False
+    try:
+        with open_picture_file(path) as file:
+            read_header(file)
+    except Exception as error:  # Pillow raises many kinds of errors for a damaged file
+        return is_left_out(path, error)
+    return False
 
 
 class Layout(NamedTuple):
