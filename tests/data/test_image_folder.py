@@ -505,7 +505,8 @@ class TestCifar10:
 @pytest.mark.parametrize("shape", [(8, 6), (8, 6, 3), (1, 1), (3, 1, 3)])
 def test_exported_images_equal_the_test_images(write, tmp_path, shape):
     files = noise_images(shape)
-    paths = export_images("image_folder", tmp_path / "photos", 3, str(write(files)))
+    dataset = data.load(Data(source=f"image_folder:{write(files)}"), divide=False)
+    paths = export_images(dataset, tmp_path / "photos", 3)
     assert [path.name for path in paths] == ["00000-cat.png", "00001-cat.png", "00002-dog.png"]
     for path, name in zip(paths, ["test/cat/0.png", "test/cat/1.png", "test/dog/0.png"], strict=True):
         assert np.array_equal(pixels_of(path.read_bytes()), pixels_of(files[name]))

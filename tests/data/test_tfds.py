@@ -79,7 +79,8 @@ assert "tensorflow_datasets" in sys.modules
 
 
 def test_test_images_are_exported_with_class_names(prepared, tmp_path):
-    paths = export_images("tfds:columns", tmp_path / "photos", 3, str(prepared.parent.parent))
+    dataset = data.load(Data(source="tfds:columns", dir=str(prepared.parent.parent)), divide=False)
+    paths = export_images(dataset, tmp_path / "photos", 3)
     assert {path.stem[6:].replace("_", " ") for path in paths} <= set(CLASSES)
     with Image.open(paths[0]) as image:
         assert image.size == (28, 28)
