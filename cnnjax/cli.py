@@ -5,6 +5,7 @@ import contextlib
 import functools
 import io
 import itertools
+import logging
 import os
 import shlex
 import sys
@@ -96,6 +97,9 @@ def main(script: Callable[[list[str]], Any]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for characters that the terminal cannot encode
+    logging.getLogger("matplotlib").setLevel(
+        logging.ERROR
+    )  # it warns without a writable home, even if nothing is drawn
     keep_memory()
     leave_on_signals()
     debug = "--debug" in arguments

@@ -633,6 +633,14 @@ def test_text_that_the_terminal_cannot_encode_is_escaped(workplace, digits, tmp_
 
 
 @pytest.mark.many_processes
+def test_a_user_without_a_writable_home_gets_no_warning(workplace):
+    photo = next((workplace / "photos").iterdir())
+    homeless = {"HOME": "/dev/null", "XDG_CACHE_HOME": "", "XDG_CONFIG_HOME": "", "MPLCONFIGDIR": ""}
+    done = call("predict.py", "runs/done", photo, cwd=workplace, **homeless)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.many_processes
 def test_paths_that_are_not_utf8_are_used(tmp_path):
     """A folder, an image and a text file of another encoding, in every script that reads images."""
     photos = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
