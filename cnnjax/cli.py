@@ -97,9 +97,7 @@ def main(script: Callable[[list[str]], Any]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for characters that the terminal cannot encode
-    logging.getLogger("matplotlib").setLevel(
-        logging.ERROR
-    )  # it warns without a writable home, even if nothing is drawn
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # on import it warns users without a writable home
     keep_memory()
     leave_on_signals()
     debug = "--debug" in arguments

@@ -76,6 +76,7 @@ def load(
         content_hash=digest,
         notices=(*notices, *division.notices),
         names=division.names(),
+        left_out=loaded.left_out,
         part_hashes=division.hashes(digest),
         drawn=division.drawn,
         incomplete=division.incomplete,

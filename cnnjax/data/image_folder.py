@@ -69,6 +69,7 @@ def load_image_folder(place: Path, options: Options = Options()) -> Loaded:  # n
     return Loaded(
         parts, tuple(layout.arranged["train"]), mean, std,
         names={part: kept[positions] for part, (_, positions) in labeled.items()},
+        left_out=_left_out(layout, decoded.left_out, decoded.damaged),
         notices=(
             *_notices(place, layout.unused + decoded.left_out, decoded.damaged),
             *_range_notice(decoded.largest_values, options),
@@ -128,6 +129,10 @@ def _notices(place: Path, left_out: Sequence[str], damaged: Sequence[str]) -> tu
     return tuple(sentences)
 
 
+def _left_out(layout: Layout, not_images: Sequence[str], damaged: Sequence[str]) -> dict[str, list[str]]:
+    return {"damaged": layout.names(damaged), "unused": layout.names([*layout.unused, *not_images])}
+
+
 def _streamed(
     place: Path, files: Files, layout: Layout, names: list[str], options: Options, opened: contextlib.ExitStack
 ) -> Loaded:  # fmt: skip
@@ -161,6 +166,7 @@ def _streamed(
         parts, tuple(layout.arranged["train"]), mean, std,
         fingerprint=photos.fingerprint(parts, used, stamps[usable, 0]),
         names=used,
+        left_out=_left_out(layout, left_out, damaged),
         notices=(
             notice, *_notices(place, layout.unused + left_out, damaged), *_range_notice(train.largest_values, options)
         ),

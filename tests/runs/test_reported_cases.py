@@ -1,5 +1,6 @@
 """Data mistakes that users of other libraries have reported: each is refused, or reported and made harmless."""
 
+import json
 import shutil
 
 import jax
@@ -249,6 +250,22 @@ def test_classes_are_matched_by_name(tmp_path):
     expected = np.zeros((12, 12), int)
     np.add.at(expected, (np.repeat(np.arange(12), 2), answers), 1)
     assert np.array_equal(report.confusion, expected)
+
+
+def test_files_that_were_left_out_are_recorded(tmp_path):
+    folder = write_images(tmp_path / "photos", {"train": 10, "test": 4})
+    (folder / "train/cat/003.png").write_bytes(b"")
+    (folder / "train/notes.txt").write_text("a note")
+    run = cnnjax.train(experiment(folder, skip_damaged=True), tmp_path / "run", console=SILENT)
+    recorded = json.loads((run.path / "files.json").read_text())
+    assert (recorded["damaged"], recorded["unused"]) == (["train/cat/003.png"], ["train/notes.txt"])
+    entry = json.loads((run.path / "environment.json").read_text())[0]["data"]
+    assert (entry["damaged"], entry["unused"]) == ("1 file: train/cat/003.png", "1 file: train/notes.txt")
+    page = (run.path / "report.html").read_text()
+    assert "<td>damaged files</td><td>1 file: train/cat/003.png</td>" in page
+    assert run.dataset().names["train"] == recorded["train"]
+    streamed = cnnjax.data.load(experiment(folder, skip_damaged=True, size=28, stream="always").data)
+    assert {kind: recorded[kind] for kind in streamed.left_out} == streamed.left_out
 
 
 def test_a_damaged_files_json_is_refused(tmp_path):
