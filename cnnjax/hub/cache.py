@@ -151,7 +151,7 @@ def _address(entry: Published) -> str:
 
 
 def _mirrored_name(entry: Published) -> str:
-    """Return the file's name on a mirror; files of the hub all have the same name, so theirs starts with the network's."""
+    """Return the file's name on a mirror. All files of the hub have one name, so the network's name precedes it."""
     return f"{entry.name}.{entry.file_name}" if entry.address.startswith(HUB) else entry.file_name
 
 
