@@ -24,9 +24,10 @@ def match_classes(given: Sequence[str], network: Predictor, place: str) -> np.nd
     namings = _namings(network)
     fitting = max(namings, key=lambda naming: sum(name in naming for name in given))
     if unknown := [name for name in given if name not in fitting]:
+        others = f" (and {len(unknown) - 1:,} others)" if len(unknown) > 1 else ""
         raise UserError(
-            f"{place}: the class {printable(unknown[0])!r} (and {len(unknown) - 1:,} more) is none of the "
-            f"network's {len(network.classes):,}; {near_matches(unknown[0], fitting)}"
+            f"{place}: the class {printable(unknown[0])!r}{others} is none of the network's {len(network.classes):,}; "
+            f"{near_matches(unknown[0], fitting)}"
         )
     positions = np.array([fitting[name] for name in given], np.int32)
     if len(np.unique(positions)) < len(positions):

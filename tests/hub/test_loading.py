@@ -105,7 +105,9 @@ class TestNewHead:
         after = cnnjax.load_pretrained("resnet20_cifar.cifar10_jpeg", num_classes=3)
         assert after.classes == ("0", "1", "2")
         old, new = leaves_by_path(before.variables.params), leaves_by_path(after.variables.params)
-        changed = {path for path in old if old[path].shape != new[path].shape or not np.array_equal(old[path], new[path])}
+        changed = {
+            path for path in old if old[path].shape != new[path].shape or not np.array_equal(old[path], new[path])
+        }
         assert changed == {"head/kernel", "head/bias"}
         assert new["head/kernel"].shape[-1] == 3
         err = capsys.readouterr().err
