@@ -52,8 +52,8 @@ def require_class_folders(folder: Path) -> None:
         raise UserError(f"{folder} contains no images; give a folder with a folder of images for each class")
     if not any("/" in name for name in photos):
         raise UserError(
-            f"the images in {folder} are not in folders named after their classes; give a file that states the class of "
-            "each with --ground-truth FILE"
+            f"the images in {folder} are not in folders named after their classes; give a file that states the class "
+            "of each with --ground-truth FILE"
         )
 
 

@@ -26,10 +26,10 @@ def hub():
     folder, requests = INCLUDED / "lenet.fashion_mnist", []
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             self.answer(body=True)
 
-        def do_HEAD(self):  # noqa: N802
+        def do_HEAD(self):
             self.answer(body=False)
 
         def answer(self, body):
