@@ -19,7 +19,7 @@ from cnnjax.errors import UserError, choose, listed
 from cnnjax.functional import Variables, abstract_variables, check_variables
 from cnnjax.models.layers import Arch
 
-__all__ = ["Normalization", "Source", "load_weights", "save_weights", "source_of"]
+__all__ = ["Normalization", "Source", "largest_file", "load_weights", "save_weights", "source_of"]
 
 _FAMILIES: dict[str, Callable[[Any], dict[str, Source]]] = {
     "alexnet": alexnet.sources, "vgg": vgg.sources, "googlenet": googlenet.sources, "resnet": resnet.sources,
@@ -51,9 +51,14 @@ def load_weights(arch: Arch, source: str, path: Path) -> Variables:
         UserError: the file cannot be read, or a tensor is missing, unexpected or of the wrong shape.
     """
     table = source_of(arch, source).table
-    size = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_variables(arch)))
-    with open_tensors(path, largest=4 * size + 2**26) as tensors:  # may include an optimizer's state
+    with open_tensors(path, largest=largest_file(arch)) as tensors:
         return to_variables(table, arch, tensors)
+
+
+def largest_file(arch: Arch) -> int:
+    """Return the maximum bytes of a file of the network's weights, which may include an optimizer's state."""
+    size = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_variables(arch)))
+    return 4 * size + 2**26
 
 
 def save_weights(arch: Arch, variables: Variables, source: str, path: Path) -> None:

@@ -10,6 +10,7 @@ from cnnjax.convert import load_weights, source_of
 from cnnjax.convert.sources import Normalization, Source
 from cnnjax.data import Preprocessing
 from cnnjax.errors import UserError
+from cnnjax.functional import Variables
 from cnnjax.models.layers import Arch
 from cnnjax.system.files import sha256, sync_folder
 
@@ -37,12 +38,25 @@ def convert_to_run(
         arch = arch.replace(num_classes=len(names))
     preprocessing = _preprocessing(arch, source_of(arch, source), source, mean, std)
     variables = load_weights(arch, source, file)
+    record = {"model": name, "source": source, "file": file.name, "sha256": sha256(file)}
+    write_run(out, arch, variables, names or tuple(map(str, range(arch.num_classes))), preprocessing, record)
+    return (
+        f"{out}: {name} with {complexity(arch).parameters:,} parameters from {file}, {arch.num_classes} classes; "
+        f"{preprocessing.describe()}"
+    )
+
+
+def write_run(
+    out: Path, arch: Arch, variables: Variables, classes: tuple[str, ...], preprocessing: Preprocessing,
+    record: dict[str, str],
+) -> None:  # fmt: skip
+    """Write converted variables as the run folder ``out``, atomically; ``record`` states where they come from."""
     info = {
         "epoch": 0,
         "model": arch.to_dict(),
-        "classes": list(names or map(str, range(arch.num_classes))),
+        "classes": list(classes),
         "preprocessing": preprocessing.to_dict(),
-        "converted": {"model": name, "source": source, "file": file.name, "sha256": sha256(file)},
+        "converted": record,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.parent / f".{out.name}.{secrets.token_hex(4)}"
@@ -55,10 +69,6 @@ def convert_to_run(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(out.parent)
-    return (
-        f"{out}: {name} with {complexity(arch).parameters:,} parameters from {file}, {arch.num_classes} classes; "
-        f"{preprocessing.describe()}"
-    )
 
 
 def _class_names(given: tuple[str, ...]) -> tuple[str, ...]:

@@ -162,6 +162,12 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def free_name(path: Path) -> Path:
+    """Return ``path``, or ``path-2``, ``path-3`` and so on if it exists."""
+    names = [path, *(path.with_name(f"{path.name}-{n}") for n in range(2, 1000))]
+    return next(name for name in names if not os.path.lexists(name))
+
+
 def sha256(path: Path) -> str:
     """Return a file's sha256 in hexadecimal."""
     with open_plain(path) as file:
