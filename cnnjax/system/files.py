@@ -117,6 +117,12 @@ def make_folder(folder: Path) -> None:
         sync_folder(path.parent)
 
 
+def sync_file(path: Path) -> None:
+    """Sync a file to disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Sync a folder's entries to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -130,8 +136,7 @@ def sync_tree(folder: Path) -> None:
     """Sync ``folder`` and every file and folder below it to disk."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(path)
         elif path.is_dir():
             sync_folder(path)
     sync_folder(folder)
