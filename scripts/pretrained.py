@@ -8,23 +8,80 @@ usage: python scripts/pretrained.py list [PATTERN]     names, accuracy, size, li
 CNNJAX_PRETRAINED sets the folder of the cache, CNNJAX_MIRROR the address of a server with the files.
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from cnnjax import cli
 from cnnjax.errors import UserError, choose, near_matches
 
+if TYPE_CHECKING:
+    from cnnjax.runs.predictor import Predictor
 
-def list_networks(pattern: tyro.conf.Positional[str] = "*", debug: bool = False) -> None:
+
+Action = Callable[[], None]
+"""What a command does once its arguments are parsed; parsing captures standard error, where notices go."""
+
+
+def list_networks(pattern: tyro.conf.Positional[str] = "*", debug: bool = False) -> Action:
     """List the published networks.
 
     Args:
         pattern: A shell pattern such as "resnet*" or "*.keras*"; it may leave out the tag after the dot.
         debug: Show the traceback of an error.
     """
+    return functools.partial(show, pattern)
+
+
+def get(name: tyro.conf.Positional[str], debug: bool = False) -> Action:
+    """Download a published network, verify and convert it, and keep it in the cache.
+
+    Args:
+        name: Its name, such as resnet50.tv_in1k_v2.
+        debug: Show the traceback of an error.
+    """
+    from cnnjax.hub.loading import load_pretrained
+
+    return lambda: describe(name, load_pretrained(name))
+
+
+def put(
+    name: tyro.conf.Positional[str], file: Annotated[Path, tyro.conf.Positional], debug: bool = False
+) -> Action:  # fmt: skip
+    """Verify and convert a weight file that you downloaded yourself, and keep the network in the cache.
+
+    Args:
+        name: The network's name, such as resnet50.tv_in1k_v2.
+        file: The published file; it stays where it is.
+        debug: Show the traceback of an error.
+    """
+    from cnnjax.hub import cache
+    from cnnjax.pretrained import OWN, find
+
+    entry = find(name)
+    if entry.source == OWN:
+        raise UserError(f"{name} is part of the package; it needs no file")
+    return lambda: describe(name, cache.put(entry, file))
+
+
+def embed(run: tyro.conf.Positional[Path], name: tyro.conf.Positional[str], debug: bool = False) -> Action:
+    """Write the best parameters of a recorded run as a network of the package, with its model card.
+
+    Args:
+        run: The run folder; its figures must equal those of its record.
+        name: The network's name in the registry, such as lenet.fashion_mnist.
+        debug: Show the traceback of an error.
+    """
+    from cnnjax.hub.embedding import embed
+
+    return lambda: print(embed(run, name, cli.experiments_folder() / "records"))
+
+
+def show(pattern: str) -> None:
+    """Print the table of published networks."""
     from rich.console import Console
     from rich.table import Table
 
@@ -49,53 +106,12 @@ def list_networks(pattern: tyro.conf.Positional[str] = "*", debug: bool = False)
     console.print(table)
 
 
-def get(name: tyro.conf.Positional[str], debug: bool = False) -> None:
-    """Download a published network, verify and convert it, and keep it in the cache.
-
-    Args:
-        name: Its name, such as resnet50.tv_in1k_v2.
-        debug: Show the traceback of an error.
-    """
-    from cnnjax.hub.loading import load_pretrained
-
-    network = load_pretrained(name)
+def describe(name: str, network: "Predictor") -> None:
+    """Print where a network is, and how it prepares images."""
     print(f"{name}: {network.checkpoint}; {network.preprocessing.describe()}")
 
 
-def put(
-    name: tyro.conf.Positional[str], file: Annotated[Path, tyro.conf.Positional], debug: bool = False
-) -> None:  # fmt: skip
-    """Verify and convert a weight file that you downloaded yourself, and keep the network in the cache.
-
-    Args:
-        name: The network's name, such as resnet50.tv_in1k_v2.
-        file: The published file; it stays where it is.
-        debug: Show the traceback of an error.
-    """
-    from cnnjax.hub import cache
-    from cnnjax.pretrained import OWN, find
-
-    entry = find(name)
-    if entry.source == OWN:
-        raise UserError(f"{name} is part of the package; it needs no file")
-    network = cache.put(entry, file)
-    print(f"{name}: {network.checkpoint}; {network.preprocessing.describe()}")
-
-
-def embed(run: tyro.conf.Positional[Path], name: tyro.conf.Positional[str], debug: bool = False) -> None:
-    """Write the best parameters of a recorded run as a network of the package, with its model card.
-
-    Args:
-        run: The run folder; its figures must equal those of its record.
-        name: The network's name in the registry, such as lenet.fashion_mnist.
-        debug: Show the traceback of an error.
-    """
-    from cnnjax.hub.embedding import embed
-
-    print(embed(run, name, cli.experiments_folder() / "records"))
-
-
-COMMANDS: dict[str, Callable[..., None]] = {"list": list_networks, "get": get, "put": put, "embed": embed}
+COMMANDS: dict[str, Callable[..., Action]] = {"list": list_networks, "get": get, "put": put, "embed": embed}
 
 
 def run(arguments: list[str]) -> None:
@@ -104,7 +120,7 @@ def run(arguments: list[str]) -> None:
         print(__doc__)
         return
     command = choose("command", arguments[0], COMMANDS)
-    cli.parse(COMMANDS[command], arguments[1:], f"scripts/pretrained.py {command}")
+    cli.parse(COMMANDS[command], arguments[1:], f"scripts/pretrained.py {command}")()
 
 
 if __name__ == "__main__":

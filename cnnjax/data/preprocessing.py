@@ -146,8 +146,8 @@ def prepare_photo(photo: str | Path | Image.Image | np.ndarray, preprocessing: P
     if isinstance(photo, np.ndarray):
         if photo.dtype != np.uint8 or photo.ndim not in (2, 3) or (photo.ndim == 3 and photo.shape[-1] not in (1, 3)):
             raise UserError(
-                f"an image is an array {photo.dtype}{list(photo.shape)}; it must be uint8 [H, W], [H, W, 1] or [H, W, 3], "
-                "with values from 0 to 255"
+                f"an image is an array {photo.dtype}{list(photo.shape)}; it must be uint8 [H, W], [H, W, 1] or "
+                "[H, W, 3], with values from 0 to 255"
             )
         photo = from_pixels(photo if photo.ndim == 3 else photo[..., None])
     if not isinstance(photo, Image.Image):

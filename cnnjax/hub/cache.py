@@ -51,7 +51,10 @@ def root() -> Path:
 
 def is_cached(entry: Published) -> bool:
     """Return whether the network is in the cache; it is verified when it is loaded."""
-    return (root() / entry.name / RUN).is_dir()
+    try:
+        return (root() / entry.name / RUN).is_dir()
+    except UserError:  # there is no cache
+        return False
 
 
 def load(entry: Published) -> Predictor:
@@ -61,7 +64,9 @@ def load(entry: Published) -> Predictor:
         UserError: it cannot be downloaded, or the file is not the published one.
     """
     with _locked(entry) as folder:
-        return _load(entry, folder) or _fetch(entry, folder)
+        network = _load(entry, folder) or _fetch(entry, folder)
+        _part(entry, folder).unlink(missing_ok=True)
+        return network
 
 
 def put(entry: Published, file: Path) -> Predictor:
@@ -120,7 +125,7 @@ def _fetch(entry: Published, folder: Path) -> Predictor:
         raise UserError(
             f"{entry.name} is not in the cache and HF_HUB_OFFLINE is set; unset it to download {address}, or {by_hand}"
         )
-    part = folder / f"{entry.file_name}.part"
+    part = _part(entry, folder)
     resume = bool(entry.hash or recorded_sha256(folder))  # otherwise, two versions of the file could be mixed
     try:
         with download_bar(address) as report:
@@ -134,11 +139,14 @@ def _fetch(entry: Published, folder: Path) -> Predictor:
             "again"
         )
     try:
-        network = _convert(entry, folder, part, found)
+        return _convert(entry, folder, part, found)
     except UserError as error:
         raise UserError(f"{error}; the download is kept as {_set_aside(part).name}") from error
-    part.unlink()
-    return network
+
+
+def _part(entry: Published, folder: Path) -> Path:
+    """Return the file of an unfinished download."""
+    return folder / f"{entry.file_name}.part"
 
 
 def _address(entry: Published) -> str:
@@ -151,7 +159,7 @@ def _address(entry: Published) -> str:
 
 
 def _mirrored_name(entry: Published) -> str:
-    """Return the file's name on a mirror; files of the hub all have the same name, so theirs starts with the network's."""
+    """Return the file's name on a mirror. All files of the hub have one name, so the network's name precedes it."""
     return f"{entry.name}.{entry.file_name}" if entry.address.startswith(HUB) else entry.file_name
 
 
@@ -176,6 +184,8 @@ def preprocessing_of(entry: Published) -> Preprocessing:
 
 def _convert(entry: Published, folder: Path, file: Path, found: Digests) -> Predictor:
     """Convert a verified file to the network's run folder, and record its hash."""
+    if entry.hash:  # otherwise, it is the right file only if it fits the network
+        record(entry, folder, entry.file_name, found)
     arch = arch_of(entry)
     variables = load_weights(arch, entry.source, file)
     run = folder / RUN

@@ -31,6 +31,6 @@ def snapshot(repository: str) -> Path:
     except Exception as error:  # of httpx, or of one of the package's many kinds
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"hf:{repository} cannot be downloaded ({reason}); check the name and the connection, or give a local copy: "
-            "folder:DIR"
+            f"hf:{repository} cannot be downloaded ({reason}); check the name and the connection, or give a local "
+            "copy: folder:DIR"
         ) from error

@@ -1,5 +1,6 @@
 """Load a published network by name: ``load_pretrained``."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import jax
 
 from cnnjax.convert import load_weights
 from cnnjax.errors import UserError, listed
-from cnnjax.functional import Variables, init, leaves_by_path
+from cnnjax.functional import Variables, abstract_variables, init, leaves_by_path
 from cnnjax.hub import cache, huggingface, model_folder, timm_folder
 from cnnjax.hub.progress import notice
 from cnnjax.hub.verification import digests
@@ -107,19 +108,22 @@ def replace_head(network: Predictor, num_classes: int, name: str) -> Predictor:
         notice(f"{name} has {num_classes} classes already; its head is kept")
         return network
     arch = network.arch.replace(num_classes=num_classes)
-    initial = init(arch, jax.random.key(0))
-    trees, new = [], []
-    for tree, old in zip(initial, network.variables, strict=True):
-        by_path = leaves_by_path(old)
-        merged = {
-            path: by_path[path] if path in by_path and by_path[path].shape == leaf.shape else leaf
-            for path, leaf in leaves_by_path(tree).items()
-        }
-        new += [path for path, leaf in merged.items() if leaf is not by_path.get(path)]
-        trees.append(jax.tree.unflatten(jax.tree.structure(tree), list(merged.values())))
-    if not num_classes:
-        notice(f"the head of {name} for {before} classes is removed")
+    expected, old = abstract_variables(arch)._asdict(), leaves_by_path(network.variables._asdict())
+    shapes = leaves_by_path(expected)
+    new = [path for path, leaf in shapes.items() if path not in old or old[path].shape != leaf.shape]
+    leaves = {**old, **_initial(arch, tuple(new))}
+    variables = Variables(**jax.tree.unflatten(jax.tree.structure(expected), [leaves[path] for path in shapes]))
+    if num_classes:
+        names = listed(new, 4)
+        notice(f"the head of {name} for {before} classes is replaced by a new one for {num_classes}: {names}")
     else:
-        notice(f"the head of {name} for {before} classes is replaced by a new one for {num_classes}: {listed(new, 4)}")
+        notice(f"the head of {name} for {before} classes is removed")
     classes = tuple(map(str, range(num_classes)))
-    return Predictor(arch, Variables(*trees), classes, network.preprocessing, network.checkpoint, network.data)
+    return Predictor(arch, variables, classes, network.preprocessing, network.checkpoint, network.data)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _initial(arch: Arch, paths: tuple[str, ...]) -> dict[str, jax.Array]:
+    """Return the initial values of some variables; the program computes no others."""
+    leaves = leaves_by_path(init(arch, jax.random.key(0))._asdict())
+    return {path: leaves[path] for path in paths}

@@ -42,9 +42,10 @@ def write(folder: Path, network: Predictor, card: str, record: Mapping[str, Any]
     try:
         tensors = {path: np.asarray(leaf) for path, leaf in leaves_by_path(network.variables._asdict()).items()}
         write_safetensors(temporary / WEIGHTS, tensors)
+        data = {"data": network.data} if network.data else {}
         write_json(temporary / CONFIG, {
             **formats.written(FORMAT), "model": network.arch.to_dict(), "classes": list(network.classes),
-            "preprocessing": network.preprocessing.to_dict(), **({"data": network.data} if network.data else {}), **record,
+            "preprocessing": network.preprocessing.to_dict(), **data, **record,
         })  # fmt: skip
         write_bytes(temporary / CARD, card.encode())
         sync_tree(temporary)
@@ -56,7 +57,7 @@ def write(folder: Path, network: Predictor, card: str, record: Mapping[str, Any]
 
 
 def read(folder: Path, prepare: Callable[[Arch], None] = lambda arch: None) -> Predictor:
-    """Read a network written by `write`, bit for bit. ``prepare`` is called with its definition before any array is read.
+    """Read a network written by `write`, bit for bit. ``prepare`` is called with its definition first.
 
     Raises:
         UserError: a file is missing or damaged, or the tensors do not fit the definition.

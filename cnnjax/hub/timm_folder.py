@@ -1,4 +1,4 @@
-"""A repository of timm on the Hugging Face hub: config.json names the architecture, model.safetensors holds the weights."""
+"""A repository of timm on the Hugging Face hub: the architecture in config.json, the weights in model.safetensors."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ def read(folder: Path, config: Mapping[str, Any], prepare: Callable[[Arch], None
     """Read a folder whose ``config`` names one of timm's architectures.
 
     Raises:
-        UserError: the architecture is not one of ours, the weights do not fit it, or the preprocessing is not supported.
+        UserError: the architecture or the preprocessing is not supported, or the weights do not fit.
     """
     path = folder / CONFIG
     try:
@@ -45,7 +45,9 @@ def read(folder: Path, config: Mapping[str, Any], prepare: Callable[[Arch], None
 
 def _variant(path: Path, architecture: object) -> str:
     """Return our name of one of timm's architectures."""
-    renamed = {entry.weights.partition(".")[0]: entry.variant for entry in registry().values() if entry.source == "timm"}
+    renamed = {
+        entry.weights.partition(".")[0]: entry.variant for entry in registry().values() if entry.source == "timm"
+    }
     if isinstance(architecture, str) and architecture in renamed:
         return renamed[architecture]
     if isinstance(architecture, str) and architecture in VARIANTS:

@@ -59,4 +59,5 @@ def recorded_sha256(folder: Path) -> str | None:
 def record(entry: Published, folder: Path, file_name: str, found: Digests) -> None:
     """Record the hash of a verified file, which is required from then on."""
     if recorded_sha256(folder) is None:
-        write_json(folder / RECORD, {"name": entry.name, "file": file_name, "bytes": found.size, "sha256": found.sha256})
+        content = {"name": entry.name, "file": file_name, "bytes": found.size, "sha256": found.sha256}
+        write_json(folder / RECORD, content)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -74,7 +74,7 @@ class Predictor:
         """
         require(top >= 1, "top", top, "1 or more")
         one = isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4)
-        photos = [images] if one else list(images)  # type: ignore[arg-type]
+        photos: list[Any] = [images] if one else list(images)  # type: ignore[arg-type]
         if not photos:
             raise UserError("no image is given; give one or more files, Pillow images or arrays")
         return self.top(np.stack([prepare_photo(photo, self.preprocessing) for photo in photos]), top)

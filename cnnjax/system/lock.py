@@ -161,6 +161,4 @@ def _holder(path: Path) -> str:
 def _held_by_another(path: Path, advice: str = "") -> Held:
     holder = _holder(path)
     name = f" ({holder})" if holder else ""
-    return Held(
-        f"another process{name} is training in {path.parent}; wait for it, or choose another --out{advice}"
-    )
+    return Held(f"another process{name} is training in {path.parent}; wait for it, or choose another --out{advice}")

@@ -1,0 +1,46 @@
+"""The classes of a published network by number, id and name, and the folders or labels that stand for them."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cnnjax.errors import UserError, near_matches, printable
+from cnnjax.runs.predictor import Predictor
+
+
+def labels(network: Predictor) -> list[tuple[str, str]]:
+    """Return the id and the name of each class: by default its number, and its name as stored with the network."""
+    return [(str(number), name) for number, name in enumerate(network.classes)]
+
+
+def match_classes(given: Sequence[str], network: Predictor, place: str) -> np.ndarray:
+    """Return the position int32 [N] in the network's outputs of each class of a data set.
+
+    All classes must be given in the same way: by name, by id, or by number, counted from 0.
+
+    Raises:
+        UserError: a class is unknown, or two are the same.
+    """
+    namings = _namings(network)
+    fitting = max(namings, key=lambda naming: sum(name in naming for name in given))
+    if unknown := [name for name in given if name not in fitting]:
+        raise UserError(
+            f"{place}: the class {printable(unknown[0])!r} (and {len(unknown) - 1:,} more) is none of the "
+            f"network's {len(network.classes):,}; {near_matches(unknown[0], fitting)}"
+        )
+    positions = np.array([fitting[name] for name in given], np.int32)
+    if len(np.unique(positions)) < len(positions):
+        raise UserError(f"{place}: two classes stand for the same output of the network; give each class once")
+    return positions
+
+
+def _namings(network: Predictor) -> list[Mapping[str, int]]:
+    """Return each way to name all classes, as positions by name; names that stand for two classes are left out."""
+    ids, names = zip(*labels(network), strict=True)
+    numbers = tuple(map(str, range(len(ids))))
+    return [_unique(naming) for naming in (network.classes, ids, names, numbers)]
+
+
+def _unique(names: Sequence[str]) -> dict[str, int]:
+    positions = {name: index for index, name in enumerate(names)}
+    return {name: index for name, index in positions.items() if names.count(name) == 1}
