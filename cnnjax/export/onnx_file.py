@@ -1,5 +1,6 @@
 """Export to ONNX: one file for any batch size, with the preprocessing in the graph and the class names beside it."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from cnnjax import __version__
 from cnnjax.errors import UserError
 from cnnjax.export.program import program
-from cnnjax.export.verification import checked_file
+from cnnjax.export.verification import checked_file, compare_logits
 from cnnjax.runs.predictor import Predictor
 
 OPSET, IR_VERSION = 18, 9
@@ -40,7 +41,7 @@ def write_onnx(network: Predictor, out: Path) -> str:
     data = onnx_model(network)
     if len(data) > LARGEST:
         raise UserError(f"the network has {len(data) / 2**30:.1f} GiB; an ONNX file holds 2; use --to safetensors")
-    with checked_file(network, out, "onnx.py") as temporary:
+    with checked_file(out, functools.partial(compare_logits, network, "read_onnx.py")) as temporary:
         temporary.write_bytes(data)
     return f"ONNX with operator set {OPSET}, any batch size, {len(data) / 2**20:.1f} MiB"
 

@@ -112,6 +112,12 @@ def _slice(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
     return Value(_cut(graph, graph.full(inputs[0], shape), shape, bounds))
 
 
+def _reverse(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
+    name, axes = graph.full(inputs[0], equation.invars[0].aval.shape), equation.params["dimensions"]
+    first, last, step = ([number] * len(axes) for number in (-1, np.iinfo(np.int64).min, -1))
+    return Value(graph.node("Slice", name, *map(graph.numbers, (first, last, axes, step))))
+
+
 def _cut(graph: Graph, name: str, shape: Any, bounds: dict[int, tuple[Any, Any, int]]) -> str:
     """Return the name of a slice with start, end and step by axis; axes that are kept whole may be symbolic."""
     cut = {axis: bound for axis, bound in bounds.items() if bound != (0, shape[axis], 1)}
@@ -205,7 +211,7 @@ OPERATIONS: dict[str, Operation] = {
     "stop_gradient": _same, "copy": _same, "copy_p": _same, "optimization_barrier": _same,
     "convert_element_type": _cast, "select_n": _select, "integer_pow": _integer_pow,
     "broadcast_in_dim": _broadcast, "reshape": _reshape, "squeeze": _reshape, "transpose": _transpose,
-    "concatenate": _concatenate, "pad": _pad, "slice": _slice, "gather": _gather,
+    "concatenate": _concatenate, "pad": _pad, "slice": _slice, "rev": _reverse, "gather": _gather,
     "reduce_sum": _reduce("ReduceSum"), "reduce_max": _reduce("ReduceMax"),
     "dot_general": _dot, "conv_general_dilated": _conv,
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Export to StableHLO through `jax.export`: one file for CPU, CUDA and TPU, for any batch size."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 
 from cnnjax.errors import UserError
 from cnnjax.export.program import program
-from cnnjax.export.verification import checked_file
+from cnnjax.export.verification import checked_file, compare_logits
 from cnnjax.runs.predictor import Predictor
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -31,7 +32,7 @@ def write_stablehlo(network: Predictor, out: Path) -> str:
     except ImportError:
         raise UserError("flatbuffers is not installed; run pip install cnnjax[export], or pip install flatbuffers") from None
     data = exported(network).serialize()
-    with checked_file(network, out, "stablehlo.py") as temporary:
+    with checked_file(out, functools.partial(compare_logits, network, "read_stablehlo.py")) as temporary:
         temporary.write_bytes(data)
     return f"StableHLO for {', '.join(PLATFORMS)}, any batch size, {len(data) / 2**20:.1f} MiB"
 

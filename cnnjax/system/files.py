@@ -109,6 +109,12 @@ def _require_valid(value: Any, levels: int) -> None:
         raise ValueError(f"a number is NaN, or larger than {LARGEST_JSON}")
 
 
+def require_empty(folder: Path) -> None:
+    """Raise UserError if a folder that will be written exists and is not empty."""
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        raise UserError(f"{folder} exists and is not an empty folder; choose another name")
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its missing parents, and sync the entry of each to disk."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]

@@ -1,6 +1,6 @@
 """Run an exported ONNX file. This program needs onnxruntime, not cnnjax.
 
-usage: python onnx.py FILE IMAGES.npy OUTPUTS.npz
+usage: python read_onnx.py FILE IMAGES.npy OUTPUTS.npz
 
 IMAGES.npy holds images uint8 [N, H, W, C], red first, resized and cropped to the size of the file's input.
 """

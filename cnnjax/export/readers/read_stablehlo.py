@@ -1,6 +1,6 @@
 """Run an exported StableHLO file. This program needs jax and flatbuffers, not cnnjax.
 
-usage: python stablehlo.py FILE IMAGES.npy OUTPUTS.npz
+usage: python read_stablehlo.py FILE IMAGES.npy OUTPUTS.npz
 
 IMAGES.npy holds images uint8 [N, H, W, C], red first, resized and cropped to the size that `exported.in_avals` states.
 """
