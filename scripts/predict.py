@@ -2,6 +2,7 @@
 
 usage: python scripts/predict.py RUN IMAGE_OR_FOLDER... [--top 3] [--json | --csv]
        python scripts/predict.py --pretrained NAME IMAGE_OR_FOLDER... [--top 3] [--json | --csv]
+       python scripts/predict.py RUN IMAGE_OR_FOLDER... --gradcam DIR    also write heat maps of the first class
 
 RUN is a run folder, such as runs/lenet_mini, which stores the classes and the preprocessing. NAME is a published
 network (python scripts/pretrained.py list), or folder:DIR or hf:OWNER/NAME. A folder stands for all images in it. Exit
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 Classes = list[tuple[str, float]]
 """Class names with their probabilities, most likely first."""
-Show = Callable[[int, str, Classes], None]
-"""Prints the classes of an image, given its number, file and classes."""
 
 CHUNK_SIZE = 256
 """Number of images that are read and classified at a time."""
@@ -42,6 +41,7 @@ class Request(NamedTuple):
     images: tuple[str, ...]
     top: int
     form: Literal["text", "json", "csv"]
+    gradcam: Path | None
     platform: cli.Platform
 
 
@@ -51,6 +51,7 @@ def options(
     top: int = 3,
     json: bool = False,
     csv: bool = False,
+    gradcam: Path | None = None,
     platform: cli.Platform = "auto",
     code: Path | None = None,
     trust_code: bool = False,
@@ -64,12 +65,13 @@ def options(
         top: Number of classes to print, 1 or more.
         json: Print one JSON object per image: file, classes, probabilities.
         csv: Print CSV with one row per image and class: file, rank, class, probability.
+        gradcam: Folder to create for Grad-CAM heat maps: where each photo shows its most likely class, as PNG.
         platform: Device to compute on; auto picks an accelerator if there is one.
         code: The experiment file that defines the run's network. It is executed.
         trust_code: Execute the copy of that file in the run folder; only for folders that you trust.
         debug: Show the traceback of an error.
     """
-    return published_options(images, top, json, csv, platform), run, code, trust_code
+    return published_options(images, top, json, csv, gradcam, platform), run, code, trust_code
 
 
 def published_options(
@@ -77,6 +79,7 @@ def published_options(
     top: int = 3,
     json: bool = False,
     csv: bool = False,
+    gradcam: Path | None = None,
     platform: cli.Platform = "auto",
     debug: bool = False,
 ) -> Request:
@@ -87,6 +90,7 @@ def published_options(
         top: Number of classes to print, 1 or more.
         json: Print one JSON object per image: file, classes, probabilities.
         csv: Print CSV with one row per image and class: file, rank, class, probability.
+        gradcam: Folder to create for Grad-CAM heat maps: where each photo shows its most likely class, as PNG.
         platform: Device to compute on; auto picks an accelerator if there is one.
         debug: Show the traceback of an error.
     """
@@ -95,7 +99,7 @@ def published_options(
         raise UserError("no IMAGE is given; give one or more image files or folders after the network")
     if json and csv:
         raise UserError("--json and --csv are both given; choose one")
-    return Request(images, top, "json" if json else "csv" if csv else "text", platform)
+    return Request(images, top, "json" if json else "csv" if csv else "text", gradcam, platform)
 
 
 def predict(arguments: list[str]) -> None:
@@ -104,30 +108,35 @@ def predict(arguments: list[str]) -> None:
     if name is not None:
         request = cli.parse(published_options, rest, f"scripts/predict.py --pretrained {name}")
 
-        def load() -> "tuple[Predictor, Show]":
+        def load() -> "Predictor":
             from cnnjax.hub.loading import load_pretrained
 
-            network = load_pretrained(name, prepare=cli.use_precision)
-            return network, functools.partial(show_published, network)
+            return load_pretrained(name, prepare=cli.use_precision)
     else:
         request, run, code, trust_code = cli.parse(options, arguments or ["--help"], "scripts/predict.py")
 
-        def load() -> "tuple[Predictor, Show]":
+        def load() -> "Predictor":
             import cnnjax
 
-            loaded = cnnjax.load(run, code=code, trust_code=trust_code, prepare=cli.use_precision)
-            return loaded.network, show
+            return cnnjax.load(run, code=code, trust_code=trust_code, prepare=cli.use_precision).network
 
-    classify(request, load)
+    classify(request, load, published=name is not None)
 
 
-def classify(request: Request, load: "Callable[[], tuple[Predictor, Show]]") -> None:
+def classify(request: Request, load: "Callable[[], Predictor]", *, published: bool) -> None:
     """Print the classes of all images; a damaged image does not stop the others."""
+    from cnnjax.hub.class_labels import is_imagenet
     from cnnjax.runs.photos import find_photos, read_photos
 
     photos = find_photos(request.images)
     cli.start_jax(request.platform)
-    network, show_text = load()
+    network = load()
+    show_text = functools.partial(show_published, network) if published or is_imagenet(network) else show
+    heat_maps = None
+    if request.gradcam is not None:
+        from cnnjax.runs.explanation import HeatMaps  # it imports matplotlib
+
+        heat_maps = HeatMaps(request.gradcam, network)
     problems: list[str] = []
     done = 0
     if request.form == "csv":
@@ -139,11 +148,14 @@ def classify(request: Request, load: "Callable[[], tuple[Predictor, Show]]") -> 
             print("error:", printable(problem), file=sys.stderr)
         if not read.paths:
             continue
-        for path, classes in zip(read.paths, network.top(read.images, request.top), strict=True):
+        answers = network.top(read.images, request.top)
+        for path, image, classes in zip(read.paths, read.images, answers, strict=True):
             if request.form == "text":
                 show_text(done, path, classes)
             else:
                 write(path, classes, request.form)
+            if heat_maps is not None:
+                heat_maps.write(done, path, image, classes[0][0])
             done += 1
     if len(problems) == len(photos):
         raise UserError(problems[0] if len(photos) == 1 else f"none of the {len(photos):,} images could be read")
@@ -164,7 +176,7 @@ def show_published(network: "Predictor", number: int, path: str, classes: Classe
     label = dict(zip(network.classes, labels(network), strict=True))
     print(f"Image #{number}: {printable(path)}")
     for name, probability in classes:
-        print(printable("  {} - {:12s} {:.2%}".format(*label[name], probability)))
+        print(printable(" {} - {:12s} {:.2%}".format(*label[name], probability)))
 
 
 def write(path: str, classes: Classes, form: str) -> None:

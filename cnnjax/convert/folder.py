@@ -12,7 +12,7 @@ from cnnjax.data import Preprocessing
 from cnnjax.errors import UserError
 from cnnjax.functional import Variables
 from cnnjax.models.layers import Arch
-from cnnjax.system.files import sha256, sync_folder
+from cnnjax.system.files import require_empty, sha256, sync_folder
 
 
 def convert_to_run(
@@ -31,8 +31,7 @@ def convert_to_run(
         mean: mean of each channel, for values in [0, 1]; empty: the publisher's.
         std: standard deviation of each channel; empty: the publisher's.
     """
-    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise UserError(f"{out} exists and is not an empty folder; choose another name")
+    require_empty(out)
     names = _class_names(classes)
     if names and arch.num_classes != len(names):
         arch = arch.replace(num_classes=len(names))

@@ -20,6 +20,7 @@ from cnnjax.convert.folder import write_run
 from cnnjax.convert.sources import NORMALIZATIONS
 from cnnjax.data import Preprocessing
 from cnnjax.data.class_names import CIFAR10_CLASSES
+from cnnjax.data.imagenet_classes import wordnet_ids
 from cnnjax.errors import UserError
 from cnnjax.hub.download import Unreachable, download
 from cnnjax.hub.progress import download_bar, notice
@@ -36,7 +37,7 @@ from cnnjax.system.lock import waiting_for
 
 RUN, LOCK = "run", ".lock"
 HUB = "https://huggingface.co"
-CLASSES = {"cifar10": CIFAR10_CLASSES}
+CLASSES = {"cifar10": CIFAR10_CLASSES, "imagenet": wordnet_ids()}
 """Class names by data set; the classes of any other are numbered."""
 
 

@@ -4,12 +4,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cnnjax.data.imagenet_classes import imagenet_classes, wordnet_ids
 from cnnjax.errors import UserError, near_matches, printable
 from cnnjax.runs.predictor import Predictor
 
 
+def is_imagenet(network: Predictor) -> bool:
+    """Return whether the network's classes are ImageNet's, named by their WordNet ids."""
+    return network.classes == wordnet_ids()
+
+
 def labels(network: Predictor) -> list[tuple[str, str]]:
-    """Return the id and the name of each class: by default its number, and its name as stored with the network."""
+    """Return the id and the name of each class: ImageNet's WordNet ids and names, or the number and the stored name."""
+    if is_imagenet(network):
+        return list(imagenet_classes())
     return [(str(number), name) for number, name in enumerate(network.classes)]
 
 

@@ -22,7 +22,9 @@ from cnnjax.functional import Variables, abstract_variables, leaves_by_path
 from cnnjax.models.layers import Arch
 from cnnjax.runs.predictor import Predictor, describe_info
 from cnnjax.system import formats
-from cnnjax.system.files import make_folder, open_plain, read_json, sync_folder, sync_tree, write_bytes, write_json
+from cnnjax.system.files import (
+    make_folder, open_plain, read_json, require_empty, sync_folder, sync_tree, write_bytes, write_json,
+)  # fmt: skip
 
 FORMAT = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -34,14 +36,12 @@ def write(folder: Path, network: Predictor, card: str, record: Mapping[str, Any]
     Raises:
         UserError: the folder exists and is not empty.
     """
-    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        raise UserError(f"{folder} exists and is not an empty folder; choose another name")
+    require_empty(folder)
     make_folder(folder.parent)
     temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
     temporary.mkdir()
     try:
-        tensors = {path: np.asarray(leaf) for path, leaf in leaves_by_path(network.variables._asdict()).items()}
-        write_safetensors(temporary / WEIGHTS, tensors)
+        write_safetensors(temporary / WEIGHTS, tensors_of(network))
         data = {"data": network.data} if network.data else {}
         write_json(temporary / CONFIG, {
             **formats.written(FORMAT), "model": network.arch.to_dict(), "classes": list(network.classes),
@@ -54,6 +54,11 @@ def write(folder: Path, network: Predictor, card: str, record: Mapping[str, Any]
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(folder.parent)
+
+
+def tensors_of(network: Predictor) -> dict[str, np.ndarray]:
+    """Return the variables of a network by path, such as params/stem/conv/kernel."""
+    return {path: np.asarray(leaf) for path, leaf in leaves_by_path(network.variables._asdict()).items()}
 
 
 def read(folder: Path, prepare: Callable[[Arch], None] = lambda arch: None) -> Predictor:

@@ -1,0 +1,32 @@
+"""The exported computation: images as they are decoded in, logits and probabilities out."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from cnnjax.runs.predictor import Predictor
+from cnnjax.training.evaluation import logits_step
+
+LOGITS, PROBABILITIES = "logits", "probabilities"
+"""Names of the outputs."""
+
+
+def program(network: Predictor) -> Callable[[jax.Array], dict[str, jax.Array]]:
+    """Return a function of images uint8 [N, H, W, C], red first, resized and cropped to the network's input size.
+
+    It returns the logits and the probabilities [N, classes]. The preprocessing and the variables are part of it.
+    """
+
+    def run(images: jax.Array) -> dict[str, jax.Array]:
+        logits = logits_step(network.arch, network.preprocessing, network.variables, images)
+        return {LOGITS: logits, PROBABILITIES: jax.nn.softmax(logits)}
+
+    return run
+
+
+def example_images(network: Predictor, count: int) -> np.ndarray:
+    """Return random images uint8 [count, H, W, C] of the network's input size; the same at every call."""
+    shape = network.preprocessing
+    size = (count, shape.height, shape.width, shape.channels)
+    return np.random.default_rng(0).integers(0, 256, size, np.uint8)

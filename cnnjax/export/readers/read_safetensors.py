@@ -1,0 +1,12 @@
+"""Read the tensors of an exported safetensors file. This program needs safetensors and numpy, not cnnjax.
+
+usage: python read_safetensors.py FILE TENSORS.npz
+"""
+
+import sys
+
+import numpy as np
+from safetensors.numpy import load_file
+
+file, outputs = sys.argv[1:]
+np.savez(outputs, **load_file(file))
