@@ -59,9 +59,9 @@ def test_predict_prints_images_and_classes_as_the_keras_tutorials_do(folder, scr
     lines = done.stdout.splitlines()
     assert len(lines) == 3 * (1 + PER_CLASS)
     assert lines[0] == f"Image #0: {photos}/class9/0.png"
-    assert lines[1] == "  9 - Ankle boot   99.94%"
+    assert lines[1] == " 9 - Ankle boot   99.94%"
     assert lines[3] == f"Image #1: {photos}/class1/0.png"
-    assert lines[4].startswith("  1 - Trouser      ")
+    assert lines[4].startswith(" 1 - Trouser      ")
     done = script("predict.py", "--pretrained", LENET, photos / "class9", "--json")
     assert json.loads(done.stdout.splitlines()[0])["classes"][0]["class"] == "Ankle boot"
 
@@ -195,5 +195,5 @@ def test_photos_that_cannot_be_read_do_not_stop_the_others(photos, tmp_path, scr
     Image.fromarray(np.asarray(photos[9][0])).save(tmp_path / "mixed" / "b.png")
     done = script("predict.py", "--pretrained", LENET, tmp_path / "mixed", "--top", "1")
     assert done.returncode == 1
-    assert done.stdout.splitlines() == [f"Image #0: {tmp_path}/mixed/b.png", "  9 - Ankle boot   99.94%"]
+    assert done.stdout.splitlines() == [f"Image #0: {tmp_path}/mixed/b.png", " 9 - Ankle boot   99.94%"]
     assert "1 of 2 images could not be read" in done.stderr
