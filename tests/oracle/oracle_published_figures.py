@@ -12,10 +12,12 @@ from tests.script import SCRIPTS
 ASSETS = os.environ.get("CNNJAX_TEST_ASSETS")
 CIFAR10 = "data/cifar10/cifar10-jpeg.zip"
 
-pytestmark = [
-    pytest.mark.many_inputs,
-    pytest.mark.skipif(not ASSETS, reason="CNNJAX_TEST_ASSETS, the folder with weights/ and data/, is not set"),
-]
+pytestmark = pytest.mark.skipif(not ASSETS, reason="CNNJAX_TEST_ASSETS, the folder with weights/ and data/, is not set")
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("CNNJAX_PRETRAINED", str(tmp_path))
 
 
 def script(name: str, *arguments) -> str:
