@@ -21,6 +21,7 @@ from cnnjax.pretrained import OWN, registry
 from cnnjax.runs.predictor import Predictor
 from cnnjax.runs.records import read_record
 from tests.convert.published import tensors_of
+from tests.hostile.formats import TIMM_CONFIG
 
 RECORDS = Path(__file__).parents[2] / "experiments" / "records"
 INCLUDED_NAMES = [entry.name for entry in registry().values() if entry.source == OWN]
@@ -177,14 +178,6 @@ class TestFolder:
             load_pretrained(f"folder:{tmp_path / 'other'}")
 
 
-TIMM_CONFIG = {
-    "architecture": "resnet18", "num_classes": 5, "pretrained_cfg": {
-        "input_size": [3, 32, 32], "crop_pct": 0.8, "interpolation": "bicubic", "crop_mode": "center",
-        "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5], "label_names": list("abcde"),
-    },
-}  # fmt: skip
-
-
 class TestTimmFolder:
     """A repository of timm's, with a network that is small because its architecture is replaced by a tiny one."""
 
@@ -209,8 +202,8 @@ class TestTimmFolder:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"architecture": "vit_base"}, "names the architecture 'vit_base'"),
-            ({"architecture": 3}, "names the architecture 3"),
+            ({"architecture": "vit_base"}, "architecture is 'vit_base'"),
+            ({"architecture": 3}, "architecture is 3"),
             ({"num_classes": 7}, "does not fit this network"),
             ({"pretrained_cfg": {}}, "is not a configuration of timm's"),
             ({"pretrained_cfg": {**TIMM_CONFIG["pretrained_cfg"], "crop_mode": "squash"}}, "crop_mode is 'squash'"),
