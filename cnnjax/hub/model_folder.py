@@ -1,7 +1,8 @@
 """A network as a folder in the layout of the Hugging Face hub.
 
     model.safetensors    parameters and batch statistics by path: params/stem/conv/kernel, batch_stats/stem/norm/mean
-    config.json          format, definition of the network, class names, preprocessing, and the record of its training
+    config.json          format, sha256 of the weights, definition of the network, class names, preprocessing, and the
+                         record of its training
     README.md            the model card
 
 Files from the hub are untrusted: they are read as data and checked before any array is read.
@@ -17,16 +18,16 @@ import jax
 import numpy as np
 
 from cnnjax.convert.safetensors_file import open_safetensors, write_safetensors
-from cnnjax.errors import UserError, listed
+from cnnjax.errors import UserError, listed, quoted
 from cnnjax.functional import Variables, abstract_variables, leaves_by_path
 from cnnjax.models.layers import Arch
 from cnnjax.runs.predictor import Predictor, describe_info
 from cnnjax.system import formats
 from cnnjax.system.files import (
     make_folder,
-    open_plain,
     read_json,
     require_empty,
+    sha256,
     sync_folder,
     sync_tree,
     write_bytes,
@@ -35,6 +36,8 @@ from cnnjax.system.files import (
 
 FORMAT = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+DIGEST = "weights_sha256"
+"""Entry of config.json."""
 
 
 def write(folder: Path, network: Predictor, card: str, record: Mapping[str, Any]) -> None:
@@ -49,11 +52,15 @@ def write(folder: Path, network: Predictor, card: str, record: Mapping[str, Any]
     temporary.mkdir()
     try:
         write_safetensors(temporary / WEIGHTS, tensors_of(network))
-        data = {"data": network.data} if network.data else {}
-        write_json(temporary / CONFIG, {
-            **formats.written(FORMAT), "model": network.arch.to_dict(), "classes": list(network.classes),
-            "preprocessing": network.preprocessing.to_dict(), **data, **record,
-        })  # fmt: skip
+        config = {
+            **formats.written(FORMAT),
+            DIGEST: sha256(temporary / WEIGHTS),
+            "model": network.arch.to_dict(),
+            "classes": list(network.classes),
+            "preprocessing": network.preprocessing.to_dict(),
+            **({"data": network.data} if network.data else {}),
+        }
+        write_json(temporary / CONFIG, {**config, **record})
         write_bytes(temporary / CARD, card.encode())
         sync_tree(temporary)
         temporary.rename(folder)
@@ -78,6 +85,7 @@ def read(folder: Path, prepare: Callable[[Arch], None] = lambda arch: None) -> P
     formats.check(str(folder / CONFIG), config, FORMAT)
     described = describe_info(folder / CONFIG, config)
     prepare(described.arch)
+    _check_weights(folder / WEIGHTS, config.get(DIGEST))
     expected = abstract_variables(described.arch)._asdict()
     arrays = _read_arrays(folder / WEIGHTS, leaves_by_path(expected))
     leaves = [arrays[path] for path in leaves_by_path(expected)]
@@ -85,12 +93,20 @@ def read(folder: Path, prepare: Callable[[Arch], None] = lambda arch: None) -> P
     return Predictor(described.arch, variables, described.classes, described.preprocessing, folder, described.data)
 
 
-def _read_arrays(path: Path, expected: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
-    """Return the tensors of a file, which must have exactly the expected names, shapes and types."""
+def _check_weights(path: Path, digest: object) -> None:
+    """Raise UserError unless the file can be read and has this sha256."""
     try:
-        open_plain(path).close()
+        found = sha256(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check the folder") from error
+    if found != digest:
+        raise UserError(
+            f"{path} has the sha256 {found[:12]}, and {CONFIG} states {quoted(digest)}; get the folder again"
+        )
+
+
+def _read_arrays(path: Path, expected: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+    """Return the tensors of a file, which must have exactly the expected names, shapes and types."""
     with open_safetensors(path) as tensors:
         wrong = sorted(tensors.shapes.keys() ^ expected.keys())
         wrong += [

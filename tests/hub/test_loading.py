@@ -159,18 +159,29 @@ class TestFolder:
         with pytest.raises(UserError, match=message):
             load_pretrained(f"folder:{tmp_path / 'net'}")
 
-    def test_damaged_or_missing_files_are_refused(self, network, tmp_path):
+    def test_other_tensors_are_refused(self, network, tmp_path):
         model_folder.write(tmp_path / "net", network, "", {})
         weights = tmp_path / "net" / "model.safetensors"
         tensors = load_file(weights)
         first = next(iter(tensors))
         for altered in ({**tensors, "extra": tensors[first]}, {k: v for k, v in tensors.items() if k != first}):
             save_file(altered, weights)
+            digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+            self.damage(
+                tmp_path / "net", "config.json", lambda config, digest=digest: {**config, "weights_sha256": digest}
+            )
             with pytest.raises(UserError, match="does not fit the network"):
                 load_pretrained(f"folder:{tmp_path / 'net'}")
-        weights.write_bytes(weights.read_bytes()[:100])
-        with pytest.raises(UserError, match="is damaged or not a safetensors file"):
-            load_pretrained(f"folder:{tmp_path / 'net'}")
+
+    def test_a_flipped_bit_or_a_missing_file_is_found(self, network, tmp_path):
+        model_folder.write(tmp_path / "net", network, "", {})
+        weights = tmp_path / "net" / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        for damaged in (content, content[:100]):
+            weights.write_bytes(damaged)
+            with pytest.raises(UserError, match="has the sha256.*get the folder again"):
+                load_pretrained(f"folder:{tmp_path / 'net'}")
         weights.unlink()
         with pytest.raises(UserError, match="cannot be read"):
             load_pretrained(f"folder:{tmp_path / 'net'}")
