@@ -33,7 +33,9 @@ def heat_maps(
     stage = stages(arch)[-1] if stage is None else choose("stage", stage, stages(arch))
     activation, gradient = logit_gradient(arch, variables, images, classes, stage)
     if activation.shape[1:3] == (1, 1):
-        raise UserError(f"{stage} of this {arch.family} has one position, so there is no heat map; choose another stage")
+        raise UserError(
+            f"{stage} of this {arch.family} has one position, so there is no heat map; choose another stage"
+        )
     weights = gradient.mean((1, 2), keepdims=True)
     return jax.nn.relu((weights * activation).sum(-1))
 

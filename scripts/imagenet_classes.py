@@ -56,7 +56,9 @@ def _oracle_packages() -> Path:
 def table(info: Path) -> str:
     """Return the table: the id of each class, and its first lemma with spaces as underscores, as Keras writes it."""
     lemmas = dict(line.split("\t") for line in _lines(info / "imagenet_synset_to_lemma.txt"))
-    names = {wnid: lemmas[wnid].split(",")[0].strip().replace(" ", "_") for wnid in _lines(info / "imagenet_synsets.txt")}
+    names = {
+        wnid: lemmas[wnid].split(",")[0].strip().replace(" ", "_") for wnid in _lines(info / "imagenet_synsets.txt")
+    }
     return "".join(f"{wnid}\t{name}\n" for wnid, name in names.items())
 
 

@@ -51,7 +51,9 @@ def licence_of(origin: Mapping[str, Any]) -> str:
 
 def require_licence(licence: str) -> None:
     """Raise UserError unless this is an identifier of a license."""
-    require(bool(LICENCE.fullmatch(licence)), "--license", licence, "an identifier of the hub, such as mit or cc-by-4.0")
+    require(
+        bool(LICENCE.fullmatch(licence)), "--license", licence, "an identifier of the hub, such as mit or cc-by-4.0"
+    )
 
 
 def _entry(origin: Mapping[str, Any], name: str) -> Mapping[str, Any]:

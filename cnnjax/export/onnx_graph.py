@@ -101,7 +101,9 @@ def add_equations(
         else:
             name = equation.primitive.name
             if name not in operations:
-                raise UserError(f"ONNX export does not support JAX's {name!r}, which the network uses; use --to stablehlo")
+                raise UserError(
+                    f"ONNX export does not support JAX's {name!r}, which the network uses; use --to stablehlo"
+                )
             outputs = [operations[name](graph, equation, arguments)]
         values |= zip(equation.outvars, outputs, strict=True)
     return [read(variable) for variable in jaxpr.outvars]

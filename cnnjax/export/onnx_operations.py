@@ -57,6 +57,23 @@ def _integer_pow(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value
     return _elementwise(inputs, graph.node("Pow", graph.name(inputs[0]), exponent))
 
 
+def _expm1(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
+    return _elementwise(inputs, graph.node("Sub", graph.node("Exp", graph.name(inputs[0])), _one(graph, equation)))
+
+
+def _log1p(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
+    return _elementwise(inputs, graph.node("Log", graph.node("Add", graph.name(inputs[0]), _one(graph, equation))))
+
+
+def _one(graph: Graph, equation: JaxprEqn) -> str:
+    return graph.constant(np.ones((), equation.outvars[0].aval.dtype))
+
+
+def _square(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
+    name = graph.name(inputs[0])
+    return _elementwise(inputs, graph.node("Mul", name, name))
+
+
 def _broadcast(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
     """Insert axes of size 1. They are expanded only where a full array is needed."""
     given, shape = equation.invars[0].aval.shape, equation.params["shape"]
@@ -210,6 +227,7 @@ OPERATIONS: dict[str, Operation] = {
     "ne": composed("Equal", "Not"), "rsqrt": composed("Sqrt", "Reciprocal"),
     "stop_gradient": _same, "copy": _same, "copy_p": _same, "optimization_barrier": _same,
     "convert_element_type": _cast, "select_n": _select, "integer_pow": _integer_pow,
+    "square": _square, "expm1": _expm1, "log1p": _log1p,
     "broadcast_in_dim": _broadcast, "reshape": _reshape, "squeeze": _reshape, "transpose": _transpose,
     "concatenate": _concatenate, "pad": _pad, "slice": _slice, "rev": _reverse, "gather": _gather,
     "reduce_sum": _reduce("ReduceSum"), "reduce_max": _reduce("ReduceMax"),

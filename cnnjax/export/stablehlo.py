@@ -30,7 +30,9 @@ def write_stablehlo(network: Predictor, out: Path) -> str:
     try:
         import flatbuffers  # type: ignore[import-untyped]  # noqa: F401
     except ImportError:
-        raise UserError("flatbuffers is not installed; run pip install cnnjax[export], or pip install flatbuffers") from None
+        raise UserError(
+            "flatbuffers is not installed; run pip install cnnjax[export], or pip install flatbuffers"
+        ) from None
     data = exported(network).serialize()
     with checked_file(out, functools.partial(compare_logits, network, "read_stablehlo.py")) as temporary:
         temporary.write_bytes(data)
