@@ -32,8 +32,8 @@ def write_onnx(network: Predictor, out: Path) -> str:
             onnxruntime computes other logits.
     """
     try:
-        import onnx  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
-        import onnxruntime  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
     except ImportError as error:
         raise UserError(f"{error.name} is not installed; run pip install cnnjax[export]") from None
     if network.arch.dtype != "float32":
@@ -59,9 +59,9 @@ def onnx_model(network: Predictor) -> bytes:
     sizes = jax.export.symbolic_shape(f"batch, {', '.join(map(str, shape))}")
     traced, outputs = jax.make_jaxpr(program(network), return_shape=True)(jax.ShapeDtypeStruct(sizes, jnp.uint8))
     graph = Graph(batch=IMAGES)
-    values = add_equations(graph, traced, [Value(IMAGES)], OPERATIONS)
+    values = add_equations(graph, traced, [Value(IMAGES, shape=sizes, dtype=jnp.uint8)], OPERATIONS)
     for name, value in zip(sorted(outputs), values, strict=True):  # JAX sorts the keys of a dict
-        graph.nodes.append(helper.make_node("Identity", [graph.full(value, outputs[name].shape)], [name]))
+        graph.nodes.append(helper.make_node("Identity", [graph.full(value)], [name]))
     described = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", outputs[name].shape[1]]) for name in outputs
     ]

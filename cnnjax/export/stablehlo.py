@@ -28,7 +28,7 @@ def write_stablehlo(network: Predictor, out: Path) -> str:
         UserError: flatbuffers is missing, or the file, read again, gives other logits.
     """
     try:
-        import flatbuffers  # type: ignore[import-untyped]  # noqa: F401
+        import flatbuffers  # noqa: F401
     except ImportError:
         raise UserError(
             "flatbuffers is not installed; run pip install cnnjax[export], or pip install flatbuffers"

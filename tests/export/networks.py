@@ -1,4 +1,4 @@
-"""Untrained networks to export. Their statistics differ from the initial ones, so that a lost one changes the logits."""
+"""Untrained networks to export. Their statistics are not the initial ones, so that a lost one changes the logits."""
 
 from pathlib import Path
 

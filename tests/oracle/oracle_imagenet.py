@@ -1,6 +1,7 @@
 """Compare `cnnjax.imagenet` with Keras's functions, and the table of classes with timm, torchvision and Keras."""
 
 import json
+import os
 import runpy
 from pathlib import Path
 
@@ -27,14 +28,15 @@ def test_the_table_is_timm_s():
 
 
 def test_names_differ_from_torchvision_s_only_where_two_classes_share_a_name():
-    """torchvision's names are unique: it adds a word to the second class of each pair."""
+    """Names of torchvision are unique: it adds a word to the second class of each pair."""
     pairs = zip([name.replace("_", " ") for _, name in imagenet_classes()], TORCHVISION_NAMES, strict=True)
     assert [pair for pair in pairs if pair[0] != pair[1]] == [("crane", "crane bird"), ("maillot", "maillot tank suit")]
 
 
 def test_names_are_keras_s():
     """Keras downloads its table at the first use of decode_predictions; no package contains it."""
-    file = Path(keras.config.keras_home()) / "models" / "imagenet_class_index.json"
+    home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+    file = home / "models" / "imagenet_class_index.json"
     if not file.is_file():
         pytest.skip(f"Keras's own table is not in {file}; the names were compared with torchvision's")
     theirs = json.loads(file.read_text())
