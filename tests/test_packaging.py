@@ -1,6 +1,7 @@
 """The dependencies by Python version: pairs of jax and flax that import together."""
 
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,15 @@ def test_the_lock_holds_one_allowed_pair_for_each_python(python, declared, locke
 def test_a_pair_that_does_not_import_is_not_allowed(python, flax, declared):
     (allowed,) = [r for r in declared if r.name == "flax" and applies(r, python)]
     assert flax not in allowed.specifier
+
+
+def test_the_wheel_holds_the_registry_and_the_networks_of_the_package(tmp_path):
+    from hatchling.builders.wheel import WheelBuilder
+
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    included = {f"cnnjax/hub/included/{path.name}" for path in (ROOT / "cnnjax" / "hub" / "included").iterdir()}
+    assert len(included) == 2
+    files = {f"{folder}/{file}" for folder in included for file in ("model.safetensors", "config.json", "README.md")}
+    assert {"cnnjax/pretrained.csv", *files} <= names

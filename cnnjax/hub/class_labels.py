@@ -1,5 +1,6 @@
 """The classes of a published network by number, id and name, and the folders or labels that stand for them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -29,12 +30,16 @@ def match_classes(given: Sequence[str], network: Predictor, place: str) -> np.nd
     Raises:
         UserError: a class is unknown, or two are the same.
     """
-    namings = _namings(network)
-    fitting = max(namings, key=lambda naming: sum(name in naming for name in given))
+    fitting = max(_namings(network), key=lambda naming: sum(name in naming for name in given))
     if unknown := [name for name in given if name not in fitting]:
+        if [name for _, name in labels(network)].count(unknown[0]) > 1:
+            raise UserError(
+                f"{place}: {printable(unknown[0])!r} is the name of two classes; name all classes by id or by number"
+            )
+        others = f" (and {len(unknown) - 1:,} others)" if len(unknown) > 1 else ""
         raise UserError(
-            f"{place}: the class {printable(unknown[0])!r} (and {len(unknown) - 1:,} more) is none of the "
-            f"network's {len(network.classes):,}; {near_matches(unknown[0], fitting)}"
+            f"{place}: the class {printable(unknown[0])!r}{others} is none of the network's {len(network.classes):,}; "
+            f"{near_matches(unknown[0], fitting)}"
         )
     positions = np.array([fitting[name] for name in given], np.int32)
     if len(np.unique(positions)) < len(positions):
@@ -50,5 +55,6 @@ def _namings(network: Predictor) -> list[Mapping[str, int]]:
 
 
 def _unique(names: Sequence[str]) -> dict[str, int]:
-    positions = {name: index for index, name in enumerate(names)}
-    return {name: index for name, index in positions.items() if names.count(name) == 1}
+    """Return the position of each name that occurs once."""
+    counts = Counter(names)
+    return {name: index for index, name in enumerate(names) if counts[name] == 1}

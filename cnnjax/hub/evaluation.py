@@ -15,7 +15,7 @@ from cnnjax.data import Source
 from cnnjax.data.sources import find_source
 from cnnjax.errors import CnnjaxError, UserError
 from cnnjax.hub.class_labels import match_classes
-from cnnjax.hub.ground_truth import labelled_photos
+from cnnjax.hub.ground_truth import labelled_photos, require_class_folders
 from cnnjax.hub.loading import load_pretrained
 from cnnjax.pretrained import Published, list_pretrained, registry
 from cnnjax.runs.predictor import Predictor
@@ -73,6 +73,8 @@ def _load(network: Predictor, config: Data, ground_truth: Path | None) -> Labell
         dataset = data.load(config, divide=False, like=network.preprocessing)
         classes = match_classes(dataset.classes, network, config.source)
         return Labelled(dataset.test, classes[dataset.test.labels], config.source, dataset.notices)
+    if config.dir is not None:
+        require_class_folders(Path(config.dir))
     loaded = find_source(config.source).load_from(config, network.preprocessing)
     part = next(part for part in ("test", "validation", "train") if part in loaded.parts)
     source, classes = loaded.parts[part], match_classes(loaded.classes, network, str(config.dir))

@@ -44,6 +44,19 @@ def labelled_photos(folder: Path, ground_truth: Path, network: Predictor) -> Pho
     return Photos(folder, files, photos, labels, sizes, geometry, geometry.channels, opened)
 
 
+def require_class_folders(folder: Path) -> None:
+    """Raise UserError for a folder or zip without images, or with images outside of folders named after classes."""
+    with open_files(folder) as files:
+        photos = [name for name in files.names if is_image(name) and is_visible(name.split("/"))]
+    if not photos:
+        raise UserError(f"{folder} contains no images; give a folder with a folder of images for each class")
+    if not any("/" in name for name in photos):
+        raise UserError(
+            f"the images in {folder} are not in folders named after their classes; give a file that states the class "
+            "of each with --ground-truth FILE"
+        )
+
+
 def _classes(photos: list[str], ground_truth: Path) -> list[str]:
     """Return the class of each photo."""
     try:

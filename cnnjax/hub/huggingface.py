@@ -6,7 +6,7 @@ That package has its own cache and reads HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME an
 from pathlib import Path
 
 from cnnjax.errors import UserError
-from cnnjax.hub.model_folder import CARD, CONFIG, WEIGHTS
+from cnnjax.hub.model_folder import CONFIG, WEIGHTS
 
 
 def snapshot(repository: str) -> Path:
@@ -25,9 +25,9 @@ def snapshot(repository: str) -> Path:
             f"hf:{repository} needs the package huggingface_hub, which is not installed; install cnnjax[hub]"
         ) from error
     try:
-        return Path(
-            huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS, CARD])
-        )
+        folder = Path(huggingface_hub.hf_hub_download(name, CONFIG, revision=revision or None)).parent
+        huggingface_hub.hf_hub_download(name, WEIGHTS, revision=folder.name)  # of the same commit
+        return folder
     except Exception as error:  # of httpx, or of one of the package's many kinds
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(

@@ -46,10 +46,11 @@ class Predictor:
     def top(self, images: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
         """Return each image's k most likely classes with their probabilities."""
         self.require_classes()
-        probabilities = softmax(self.logits(images))
+        logits = self.logits(images)
+        probabilities = softmax(logits)
         return [
             [(self.classes[c], float(probabilities[i, c])) for c in row]
-            for i, row in enumerate(top_classes(probabilities, k))
+            for i, row in enumerate(top_classes(logits, k))  # small probabilities may all be 0
         ]
 
     def require_classes(self) -> None:

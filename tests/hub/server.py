@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 
 
 class Server:
-    """Serves one file under every path; ``answers`` are used up first, in order, then all requests are answered well."""
+    """Serves one file under every path; ``answers`` are used first, in order; then all requests are answered well."""
 
     def __init__(self, content: bytes):
         self.content, self.answers = content, []
@@ -77,7 +77,7 @@ def serving(content: bytes) -> Iterator[tuple[Server, str]]:
     server = Server(content)
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             server.answer(self)
 
         def log_message(self, *arguments):

@@ -1,4 +1,4 @@
-"""The cache of published networks: what is in it was verified, whatever the server, the disk or another process does."""
+"""The cache of published networks: its content is verified, whatever a server, a disk or another process does."""
 
 import hashlib
 import json

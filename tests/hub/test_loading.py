@@ -105,7 +105,9 @@ class TestNewHead:
         after = cnnjax.load_pretrained("resnet20_cifar.cifar10_jpeg", num_classes=3)
         assert after.classes == ("0", "1", "2")
         old, new = leaves_by_path(before.variables.params), leaves_by_path(after.variables.params)
-        changed = {path for path in old if old[path].shape != new[path].shape or not np.array_equal(old[path], new[path])}
+        changed = {
+            path for path in old if old[path].shape != new[path].shape or not np.array_equal(old[path], new[path])
+        }
         assert changed == {"head/kernel", "head/bias"}
         assert new["head/kernel"].shape[-1] == 3
         err = capsys.readouterr().err
@@ -175,15 +177,16 @@ class TestFolder:
             load_pretrained(f"folder:{tmp_path / 'other'}")
 
 
+TIMM_CONFIG = {
+    "architecture": "resnet18", "num_classes": 5, "pretrained_cfg": {
+        "input_size": [3, 32, 32], "crop_pct": 0.8, "interpolation": "bicubic", "crop_mode": "center",
+        "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5], "label_names": list("abcde"),
+    },
+}  # fmt: skip
+
+
 class TestTimmFolder:
     """A repository of timm's, with a network that is small because its architecture is replaced by a tiny one."""
-
-    CONFIG = {
-        "architecture": "resnet18", "num_classes": 5, "pretrained_cfg": {
-            "input_size": [3, 32, 32], "crop_pct": 0.8, "interpolation": "bicubic", "crop_mode": "center",
-            "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5], "label_names": list("abcde"),
-        },
-    }  # fmt: skip
 
     @pytest.fixture
     def folder(self, tmp_path, monkeypatch):
@@ -192,7 +195,7 @@ class TestTimmFolder:
             "cnnjax.hub.timm_folder.create", lambda name, **options: {"resnet18": tiny}[name].replace(**options)
         )
         save_file(tensors_of(tiny.replace(num_classes=5), "timm"), tmp_path / "model.safetensors")
-        (tmp_path / "config.json").write_text(json.dumps(self.CONFIG))
+        (tmp_path / "config.json").write_text(json.dumps(TIMM_CONFIG))
         return tmp_path
 
     def test_architecture_preprocessing_and_classes_are_read(self, folder):
@@ -210,12 +213,12 @@ class TestTimmFolder:
             ({"architecture": 3}, "names the architecture 3"),
             ({"num_classes": 7}, "does not fit this network"),
             ({"pretrained_cfg": {}}, "is not a configuration of timm's"),
-            ({"pretrained_cfg": {**CONFIG["pretrained_cfg"], "crop_mode": "squash"}}, "crop_mode is 'squash'"),
-            ({"pretrained_cfg": {**CONFIG["pretrained_cfg"], "interpolation": "random"}}, "interpolation"),
+            ({"pretrained_cfg": {**TIMM_CONFIG["pretrained_cfg"], "crop_mode": "squash"}}, "crop_mode is 'squash'"),
+            ({"pretrained_cfg": {**TIMM_CONFIG["pretrained_cfg"], "interpolation": "random"}}, "interpolation"),
         ],
     )
     def test_anything_else_is_refused(self, folder, change, message):
-        (folder / "config.json").write_text(json.dumps({**self.CONFIG, **change}))
+        (folder / "config.json").write_text(json.dumps({**TIMM_CONFIG, **change}))
         with pytest.raises(UserError, match=message):
             load_pretrained(f"folder:{folder}")
 
