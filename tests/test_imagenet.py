@@ -1,17 +1,11 @@
 """ImageNet's classes, and the functions named after Keras's."""
 
-import zipfile
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.data.imagenet_classes import FOLDER, TABLE
 from cnnjax.errors import UserError
 from cnnjax.imagenet import decode_predictions, imagenet_classes, preprocess, wordnet_ids
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_there_are_1000_classes_in_the_order_of_their_ids():
@@ -22,15 +16,6 @@ def test_there_are_1000_classes_in_the_order_of_their_ids():
     assert classes[51] == ("n01704323", "triceratops")
     assert classes[999] == ("n15075141", "toilet_tissue")
     assert all(name and not set(name) & set(" ,\t") for _, name in classes)
-
-
-def test_the_table_and_its_license_are_in_the_wheel(tmp_path):
-    builder = pytest.importorskip("hatchling.builders.wheel").WheelBuilder(str(ROOT))
-    (wheel,) = builder.build(directory=str(tmp_path), versions=["standard"])
-    folder = f"cnnjax/{FOLDER.relative_to(ROOT / 'cnnjax')}"
-    with zipfile.ZipFile(wheel) as archive:
-        assert archive.read(f"{folder}/{TABLE}") == (FOLDER / TABLE).read_bytes()
-        assert b"Apache License" in archive.read(f"{folder}/LICENSE")
 
 
 @pytest.mark.parametrize(

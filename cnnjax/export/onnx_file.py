@@ -9,14 +9,12 @@ import jax.numpy as jnp
 
 from cnnjax import __version__
 from cnnjax.errors import UserError
-from cnnjax.export.program import program
+from cnnjax.export.program import program, require_exportable
 from cnnjax.export.verification import checked_file, compare_logits
 from cnnjax.runs.predictor import Predictor
 
-OPSET, IR_VERSION = 18, 9
-"""Version of the operators and of the file format: those of ONNX 1.15, which onnxruntime 1.17 and newer read."""
-LARGEST = 2**31 - 1
-"""Maximum bytes of a file in the format, protobuf."""
+OPSET, IR_VERSION = 18, 8
+"""Version of the operators and of the file format: those of ONNX 1.13."""
 IMAGES, CLASSES = "images", "classes"
 """Name of the input, and of the entry of the metadata with the class names as JSON."""
 
@@ -38,9 +36,8 @@ def write_onnx(network: Predictor, out: Path) -> str:
         raise UserError(f"{error.name} is not installed; run pip install cnnjax[export]") from None
     if network.arch.dtype != "float32":
         raise UserError(f"model.dtype is {network.arch.dtype!r}; ONNX export needs 'float32', or use --to stablehlo")
+    require_exportable(network)
     data = onnx_model(network)
-    if len(data) > LARGEST:
-        raise UserError(f"the network has {len(data) / 2**30:.1f} GiB; an ONNX file holds 2; use --to safetensors")
     with checked_file(out, functools.partial(compare_logits, network, "read_onnx.py")) as temporary:
         temporary.write_bytes(data)
     return f"ONNX with operator set {OPSET}, any batch size, {len(data) / 2**20:.1f} MiB"

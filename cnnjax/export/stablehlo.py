@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.errors import UserError
-from cnnjax.export.program import program
+from cnnjax.export.program import program, require_exportable
 from cnnjax.export.verification import checked_file, compare_logits
 from cnnjax.runs.predictor import Predictor
 
@@ -33,6 +33,7 @@ def write_stablehlo(network: Predictor, out: Path) -> str:
         raise UserError(
             "flatbuffers is not installed; run pip install cnnjax[export], or pip install flatbuffers"
         ) from None
+    require_exportable(network)
     data = exported(network).serialize()
     with checked_file(out, functools.partial(compare_logits, network, "read_stablehlo.py")) as temporary:
         temporary.write_bytes(data)

@@ -23,7 +23,14 @@ from cnnjax.models.layers import Arch
 from cnnjax.runs.predictor import Predictor, describe_info
 from cnnjax.system import formats
 from cnnjax.system.files import (
-    make_folder, open_plain, read_json, require_empty, sync_folder, sync_tree, write_bytes, write_json,
+    make_folder,
+    open_plain,
+    read_json,
+    require_empty,
+    sync_folder,
+    sync_tree,
+    write_bytes,
+    write_json,
 )  # fmt: skip
 
 FORMAT = 1

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from cnnjax import create, load_pretrained
 from cnnjax.errors import UserError
-from cnnjax.export import targets, verification
+from cnnjax.export import program, targets, verification
 from cnnjax.export.model_card import licence_of, model_card
 from cnnjax.export.program import example_images
 from cnnjax.export.source import ExportSource, open_source
@@ -32,12 +32,12 @@ def source_of(arch=LENET, **origin) -> ExportSource:
 @pytest.mark.parametrize("arch", [LENET, pytest.param(RESNET, marks=pytest.mark.compiles_large)])
 def test_stablehlo_is_for_every_platform_and_batch_without_native_code(arch):
     network = predictor_of(arch)
-    program = exported(network)
-    assert program.platforms == ("cpu", "cuda", "tpu")
-    assert str(program.in_avals[0].shape) == f"(batch, {arch.input_size}, {arch.input_size}, {arch.channels})"
-    assert set(re.findall(r"custom_call @([\w.]+)", program.mlir_module())) <= {"shape_assertion"}  # JAX's own
+    found = exported(network)
+    assert found.platforms == ("cpu", "cuda", "tpu")
+    assert str(found.in_avals[0].shape) == f"(batch, {arch.input_size}, {arch.input_size}, {arch.channels})"
+    assert set(re.findall(r"custom_call @([\w.]+)", found.mlir_module())) <= {"shape_assertion"}  # JAX's own
     images = example_images(network, 3)
-    outputs = program.call(images)
+    outputs = found.call(images)
     np.testing.assert_allclose(outputs["logits"], network.logits(images), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(outputs["probabilities"].sum(1), 1, rtol=1e-5)
     names = [bytes(np.asarray(row)).rstrip(b"\0").decode() for row in outputs["class_names"]]
@@ -124,6 +124,14 @@ def test_a_file_that_differs_is_discarded(target, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="the exported file was discarded: read again"):
         targets.TARGETS[target](source_of(), tmp_path / "a")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_does_not_fit_a_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "LARGEST", 10_000)
+    with pytest.raises(UserError, match=r"more than the 2 GiB of a file; use --to safetensors"):
+        targets.TARGETS["stablehlo"](source_of(), tmp_path / "a")
+    with pytest.raises(UserError, match="has no classes"):
+        targets.TARGETS["stablehlo"](source_of(RESNET.replace(num_classes=0)), tmp_path / "a")
 
 
 def test_a_file_that_does_not_run_is_discarded(tmp_path):
