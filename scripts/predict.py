@@ -154,8 +154,8 @@ def classify(request: Request, load: "Callable[[], Predictor]", *, published: bo
                 show_text(done, path, classes)
             else:
                 write(path, classes, request.form)
-            if heat_maps is not None:
-                heat_maps.write(done, path, image, classes[0][0])
+            if heat_maps is not None and (notice := heat_maps.write(done, path, image, classes[0][0])):
+                print("notice:", printable(notice), file=sys.stderr)
             done += 1
     if len(problems) == len(photos):
         raise UserError(problems[0] if len(photos) == 1 else f"none of the {len(photos):,} images could be read")

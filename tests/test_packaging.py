@@ -44,7 +44,7 @@ def test_a_pair_that_does_not_import_is_not_allowed(python, flax, declared):
     assert flax not in allowed.specifier
 
 
-def test_the_wheel_holds_the_registry_and_the_networks_of_the_package(tmp_path):
+def test_the_wheel_holds_the_data_of_the_package(tmp_path):
     from hatchling.builders.wheel import WheelBuilder
 
     (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
@@ -53,4 +53,6 @@ def test_the_wheel_holds_the_registry_and_the_networks_of_the_package(tmp_path):
     included = {f"cnnjax/hub/included/{path.name}" for path in (ROOT / "cnnjax" / "hub" / "included").iterdir()}
     assert len(included) == 2
     files = {f"{folder}/{file}" for folder in included for file in ("model.safetensors", "config.json", "README.md")}
-    assert {"cnnjax/pretrained.csv", *files} <= names
+    classes = {f"cnnjax/data/imagenet_classes/{file}" for file in ("classes.tsv", "LICENSE")}
+    readers = {f"cnnjax/export/readers/read_{kind}.py" for kind in ("stablehlo", "onnx", "safetensors")}
+    assert {"cnnjax/pretrained.csv", *files, *classes, *readers} <= names

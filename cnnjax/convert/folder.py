@@ -9,6 +9,7 @@ from cnnjax.complexity import complexity
 from cnnjax.convert import load_weights, source_of
 from cnnjax.convert.sources import Normalization, Source
 from cnnjax.data import Preprocessing
+from cnnjax.data.imagenet_classes import wordnet_ids
 from cnnjax.errors import UserError
 from cnnjax.functional import Variables
 from cnnjax.models.layers import Arch
@@ -27,7 +28,7 @@ def convert_to_run(
         source: publisher whose names the file uses.
         file: the published weights.
         out: folder to create; it must be empty if it exists.
-        classes: class names, or one .txt file with a name per line; empty: the class numbers.
+        classes: class names; one .txt file with a name per line; "imagenet": its WordNet ids; empty: the class numbers.
         mean: mean of each channel, for values in [0, 1]; empty: the publisher's.
         std: standard deviation of each channel; empty: the publisher's.
     """
@@ -71,6 +72,8 @@ def write_run(
 
 
 def _class_names(given: tuple[str, ...]) -> tuple[str, ...]:
+    if given == ("imagenet",):
+        return wordnet_ids()
     if len(given) == 1 and given[0].endswith(".txt"):
         try:
             lines = Path(given[0]).read_text(encoding="utf-8").splitlines()

@@ -9,14 +9,12 @@ import jax.numpy as jnp
 
 from cnnjax import __version__
 from cnnjax.errors import UserError
-from cnnjax.export.program import program
+from cnnjax.export.program import program, require_exportable
 from cnnjax.export.verification import checked_file, compare_logits
 from cnnjax.runs.predictor import Predictor
 
-OPSET, IR_VERSION = 18, 9
-"""Version of the operators and of the file format: those of ONNX 1.15, which onnxruntime 1.17 and newer read."""
-LARGEST = 2**31 - 1
-"""Maximum bytes of a file in the format, protobuf."""
+OPSET, IR_VERSION = 18, 8
+"""Version of the operators and of the file format: those of ONNX 1.13."""
 IMAGES, CLASSES = "images", "classes"
 """Name of the input, and of the entry of the metadata with the class names as JSON."""
 
@@ -32,15 +30,14 @@ def write_onnx(network: Predictor, out: Path) -> str:
             onnxruntime computes other logits.
     """
     try:
-        import onnx  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
-        import onnxruntime  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
     except ImportError as error:
         raise UserError(f"{error.name} is not installed; run pip install cnnjax[export]") from None
     if network.arch.dtype != "float32":
         raise UserError(f"model.dtype is {network.arch.dtype!r}; ONNX export needs 'float32', or use --to stablehlo")
+    require_exportable(network)
     data = onnx_model(network)
-    if len(data) > LARGEST:
-        raise UserError(f"the network has {len(data) / 2**30:.1f} GiB; an ONNX file holds 2; use --to safetensors")
     with checked_file(out, functools.partial(compare_logits, network, "read_onnx.py")) as temporary:
         temporary.write_bytes(data)
     return f"ONNX with operator set {OPSET}, any batch size, {len(data) / 2**20:.1f} MiB"
@@ -59,9 +56,9 @@ def onnx_model(network: Predictor) -> bytes:
     sizes = jax.export.symbolic_shape(f"batch, {', '.join(map(str, shape))}")
     traced, outputs = jax.make_jaxpr(program(network), return_shape=True)(jax.ShapeDtypeStruct(sizes, jnp.uint8))
     graph = Graph(batch=IMAGES)
-    values = add_equations(graph, traced, [Value(IMAGES)], OPERATIONS)
+    values = add_equations(graph, traced, [Value(IMAGES, shape=sizes, dtype=jnp.uint8)], OPERATIONS)
     for name, value in zip(sorted(outputs), values, strict=True):  # JAX sorts the keys of a dict
-        graph.nodes.append(helper.make_node("Identity", [graph.full(value, outputs[name].shape)], [name]))
+        graph.nodes.append(helper.make_node("Identity", [graph.full(value)], [name]))
     described = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", outputs[name].shape[1]]) for name in outputs
     ]

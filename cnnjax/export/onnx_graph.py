@@ -20,11 +20,15 @@ Shape = Sequence[Any]
 
 
 class Value(NamedTuple):
-    """A tensor of the graph by name, or a known array; ``narrow`` if axes of size 1 stand for larger ones."""
+    """A tensor of the graph by name, or a known array."""
 
     name: str | None = None
     array: np.ndarray | None = None
     narrow: bool = False
+    """Whether axes of size 1 stand for larger ones."""
+    shape: Shape = ()
+    """The full shape."""
+    dtype: Any = None
 
 
 @dataclasses.dataclass
@@ -47,18 +51,18 @@ class Graph:
         self.constants.append(numpy_helper.from_array(np.asarray(array), name))
         return name
 
-    def numbers(self, numbers: Sequence[int]) -> str:
+    def numbers(self, numbers: Sequence[int] | np.ndarray) -> str:
         """Return a constant vector of whole numbers."""
         return self.constant(np.asarray(numbers, np.int64).reshape(-1))
 
     def name(self, value: Value) -> str:
         """Return the name of a value, narrow or not."""
-        return self.constant(value.array) if value.name is None else value.name  # type: ignore[arg-type]
+        return self.constant(np.asarray(value.array)) if value.name is None else value.name
 
-    def full(self, value: Value, shape: Shape) -> str:
+    def full(self, value: Value) -> str:
         """Return the name of a value whose axes all have their full size."""
         name = self.name(value)
-        return self.node("Expand", name, self.sizes(shape)) if value.narrow else name
+        return self.node("Expand", name, self.sizes(value.shape)) if value.narrow else name
 
     def sizes(self, shape: Shape) -> str:
         """Return a vector of sizes, computed from the batch if one of them is symbolic."""
@@ -69,8 +73,8 @@ class Graph:
         return self.node("Concat", *parts, axis=0)
 
 
-Operation = Callable[[Graph, JaxprEqn, list[Value]], Value]
-"""Adds the nodes of an equation for the values of its inputs; returns the value of its output."""
+Operation = Callable[[Graph, Mapping[str, Any], list[Value]], Value]
+"""Adds the nodes of a primitive with its parameters and inputs; returns its output, without shape and dtype."""
 
 
 def is_static(shape: Shape) -> bool:
@@ -86,11 +90,11 @@ def add_equations(
         UserError: the network uses a primitive that is not in ``operations``.
     """
     jaxpr = closed.jaxpr
-    known = [Value(array=np.asarray(array)) for array in closed.consts]
+    known = [_known(array) for array in closed.consts]
     values: dict[Any, Value] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*known, *inputs), strict=True))
 
     def read(variable: Any) -> Value:
-        return Value(array=np.asarray(variable.val)) if isinstance(variable, Literal) else values[variable]
+        return _known(variable.val) if isinstance(variable, Literal) else values[variable]
 
     for equation in jaxpr.eqns:
         arguments = [read(variable) for variable in equation.invars]
@@ -104,9 +108,16 @@ def add_equations(
                 raise UserError(
                     f"ONNX export does not support JAX's {name!r}, which the network uses; use --to stablehlo"
                 )
-            outputs = [operations[name](graph, equation, arguments)]
+            aval: Any = equation.outvars[0].aval
+            output = operations[name](graph, equation.params, arguments)
+            outputs = [output._replace(shape=aval.shape, dtype=aval.dtype)]
         values |= zip(equation.outvars, outputs, strict=True)
     return [read(variable) for variable in jaxpr.outvars]
+
+
+def _known(array: Any) -> Value:
+    array = np.asarray(array)
+    return Value(array=array, shape=array.shape, dtype=array.dtype)
 
 
 def _inner(equation: JaxprEqn) -> ClosedJaxpr | None:
@@ -117,12 +128,14 @@ def _inner(equation: JaxprEqn) -> ClosedJaxpr | None:
 
 def _is_known(equation: JaxprEqn, arguments: Sequence[Value]) -> bool:
     """Return whether the output can be computed now: a parameter, or what depends only on parameters."""
-    shapes_known = all(is_static(variable.aval.shape) for variable in equation.outvars)
-    return shapes_known and all(value.array is not None and not value.narrow for value in arguments)
+    avals: list[Any] = [variable.aval for variable in equation.outvars]
+    return all(is_static(aval.shape) for aval in avals) and all(
+        value.array is not None and not value.narrow for value in arguments
+    )
 
 
 def _computed(equation: JaxprEqn, arguments: Sequence[Value]) -> list[Value]:
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         outputs = equation.primitive.bind(*(jax.numpy.asarray(value.array) for value in arguments), **equation.params)
     outputs = outputs if equation.primitive.multiple_results else [outputs]
-    return [Value(array=np.asarray(output)) for output in outputs]
+    return [_known(output) for output in outputs]

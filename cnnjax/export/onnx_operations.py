@@ -1,20 +1,22 @@
 """JAX's primitives as nodes of ONNX (operator set 18), for networks in evaluation mode."""
 
 import string
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jax.extend.core import JaxprEqn
 from onnx import helper
 
 from cnnjax.errors import UserError
 from cnnjax.export.onnx_graph import Graph, Operation, Value, is_static
 
+Params = Mapping[str, Any]
+
 
 def elementwise(kind: str) -> Operation:
     """Return the operation of an elementwise node; ONNX broadcasts narrow inputs."""
 
-    def add(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
+    def add(graph: Graph, params: Params, inputs: list[Value]) -> Value:
         return _elementwise(inputs, graph.node(kind, *map(graph.name, inputs)))
 
     return add
@@ -22,14 +24,14 @@ def elementwise(kind: str) -> Operation:
 
 def _elementwise(inputs: list[Value], name: str) -> Value:
     """Return the output of an elementwise node, which is narrow if no input has the full size."""
-    return Value(name, narrow=all(value.narrow or np.ndim(value.array) == 0 for value in inputs if value.name is None)
+    return Value(name, narrow=all(value.narrow or value.shape == () for value in inputs if value.name is None)
                  and all(value.narrow for value in inputs if value.name is not None))  # fmt: skip
 
 
 def composed(*kinds: str) -> Operation:
     """Return the operation of several elementwise nodes, applied one after the other."""
 
-    def add(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
+    def add(graph: Graph, params: Params, inputs: list[Value]) -> Value:
         name = graph.node(kinds[0], *map(graph.name, inputs))
         for kind in kinds[1:]:
             name = graph.node(kind, name)
@@ -38,82 +40,96 @@ def composed(*kinds: str) -> Operation:
     return add
 
 
-def _same(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
+def _same(graph: Graph, params: Params, inputs: list[Value]) -> Value:
     return inputs[0]
 
 
-def _cast(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
-    to = helper.np_dtype_to_tensor_dtype(np.dtype(equation.params["new_dtype"]))
+def _cast(graph: Graph, params: Params, inputs: list[Value]) -> Value:
+    to = helper.np_dtype_to_tensor_dtype(np.dtype(params["new_dtype"]))
     return _elementwise(inputs, graph.node("Cast", graph.name(inputs[0]), to=to))
 
 
-def _select(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
+def _select(graph: Graph, params: Params, inputs: list[Value]) -> Value:
     condition, otherwise, then = map(graph.name, inputs)
     return _elementwise(inputs, graph.node("Where", condition, then, otherwise))
 
 
-def _integer_pow(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
-    exponent = graph.constant(np.asarray(equation.params["y"], equation.outvars[0].aval.dtype))
+def _integer_pow(graph: Graph, params: Params, inputs: list[Value]) -> Value:
+    exponent = graph.constant(np.asarray(params["y"], inputs[0].dtype))
     return _elementwise(inputs, graph.node("Pow", graph.name(inputs[0]), exponent))
 
 
-def _broadcast(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
+def _expm1(graph: Graph, params: Params, inputs: list[Value]) -> Value:
+    return _elementwise(inputs, graph.node("Sub", graph.node("Exp", graph.name(inputs[0])), _one(graph, inputs[0])))
+
+
+def _log1p(graph: Graph, params: Params, inputs: list[Value]) -> Value:
+    return _elementwise(inputs, graph.node("Log", graph.node("Add", graph.name(inputs[0]), _one(graph, inputs[0]))))
+
+
+def _one(graph: Graph, like: Value) -> str:
+    return graph.constant(np.ones((), like.dtype))
+
+
+def _square(graph: Graph, params: Params, inputs: list[Value]) -> Value:
+    name = graph.name(inputs[0])
+    return _elementwise(inputs, graph.node("Mul", name, name))
+
+
+def _broadcast(graph: Graph, params: Params, inputs: list[Value]) -> Value:
     """Insert axes of size 1. They are expanded only where a full array is needed."""
-    given, shape = equation.invars[0].aval.shape, equation.params["shape"]
+    (value,), shape = inputs, params["shape"]
     sizes = [1] * len(shape)
-    for axis, size in zip(equation.params["broadcast_dimensions"], given, strict=True):
+    for axis, size in zip(params["broadcast_dimensions"], value.shape, strict=True):
         sizes[axis] = size
-    narrow = inputs[0].narrow or tuple(sizes) != tuple(shape)
-    if inputs[0].array is not None:
-        narrow_sizes = [1] * len(shape)
-        for axis, size in zip(equation.params["broadcast_dimensions"], inputs[0].array.shape, strict=True):
-            narrow_sizes[axis] = size
-        return Value(array=inputs[0].array.reshape(narrow_sizes), narrow=narrow)
-    if inputs[0].narrow:
-        inputs = [Value(graph.full(inputs[0], given))]
-        narrow = tuple(sizes) != tuple(shape)
-    return Value(_reshaped(graph, inputs[0], given, sizes), narrow=narrow)
+    narrow = tuple(sizes) != tuple(shape)
+    if value.array is not None and not value.narrow:
+        return Value(array=value.array.reshape(sizes), narrow=narrow)
+    return Value(_reshaped(graph, value, sizes), narrow=narrow)
 
 
-def _reshape(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
-    return Value(_reshaped(graph, inputs[0], equation.invars[0].aval.shape, equation.outvars[0].aval.shape))
+def _reshape(graph: Graph, params: Params, inputs: list[Value]) -> Value:
+    return Value(_reshaped(graph, inputs[0], params["new_sizes"]))
 
 
-def _reshaped(graph: Graph, value: Value, given: Any, sizes: Any) -> str:
+def _reshaped(graph: Graph, value: Value, sizes: Sequence[Any]) -> str:
     """Return the name of a reshaped value; one symbolic size is left to ONNX to infer."""
     if sum(not isinstance(size, int) for size in sizes) > 1:
         raise UserError("ONNX export does not support a reshape to several symbolic sizes; use --to stablehlo")
     fixed = [size if isinstance(size, int) else -1 for size in sizes]
-    return graph.node("Reshape", graph.full(value, given), graph.numbers(fixed))
+    return graph.node("Reshape", graph.full(value), graph.numbers(fixed))
 
 
-def _transpose(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
-    name = graph.full(inputs[0], equation.invars[0].aval.shape)
-    return Value(graph.node("Transpose", name, perm=list(equation.params["permutation"])))
+def _squeeze(graph: Graph, params: Params, inputs: list[Value]) -> Value:
+    return Value(graph.node("Squeeze", graph.full(inputs[0]), graph.numbers(params["dimensions"])))
 
 
-def _concatenate(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
-    parts = [graph.full(value, v.aval.shape) for value, v in zip(inputs, equation.invars, strict=True)]
-    return Value(graph.node("Concat", *parts, axis=equation.params["dimension"]))
+def _transpose(graph: Graph, params: Params, inputs: list[Value]) -> Value:
+    name = graph.full(inputs[0])
+    return Value(graph.node("Transpose", name, perm=list(params["permutation"])))
 
 
-def _pad(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
-    lows, highs, interior = zip(*equation.params["padding_config"], strict=True)
+def _concatenate(graph: Graph, params: Params, inputs: list[Value]) -> Value:
+    return Value(graph.node("Concat", *map(graph.full, inputs), axis=params["dimension"]))
+
+
+def _pad(graph: Graph, params: Params, inputs: list[Value]) -> Value:
+    lows, highs, interior = zip(*params["padding_config"], strict=True)
     if any(interior) or min(*lows, *highs) < 0:
         raise UserError("ONNX export does not support negative or interior padding; use --to stablehlo")
-    name = graph.full(inputs[0], equation.invars[0].aval.shape)
+    name = graph.full(inputs[0])
     return Value(graph.node("Pad", name, graph.numbers([*lows, *highs]), graph.name(inputs[1])))
 
 
-def _slice(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
-    shape, params = equation.invars[0].aval.shape, equation.params
+def _slice(graph: Graph, params: Params, inputs: list[Value]) -> Value:
+    shape = inputs[0].shape
     strides = params["strides"] or (1,) * len(shape)
     bounds = dict(enumerate(zip(params["start_indices"], params["limit_indices"], strides, strict=True)))
-    return Value(_cut(graph, graph.full(inputs[0], shape), shape, bounds))
+    return Value(_cut(graph, graph.full(inputs[0]), shape, bounds))
 
 
-def _reverse(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
-    name, axes = graph.full(inputs[0], equation.invars[0].aval.shape), equation.params["dimensions"]
+def _reverse(graph: Graph, params: Params, inputs: list[Value]) -> Value:
+    name, axes = graph.full(inputs[0]), params["dimensions"]
     first, last, step = ([number] * len(axes) for number in (-1, np.iinfo(np.int64).min, -1))
     return Value(graph.node("Slice", name, *map(graph.numbers, (first, last, axes, step))))
 
@@ -129,12 +145,12 @@ def _cut(graph: Graph, name: str, shape: Any, bounds: dict[int, tuple[Any, Any, 
     return graph.node("Slice", name, *(graph.numbers(numbers) for numbers in (starts, ends, list(cut), steps)))
 
 
-def _gather(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
+def _gather(graph: Graph, params: Params, inputs: list[Value]) -> Value:
     """Add a strided or contiguous slice, which JAX writes as a gather at known places if the batch is symbolic."""
-    shape, params, places = equation.invars[0].aval.shape, equation.params, inputs[1].array
+    shape, places = inputs[0].shape, inputs[1].array
     dims, sizes = params["dimension_numbers"], params["slice_sizes"]
     axes, collapsed = dims.start_index_map, dims.collapsed_slice_dims
-    name = graph.full(inputs[0], shape)
+    name = graph.full(inputs[0])
     if places is not None and places.ndim == 1:  # one window
         bounds = {axis: (int(place), int(place) + sizes[axis], 1) for axis, place in zip(axes, places, strict=True)}
         name = _cut(graph, name, shape, bounds)
@@ -159,34 +175,34 @@ def _grid(places: np.ndarray) -> list[np.ndarray] | None:
 
 
 def _reduce(kind: str) -> Operation:
-    def add(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
-        name = graph.full(inputs[0], equation.invars[0].aval.shape)
-        return Value(graph.node(kind, name, graph.numbers(equation.params["axes"]), keepdims=0))
+    def add(graph: Graph, params: Params, inputs: list[Value]) -> Value:
+        name = graph.full(inputs[0])
+        return Value(graph.node(kind, name, graph.numbers(params["axes"]), keepdims=0))
 
     return add
 
 
-def _dot(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
-    (left_sum, right_sum), (left_batch, right_batch) = equation.params["dimension_numbers"]
-    left_shape, right_shape = (variable.aval.shape for variable in equation.invars)
-    left = list(string.ascii_lowercase[: len(left_shape)])
-    right = list(string.ascii_uppercase[: len(right_shape)])
+def _dot(graph: Graph, params: Params, inputs: list[Value]) -> Value:
+    (left_sum, right_sum), (left_batch, right_batch) = params["dimension_numbers"]
+    left = list(string.ascii_lowercase[: len(inputs[0].shape)])
+    right = list(string.ascii_uppercase[: len(inputs[1].shape)])
     for ours, theirs in zip((*left_sum, *left_batch), (*right_sum, *right_batch), strict=True):
         right[theirs] = left[ours]
     kept = [left[axis] for axis in left_batch]
     kept += [left[axis] for axis in range(len(left)) if axis not in (*left_sum, *left_batch)]
     kept += [right[axis] for axis in range(len(right)) if axis not in (*right_sum, *right_batch)]
-    names = graph.full(inputs[0], left_shape), graph.full(inputs[1], right_shape)
-    return Value(graph.node("Einsum", *names, equation=f"{''.join(left)},{''.join(right)}->{''.join(kept)}"))
+    return Value(
+        graph.node("Einsum", *map(graph.full, inputs), equation=f"{''.join(left)},{''.join(right)}->{''.join(kept)}")
+    )
 
 
-def _conv(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
+def _conv(graph: Graph, params: Params, inputs: list[Value]) -> Value:
     """Add a convolution between two transpositions, because ONNX puts the channels first."""
-    params = equation.params
+    params = params
     images, kernel, output = params["dimension_numbers"]
     if set(params["lhs_dilation"]) != {1} or params["batch_group_count"] != 1 or np.min(params["padding"]) < 0:
         raise UserError("ONNX export does not support transposed convolutions; use --to stablehlo")
-    x = graph.node("Transpose", graph.full(inputs[0], equation.invars[0].aval.shape), perm=list(images))
+    x = graph.node("Transpose", graph.full(inputs[0]), perm=list(images))
     array = inputs[1].array
     if array is None:
         weights = graph.node("Transpose", graph.name(inputs[1]), perm=list(kernel))
@@ -210,7 +226,8 @@ OPERATIONS: dict[str, Operation] = {
     "ne": composed("Equal", "Not"), "rsqrt": composed("Sqrt", "Reciprocal"),
     "stop_gradient": _same, "copy": _same, "copy_p": _same, "optimization_barrier": _same,
     "convert_element_type": _cast, "select_n": _select, "integer_pow": _integer_pow,
-    "broadcast_in_dim": _broadcast, "reshape": _reshape, "squeeze": _reshape, "transpose": _transpose,
+    "square": _square, "expm1": _expm1, "log1p": _log1p,
+    "broadcast_in_dim": _broadcast, "reshape": _reshape, "squeeze": _squeeze, "transpose": _transpose,
     "concatenate": _concatenate, "pad": _pad, "slice": _slice, "rev": _reverse, "gather": _gather,
     "reduce_sum": _reduce("ReduceSum"), "reduce_max": _reduce("ReduceMax"),
     "dot_general": _dot, "conv_general_dilated": _conv,

@@ -5,11 +5,14 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from cnnjax.errors import UserError
 from cnnjax.runs.predictor import Predictor
 from cnnjax.training.evaluation import logits_step
 
 LOGITS, PROBABILITIES = "logits", "probabilities"
 """Names of the outputs."""
+LARGEST = 2**31 - 2**26
+"""Maximum bytes of the variables in a file; the rest is for the program."""
 
 
 def program(network: Predictor) -> Callable[[jax.Array], dict[str, jax.Array]]:
@@ -23,6 +26,14 @@ def program(network: Predictor) -> Callable[[jax.Array], dict[str, jax.Array]]:
         return {LOGITS: logits, PROBABILITIES: jax.nn.softmax(logits)}
 
     return run
+
+
+def require_exportable(network: Predictor) -> None:
+    """Raise UserError if the network has no classes, or more than fits into a file of protobuf or flatbuffers."""
+    network.require_classes()
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(network.variables))
+    if size > LARGEST:
+        raise UserError(f"the network has {size / 2**30:.1f} GiB, more than the 2 GiB of a file; use --to safetensors")
 
 
 def example_images(network: Predictor, count: int) -> np.ndarray:

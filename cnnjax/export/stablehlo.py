@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.errors import UserError
-from cnnjax.export.program import program
+from cnnjax.export.program import program, require_exportable
 from cnnjax.export.verification import checked_file, compare_logits
 from cnnjax.runs.predictor import Predictor
 
@@ -28,11 +28,12 @@ def write_stablehlo(network: Predictor, out: Path) -> str:
         UserError: flatbuffers is missing, or the file, read again, gives other logits.
     """
     try:
-        import flatbuffers  # type: ignore[import-untyped]  # noqa: F401
+        import flatbuffers  # noqa: F401
     except ImportError:
         raise UserError(
             "flatbuffers is not installed; run pip install cnnjax[export], or pip install flatbuffers"
         ) from None
+    require_exportable(network)
     data = exported(network).serialize()
     with checked_file(out, functools.partial(compare_logits, network, "read_stablehlo.py")) as temporary:
         temporary.write_bytes(data)

@@ -57,7 +57,7 @@ def compare_logits(network: Predictor, reader: str, file: Path) -> None:
 
 
 def compare_tensors(tensors: Mapping[str, np.ndarray], reader: str, file: Path) -> None:
-    """Raise UserError unless the tensors that a program of `READERS` finds in the file are the given ones, bit for bit."""
+    """Raise UserError unless a program of `READERS` finds the given tensors in the file, bit for bit."""
     stored = run_reader(reader, file)
     wrong = [name for name, array in tensors.items() if name not in stored or not same_bits(stored[name], array)]
     if wrong or stored.keys() != tensors.keys():

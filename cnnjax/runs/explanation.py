@@ -32,8 +32,8 @@ class HeatMaps:
         make_folder(folder)
         self.folder, self.network = folder, network
 
-    def write(self, number: int, photo: str, image: np.ndarray, name: str) -> None:
-        """Write the heat map of a class over a photo, as the network sees it.
+    def write(self, number: int, photo: str, image: np.ndarray, name: str) -> str | None:
+        """Write the heat map of a class over a photo, as the network sees it; return a notice if the map is empty.
 
         Args:
             number: number of the photo, which starts the file name, since photos in two folders may share a name.
@@ -42,7 +42,10 @@ class HeatMaps:
             name: the class.
         """
         stem = re.sub(r"[^\w.-]", "_", Path(photo).stem)[:LONGEST_STEM]
-        save(draw(image, heat_map(self.network, image, name)), self.folder / f"{number:04d}-{stem}.png")
+        path = self.folder / f"{number:04d}-{stem}.png"
+        heat = heat_map(self.network, image, name)
+        save(draw(image, heat), path)
+        return None if heat.any() else f"{path} shows no colors: no position of the last stage speaks for {name}"
 
 
 def heat_map(network: Predictor, image: np.ndarray, name: str) -> np.ndarray:

@@ -14,7 +14,7 @@ TABLE = "classes.tsv"
 
 
 class ImageNetClass(NamedTuple):
-    """A class: its WordNet id, such as n01704323, and its name, such as triceratops. Two pairs of classes share a name."""
+    """A class: its WordNet id, such as n01704323, and its name, such as triceratops. Two names occur twice."""
 
     wnid: str
     name: str

@@ -4,9 +4,11 @@ usage: python read_safetensors.py FILE TENSORS.npz
 """
 
 import sys
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
 
 file, outputs = sys.argv[1:]
-np.savez(outputs, **load_file(file))
+tensors: Any = load_file(file)
+np.savez(outputs, **tensors)
