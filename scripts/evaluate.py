@@ -114,6 +114,7 @@ def evaluate_published(option: str, name: str, arguments: list[str]) -> None:
     from cnnjax.pretrained import registry
 
     if option == "--pretrained":
+        evaluation.require_images(config, ground_truth)
         evaluated = evaluation.evaluate(load_pretrained(name, prepare=cli.use_precision), config, ground_truth)
         evaluation.print_evaluation(name, evaluated, registry().get(name), Console())
     elif failures := evaluation.evaluate_all(name, config, ground_truth, out, Console()):

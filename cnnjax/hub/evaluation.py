@@ -13,7 +13,7 @@ from cnnjax import data
 from cnnjax.config import Data
 from cnnjax.data import Source
 from cnnjax.data.sources import find_source
-from cnnjax.errors import CnnjaxError, UserError
+from cnnjax.errors import UserError
 from cnnjax.hub.class_labels import match_classes
 from cnnjax.hub.ground_truth import labelled_photos, require_class_folders
 from cnnjax.hub.loading import load_pretrained
@@ -47,6 +47,17 @@ class Evaluated(NamedTuple):
     images: Labelled
 
 
+def require_images(config: Data, ground_truth: Path | None) -> None:
+    """Raise UserError if the images cannot be used with any network, before a network is downloaded."""
+    if ground_truth is not None:
+        if config.source != "image_folder" or config.dir is None:
+            raise UserError("--ground-truth is given without a folder of photos; add --data.source image_folder:DIR")
+        if not ground_truth.is_file():
+            raise UserError(f"there is no file {ground_truth}; give a text file with a line FILE CLASS for each photo")
+    elif config.source == "image_folder" and config.dir is not None:
+        require_class_folders(Path(config.dir))
+
+
 def evaluate(network: Predictor, config: Data, ground_truth: Path | None = None) -> Evaluated:
     """Return the metrics of a network on the test images of a data set.
 
@@ -57,6 +68,7 @@ def evaluate(network: Predictor, config: Data, ground_truth: Path | None = None)
         config: the data set.
         ground_truth: file with the class of each photo, for a flat folder.
     """
+    require_images(config, ground_truth)
     network.require_classes()
     images = _load(network, config, ground_truth)
     logits = network.logits_of(images.images)
@@ -64,17 +76,13 @@ def evaluate(network: Predictor, config: Data, ground_truth: Path | None = None)
 
 
 def _load(network: Predictor, config: Data, ground_truth: Path | None) -> Labelled:
-    if ground_truth is not None:
-        if config.source != "image_folder" or config.dir is None:
-            raise UserError("--ground-truth is given without a folder of photos; add --data.source image_folder:DIR")
+    if ground_truth is not None and config.dir is not None:
         photos = labelled_photos(Path(config.dir), ground_truth, network)
         return Labelled(photos, photos.labels, config.dir, ())
     if config.source != "image_folder":
         dataset = data.load(config, divide=False, like=network.preprocessing)
         classes = match_classes(dataset.classes, network, config.source)
         return Labelled(dataset.test, classes[dataset.test.labels], config.source, dataset.notices)
-    if config.dir is not None:
-        require_class_folders(Path(config.dir))
     loaded = find_source(config.source).load_from(config, network.preprocessing)
     part = next(part for part in ("test", "validation", "train") if part in loaded.parts)
     source, classes = loaded.parts[part], match_classes(loaded.classes, network, str(config.dir))
@@ -107,6 +115,7 @@ def evaluate_all(pattern: str, config: Data, ground_truth: Path | None, out: Pat
     names = list_pretrained(pattern)
     if not names:
         raise UserError(f"no published network matches {pattern!r}; python scripts/pretrained.py list shows all")
+    require_images(config, ground_truth)
     rows, failures = [], 0
     for name in names:
         entry = registry()[name]
@@ -116,7 +125,7 @@ def evaluate_all(pattern: str, config: Data, ground_truth: Path | None, out: Pat
             row |= {"images": report.images, "classes": images.classes, "loss": f"{report.loss:.6f}",
                     "top1": f"{100 * report.top1:.3f}", "top5": f"{100 * report.top5:.3f}"}  # fmt: skip
             say(console, f"{name}: top-1 {100 * report.top1:.2f} %, top-5 {100 * report.top5:.2f} %")
-        except CnnjaxError as error:
+        except UserError as error:
             failures += 1
             row["error"] = str(error)
             say(console, f"{name}: {error}")

@@ -163,6 +163,11 @@ def test_get_says_what_it_downloads_and_list_then_shows_it(script, weights):
         (["predict.py", "--pretrained", LENET], "no IMAGE is given"),
         (["predict.py", "--pretrained", LENET, "missing.png"], "there is no image file"),
         (["evaluate.py", "--pretrained", LENET], "without data"),
+        (["evaluate.py", "--all", "lenet*", "--data.source", "image_folder:missing"], "no directory or zip"),
+        (
+            ["evaluate.py", "--pretrained", "resnet18.tv_in1k_v1", "--data.source", "image_folder:missing"],
+            "no directory or zip",
+        ),
         (["evaluate.py", "--all", "nothing*", "--data.source", "image_folder:."], "no published network matches"),
         (["evaluate.py", "--pretrained", LENET, "--data.source", "image_folder:empty"], "no directory or zip"),
         (["evaluate.py", "--pretrained", LENET, "--data.source", "mnist", "--ground-truth", "x"], "a folder of photos"),
