@@ -17,16 +17,12 @@ from pathlib import Path
 from cnnjax.checkpoint.verify import OutOfReach
 from cnnjax.convert import largest_file, load_weights
 from cnnjax.convert.folder import write_run
-from cnnjax.convert.sources import NORMALIZATIONS
-from cnnjax.data import Preprocessing
-from cnnjax.data.class_names import CIFAR10_CLASSES
-from cnnjax.data.imagenet_classes import wordnet_ids
 from cnnjax.errors import UserError
+from cnnjax.functional import Variables
+from cnnjax.hub.descriptions import arch_of, classes_of, preprocessing_of
 from cnnjax.hub.download import Unreachable, download
 from cnnjax.hub.progress import download_bar, notice
 from cnnjax.hub.verification import Digests, digests, mismatch, record, recorded_sha256
-from cnnjax.models import create
-from cnnjax.models.layers import Arch
 from cnnjax.pretrained import Published
 from cnnjax.runs import predictor
 from cnnjax.runs.predictor import Predictor
@@ -37,8 +33,6 @@ from cnnjax.system.lock import waiting_for
 
 RUN, LOCK = "run", ".lock"
 HUB = "https://huggingface.co"
-CLASSES = {"cifar10": CIFAR10_CLASSES, "imagenet": wordnet_ids()}
-"""Class names by data set; the classes of any other are numbered."""
 
 
 def root() -> Path:
@@ -82,7 +76,7 @@ def put(entry: Published, file: Path) -> Predictor:
         found = digests(file)
         if problem := mismatch(entry, folder, found):
             raise UserError(f"{file} {problem}; give the file from {entry.address}")
-        return _convert(entry, folder, file, found)
+        return _keep(entry, folder, load_weights(arch_of(entry), entry.source, file), found)
 
 
 @contextlib.contextmanager
@@ -139,10 +133,13 @@ def _fetch(entry: Published, folder: Path) -> Predictor:
             f"{address} {problem}; the download is kept as {_set_aside(part)}; run the same command to download it "
             "again"
         )
+    if entry.hash:  # otherwise, it is the right file only if it fits the network
+        record(entry, folder, entry.file_name, found)
     try:
-        return _convert(entry, folder, part, found)
+        variables = load_weights(arch_of(entry), entry.source, part)
     except UserError as error:
         raise UserError(f"{error}; the download is kept as {_set_aside(part).name}") from error
+    return _keep(entry, folder, variables, found)
 
 
 def _part(entry: Published, folder: Path) -> Path:
@@ -164,35 +161,12 @@ def _mirrored_name(entry: Published) -> str:
     return f"{entry.name}.{entry.file_name}" if entry.address.startswith(HUB) else entry.file_name
 
 
-def arch_of(entry: Published) -> Arch:
-    """Return the network as published."""
-    return create(entry.variant, input_size=entry.input_size)
-
-
-def classes_of(entry: Published) -> tuple[str, ...]:
-    """Return the class names in the order of the outputs."""
-    return CLASSES.get(entry.data) or tuple(map(str, range(arch_of(entry).num_classes)))
-
-
-def preprocessing_of(entry: Published) -> Preprocessing:
-    """Return the preprocessing of images for which the accuracy is published."""
-    normalization = NORMALIZATIONS[entry.normalization]
-    return Preprocessing.from_dict({
-        "height": entry.input_size, "width": entry.input_size, "resize": "exact" if entry.resize is None else "short",
-        "resize_size": entry.resize, "interpolation": entry.interpolation, **normalization._asdict(),
-    }, "preprocessing")  # fmt: skip
-
-
-def _convert(entry: Published, folder: Path, file: Path, found: Digests) -> Predictor:
-    """Convert a verified file to the network's run folder, and record its hash."""
-    if entry.hash:  # otherwise, it is the right file only if it fits the network
-        record(entry, folder, entry.file_name, found)
-    arch = arch_of(entry)
-    variables = load_weights(arch, entry.source, file)
+def _keep(entry: Published, folder: Path, variables: Variables, found: Digests) -> Predictor:
+    """Write the network's run folder, and record the hash of the file that it was made from."""
     run = folder / RUN
     if run.is_dir():
         remove(run)
     origin = {"model": entry.name, "source": entry.source, "file": entry.file_name, "sha256": found.sha256}
-    write_run(run, arch, variables, classes_of(entry), preprocessing_of(entry), origin)
+    write_run(run, arch_of(entry), variables, classes_of(entry), preprocessing_of(entry), origin)
     record(entry, folder, entry.file_name, found)
     return predictor.load(run)

@@ -10,6 +10,7 @@ from cnnjax.convert import load_weights
 from cnnjax.errors import UserError, listed
 from cnnjax.functional import Variables, abstract_variables, init, leaves_by_path
 from cnnjax.hub import cache, huggingface, model_folder, timm_folder
+from cnnjax.hub.descriptions import arch_of, classes_of, preprocessing_of
 from cnnjax.hub.progress import notice
 from cnnjax.hub.verification import digests
 from cnnjax.models.layers import Arch
@@ -87,9 +88,9 @@ def _from_file(path: Path) -> Predictor:
             "python scripts/convert.py MODEL --from SOURCE FILE RUN"
         )
     entry = next((entry for entry in matching if entry.source != "timm"), matching[0])
-    arch = cache.arch_of(entry)
+    arch = arch_of(entry)
     variables = load_weights(arch, entry.source, path)
-    return Predictor(arch, variables, cache.classes_of(entry), cache.preprocessing_of(entry), path, {})
+    return Predictor(arch, variables, classes_of(entry), preprocessing_of(entry), path, {})
 
 
 def _is_file_of(entry: Published, sha256: str, md5: str) -> bool:

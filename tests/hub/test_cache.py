@@ -189,3 +189,16 @@ def test_patterns_may_leave_out_the_tag():
     assert list_pretrained("resnet50_v1") == ["resnet50_v1.keras_in1k"]
     assert set(list_pretrained("resnet50*")) > set(list_pretrained("resnet50")) > {"resnet50.tv_in1k_v2"}
     assert not list_pretrained("nothing")
+
+
+def test_a_full_disk_keeps_the_verified_download(surroundings, server, entry, file, monkeypatch):
+    def fails(*arguments, **options):
+        raise UserError("checkpoint could not be saved (No space left on device)")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cnnjax.checkpoint.save", fails)
+        with pytest.raises(UserError, match="No space left"):
+            cache.load(entry)
+    assert names(surroundings / entry.name) == {"weights.safetensors.part", "record.json"}
+    assert same(cache.load(entry), file)
+    assert [asked for _, asked in server[0].requests] == [None, f"bytes={len(server[0].content)}-"]
