@@ -15,7 +15,7 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float6
 
 
 @contextlib.contextmanager
-def open_safetensors(path: Path, largest: int | None = None) -> Iterator[Tensors]:
+def open_safetensors(path: Path, largest: int) -> Iterator[Tensors]:
     """Open a safetensors file; the library checks that its offsets fit the file."""
     try:
         with safe_open(path, framework="numpy") as file:

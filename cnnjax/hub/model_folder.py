@@ -17,7 +17,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnnjax.convert.safetensors_file import open_safetensors, write_safetensors
+from cnnjax.convert import largest_file
+from cnnjax.convert.safetensors_file import write_safetensors
+from cnnjax.convert.weight_files import open_tensors
 from cnnjax.errors import UserError, listed, quoted
 from cnnjax.functional import Variables, abstract_variables, leaves_by_path
 from cnnjax.models.layers import Arch
@@ -87,7 +89,7 @@ def read(folder: Path, prepare: Callable[[Arch], None] = lambda arch: None) -> P
     prepare(described.arch)
     _check_weights(folder / WEIGHTS, config.get(DIGEST))
     expected = abstract_variables(described.arch)._asdict()
-    arrays = _read_arrays(folder / WEIGHTS, leaves_by_path(expected))
+    arrays = _read_arrays(folder / WEIGHTS, leaves_by_path(expected), largest_file(described.arch))
     leaves = [arrays[path] for path in leaves_by_path(expected)]
     variables = Variables(**jax.tree.unflatten(jax.tree.structure(expected), leaves))
     return Predictor(described.arch, variables, described.classes, described.preprocessing, folder, described.data)
@@ -105,9 +107,9 @@ def _check_weights(path: Path, digest: object) -> None:
         )
 
 
-def _read_arrays(path: Path, expected: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+def _read_arrays(path: Path, expected: Mapping[str, jax.ShapeDtypeStruct], largest: int) -> dict[str, np.ndarray]:
     """Return the tensors of a file, which must have exactly the expected names, shapes and types."""
-    with open_safetensors(path) as tensors:
+    with open_tensors(path, largest) as tensors:
         wrong = sorted(tensors.shapes.keys() ^ expected.keys())
         wrong += [
             name for name, leaf in expected.items()
