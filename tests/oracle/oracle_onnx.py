@@ -30,7 +30,7 @@ NETWORKS = {
     "resnet v1": create("resnet50_v1", depths=(1, 1), width=8, input_size=33, **SMALL),
     "resnet v1.5": create("resnet50", depths=(1, 1), width=8, input_size=32, **SMALL),
     "resnet v2": create("resnet50_v2", depths=(1, 1), width=8, input_size=32, **SMALL),
-    "resnext": create("resnext50_32x4d", depths=(1, 1), width=8, groups=4, input_size=32, **SMALL),
+    "resnext": create("resnext50_32x4d", depths=(1, 1), groups=4, input_size=32, **SMALL),
     "regnet with squeeze and excitation": create("regnet_y_400mf", input_size=32, **SMALL),
     "xception": create("xception", input_size=75, **SMALL),
 }
