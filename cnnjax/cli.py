@@ -224,7 +224,7 @@ def _from_file(path: Path, name: str) -> LoadedExperiment:
     ):  # fmt: skip
         if type(part) not in classes.values():
             raise UserError(
-                f"{path}: {part!r} is of a class that this file does not define with a {key!r}, so the run could not "
+                f"{path}: the class of {part!r} is not defined in this file with a {key!r}, so the run could not "
                 "be reopened; create the model with create(...), or define its class in this file"
             )
     return LoadedExperiment(name, experiment, definitions)
