@@ -22,6 +22,7 @@ from cnnjax.runs.predictor import Predictor
 from cnnjax.runs.records import read_record
 from tests.convert.published import tensors_of
 from tests.hostile.formats import TIMM_CONFIG
+from tests.hub.fixtures import surroundings, weights
 
 RECORDS = Path(__file__).parents[2] / "experiments" / "records"
 INCLUDED_NAMES = [entry.name for entry in registry().values() if entry.source == OWN]
