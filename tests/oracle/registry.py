@@ -2,7 +2,7 @@
 
     python tests/oracle/registry.py --write
 
-torchvision, timm and Keras state addresses, hashes, licences and preprocessing in their packages, torchvision also
+torchvision, timm and Keras state addresses, hashes, licenses and preprocessing in their packages, torchvision also
 accuracies and sizes. stated_accuracy.csv holds the accuracies that Keras, timm and the CIFAR networks state elsewhere,
 with their sources. Rows of cnnjax's own networks are kept as they are.
 """
@@ -41,8 +41,8 @@ CIFAR_FILES = {
     20: "resnet20-12fca82f.th", 32: "resnet32.th", 44: "resnet44-014dd654.th", 56: "resnet56.th",
     110: "resnet110.th",
 }  # fmt: skip
-LICENCES = {"https://github.com/facebookresearch/SWAG/blob/main/LICENSE": "cc-by-nc-4.0", None: "bsd-3-clause"}
-"""Licence that torchvision's description of the package states for SWAG, and torchvision's own for the others."""
+LICENSES = {"https://github.com/facebookresearch/SWAG/blob/main/LICENSE": "cc-by-nc-4.0", None: "bsd-3-clause"}
+"""License that torchvision's description of the package states for SWAG, and torchvision's own for the others."""
 
 
 def published_hash(address: str) -> str:
@@ -65,7 +65,7 @@ def torchvision_rows():
                 "address": weights.url,
                 "hash": published_hash(weights.url),
                 "size_mib": weights.meta["_file_size"],
-                "licence": LICENCES[weights.meta.get("license")],
+                "license": LICENSES[weights.meta.get("license")],
                 "data": "imagenet",
                 "top1": stated["acc@1"],
                 "top5": stated["acc@5"],
@@ -97,7 +97,7 @@ def timm_rows():
                 "weights": tagged,
                 "address": address,
                 "hash": published_hash(address),
-                "licence": entry.license,
+                "license": entry.license,
                 "data": "imagenet",
                 "input_size": size,
                 "resize": int(size / crop),
@@ -125,7 +125,7 @@ def keras_row(name: str, address: str, md5: str) -> dict:
         "weights": "imagenet",
         "address": address,
         "hash": f"md5:{md5}",
-        "licence": "apache-2.0",
+        "license": "apache-2.0",
         "data": "imagenet",
         "input_size": create(name).input_size,
         "resize": "exact",
@@ -142,7 +142,7 @@ def cifar_rows():
             "weights": f"resnet{depth}",
             "address": f"{CIFAR}/{file}",
             "hash": published_hash(file),
-            "licence": "bsd-2-clause",
+            "license": "bsd-2-clause",
             "data": "cifar10",
             "input_size": 32,
             "resize": "exact",
