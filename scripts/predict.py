@@ -80,6 +80,8 @@ def predict(arguments: list[str]) -> None:
         problems += read.problems
         for problem in read.problems if len(photos) > 1 else ():
             print("error:", printable(problem), file=sys.stderr)
+        for notice in read.dark:
+            print("notice:", printable(notice), file=sys.stderr)
         if not read.paths:
             continue
         for path, classes in zip(read.paths, loaded.network.top(read.images, top), strict=True):
