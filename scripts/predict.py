@@ -23,6 +23,8 @@ from cnnjax import cli
 from cnnjax.errors import PartlyDone, UserError, counted, listed, printable, require
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cnnjax.runs.predictor import Predictor
 
 Classes = list[tuple[str, float]]
@@ -125,23 +127,16 @@ def predict(arguments: list[str]) -> None:
 
 def classify(request: Request, load: "Callable[[], Predictor]", *, published: bool) -> None:
     """Print the classes of all images; a damaged image does not stop the others."""
-    from cnnjax.hub.class_labels import is_imagenet
     from cnnjax.runs.photos import find_photos, read_photos
 
     photos, left_out, unopened = find_photos(request.images)
     if left_out:
-        print(printable(f"notice: {counted(len(left_out), 'file')} not used (not images): {listed(left_out)}"),
-              file=sys.stderr)  # fmt: skip
+        _note("notice", f"{counted(len(left_out), 'file')} not used (not images): {listed(left_out)}")
     for problem in unopened:
-        print("error:", printable(problem), file=sys.stderr)
+        _note("error", problem)
     cli.start_jax(request.platform)
     network = load()
-    show_text = functools.partial(show_published, network) if published or is_imagenet(network) else show
-    heat_maps = None
-    if request.gradcam is not None:
-        from cnnjax.runs.explanation import HeatMaps  # it imports matplotlib
-
-        heat_maps = HeatMaps(request.gradcam, network)
+    show_image = _shower(request, network, published=published)
     problems: list[str] = []
     done = 0
     if request.form == "csv":
@@ -150,18 +145,13 @@ def classify(request: Request, load: "Callable[[], Predictor]", *, published: bo
         read = read_photos(photos[start : start + CHUNK_SIZE], network.preprocessing)
         problems += read.problems
         for problem in read.problems if len(photos) > 1 else ():
-            print("error:", printable(problem), file=sys.stderr)
-        if not read.paths:
-            continue
-        answers = network.top(read.images, request.top)
-        for path, image, classes in zip(read.paths, read.images, answers, strict=True):
-            if request.form == "text":
-                show_text(done, path, classes)
-            else:
-                write(path, classes, request.form)
-            if heat_maps is not None and (notice := heat_maps.write(done, path, image, classes[0][0])):
-                print("notice:", printable(notice), file=sys.stderr)
-            done += 1
+            _note("error", problem)
+        for notice in read.dark:
+            _note("notice", notice)
+        answers = network.top(read.images, request.top) if read.paths else []
+        for number, answer in enumerate(zip(read.paths, read.images, answers, strict=True), done):
+            show_image(number, *answer)
+        done += len(read.paths)
     if len(problems) == len(photos):
         only = [*problems, *unopened]
         raise UserError(only[0] if len(only) == 1 else f"none of the {len(photos):,} images could be read")
@@ -169,6 +159,32 @@ def classify(request: Request, load: "Callable[[], Predictor]", *, published: bo
         raise PartlyDone(f"{len(problems):,} of {len(photos):,} images could not be read: {listed(problems, 1)}")
     if unopened:
         raise PartlyDone(f"{counted(len(unopened), 'folder')} could not be opened; the other images are classified")
+
+
+def _note(kind: str, text: str) -> None:
+    print(f"{kind}:", printable(text), file=sys.stderr)
+
+
+def _shower(request: Request, network: "Predictor", *, published: bool) -> "Callable[..., None]":
+    """Return a function that shows the classes of an image, and writes its heat map if they are wanted."""
+    from cnnjax.hub.class_labels import is_imagenet
+
+    show_text = functools.partial(show_published, network) if published or is_imagenet(network) else show
+    heat_maps = None
+    if request.gradcam is not None:
+        from cnnjax.runs.explanation import HeatMaps  # it imports matplotlib
+
+        heat_maps = HeatMaps(request.gradcam, network)
+
+    def show_image(number: int, path: str, image: "np.ndarray", classes: Classes) -> None:
+        if request.form == "text":
+            show_text(number, path, classes)
+        else:
+            write(path, classes, request.form)
+        if heat_maps is not None and (notice := heat_maps.write(number, path, image, classes[0][0])):
+            _note("notice", notice)
+
+    return show_image
 
 
 def show(number: int, path: str, classes: Classes) -> None:

@@ -122,6 +122,15 @@ def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:
     Raises:
         UserError: the file does not exist or is not an image.
     """
+    return read_image_and_range(path, preprocessing)[0]
+
+
+def read_image_and_range(path: str, preprocessing: Preprocessing) -> tuple[np.ndarray, int | None]:
+    """Return `read_image`, and the largest value in the file if it has more than 8 bits per channel.
+
+    Raises:
+        UserError: the file does not exist or is not an image.
+    """
     try:
         picture = decode_picture(read_picture_file(Path(path)), max_value=preprocessing.max_value)
         pixels = np.asarray(fit(as_mode(picture.image, preprocessing.channels), preprocessing))
@@ -131,7 +140,7 @@ def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:
         raise UserError(
             f"{path} cannot be read as an image ({error}); give a PNG, JPEG or another common format"
         ) from error
-    return pixels.reshape(preprocessing.height, preprocessing.width, preprocessing.channels)
+    return pixels.reshape(preprocessing.height, preprocessing.width, preprocessing.channels), picture.largest
 
 
 def prepare_photo(photo: str | Path | Image.Image | np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
