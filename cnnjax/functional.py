@@ -15,9 +15,14 @@ from flax import nnx
 from cnnjax.errors import UserError, choose, listed
 from cnnjax.models.layers import Arch, Features, Network, Outputs, kernel_shape
 from cnnjax.ops.dispatch import parameter_dtype
+from cnnjax.partition import is_frozen
 
 Tree = dict[str, Any]
 """A nested dict of arrays."""
+
+
+HEAD = "head"
+"""Name of the layers that a network has per class, in its parameters."""
 
 
 class Variables(NamedTuple):
@@ -58,7 +63,7 @@ def init(arch: Arch, key: jax.Array) -> Variables:
 
 def apply(
     arch: Arch, variables: Variables, images: jax.Array, *, train: bool = False, key: jax.Array | None = None,
-    remat: tuple[str, ...] = (),
+    remat: tuple[str, ...] = (), frozen: tuple[str, ...] = (),
 ) -> tuple[Outputs, Tree]:  # fmt: skip
     """Run the network.
 
@@ -70,6 +75,9 @@ def apply(
         key: PRNG key for dropout and stochastic depth; needed only with ``train``, and only by networks that use them.
         remat: names of stages (see `stages`), or "all". Their activations are recomputed for the gradient instead of
             stored, which saves memory and costs time; the results are the same up to rounding.
+        frozen: patterns of frozen parameters (see `cnnjax.partition`). With ``train``, a module whose parameters are
+            all frozen runs in evaluation mode, with everything in it: norms use their running statistics and do not
+            change them, dropout and stochastic depth do nothing.
 
     Returns:
         Outputs with logits [N, classes] in float32 (float64 for a float64 network), and the batch statistics, which
@@ -80,6 +88,8 @@ def apply(
     """
     module = _merge(arch, variables, images)
     module.train() if train else module.eval()
+    if train and frozen:
+        _freeze(arch, module, frozen)
     module.remat = chosen_stages(arch, remat)
     rngs = None if key is None else nnx.Rngs(default=key)
     outputs = module(_cast(arch, images), rngs)
@@ -92,6 +102,39 @@ def features(arch: Arch, variables: Variables, images: jax.Array) -> Features:
     module = _merge(arch, variables, images)
     module.eval()
     return module.features(_cast(arch, images))
+
+
+def _freeze(arch: Arch, module: Network, patterns: tuple[str, ...]) -> None:
+    """Put every module whose parameters are all frozen into evaluation mode."""
+    params = {path: is_frozen("/".join(map(str, path)), patterns) for path in _definition(arch).params}
+    for path, part in nnx.iter_modules(module):
+        below = [frozen for leaf, frozen in params.items() if leaf[: len(path)] == path]
+        if below and all(below):
+            part.eval()
+
+
+@functools.lru_cache(maxsize=256)
+def parameter_groups(arch: Arch) -> dict[str, tuple[str, ...]]:
+    """Return the paths of the parameters of each stage, in order, and of the ``head``, from the images up.
+
+    The head is what the network calls ``head``. Other layers behind the last stage belong to the last stage.
+
+    Raises:
+        UserError: the network does not declare its stages.
+    """
+    module = nnx.eval_shape(lambda: _build(arch, nnx.Rngs(0)))
+    modules = {id(node): path for path, node in nnx.iter_graph(module)}
+    try:
+        stages = {stage.name: [modules[id(layer)] for layer in stage.layers] for stage in module.stages()}
+    except NotImplementedError:
+        raise UserError(f"the network {arch.family} declares no stages, and phases need them; implement stages") from None
+    groups: dict[str, list[str]] = {name: [] for name in [*stages, HEAD]}
+    last = [*stages, HEAD][-2] if stages else HEAD
+    for path in _definition(arch).params:
+        owners = (name for name, layers in stages.items() if any(path[: len(layer)] == layer for layer in layers))
+        name = HEAD if str(path[0]) == HEAD else next(owners, last)
+        groups[name].append("/".join(map(str, path)))
+    return {name: tuple(paths) for name, paths in groups.items() if paths}
 
 
 @functools.lru_cache(maxsize=256)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from cnnjax.config import Data
+from cnnjax.data import selection
 from cnnjax.data.adapted import Adapted
 from cnnjax.data.augmentation import augment
 from cnnjax.data.crops import resize_boxes
@@ -11,6 +12,8 @@ from cnnjax.data.dataset import (
     Loaded,
     Source,
     Split,
+    balanced_order,
+    class_weights,
     content_hash,
     epoch_order,
     indices_hash,
@@ -23,7 +26,7 @@ from cnnjax.errors import UserError
 
 __all__ = [
     "SOURCES", "Crops", "Dataset", "DeviceSplit", "Loaded", "Loader", "Preprocessing", "Source", "SourceEntry", "Split",
-    "augment", "epoch_order", "load", "make_loader", "normalize", "read_image", "resize_boxes",
+    "augment", "balanced_order", "class_weights", "epoch_order", "load", "make_loader", "normalize", "read_image", "resize_boxes",
 ]  # fmt: skip
 
 
@@ -52,6 +55,7 @@ def load(
             )
     digest = loaded.fingerprint or content_hash(*(loaded.parts[part] for part in PARTS if part in loaded.parts))
     notices = [*loaded.notices, *_check_fingerprint(name, digest, sources)]
+    loaded = selection.selected(config, loaded, recorded)
     division = divide_as_recorded(loaded, recorded) if recorded else None
     division = division or divide_by_seed(config, loaded, divide)
     parts = {"train": division.train.source, "validation": division.validation.source, "test": division.test.source}
@@ -73,7 +77,7 @@ def load(
         classes=loaded.classes,
         preprocessing=like or _preprocessing(config, loaded, shape),
         split_hash=indices_hash(division.validation_indices),
-        content_hash=digest,
+        content_hash=selection.digest(config, digest),
         notices=(*notices, *division.notices),
         names=division.names(),
     )

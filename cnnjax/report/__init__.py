@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.config import Experiment
-from cnnjax.data import Dataset, Split, epoch_order, normalize
+from cnnjax.data import Dataset, Split, normalize
 from cnnjax.functional import Variables, features
 from cnnjax.report import figures, page
 from cnnjax.training.classification import classification_report, softmax
 from cnnjax.training.evaluation import predict_logits
+from cnnjax.training.loop import training_order
 from cnnjax.training.state import step_key
 from cnnjax.training.step import augmented
 
@@ -64,7 +65,7 @@ def write(
 
 def _first_batch(experiment: Experiment, dataset: Dataset) -> Split:
     """Return the augmented images of the first training step, at most ``EXAMPLES`` of them."""
-    order = epoch_order(experiment.seed, 0, len(dataset.train.labels))
+    order = training_order(experiment, dataset.train.labels, 0)
     picked = order[: experiment.train.batch_size]
     images, labels = dataset.train.read(picked), dataset.train.labels[picked]
     key = jax.random.fold_in(step_key(experiment.seed), 0)

@@ -9,7 +9,8 @@ import optax
 from cnnjax.config import Experiment
 from cnnjax.functional import Tree, Variables, init
 from cnnjax.ops.dispatch import parameter_dtype
-from cnnjax.optim import Hyperparameters, join, make_rule, split_frozen
+from cnnjax.optim import Hyperparameters, make_rule
+from cnnjax.partition import join, split_frozen
 
 INIT_STREAM, STEP_STREAM = 0, 1
 
