@@ -268,10 +268,29 @@ def resume_command(without: Sequence[str] = ()) -> str:
 
 
 def replace_model(experiment: Any, name: str | None) -> Any:
-    """Return the experiment with another variant as its network, and the same images and classes."""
+    """Return the experiment with another variant as its network or backbone, and the same images and classes."""
     if name is None:
         return experiment
     from cnnjax.models import create
+    from cnnjax.models.classifier import Classifier
 
-    kept = {field: getattr(experiment.model, field) for field in ("num_classes", "input_size", "channels", "dtype")}
-    return experiment.replace(model=create(name, **kept))
+    model = experiment.model
+    kept = {field: getattr(model, field) for field in ("num_classes", "input_size", "channels", "dtype")}
+    new = create(name, **kept)
+    return experiment.replace(model=model.replace(backbone=new) if isinstance(model, Classifier) else new)
+
+
+def start_from(experiment: Any, text: str | None) -> Any:
+    """Return the experiment with ``init``.
+
+    A classifier whose backbone is another network than that of the run takes the run's, with its size and channels.
+    """
+    if text is None:
+        return experiment
+    from cnnjax.models.classifier import SHARED, Classifier
+    from cnnjax.runs.origin import absolute, differences, origin_arch
+
+    model, arch = experiment.model, origin_arch(text)
+    if isinstance(model, Classifier) and arch is not None and differences(model.backbone, arch):
+        model = model.replace(backbone=arch, **{field: getattr(arch, field) for field in SHARED})
+    return experiment.replace(init=absolute(text), model=model)

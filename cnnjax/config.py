@@ -228,6 +228,8 @@ class Phase(Schema, at="phase."):
     norms: Literal["frozen", "train"] = "frozen"
     """Batch norms of trained stages. frozen: their parameters and statistics do not change, and they normalize by the
     statistics; train: they are trained like every layer, and normalize by the batch."""
+    embeddings: bool = True
+    """head: compute the embeddings of the frozen backbone once and train on them, if nothing is augmented."""
     optimizer: Optimizer | None = None
     schedule: Schedule | None = None
     early_stopping: EarlyStopping | None = None

@@ -35,7 +35,7 @@ def convert_to_run(
     names = _class_names(classes)
     if names and arch.num_classes != len(names):
         arch = arch.replace(num_classes=len(names))
-    preprocessing = _preprocessing(arch, source_of(arch, source), source, mean, std)
+    preprocessing = published_preprocessing(arch, source_of(arch, source), source, mean, std)
     variables = load_weights(arch, source, file)
     info = {
         "epoch": 0,
@@ -74,8 +74,8 @@ def _class_names(given: tuple[str, ...]) -> tuple[str, ...]:
     return given
 
 
-def _preprocessing(
-    arch: Arch, source: Source, name: str, mean: tuple[float, ...], std: tuple[float, ...]
+def published_preprocessing(
+    arch: Arch, source: Source, name: str, mean: tuple[float, ...] = (), std: tuple[float, ...] = ()
 ) -> Preprocessing:
     """Return the preprocessing of images, with the user's mean and deviation or the publisher's."""
     normalization = source.normalization

@@ -1,6 +1,7 @@
 """Turn an experiment into a finished run folder: train, evaluate the best parameters, draw the report."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,9 @@ from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions
 from cnnjax.runs.environment import environment
 from cnnjax.runs.folder import RunFolder
 from cnnjax.runs.metrics_log import MetricsLog
+from cnnjax.runs.origin import Start, read_start, start_variables
+from cnnjax.runs.phase import Task
+from cnnjax.runs.phased import PhasedOutcome, fit_phases
 from cnnjax.runs.progress import TerminalProgress
 from cnnjax.runs.saving import Saver, tidy
 from cnnjax.system import signals
@@ -31,10 +35,13 @@ from cnnjax.system.compilation import are_deterministic
 from cnnjax.system.console import say
 from cnnjax.system.signals import deferred_signals
 from cnnjax.training import out_of_memory
+from cnnjax.training.early_stopping import EarlyStoppingState
 from cnnjax.training.evaluation import evaluate
-from cnnjax.training.hooks import Hook
+from cnnjax.training.hooks import Hook, Snapshot
 from cnnjax.training.loop import Outcome, fit, plan
 from cnnjax.training.profiling import Profile, check_steps
+from cnnjax.training.state import state_of
+from cnnjax.transfer.phases import is_open, phase_experiment, resolved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +74,23 @@ def run(
         if resume == "never" and (launch.folder / "config.json").exists():
             raise UserError(f"{launch.folder} holds a run, and --resume is never; choose another folder with --out")
         # Validate the input before creating the folder.
-        folder.check(launch.experiment)
-        dataset = data.load(launch.experiment.data, launch.definitions.sources)
+        if not is_open(launch.experiment):
+            folder.check(launch.experiment)
+        start = read_start(launch.experiment, folder)
+        dataset = data.load(launch.experiment.data, launch.definitions.sources, like=start.preprocessing)
         for notice in dataset.notices:
             say(console, f"notice: {notice}")
-        steps_per_epoch, _ = plan(launch.experiment, dataset)
+        experiment = resolved(launch.experiment, dataset, lambda text: say(console, text))
+        launch = dataclasses.replace(launch, experiment=experiment)
+        folder.check(experiment)
+        steps_per_epoch = plan_all(experiment, dataset)
         if profiled is not None:
+            if experiment.phases:
+                raise UserError("--profile is given for an experiment with phases; profile one without phases")
             done = checkpoint.newest_step(folder.checkpoints)
             check_steps(profiled, 0 if folder.finished else steps_per_epoch * launch.experiment.train.epochs - done)
         with folder.locked():
-            results, problems = _run_in(folder, launch, dataset, steps_per_epoch, console, profiled)
+            results, problems = _run_in(folder, launch, dataset, start, steps_per_epoch, console, profiled)
     print_results(launch.name, results, console)
     if problems:
         raise PartlyDone(
@@ -86,9 +100,16 @@ def run(
     return results
 
 
+def plan_all(experiment: Experiment, dataset: Dataset) -> int:
+    """Return the steps per epoch; raise UserError if the config, or that of a phase, does not fit."""
+    parts = [phase_experiment(experiment, phase) for phase in experiment.phases] or [experiment]
+    return [plan(part, dataset)[0] for part in parts][0]
+
+
 def _run_in(
-    folder: RunFolder, launch: Launch, dataset: Dataset, steps_per_epoch: int, console: Console, profiled: range | None
-) -> tuple[dict[str, Any], list[str]]:
+    folder: RunFolder, launch: Launch, dataset: Dataset, start: Start, steps_per_epoch: int, console: Console,
+    profiled: range | None,
+) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
     """Return the results, and a message for each output that could not be written."""
     folder.start(launch.name, launch.experiment)
     if folder.code_has_changed():
@@ -105,7 +126,8 @@ def _run_in(
     changed = folder.record_environment(entry | {"data": dataset.record()})
     if changed and checkpoint.newest_step(folder.checkpoints):
         say(console, _environment_notice(changed))
-    return _train(launch, dataset, folder, console, profiled)
+    variables = start_variables(launch.experiment, dataset, start, folder)
+    return _train(launch, dataset, folder, console, variables, profiled)
 
 
 def _require_same_data(folder: RunFolder, dataset: Dataset) -> None:
@@ -122,12 +144,21 @@ def _require_same_data(folder: RunFolder, dataset: Dataset) -> None:
 
 
 def _train(
-    launch: Launch, dataset: Dataset, folder: RunFolder, console: Console, profiled: range | None
-) -> tuple[dict[str, Any], list[str]]:
-    profile = None if profiled is None else Profile(profiled, launch.folder / "profile")
-    outcome, problem = _fit(launch, dataset, folder, console, profile)
-    if profile:
-        say(console, profile.sentence())
+    launch: Launch, dataset: Dataset, folder: RunFolder, console: Console, start: Variables | None,
+    profiled: range | None,
+) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
+    outcome: Outcome | PhasedOutcome
+    if launch.experiment.phases:
+        assert start is not None
+        fit = functools.partial(_fit, console=console)
+        outcome, problem = fit_phases(
+            Task(launch.experiment, dataset, folder, fit, lambda text: say(console, text)), start
+        )
+    else:
+        profile = None if profiled is None else Profile(profiled, launch.folder / "profile")
+        outcome, problem = _fit(launch.experiment, dataset, folder, start, console=console, profile=profile)
+        if profile:
+            say(console, profile.sentence())
     say(console, "evaluating the best parameters, drawing the report ...")
     variables = predictor.load(launch.folder, launch.definitions).variables
     results = _evaluate_best(launch.experiment, dataset, outcome, variables)
@@ -189,11 +220,12 @@ def print_results(name: str, results: dict[str, Any], console: Console) -> None:
 
 
 def _fit(
-    launch: Launch, dataset: Dataset, folder: RunFolder, console: Console, profile: Profile | None
-) -> tuple[Outcome, str | None]:
+    experiment: Experiment, dataset: Dataset, folder: RunFolder, start: Variables | None, *, console: Console,
+    profile: Profile | None = None,
+) -> tuple[Outcome, str | None]:  # fmt: skip
     progress = TerminalProgress(console)
     try:
-        return fit_in_folder(launch.experiment, dataset, folder, progress, profile=profile)
+        return fit_in_folder(experiment, dataset, folder, progress, profile=profile, initial=start)
     finally:
         progress.close()
         if profile:
@@ -202,21 +234,26 @@ def _fit(
 
 def fit_in_folder(
     experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: Hook,
-    poll: Callable[[], None] = signals.poll, profile: Profile | None = None,
+    poll: Callable[[], None] = signals.poll, profile: Profile | None = None, initial: Variables | None = None,
 ) -> tuple[Outcome, str | None]:  # fmt: skip
     """Train from the folder's newest undamaged checkpoint; return the outcome and any problem with metrics.jsonl.
 
+    Without a checkpoint it starts from the variables ``initial``, or else from the experiment's seed.
     The order of the hooks is part of the contract: an epoch's line of metrics, its checkpoint, its progress line.
     """
     _, hyperparameters = plan(experiment, dataset)
     saver = Saver(experiment, dataset, folder, progress.notice)
     start = saver.resume(hyperparameters)
+    if start is None and initial is not None:
+        start = Snapshot(state_of(experiment, hyperparameters, initial), EarlyStoppingState(), [], 0.0)
     log = MetricsLog(folder, [] if start is None else start.rows, progress.notice)
     outcome = fit(experiment, dataset, start, (log, saver, progress), poll, profile)
     return outcome, log.problem
 
 
-def _evaluate_best(experiment: Experiment, dataset: Dataset, outcome: Outcome, variables: Variables) -> dict[str, Any]:
+def _evaluate_best(
+    experiment: Experiment, dataset: Dataset, outcome: Outcome | PhasedOutcome, variables: Variables
+) -> dict[str, Any]:
     """Return the metrics of the best parameters on all three splits, and the training time over all starts."""
     results: dict[str, Any] = {
         "epochs": outcome.epochs,
@@ -224,6 +261,9 @@ def _evaluate_best(experiment: Experiment, dataset: Dataset, outcome: Outcome, v
         "best_epoch": outcome.best_epoch,
         **speed(outcome.rows, experiment.train.batch_size),
     }
+    if isinstance(outcome, PhasedOutcome):  # each phase has evaluated its best parameters
+        best = outcome.phases[outcome.best_phase]
+        return {**results, **{part: best[part] for part in PARTS}, "best_phase": best["phase"], "phases": outcome.phases}
     batch_size = experiment.train.eval_batch_size
     for part in PARTS:
         split = dataset.part(part)

@@ -91,7 +91,7 @@ def make_train_step(experiment: Experiment, preprocessing: Preprocessing) -> Tra
             params = joined(optax.apply_updates(trainable, updates), frozen)
             ema = state.ema
             if ema is not None:
-                ema = averaged(ema, Variables(params, step.batch_stats), hyperparameters.ema_decay)
+                ema = averaged(ema, Variables(params, step.batch_stats), hyperparameters.ema_decay, train.freeze)
         metrics = _add(state.metrics, step, batch, state.step + 1)
         return TrainState(state.step + 1, params, step.batch_stats, opt_state, metrics, ema)
 

@@ -1,0 +1,211 @@
+"""Where the parameters of a run come from (`Experiment.init`), and the copy of them that the run folder keeps.
+
+    run:RUN                 the best parameters of a run, or of a folder that scripts/convert.py wrote
+    file:WEIGHTS            a file of published weights; file:timm:WEIGHTS if several publishers use its names
+
+The copy, `RUN/initial`, holds the starting parameters of the run with its preprocessing, so that a run resumes when the
+original has moved.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from cnnjax import checkpoint, convert
+from cnnjax.config import Experiment
+from cnnjax.convert.folder import published_preprocessing
+from cnnjax.data import Dataset, Preprocessing
+from cnnjax.errors import UserError, listed, quoted
+from cnnjax.functional import HEAD, Variables, abstract_variables, check_variables, init, leaves_by_path
+from cnnjax.models.classifier import Classifier
+from cnnjax.models.layers import Arch
+from cnnjax.partition import select
+from cnnjax.runs import predictor
+from cnnjax.runs.definitions import BUILT_IN, Definitions
+from cnnjax.runs.folder import RunFolder
+from cnnjax.runs.saving import description
+from cnnjax.training.state import INIT_STREAM
+
+INITIAL = "initial"
+NO_EFFECT = ("num_classes", "input_size", "dtype", "dropout", "stochastic_depth", "momentum", "aux_heads")
+"""Options in which a network may differ from the one its parameters come from: none changes what they compute."""
+FORMS = "run:RUN or file:WEIGHTS"
+
+
+class Origin(NamedTuple):
+    """A trained network to start from."""
+
+    arch: Arch
+    variables: Variables
+    preprocessing: Preprocessing
+
+
+class Start(NamedTuple):
+    """Where a run starts: the origin, or the variables of an earlier start of the same run; all None: from the seed."""
+
+    origin: Origin | None = None
+    variables: Variables | None = None
+    preprocessing: Preprocessing | None = None
+
+
+def read_start(experiment: Experiment, folder: RunFolder) -> Start:
+    """Return where a run starts: from the copy in its folder, if it has one, or from ``experiment.init``.
+
+    Raises:
+        UserError: the network cannot start from there.
+    """
+    if experiment.init is None:
+        return Start()
+    if (saved := checkpoint.newest_good(folder.path / INITIAL)[0]) is not None:
+        described = predictor.describe(saved, folder.definitions.families)
+        return Start(None, predictor.restored(saved, described.arch), described.preprocessing)
+    size = experiment.model.input_size
+    if experiment.data.size not in (None, size):
+        raise UserError(
+            f"data.size is {experiment.data.size} and the network takes {size}x{size} pixels by its own preprocessing; "
+            "leave out data.size, or set model.input_size"
+        )
+    origin = read_origin(experiment.init, experiment.model, folder.definitions)
+    return Start(origin, None, resized(origin.preprocessing, size).replace(max_value=experiment.data.max_value))
+
+
+def start_variables(experiment: Experiment, dataset: Dataset, start: Start, folder: RunFolder) -> Variables | None:
+    """Return the variables that a run starts from, and keep a copy of those that do not come from the seed.
+
+    None: training draws them by the seed.
+    """
+    if start.origin is None:
+        if start.variables is None and experiment.phases:
+            return _drawn(experiment)
+        return start.variables
+    variables = _placed(experiment, start.origin)
+    info = {"epoch": 0, **description(experiment, dataset)}
+    items = {"variables": variables._asdict()}
+    checkpoint.save(folder.path / INITIAL, 0, items, info, require_lock=folder.require_lock)
+    return variables
+
+
+def _drawn(experiment: Experiment) -> Variables:
+    return init(experiment.model, jax.random.fold_in(jax.random.key(experiment.seed), INIT_STREAM))
+
+
+def read_origin(text: str, model: Arch, definitions: Definitions = BUILT_IN) -> Origin:
+    """Read the network that ``text`` names; a file takes its architecture from ``model``."""
+    kind, _, place = text.partition(":")
+    readers: dict[str, Callable[[str, Arch, Definitions], Origin]] = {"run": _read_run, "file": _read_file}
+    if kind not in readers or not place:
+        raise UserError(f"init is {quoted(text)}; it must be {FORMS}")
+    return readers[kind](place, model, definitions)
+
+
+def origin_arch(text: str) -> Arch | None:
+    """Return the network in ``run:RUN``, or None: a file does not describe its network."""
+    kind, _, place = text.partition(":")
+    if kind != "run":
+        return None
+    saved = checkpoint.best(_run_folder(place) / "checkpoints")
+    return _bare(predictor.describe(saved).arch)
+
+
+def absolute(text: str) -> str:
+    """Return ``text`` with an absolute path, so that it is found from any working directory."""
+    kind, _, place = text.partition(":")
+    if kind == "run":
+        return f"run:{Path(place).resolve()}"
+    if kind == "file":
+        publisher, path = _publisher(place)
+        return f"file:{publisher}:{path.resolve()}" if publisher else f"file:{path.resolve()}"
+    return text
+
+
+def _read_run(place: str, model: Arch, definitions: Definitions) -> Origin:
+    network = predictor.load(_run_folder(place), definitions)
+    if isinstance(network.arch, Classifier) and not isinstance(model, Classifier):
+        return Origin(network.arch, network.variables, network.preprocessing)
+    params, batch_stats = (tree.get("backbone", tree) for tree in network.variables)
+    return Origin(_bare(network.arch), Variables(params, batch_stats), network.preprocessing)
+
+
+def _bare(arch: Arch) -> Arch:
+    return arch.backbone if isinstance(arch, Classifier) else arch
+
+
+def _run_folder(place: str) -> Path:
+    if not (Path(place) / "checkpoints").is_dir():
+        raise UserError(f"init is 'run:{place}', which holds no run; give the folder of a run, such as run:runs/NAME")
+    return Path(place)
+
+
+def _read_file(place: str, model: Arch, definitions: Definitions) -> Origin:
+    publisher, path = _publisher(place)
+    arch = _bare(model)
+    sources = convert.sources_of(arch)
+    if publisher is None:
+        if len(sources) > 1:
+            raise UserError(
+                f"the names in the file fit {listed(sources)}, which prepare images differently; give the publisher, "
+                f"such as file:{next(iter(sources))}:{path}"
+            )
+        publisher = next(iter(sources))
+    source = convert.source_of(arch, publisher)
+    if source.normalization is None:
+        raise UserError(
+            f"{publisher} does not define how images are normalized; convert the file with scripts/convert.py --mean "
+            "--std, then start from run:RUN"
+        )
+    preprocessing = published_preprocessing(arch, source, publisher)
+    return Origin(arch, convert.load_weights(arch, publisher, path), preprocessing)
+
+
+def _publisher(place: str) -> tuple[str | None, Path]:
+    first, colon, path = place.partition(":")
+    return (first, Path(path)) if colon and first in convert.PUBLISHERS else (None, Path(place))
+
+
+def resized(preprocessing: Preprocessing, size: int) -> Preprocessing:
+    """Return the same preprocessing for images of ``size`` pixels: a crop keeps its share of the resized image."""
+    if preprocessing.height == preprocessing.width == size:
+        return preprocessing
+    short = preprocessing.resize_size
+    scaled = None if short is None else int(short * size / min(preprocessing.height, preprocessing.width))
+    return preprocessing.replace(height=size, width=size, resize_size=scaled)
+
+
+def _placed(experiment: Experiment, origin: Origin) -> Variables:
+    """Return the run's starting variables: those of the origin, and for a classifier a new head drawn by the seed."""
+    model = experiment.model
+    if not isinstance(model, Classifier):
+        _require_alike(model, origin.arch, experiment.init)
+        return _checked(model, origin.variables, experiment.init)
+    body = model.backbone
+    _require_alike(body, origin.arch, experiment.init)
+    expected = abstract_variables(body)
+    variables = Variables(*(select(*pair) for pair in zip(origin.variables, map(leaves_by_path, expected), strict=True)))
+    variables = _checked(body, variables, experiment.init)
+    params: dict[str, Any] = {"backbone": variables.params, HEAD: _drawn(experiment).params[HEAD]}
+    return Variables(params, {"backbone": variables.batch_stats} if variables.batch_stats else {})
+
+
+def differences(model: Arch, origin: Arch) -> list[str]:
+    """Return the options in which two networks differ so that the same parameters compute something else."""
+    ours, theirs = model.to_dict(), origin.to_dict()
+    return [name for name in {**ours, **theirs} if name not in NO_EFFECT and ours.get(name) != theirs.get(name)]
+
+
+def _require_alike(model: Arch, origin: Arch, text: str | None) -> None:
+    if different := differences(model, origin):
+        ours, theirs, field = model.to_dict(), origin.to_dict(), different[0]
+        raise UserError(
+            f"the network of {text} has {field} {quoted(theirs.get(field))} and the experiment's {quoted(ours.get(field))}; "
+            "they must be the same network, so set the model's options"
+        )
+
+
+def _checked(arch: Arch, variables: Variables, text: str | None) -> Variables:
+    try:
+        check_variables(arch, variables)
+    except UserError as error:
+        raise UserError(f"{text}: {error}") from error
+    return variables
