@@ -3,7 +3,7 @@
 # make test-all run every test, with more Hypothesis examples
 # make oracle   create a separate environment (downloads torch); compare the converters with torchvision, timm, Keras
 # make parity   the same for every ResNet variant; writes docs/parity.md
-# make faults   inject all faults of docs/reliability.md into real trainings; FAULTS_SIZE=ci repeats each fewer times
+# make faults   inject all faults of docs/reliability.md into real training runs; FAULTS_SIZE=ci repeats each one fewer times
 # make native   build the optional CPU kernels, which make training faster (needs g++ and oneDNN's headers)
 # make check    run the linter, the type checker and the import contracts
 # make lock     regenerate requirements.lock from pyproject.toml (needs uv)

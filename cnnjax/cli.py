@@ -224,7 +224,7 @@ def _from_file(path: Path, name: str) -> LoadedExperiment:
     ):  # fmt: skip
         if type(part) not in classes.values():
             raise UserError(
-                f"{path}: {part!r} is of a class that this file does not define with a {key!r}, so the run could not "
+                f"{path}: the class of {part!r} is not defined in this file with a {key!r}, so the run could not "
                 "be reopened; create the model with create(...), or define its class in this file"
             )
     return LoadedExperiment(name, experiment, definitions)
@@ -268,29 +268,27 @@ def resume_command(without: Sequence[str] = ()) -> str:
 
 
 def replace_model(experiment: Any, name: str | None) -> Any:
-    """Return the experiment with another variant as its network or backbone, and the same images and classes."""
+    """Return the experiment with another variant as its network, and the same images and classes."""
     if name is None:
         return experiment
     from cnnjax.models import create
-    from cnnjax.models.classifier import Classifier
 
-    model = experiment.model
-    kept = {field: getattr(model, field) for field in ("num_classes", "input_size", "channels", "dtype")}
-    new = create(name, **kept)
-    return experiment.replace(model=model.replace(backbone=new) if isinstance(model, Classifier) else new)
+    kept = {field: getattr(experiment.model, field) for field in ("num_classes", "input_size", "channels", "dtype")}
+    return experiment.replace(model=create(name, **kept))
 
 
 def start_from(experiment: Any, text: str | None) -> Any:
     """Return the experiment with ``init``.
 
-    A classifier whose backbone is another network than that of the run takes the run's, with its size and channels.
+    With phases, an experiment whose network is another one than that of the run takes the run's, with its own head.
     """
     if text is None:
         return experiment
-    from cnnjax.models.classifier import SHARED, Classifier
+    from cnnjax.models.heads import HEAD_FIELDS
     from cnnjax.runs.origin import absolute, differences, origin_arch
 
     model, arch = experiment.model, origin_arch(text)
-    if isinstance(model, Classifier) and arch is not None and differences(model.backbone, arch):
-        model = model.replace(backbone=arch, **{field: getattr(arch, field) for field in SHARED})
+    if experiment.phases and arch is not None and differences(model, arch):
+        fields = [name for name in HEAD_FIELDS if hasattr(model, name) and hasattr(arch, name)]
+        model = arch.replace(**{name: getattr(model, name) for name in fields})
     return experiment.replace(init=absolute(text), model=model)

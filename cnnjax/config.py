@@ -60,15 +60,15 @@ class Data(Schema, at="data."):
     dir: InstanceOf[str] | None = None  # pydantic's str must be UTF-8, but a folder's name need not
     """Folder or zip that contains the files; None searches $CNNJAX_DATA and the usual locations."""
     validation: Annotated[Number, Field(gt=0, lt=1)] = 0.1
-    """Share of each class's training images held out for validation, between 0 and 1."""
+    """Fraction of each class's training images held out for validation, between 0 and 1."""
     split_seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the split into training and validation images; runs that differ only in --seed share it."""
     test: Annotated[Number, Field(gt=0, lt=1)] = 0.1
-    """Share of each class's images held out for testing if the source has no test split, between 0 and 1."""
+    """Fraction of each class's images held out for testing if the source has no test split, between 0 and 1."""
     size: Annotated[int, Field(ge=1)] | None = None
     """image_folder and tfds:NAME: height and width in pixels; each image's short side is resized to it and its center
     cropped. None
-    requires images of one size."""
+    requires images of the same size."""
     skip_damaged: bool = False
     """image_folder: skip and report damaged files instead of rejecting the folder."""
     max_value: Annotated[int, Field(ge=255, le=65535)] = 65535
@@ -119,7 +119,7 @@ class Optimizer(Schema, at="optimizer."):
     lr: Annotated[Number, Field(gt=0)] = 1e-3
     """Base learning rate, greater than 0; the schedule multiplies it."""
     momentum: Share = 0.9
-    """momentum and nesterov: share of the previous update that is kept, in [0, 1)."""
+    """momentum and nesterov: momentum coefficient, in [0, 1)."""
     b1: Share = 0.9
     """adam and adamw: decay of the first moment, in [0, 1)."""
     b2: Share = 0.999
@@ -176,7 +176,7 @@ class Train(Schema, at="train."):
     """Stages whose activations are recomputed in the backward pass instead of stored: less memory, more time, the same
     result up to rounding. Their names are those of `features`, such as stem stage1; all: every stage."""
     label_smoothing: Share = 0.0
-    """Share of each label that is spread evenly over all classes, in [0, 1)."""
+    """Label smoothing: fraction of each label's probability spread evenly over all classes, in [0, 1)."""
     ema_decay: Share | None = None
     """Decay of exponential moving averages of parameters and statistics, in [0, 1), growing from 0.1 over the first
     steps. The averages are evaluated, saved as the best, and used to predict. None keeps no averages."""
@@ -257,16 +257,16 @@ class Experiment(Schema, Generic[ModelT, LossT]):
     data: Data = Data()
     augmentation: Augmentation = Augmentation()
     loss: LossT = Field(default_factory=_cross_entropy)
-    """The loss to minimise; see `cnnjax.losses`."""
+    """The loss to minimize; see `cnnjax.losses`."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     train: Train = Train()
     early_stopping: EarlyStopping = EarlyStopping()
     init: InstanceOf[str] | None = None
-    """Where the parameters come from: run:RUN, file:WEIGHTS, or the name of published weights. A classifier takes its
-    backbone from there and gets a new head; any other network takes all its parameters. None draws them by the seed."""
+    """Where the parameters come from: run:RUN, file:WEIGHTS, or the name of published weights. With phases the head is
+    new and its number of classes may differ; 0 classes means those of the data. None draws all by the seed."""
     phases: tuple[Phase, ...] = ()
-    """Phases of a transfer training, in order. () trains once, as optimizer, schedule and train say."""
+    """Phases of a transfer training, in order. () trains once, by optimizer, schedule and train."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of the initial parameters, the order of the images and all other randomness of the training."""
 

@@ -42,7 +42,7 @@ class Diverged(CnnjaxError):
 
 
 def printable(text: str) -> str:
-    """Return text from a file with its control characters replaced, which a terminal would execute."""
+    """Return text from a file, with the control characters that a terminal would interpret replaced."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 

@@ -1,7 +1,7 @@
 """Hyperparameters, learning-rate schedules and update rules.
 
 The values in a config (learning rate, momentum, decay, schedule constants) become `Hyperparameters`: arrays that the
-train step takes as an argument. The names in a config select the program. Trainings that differ only in values
+train step takes as an argument. The names in a config select the program. Runs that differ only in values
 therefore share one compiled program, and can run side by side under ``jax.vmap``.
 """
 
@@ -147,7 +147,7 @@ def is_decayed(params: Any) -> Any:
 def make_rule(config: Optimizer) -> Rule:
     """Return the optax update rule: clipping by global norm, then weight decay, then the optimizer.
 
-    Every program includes weight decay (a decay of 0 has no effect), so that trainings with and without it share one
+    Every program includes weight decay (a decay of 0 has no effect), so that runs with and without it share one
     program. Clipping costs a pass over the gradient, so only programs with ``clip_norm`` include it. The structure of
     the optimizer state depends only on the config, not on the hyperparameters.
     """

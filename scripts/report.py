@@ -3,10 +3,10 @@
 usage: python scripts/report.py --record RUN...           copy the small files of finished runs to experiments/records
        python scripts/report.py --results                 write docs/results.md from the records
        python scripts/report.py --check NAME [--seed N] [--data.dir DIR]
-                                                          repeat a recorded run and compare every figure
+                                                          repeat a recorded run and compare every value
        python scripts/report.py RUN RUN... [--out FILE]   compare runs in one HTML page
 
---check trains in a temporary folder and reports whether all figures are equal bit for bit, or which differ, by how much
+--check trains in a temporary folder and reports whether all values are equal bit for bit, or which differ, by how much
 and why. Exit code 1: the figures differ.
 """
 
@@ -89,11 +89,11 @@ def check(arguments: list[str]) -> None:
         comparison = records.compare(recorded, records.read_record(out))
     title = f"{name}, seed {recorded.experiment.seed}"
     if comparison.equal:
-        print(f"{title}: all {comparison.figures} figures are equal bit for bit")
+        print(f"{title}: all {comparison.figures} values are equal bit for bit")
         return
     reasons = [f"{key} was {old!r} and is {new!r}" for key, (old, new) in comparison.reasons.items()]
     raise PartlyDone(
-        f"{title}: {comparison.different} of {comparison.figures} figures differ, by at most {comparison.largest:.2g}; "
+        f"{title}: {comparison.different} of {comparison.figures} values differ, by at most {comparison.largest:.2g}; "
         f"the first: {comparison.first}; likely because {listed(reasons, 3) or 'the code has changed'}"
     )
 

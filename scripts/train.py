@@ -51,8 +51,8 @@ def train(arguments: list[str]) -> None:
             out: The run folder; by default runs/NAME, where NAME includes the overridden values.
             resume: auto resumes the run in the folder; never refuses a folder that holds a run.
             platform: Device to compute on; auto picks an accelerator if there is one.
-            profile: Steps to profile, such as 10:20 (10 to 19, counted from 0 at this start). JAX's profiler writes a
-                trace to the run folder; results do not change.
+            profile: Steps to profile, such as 10:20 (10 to 19, counted from 0 when this process starts training). JAX's
+                profiler writes a trace to the run folder; results do not change.
             deterministic: Use only deterministic GPU kernels, which may be slower; on a CPU results are always
                 deterministic.
             code: The experiment file that defines the network, loss or data set of a run folder. It is executed.
@@ -62,7 +62,7 @@ def train(arguments: list[str]) -> None:
         return experiment, out, resume, platform, profile, deterministic
 
     description = (
-        "--model NAME replaces the network by another variant, and --init run:RUN, file:WEIGHTS or NAME starts from "
+        "--model NAME replaces the network with another variant, and --init run:RUN, file:WEIGHTS or NAME starts from "
         "trained parameters, both before the other options apply."
     )
     prog = f"scripts/train.py {arguments[0]}"
@@ -78,7 +78,8 @@ def train(arguments: list[str]) -> None:
 
     profiled = None if profile is None else read_steps(profile)
     cli.start_jax(platform, deterministic, experiment.model)
-    named = ",".join([name, *([f"model={model}"] if model else []), *([f"init={short_origin(start)}"] if start else [])])
+    replaced = {"model": model, "init": start and short_origin(start)}
+    named = ",".join([name, *(f"{option}={value}" for option, value in replaced.items() if value)])
     full_name = run_name(named, chosen, experiment)
     with lasting_output() as output:
         cnnjax.train(

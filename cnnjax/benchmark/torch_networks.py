@@ -1,6 +1,6 @@
 """Networks of the benchmark in PyTorch: torchvision's if it has them, otherwise small modules with the same layers.
 
-Each takes normalised images [N, C, H, W] and returns logits. Does not import JAX.
+Each takes normalized images [N, C, H, W] and returns logits. Does not import JAX.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ def make(job: Job) -> Any:
 
 
 def import_torchvision() -> None:
-    """Import torchvision even if its operators were built for another torch, which needs two of them declared."""
+    """Import torchvision; if its compiled operators do not load with this torch, declare the two that it needs."""
     if not (match := find_spec("torchvision")) or not match.origin:
         raise ImportError("torchvision is not installed")
     for operators in Path(match.origin).parent.glob("_C*"):

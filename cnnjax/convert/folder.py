@@ -77,11 +77,11 @@ def _class_names(given: tuple[str, ...]) -> tuple[str, ...]:
 def published_preprocessing(
     arch: Arch, source: Source, name: str, mean: tuple[float, ...] = (), std: tuple[float, ...] = ()
 ) -> Preprocessing:
-    """Return the preprocessing of images, with the user's mean and deviation or the publisher's."""
+    """Return the preprocessing of images, with the user's mean and standard deviation or the publisher's."""
     normalization = source.normalization
     if normalization is None:
         if not (mean and std):
-            raise UserError(f"the source {name!r} does not define how images are normalised; give --mean and --std")
+            raise UserError(f"the source {name!r} does not define how images are normalized; give --mean and --std")
         normalization = Normalization(mean, std)
     geometry = source.geometry
     preprocessing = Preprocessing(

@@ -31,7 +31,7 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 WEIGHTS = "model.weights.h5"
 LARGEST_CONFIG = 4 * 2**20
 MOST_OBJECTS = 100_000
-"""Maximum groups and data sets in a file; the largest networks with optimizer state have some thousand."""
+"""Maximum groups and data sets in a file; the largest networks with optimizer state have a few thousand."""
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Converters: readable tables of rules, and the code that applies them.
 
-A rule gives the name of one of our leaves in the source and the layout of its axes there. Every leaf of the network and
-every tensor of the source is used exactly once, except the tensors that a table lists as ignored. Nothing is guessed.
+A rule maps one of our leaves to its name in the source and gives the layout of its axes there. Every leaf of the
+network and every tensor of the source is used exactly once, except the tensors that a table lists as ignored. Nothing
+is guessed.
 """
 
 import fnmatch
@@ -82,7 +83,7 @@ def torch_dense(theirs: str, ours: str, layout: Layout = OI) -> Rules:
 
 
 def torch_norm(theirs: str, ours: str) -> Rules:
-    """Return the rules of a batch normalisation in torch's names."""
+    """Return the rules of a batch norm in torch's names."""
     names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
     return tuple(Rule(f"{theirs}.{their}", f"{ours}/{our}", SAME) for their, our in names.items())
 
@@ -106,7 +107,7 @@ def keras_separable(theirs: str, ours: str) -> Rules:
 
 
 def keras_norm(theirs: str, ours: str) -> Rules:
-    """Return the rules of a batch normalisation in Keras's names."""
+    """Return the rules of a batch norm in Keras's names."""
     names = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
     return tuple(Rule(f"{theirs}/{their}", f"{ours}/{our}", SAME) for their, our in names.items())
 

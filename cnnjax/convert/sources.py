@@ -26,7 +26,7 @@ class Geometry(NamedTuple):
 
     resize: Literal["exact", "short"]
     crop_share: float = 1.0
-    """Side of the crop as a share of the resized short side."""
+    """Side of the crop as a fraction of the resized short side."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
 
     def resize_size(self, input_size: int) -> int | None:

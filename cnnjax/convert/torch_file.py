@@ -23,7 +23,7 @@ from cnnjax.system.files import open_plain
 WRAPPERS = ("state_dict", "model")
 """Keys under which training scripts save the state dict along with other data."""
 LARGEST_PICKLE = 8 * 2**20
-"""Maximum bytes of the pickle that describes the tensors; a thousand tensors need some hundred thousand."""
+"""Maximum bytes of the pickle that describes the tensors; a thousand tensors need a few hundred thousand."""
 OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 ReadStorage = Callable[[Storage], np.ndarray]

@@ -20,7 +20,7 @@ ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
 MOST_TENSORS = 100_000
 LARGEST_HEADER = 10 * 2**20
-"""Maximum bytes of a safetensors header; the largest networks here need some hundred thousand."""
+"""Maximum bytes of a safetensors header; the largest networks here need a few hundred thousand."""
 PARALLEL_PREFIX = "module."
 
 Opener = Callable[[Path, int], contextlib.AbstractContextManager[Tensors]]

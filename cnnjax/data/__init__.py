@@ -37,14 +37,14 @@ def load(
     """Load a data set from the table ``sources``; hold out the splits that it does not have, stratified by class.
 
     Args:
-        config: which data set, and how it is divided.
+        config: which data set, and how it is split.
         sources: the table.
-        divide: False holds out no image for validation, for an evaluation on the test images.
+        divide: False holds out no validation images; use it to evaluate on the test images.
         like: preprocessing of a trained network; the images are resized, cropped and converted to fit it.
-        recorded: paths of a run's images by part. They replace the division by seed, see `divide_as_recorded`.
+        recorded: paths of a run's images by split. They replace the seeded split; see `divide_as_recorded`.
 
     Raises:
-        UserError: no such source, its files are missing or damaged, or the division leaves a part empty.
+        UserError: there is no such source, its files are missing or damaged, or a split would be empty.
     """
     name = config.source
     loaded = find_source(name, sources).load_from(config, like)
@@ -62,7 +62,7 @@ def load(
     if len({source.image_shape for source in parts.values()}) > 1:
         raise UserError(
             f"{name}: training images are {parts['train'].image_shape} and test images {parts['test'].image_shape}; "
-            "all must be of one size"
+            "all must have the same size"
         )
     shape = parts["train"].image_shape
     if like is not None and shape != (like.height, like.width, like.channels):
@@ -96,7 +96,7 @@ def _preprocessing(config: Data, loaded: Loaded, shape: tuple[int, int, int]) ->
 
 
 def _check_fingerprint(name: str, digest: str, sources: Mapping[str, SourceEntry]) -> list[str]:
-    """Refuse the published files of another data set; return a notice if they are not the published ones."""
+    """Raise UserError if the files are those of another data set; return a notice if they are not as published."""
     for other, known in sources.items():
         if known.content_hash == digest and name in sources and other != name:
             raise UserError(

@@ -13,8 +13,9 @@ from cnnjax.errors import UserError
 
 
 class Source(Protocol):
-    """Random access to labelled images of one size: a part of a data set. Only the images that `read` returns need to
-    be in memory.
+    """Random access to labeled images of the same size: one split of a data set.
+
+    Only the images that `read` returns need to be in memory.
     """
 
     @property
@@ -118,8 +119,8 @@ def stratified_split(
     Args:
         labels: int [N].
         fraction: share of each class in the second part, in (0, 1).
-        seed: the same seed gives the same division.
-        part: what the second part is for, to name the option in an error.
+        seed: the same seed gives the same split.
+        part: name of the held-out split, such as validation; used in error messages.
 
     Returns:
         Two sorted index arrays int64, disjoint, together all of ``range(N)``.

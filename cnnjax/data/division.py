@@ -1,4 +1,4 @@
-"""The division of a data set's images into training, validation and test images."""
+"""Splitting a data set's images into training, validation and test images."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -66,7 +66,7 @@ def divide_as_recorded(loaded: Loaded, recorded: Names) -> Division | None:
     removed.
 
     Returns:
-        The division, or None if the data set does not consist of files, or none of the recorded files is present.
+        The splits, or None if the data set does not consist of files or if all recorded files are missing.
     """
     full, parts = _parts(loaded)
     present = {name for names in loaded.names.values() for name in names}

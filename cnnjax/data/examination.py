@@ -72,7 +72,7 @@ class Duplicates(NamedTuple):
 
     pairs: list[Pair]
     compared: bool
-    """Whether near duplicates were looked for; if not, there are more than `MOST_COMPARED` images."""
+    """Whether the search for near duplicates ran; it is skipped above `MOST_COMPARED` images."""
 
 
 def examine(
@@ -192,7 +192,7 @@ def _preview(image: Image.Image) -> np.ndarray:
 
 
 def find_duplicates(examined: Examined, report: Callable[[str], None] = lambda text: None) -> Duplicates:
-    """Return pairs of equal images, and of near duplicates, such as the same photo resized or recompressed."""
+    """Return pairs of exact duplicates, and of near duplicates, such as the same photo resized or recompressed."""
     pairs = list(_equal(examined.digests))
     count = len(examined.names)
     if count > MOST_COMPARED:

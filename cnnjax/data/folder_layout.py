@@ -108,7 +108,7 @@ def is_image(name: str) -> bool:
 
 
 def is_left_out(name: str, error: Exception) -> bool:
-    """Return whether a file that raised ``error`` is no image and not named like one; otherwise it is damaged."""
+    """Return whether a file that raised ``error`` is not an image and has no image suffix; otherwise it is damaged."""
     return isinstance(error, UnknownFormatError) and not is_image(name)
 
 
@@ -169,12 +169,12 @@ def arrange(place: Path, names: list[str]) -> Layout:
             del arranged[part]
         elif missing := [name for name in arranged["train"] if name not in arranged[part]]:
             raise UserError(
-                f"{place}: the {part} images have no class {missing[0]!r} and the training images have one; "
+                f"{place}: the {part} images have no class {missing[0]!r}, but the training images do; "
                 "both must have the same classes"
             )
         elif extra := [name for name in arranged[part] if name not in arranged["train"]]:
             raise UserError(
-                f"{place}: the {part} images have a class {extra[0]!r} and the training images have none of that name; "
+                f"{place}: the {part} images have a class {extra[0]!r}, but the training images do not; "
                 "both must have the same classes"
             )
     return Layout(arranged, unused, f"{tops.pop()}/" if depth else "")

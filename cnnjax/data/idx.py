@@ -49,9 +49,7 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
         raise UserError(f"{path} cannot be read as an IDX file: {str(error) or type(error).__name__}") from error
     if len(body) != expected:
         actual = "more" if len(body) > expected else f"{len(body):,}"
-        raise UserError(
-            f"{path} says it holds {expected:,} bytes {list(shape)} and holds {actual}; download the file again"
-        )
+        raise UserError(f"{path} declares {expected:,} bytes {list(shape)} but holds {actual}; download the file again")
     return np.frombuffer(body, np.uint8).reshape(shape)
 
 

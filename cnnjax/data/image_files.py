@@ -16,8 +16,8 @@ from cnnjax.system.files import open_plain
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 """Formats that are decoded, detected from the content; others, such as EPS, make Pillow start external programs."""
-GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
+GRAYSCALE_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+COLOR_MODES = ("P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
 MOST_FILE_BYTES = 64 * 2**20
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26
 """Pillow's limit, 89 million."""
@@ -55,7 +55,7 @@ class Picture(NamedTuple):
     """A decoded picture of 8 bits per channel that can be converted to grayscale or RGB."""
 
     image: Image.Image
-    grey: bool
+    gray: bool
     """Whether it is grayscale."""
     mode: str
     """Pillow's name of its pixel format in the file, such as RGB, L or CMYK."""
@@ -78,9 +78,9 @@ def decode_picture(
     Raises:
         NoPictureError: it is damaged, of an unsupported format, or has more pixels than Pillow allows, 89 million.
     """
-    with _opened(io.BytesIO(content)) as (image, grey):
+    with _opened(io.BytesIO(content)) as (image, gray):
         if size is not None and sorted(image.size) != sorted(size):
-            return Picture(image, grey, image.mode)
+            return Picture(image, gray, image.mode)
         if shrink >= 2 and image.format == "JPEG":
             image.draft(image.mode, (math.ceil(image.width / shrink), math.ceil(image.height / shrink)))
         if image.getexif().get(ORIENTATION, 1) == 1:
@@ -89,7 +89,7 @@ def decode_picture(
         else:
             turned = ImageOps.exif_transpose(image)
         upright, largest = eight_bits(turned, max_value)
-        return Picture(upright, grey, turned.mode, largest)
+        return Picture(upright, gray, turned.mode, largest)
 
 
 def read_header(file: BinaryIO) -> tuple[tuple[int, int], bool]:
@@ -98,9 +98,9 @@ def read_header(file: BinaryIO) -> tuple[tuple[int, int], bool]:
     Raises:
         NoPictureError: it is of an unsupported format or mode, or has more pixels than Pillow allows, 89 million.
     """
-    with _opened(file) as (image, grey):
+    with _opened(file) as (image, gray):
         turned = image.getexif().get(ORIENTATION) in SIDEWAYS
-        return (image.size[::-1] if turned else image.size), grey
+        return (image.size[::-1] if turned else image.size), gray
 
 
 @contextlib.contextmanager
@@ -110,10 +110,10 @@ def _opened(file: BinaryIO) -> Iterator[tuple[Image.Image, bool]]:
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise NoPictureError(f"it has {image.width}x{image.height} pixels; at most {MOST_PIXELS:,} are allowed")
-            grey = image.mode in GREY_MODES
-            if not grey and image.mode not in COLOUR_MODES:
+            gray = image.mode in GRAYSCALE_MODES
+            if not gray and image.mode not in COLOR_MODES:
                 raise NoPictureError(f"its pixel format {image.mode} is not supported; convert it to RGB")
-            yield image, grey
+            yield image, gray
     except UnidentifiedImageError as error:
         raise UnknownFormatError("not an image") from error
     except Exception as error:  # Pillow raises many kinds of errors for a damaged file

@@ -22,14 +22,14 @@ from cnnjax.errors import UserError, listed
 from cnnjax.system import signals
 
 STREAMED_BYTES = 2 * 2**30
-"""Decoded size from which a folder is streamed instead of decoded into memory."""
+"""Decoded size above which a folder is streamed instead of decoded into memory."""
 
 
 class Options(NamedTuple):
     """How the images of a folder are read."""
 
     geometry: Preprocessing | None = None
-    """Resize and crop. None requires images of one size."""
+    """Resize and crop. None requires images of the same size."""
     channels: int | None = None
     """1 or 3; None: 1 if all images are grayscale, else 3."""
     skip_damaged: bool = False
@@ -62,13 +62,13 @@ def load_image_folder(place: Path, options: Options = Options()) -> Loaded:  # n
             opened.enter_context(closing.pop_all())  # a zip stays open as long as its photos are used
             return loaded
         decoded = decode(place, files, names, options)
-    labelled = _labelled(place, layout.arranged, decoded.kept)
-    parts = {part: Split(decoded.pixels[positions], labels) for part, (labels, positions) in labelled.items()}
+    labeled = _labeled(place, layout.arranged, decoded.kept)
+    parts = {part: Split(decoded.pixels[positions], labels) for part, (labels, positions) in labeled.items()}
     mean, std = training_statistics(place, parts["train"].images)
     kept = layout.names([name for name, is_kept in zip(names, decoded.kept, strict=True) if is_kept])
     return Loaded(
         parts, tuple(layout.arranged["train"]), mean, std,
-        names={part: kept[positions] for part, (_, positions) in labelled.items()},
+        names={part: kept[positions] for part, (_, positions) in labeled.items()},
         notices=(
             *_notices(place, layout.unused + decoded.left_out, decoded.damaged),
             *_range_notice(decoded.largest_values, options),
@@ -96,7 +96,7 @@ def _is_streamed(options: Options, count: int) -> bool:
     return count * options.geometry.height * options.geometry.width * 3 > STREAMED_BYTES
 
 
-def _labelled(place: Path, arranged: Arranged, kept: np.ndarray) -> dict[str, tuple[np.ndarray, slice]]:
+def _labeled(place: Path, arranged: Arranged, kept: np.ndarray) -> dict[str, tuple[np.ndarray, slice]]:
     """Return each split's labels int32 [N], and its range among the files that are kept.
 
     Args:
@@ -105,16 +105,16 @@ def _labelled(place: Path, arranged: Arranged, kept: np.ndarray) -> dict[str, tu
         kept: whether each file is used, bool, in the order of ``arranged``.
     """
     numbers = {name: number for number, name in enumerate(arranged["train"])}
-    labelled, start, first = {}, 0, 0
+    labeled, start, first = {}, 0, 0
     for part, by_class in arranged.items():
         labels = np.repeat(
             np.array([numbers[name] for name in by_class], np.int32), [len(images) for images in by_class.values()]
         )
         labels, start = labels[kept[start : start + len(labels)]], start + len(labels)
         check_classes(place, part, by_class, labels)
-        labelled[part] = labels, slice(first, first + len(labels))
+        labeled[part] = labels, slice(first, first + len(labels))
         first += len(labels)
-    return labelled
+    return labeled
 
 
 def _notices(place: Path, left_out: Sequence[str], damaged: Sequence[str]) -> tuple[str, ...]:
@@ -139,14 +139,14 @@ def _streamed(
     if index.damaged and not options.skip_damaged:
         raise _damaged(place, [names[i] for i in index.damaged], next(iter(index.damaged.values())))
     usable = index.usable
-    channels = options.channels or (1 if index.grey[usable].all() else 3)
+    channels = options.channels or (1 if index.gray[usable].all() else 3)
     sizes = np.stack([index.heights, index.widths], axis=1)[usable]
     kept = [name for name, is_kept in zip(names, usable, strict=True) if is_kept]
     parts = {
         part: Photos(
             place, files, kept[positions], labels, sizes[positions], geometry, channels, opened
         )
-        for part, (labels, positions) in _labelled(place, layout.arranged, usable).items()
+        for part, (labels, positions) in _labeled(place, layout.arranged, usable).items()
     }  # fmt: skip
     train = parts["train"]
     mean, std = training_statistics(place, train.read(train.sample(SAMPLED_PIXELS)))
@@ -191,7 +191,7 @@ def decode(place: Path, files: Files, names: list[str], options: Options) -> Dec
         try:
             check_file_size(files.stamp(name)[0])
             wanted = None if geometry or not first else (width, height)
-            image, grey, _, largest = decode_picture(files.read(name), wanted, max_value=options.max_value)
+            image, gray, _, largest = decode_picture(files.read(name), wanted, max_value=options.max_value)
         except Exception as error:  # zipfile and zlib raise many kinds of errors for a damaged file
             if is_left_out(name, error):
                 left_out.append(name)
@@ -204,14 +204,14 @@ def decode(place: Path, files: Files, names: list[str], options: Options) -> Dec
         if not first:
             first = name
             width, height = (width, height) if geometry else image.size
-            channels = options.channels or (1 if grey else 3)
+            channels = options.channels or (1 if gray else 3)
             pixels = allocate_pixels(place, (len(names), height, width, channels))
         if geometry is None and image.size != (width, height):
             raise UserError(
-                f"{place}/{first} is {width}x{height} pixels and {name} {image.width}x{image.height}; all must be of "
-                "one size: give --data.size PIXELS to resize and crop them"
+                f"{place}/{first} is {width}x{height} pixels and {name} {image.width}x{image.height}; all must have "
+                "the same size: give --data.size PIXELS to resize and crop them"
             )
-        if not grey and pixels.shape[-1] == 1 and options.channels is None:
+        if not gray and pixels.shape[-1] == 1 and options.channels is None:
             before = pixels[:count]
             pixels = allocate_pixels(place, (len(names), height, width, 3))
             pixels[:count] = before

@@ -49,7 +49,7 @@ class Preprocessing(Schema, at="preprocessing."):
     @classmethod
     def _is_of_one_or_three_channels(cls, mean: tuple[float, ...]) -> tuple[float, ...]:
         if len(mean) not in (1, 3):
-            raise ValueError("1 number (grey) or 3 (RGB)")
+            raise ValueError("1 number (grayscale) or 3 (RGB)")
         return mean
 
     @field_validator("std")

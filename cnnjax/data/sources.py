@@ -160,7 +160,7 @@ def tfds_folder() -> str:
 
 
 def load_cifar10(folder: str | None) -> Loaded:
-    """Load CIFAR-10 from the published files or from an image folder; mean and deviation are those of the full set."""
+    """Load CIFAR-10 from the published files or an image folder; mean and std are those of the full set."""
     if published := find_cifar(CIFAR10, "cifar10", folder):
         return Loaded(published.parts, CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, notices=published.notices)
     places = [place for root in search_roots(folder) for place in (root / "cifar10", root / "cifar10.zip", root)]
@@ -223,7 +223,7 @@ def read_parts(folder: Path) -> dict[str, Split]:
 
 
 def read_split(folder: Path, part: str) -> Split:
-    """Read one part, ``train`` or ``test``, of a folder of IDX files, with a last axis of one grey channel."""
+    """Read one part, ``train`` or ``test``, of a folder of IDX files, with a last axis of one grayscale channel."""
     image_file, label_file = (_find(folder, stem) for stem in IDX_FILES[part])
     assert image_file and label_file
     signals.poll()

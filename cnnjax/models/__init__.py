@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from cnnjax.errors import choose
-from cnnjax.models import alexnet, classifier, googlenet, lenet, mlp, regnet, resnet, vgg, xception
+from cnnjax.models import alexnet, googlenet, lenet, mlp, regnet, resnet, vgg, xception
 from cnnjax.models.layers import Arch
 
 FAMILIES: dict[str, type[Arch]] = {cls.family: cls for cls in (
     lenet.LeNet, mlp.MLP, alexnet.AlexNet, vgg.VGG, googlenet.GoogLeNet, resnet.ResNet, regnet.RegNet,
-    regnet.AnyNet, xception.Xception, classifier.Classifier,
+    regnet.AnyNet, xception.Xception,
 )}  # fmt: skip
 VARIANTS: dict[str, Arch] = {
     **lenet.VARIANTS, **mlp.VARIANTS, **alexnet.VARIANTS, **vgg.VARIANTS, **googlenet.VARIANTS, **resnet.VARIANTS,

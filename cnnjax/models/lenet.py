@@ -18,7 +18,7 @@ Expected at 28x28x1 and 10 classes: 61,706 parameters, 416,520 multiply-adds.
     head                  classes
 
 All sizes from 28 to 31 end in 5x5 and the same 400 values, so they share their parameters; 32 ends in 6x6 and 576
-values and is rejected. (A lecture's "30x30 ends in 7x7" holds if *both* convolutions are SAME: 30, 15, 15, 7. Here the
+values and is rejected. (30x30 would end in 7x7 only if *both* convolutions were SAME: 30, 15, 15, 7. Here the
 second one is VALID: 30, 15, 11, 5.)
 
 Two other heads accept every larger size with the same parameters:

@@ -16,7 +16,7 @@ from cnnjax.report import page
 from cnnjax.system.files import write_bytes
 
 IMBALANCE = 3
-"""Ratio of the largest to the smallest class from which an imbalance is reported."""
+"""Minimum ratio of the largest to the smallest class at which an imbalance is reported."""
 SHOWN_CLASSES, SHOWN_PER_CLASS, SHOWN_PAIRS = 12, 8, 16
 
 
@@ -46,7 +46,7 @@ def _files(examined: Examined) -> list[Finding]:
 def _alike(examined: Examined, duplicates: Duplicates) -> list[Finding]:
     found = []
     kinds = {
-        "equal images": [pair for pair in duplicates.pairs if pair.likeness == 1],
+        "exact duplicates": [pair for pair in duplicates.pairs if pair.likeness == 1],
         f"near duplicates (correlation of thumbnails {CORRELATION} or more)": [
             pair for pair in duplicates.pairs if pair.likeness < 1
         ],
@@ -64,7 +64,7 @@ def _alike(examined: Examined, duplicates: Duplicates) -> list[Finding]:
             found.append(Finding(f"{kind} within a split, {_pairs(examined, pairs)}", False))
     if not duplicates.compared:
         found.append(
-            Finding(f"near duplicates were not looked for: there are more than {MOST_COMPARED:,} images", False)
+            Finding(f"the search for near duplicates was skipped: there are more than {MOST_COMPARED:,} images", False)
         )
     return found
 

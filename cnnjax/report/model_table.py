@@ -30,8 +30,8 @@ def page() -> str:
     return f"""# Models
 
 Written by `python scripts/summary.py --all --write`. Parameters are the trainable ones, without running statistics.
-GMACs are billions of multiply-adds of convolutions and dense layers for one image of the input size, which is the crop
-of the published weights. Top-1 is the publisher's figure, on the ImageNet validation images, or on the CIFAR-10 test
+GMACs are billions of multiply-adds of convolutions and dense layers for one image of the input size, the crop size used
+with the published weights. Top-1 is the publisher's figure, on the ImageNet validation images, or on the CIFAR-10 test
 images for the *_cifar networks. timm publishes many of these networks too, with weights from other training recipes.
 `scripts/convert.py` reads the published weights.
 

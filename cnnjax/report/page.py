@@ -63,7 +63,7 @@ def write(
     early = ", stopped early" if results["stopped_early"] else ""
     body = [
         f"<h1>{html.escape(name)}</h1>",
-        f"<p>The best of {results['epochs']} epochs is epoch {results['best_epoch']}{early}. "
+        f"<p>Best epoch: {results['best_epoch']} of {results['epochs']}{early}. "
         f"{results['seconds']:.1f} s of training, {results['images_per_second']:,.0f} images/s.</p>",
         table(["", "loss", "top-1", "images"], figures),
         "<h2>Run</h2>",

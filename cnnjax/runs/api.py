@@ -74,7 +74,7 @@ class Run:
     def dataset(self, config: Data | None = None, *, divide: bool = True) -> data.Dataset:
         """Return the run's data set, or the one in ``config``, converted to the network's input.
 
-        Images that are files are divided by the paths that the run recorded, even if files were added since.
+        Image files are split by the paths that the run recorded, even if files were added since.
         ``divide=False`` omits the validation split.
 
         Raises:
@@ -91,7 +91,7 @@ class Run:
 def train(
     experiment: Experiment, out: str | Path, *, name: str | None = None, resume: Literal["auto", "never"] = "auto",
     profile: range | None = None, definitions: Definitions = BUILT_IN, console: Console | None = None,
-    resume_command: str = "the same call",
+    resume_command: str = "repeat the same call",
 ) -> Run:  # fmt: skip
     """Train, or resume an interrupted run, and return the finished run.
 
@@ -100,7 +100,7 @@ def train(
         out: the run folder. If it holds a finished run of the same experiment, that run is returned unchanged.
         name: the run's name; by default the name of the folder.
         resume: auto resumes the run in the folder; never refuses a folder that holds a run.
-        profile: steps to trace with JAX's profiler, counted from 0 at this start.
+        profile: steps to trace with JAX's profiler, counted from 0 when this process starts training.
         definitions: tables of networks, losses and data sets; required if the experiment uses your own data sets.
         console: where to print progress; by default standard output. ``Console(quiet=True)`` prints nothing.
         resume_command: the command to resume with, printed after an interrupt.

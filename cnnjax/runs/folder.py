@@ -173,7 +173,7 @@ class RunFolder:
                 raise
 
     def write_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Replace the file by these rows."""
+        """Replace the file's contents with these rows."""
         self.require_lock()
         write_bytes(self.path / "metrics.jsonl", b"".join(map(metrics_line, rows)))
 

@@ -56,12 +56,12 @@ class Launch:
 
 def run(
     launch: Launch, console: Console, resume: Literal["auto", "never"] = "auto", profiled: range | None = None,
-    resume_command: str = "the same call",
+    resume_command: str = "repeat the same call",
 ) -> dict[str, Any]:  # fmt: skip
     """Train, resume, or report that the run is finished; return the results, which are also in results.json.
 
-    The profiler's trace of the steps ``profiled``, counted from this start, is written to the run folder.
-    ``resume_command`` is printed if a signal interrupts the run.
+    The profiler's trace of the steps ``profiled``, counted from when this process starts training, is written to the
+    run folder. ``resume_command`` is printed if a signal interrupts the run.
 
     Raises:
         UserError: the config does not fit the data or the folder, a checkpoint could not be saved, or memory ran out.
@@ -196,7 +196,7 @@ def lowering(experiment: Experiment, dataset: Dataset, steps_per_epoch: int) -> 
 def _environment_notice(changed: dict[str, tuple[Any, Any]]) -> str:
     now = ", ".join(f"{name} {new}" for name, (_, new) in changed.items())
     before = ", ".join(f"{name} {_shortened(old)}" for name, (old, _) in changed.items())
-    return f"notice: resuming with {now}; it was {before} before, so the result will not be bit-identical"
+    return f"notice: resuming with {now} (previously {before}), so the result will not be bit-identical"
 
 
 def _shortened(value: Any) -> str:
@@ -263,7 +263,12 @@ def _evaluate_best(
     }
     if isinstance(outcome, PhasedOutcome):  # each phase has evaluated its best parameters
         best = outcome.phases[outcome.best_phase]
-        return {**results, **{part: best[part] for part in PARTS}, "best_phase": best["phase"], "phases": outcome.phases}
+        return {
+            **results,
+            **{part: best[part] for part in PARTS},
+            "best_phase": best["phase"],
+            "phases": outcome.phases,
+        }
     batch_size = experiment.train.eval_batch_size
     for part in PARTS:
         split = dataset.part(part)

@@ -9,7 +9,7 @@ original has moved.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -18,10 +18,10 @@ from cnnjax.config import Experiment
 from cnnjax.convert.folder import published_preprocessing
 from cnnjax.data import Dataset, Preprocessing
 from cnnjax.errors import UserError, listed, quoted
-from cnnjax.functional import HEAD, Variables, abstract_variables, check_variables, init, leaves_by_path
-from cnnjax.models.classifier import Classifier
+from cnnjax.functional import Tree, Variables, abstract_variables, check_variables, init, leaves_by_path
+from cnnjax.models.heads import HEAD_FIELDS, without_head
 from cnnjax.models.layers import Arch
-from cnnjax.partition import select
+from cnnjax.partition import join, select
 from cnnjax.runs import predictor
 from cnnjax.runs.definitions import BUILT_IN, Definitions
 from cnnjax.runs.folder import RunFolder
@@ -29,8 +29,8 @@ from cnnjax.runs.saving import description
 from cnnjax.training.state import INIT_STREAM
 
 INITIAL = "initial"
-NO_EFFECT = ("num_classes", "input_size", "dtype", "dropout", "stochastic_depth", "momentum", "aux_heads")
-"""Options in which a network may differ from the one its parameters come from: none changes what they compute."""
+NO_EFFECT = (*HEAD_FIELDS, "input_size", "dtype", "dropout", "stochastic_depth", "momentum", "aux_heads")
+"""Options in which a network may differ from the one its parameters come from: the head's, and those of training."""
 FORMS = "run:RUN or file:WEIGHTS"
 
 
@@ -106,7 +106,7 @@ def origin_arch(text: str) -> Arch | None:
     if kind != "run":
         return None
     saved = checkpoint.best(_run_folder(place) / "checkpoints")
-    return _bare(predictor.describe(saved).arch)
+    return predictor.describe(saved).arch
 
 
 def absolute(text: str) -> str:
@@ -122,14 +122,7 @@ def absolute(text: str) -> str:
 
 def _read_run(place: str, model: Arch, definitions: Definitions) -> Origin:
     network = predictor.load(_run_folder(place), definitions)
-    if isinstance(network.arch, Classifier) and not isinstance(model, Classifier):
-        return Origin(network.arch, network.variables, network.preprocessing)
-    params, batch_stats = (tree.get("backbone", tree) for tree in network.variables)
-    return Origin(_bare(network.arch), Variables(params, batch_stats), network.preprocessing)
-
-
-def _bare(arch: Arch) -> Arch:
-    return arch.backbone if isinstance(arch, Classifier) else arch
+    return Origin(network.arch, network.variables, network.preprocessing)
 
 
 def _run_folder(place: str) -> Path:
@@ -140,7 +133,7 @@ def _run_folder(place: str) -> Path:
 
 def _read_file(place: str, model: Arch, definitions: Definitions) -> Origin:
     publisher, path = _publisher(place)
-    arch = _bare(model)
+    arch = without_head(model)
     sources = convert.sources_of(arch)
     if publisher is None:
         if len(sources) > 1:
@@ -174,18 +167,23 @@ def resized(preprocessing: Preprocessing, size: int) -> Preprocessing:
 
 
 def _placed(experiment: Experiment, origin: Origin) -> Variables:
-    """Return the run's starting variables: those of the origin, and for a classifier a new head drawn by the seed."""
-    model = experiment.model
-    if not isinstance(model, Classifier):
-        _require_alike(model, origin.arch, experiment.init)
-        return _checked(model, origin.variables, experiment.init)
-    body = model.backbone
-    _require_alike(body, origin.arch, experiment.init)
+    """Return the run's starting variables: those of the origin, with a new head if the run has phases."""
+    model, text = experiment.model, experiment.init
+    _require_alike(model, origin.arch, text)
+    if not experiment.phases:
+        return _checked(model, origin.variables, text)
+    body = without_head(model)
     expected = abstract_variables(body)
-    variables = Variables(*(select(*pair) for pair in zip(origin.variables, map(leaves_by_path, expected), strict=True)))
-    variables = _checked(body, variables, experiment.init)
-    params: dict[str, Any] = {"backbone": variables.params, HEAD: _drawn(experiment).params[HEAD]}
-    return Variables(params, {"backbone": variables.batch_stats} if variables.batch_stats else {})
+    kept = Variables(
+        *(select(tree, leaves_by_path(like)) for tree, like in zip(origin.variables, expected, strict=True))
+    )
+    kept = _checked(body, kept, text)
+    return Variables(*(_with(fresh, tree) for fresh, tree in zip(_drawn(experiment), kept, strict=True)))
+
+
+def _with(fresh: Tree, kept: Tree) -> Tree:
+    """Return ``fresh`` with the leaves of ``kept`` in place of its own."""
+    return join(select(fresh, leaves_by_path(fresh).keys() - leaves_by_path(kept).keys()), kept)
 
 
 def differences(model: Arch, origin: Arch) -> list[str]:
@@ -198,8 +196,8 @@ def _require_alike(model: Arch, origin: Arch, text: str | None) -> None:
     if different := differences(model, origin):
         ours, theirs, field = model.to_dict(), origin.to_dict(), different[0]
         raise UserError(
-            f"the network of {text} has {field} {quoted(theirs.get(field))} and the experiment's {quoted(ours.get(field))}; "
-            "they must be the same network, so set the model's options"
+            f"the network of {text} has {field} {quoted(theirs.get(field))} and the experiment's has "
+            f"{quoted(ours.get(field))}; they must be alike, so set model.{field}, or choose another --model"
         )
 
 

@@ -1,7 +1,7 @@
 """One phase of a run: its experiment, its folder `phases/N-NAME`, and the record that it leaves.
 
-    phases/1-head/checkpoints, metrics.jsonl    as in a run; a phase on embeddings stores only the head
-    phases/1-head/phase.json                    written last: figures, counts, and the proof of what stayed frozen
+phases/1-head/checkpoints, metrics.jsonl    as in a run; a phase on embeddings stores only the head
+phases/1-head/phase.json                    written last: figures, counts, and the proof of what stayed frozen
 """
 
 from collections.abc import Callable
@@ -14,8 +14,9 @@ from cnnjax.config import Augmentation, Experiment, Phase
 from cnnjax.data import Dataset, make_loader
 from cnnjax.data.division import PARTS
 from cnnjax.errors import UserError
-from cnnjax.functional import HEAD, Variables
-from cnnjax.models.classifier import Classifier, embedding_size
+from cnnjax.functional import HEAD, Variables, abstract_variables, embedding_size, parameter_groups
+from cnnjax.models.heads import head_alone, without_head
+from cnnjax.models.layers import Arch
 from cnnjax.parallel import one_device
 from cnnjax.runs import predictor
 from cnnjax.runs.folder import FIGURES, RunFolder
@@ -122,15 +123,17 @@ class PhaseRun:
         experiment = self.experiment.replace(model=self._network())
         return self._whole(start, self._best(experiment))
 
-    def _network(self) -> Any:
-        return self.experiment.model.head if self.on_embeddings else self.experiment.model
+    def _network(self) -> Arch:
+        """Return the network that this phase trains: the whole one, or its head."""
+        model = self.experiment.model
+        return head_alone(model, embedding_size(model)) if self.on_embeddings else model
 
     def _job(self, start: Variables) -> tuple[Experiment, Dataset, Variables]:
         """Return what `Fit` trains: the whole network on images, or its head on embeddings."""
         if not self.on_embeddings:
             return self.experiment, self.task.dataset, start
-        backbone = Variables(*(tree.get("backbone", {}) for tree in start))
-        dataset = embeddings.embed(self.task.dataset, self.experiment.model.backbone, backbone, self.task.notice)
+        body = Variables({name: tree for name, tree in start.params.items() if name != HEAD}, start.batch_stats)
+        dataset = embeddings.embed(self.task.dataset, without_head(self.experiment.model), body, self.task.notice)
         train = self.experiment.train.replace(freeze=(), remat=())
         head = Variables({HEAD: start.params[HEAD]}, {})
         return self.experiment.replace(model=self._network(), train=train), dataset, head
@@ -146,12 +149,13 @@ class PhaseRun:
 
 def uses_embeddings(experiment: Experiment, dataset: Dataset, phase: Phase) -> bool:
     """Return whether a phase trains the head on embeddings: nothing is augmented, and they fit into memory."""
-    model = experiment.model
-    if phase.train != HEAD or not phase.embeddings or not isinstance(model, Classifier):
+    if phase.train != HEAD or not phase.embeddings or experiment.augmentation != Augmentation():
         return False
-    return experiment.augmentation == Augmentation() and embeddings.fit_in_memory(
-        dataset, embedding_size(model.backbone)
-    )
+    size = embedding_size(experiment.model)
+    wanted, head = (abstract_variables(arch).params for arch in (experiment.model, head_alone(experiment.model, size)))
+    groups = parameter_groups(experiment.model)
+    is_alone = all(path.startswith(f"{HEAD}/") for path in groups[HEAD]) and wanted[HEAD] == head[HEAD]
+    return is_alone and embeddings.fit_in_memory(dataset, size)
 
 
 def _figures(experiment: Experiment, dataset: Dataset, variables: Variables, part: str) -> dict[str, Any]:

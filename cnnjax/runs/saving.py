@@ -1,4 +1,4 @@
-"""Save the state of a training in checkpoints, and restore it.
+"""Save the train state in checkpoints, and restore it.
 
 Items of format 2: ``variables``, which are evaluated and published (the moving averages if the training keeps them),
 and ``training``, all other fields of the `TrainState`. `cnnjax.runs.format_1` reads the items of format 1.
@@ -147,7 +147,7 @@ def read_resume_info(saved: Checkpoint, folder: RunFolder, dataset: Dataset, tra
     """Read the contents of a training checkpoint other than the arrays, as untrusted data.
 
     Raises:
-        UserError: it is not a checkpoint of a training on this data, or its numbers are inconsistent.
+        UserError: it is not a training checkpoint for this data, or its numbers are inconsistent.
     """
     info = saved.info
     if not info.get("data") or not {"epoch", "early_stopping"} <= info.keys():

@@ -17,7 +17,7 @@ from pathlib import Path
 from cnnjax.system.private_apis import use_compilation_cache
 
 BOUND = 512 * 2**20
-"""Maximum bytes in the folder when a process starts to use it; a program takes from 3 KB to some MB."""
+"""Maximum bytes in the folder when a process starts to use it; a program takes from 3 KB to a few MB."""
 SUFFIX = ".program"
 DIGEST_BYTES = 32
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"

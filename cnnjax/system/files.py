@@ -76,7 +76,7 @@ def read_bytes(path: Path, most_mib: int = 16) -> bytes:
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most_mib * 2**20:
-            raise UserError(f"{path} has {size / 2**20:.0f} MiB; the limit is {most_mib} MiB")
+            raise UserError(f"{path} is {size / 2**20:.0f} MiB; the limit is {most_mib} MiB")
         return file.read()
 
 

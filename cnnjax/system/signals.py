@@ -26,7 +26,7 @@ def poll() -> None:
 def deferred_signals(message: str) -> Iterator[Callable[[], None]]:
     """Make `poll`, which is also yielded, raise Interrupted with ``message`` after a signal.
 
-    A second signal exits at once. Outside the main thread, signal handlers stay unchanged.
+    A second signal ends the process at once. Outside the main thread, signal handlers stay unchanged.
     """
 
     def record(number: int, frame: FrameType | None) -> None:

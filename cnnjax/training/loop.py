@@ -31,7 +31,7 @@ SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class Outcome(NamedTuple):
-    """Result of a training."""
+    """Result of a run."""
 
     snapshot: Snapshot
     epochs: int
@@ -51,11 +51,12 @@ def fit(
     """Train from ``start``, or from the experiment's seed, to the end.
 
     The order is part of the contract: the steps of an epoch, its evaluation, each hook in order, and only then the next
-    epoch. A training that is interrupted anywhere and resumed from a snapshot ends bit for bit like an uninterrupted
+    epoch. A run that is interrupted anywhere and resumed from a snapshot ends bit for bit like an uninterrupted
     one: the order of the images and their random resized crops are functions of (seed, epoch), all other randomness is
     a function of (seed, step), and
     the snapshot holds everything else that training changes. ``poll`` is called between steps and between evaluation
-    batches; if it raises Interrupted, the hooks receive a snapshot within the epoch. ``profile`` traces some steps.
+    batches; if it raises Interrupted, the hooks receive a snapshot within the epoch. ``profile`` traces the selected
+    steps.
 
     Raises:
         Diverged: a loss was NaN or infinite; no hook has seen that epoch.
@@ -118,7 +119,7 @@ def fit(
 
 
 class _AllHooks(Hook):
-    """All hooks of a training, combined into one."""
+    """All hooks of a run, combined into one."""
 
     def __init__(self, hooks: Sequence[Hook]):
         self.hooks = hooks

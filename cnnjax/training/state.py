@@ -73,7 +73,7 @@ def init_state(experiment: Experiment, hyperparameters: Hyperparameters) -> Trai
 
 
 def state_of(experiment: Experiment, hyperparameters: Hyperparameters, variables: Variables) -> TrainState:
-    """Return the initial state of a training that starts from the given variables."""
+    """Return the initial train state for the given variables."""
     trainable, _ = split_frozen(variables.params, experiment.train.freeze)
     rule = make_rule(experiment.optimizer)(hyperparameters, hyperparameters.lr)
     # Copies, because the train step donates the state and a buffer can be donated only once.

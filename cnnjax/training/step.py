@@ -37,7 +37,7 @@ Dispatch = Callable[..., tuple[TrainState, EpochMetrics]]
 
 
 def augmented(config: Augmentation, images: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the images as the network sees them, before `normalize`, and the PRNG key for the network."""
+    """Return the augmented images, not yet normalized, and the PRNG key for the network."""
     if config == NO_AUGMENTATION:
         return images, key
     network_key, augmentation_key = jax.random.split(key)

@@ -20,6 +20,7 @@ import numpy as np
 
 import cnnjax
 from cnnjax.data import Dataset, Embedded, Preprocessing, Source, Split
+from cnnjax.data.division import PARTS
 from cnnjax.errors import UserError
 from cnnjax.functional import Variables
 from cnnjax.models.layers import Arch
@@ -47,9 +48,9 @@ def embed(
 ) -> Dataset:
     """Return the data set with the embeddings float32 [N, 1, 1, D] of its images as images."""
     embedder = Embedder(backbone, variables, dataset.preprocessing, notice)
-    parts = {part: embedder.embedded(dataset.part(part)) for part in ("train", "validation", "test")}
+    train, validation, test = (embedder.embedded(dataset.part(part)) for part in PARTS)
     notice(embedder.summary())
-    return dataclasses.replace(dataset, **parts, preprocessing=Embedded())
+    return dataclasses.replace(dataset, train=train, validation=validation, test=test, preprocessing=Embedded())
 
 
 class Embedder:
@@ -162,5 +163,5 @@ def _stored(path: Path, count: int) -> np.ndarray | None:
 
 def fit_in_memory(dataset: Dataset, size: int) -> bool:
     """Return whether the embeddings of ``size`` numbers fit into `MOST_BYTES`."""
-    count = sum(len(dataset.part(part).labels) for part in ("train", "validation", "test"))
+    count = sum(len(dataset.part(part).labels) for part in PARTS)
     return 4 * size * count <= MOST_BYTES

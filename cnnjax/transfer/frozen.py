@@ -47,8 +47,7 @@ def moments(opt_state: Any, patterns: tuple[str, ...]) -> int:
 
 
 def require_unchanged(before: Frozen, after: Frozen, moments: int, phase: str) -> None:
-    """Raise CnnjaxError if something that a phase freezes has changed or has a moment. This is never the user's fault.
-    """
+    """Raise CnnjaxError if a frozen value has changed or has a moment, which is an error of this package."""
     if before != after or moments:
         raise CnnjaxError(
             f"phase {phase} changed frozen values (sha256 {before.sha256[:12]} before, {after.sha256[:12]} after, "

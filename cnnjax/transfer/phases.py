@@ -6,7 +6,6 @@ from cnnjax.config import STAGES, Experiment, Phase
 from cnnjax.data import Dataset
 from cnnjax.errors import UserError, listed
 from cnnjax.functional import HEAD, abstract_variables, leaves_by_path, parameter_groups
-from cnnjax.models.classifier import Classifier
 from cnnjax.models.layers import Arch
 from cnnjax.transfer.choice import choose_phases
 
@@ -88,35 +87,38 @@ def label(phase: Phase) -> str:
 
 def is_open(experiment: Experiment) -> bool:
     """Return whether the data decides a part of the experiment; see `resolved`."""
-    model = experiment.model
-    open_head = isinstance(model, Classifier) and model.num_classes == 0
-    return open_head or any(phase.train == "auto" for phase in experiment.phases)
+    return bool(experiment.phases) and (
+        experiment.model.num_classes == 0 or any(phase.train == "auto" for phase in experiment.phases)
+    )
 
 
 def resolved(
     experiment: Experiment, dataset: Dataset, notice: Callable[[str], None] = lambda text: None
 ) -> Experiment:  # fmt: skip
-    """Return the experiment with what the data decides: the number of classes, and phases that are left open.
+    """Return an experiment with phases with what the data decides: the number of classes, and phases left open.
 
     Raises:
         UserError: the data has only one class, or a phase freezes layers that nothing has trained.
     """
-    model, phases = experiment.model, experiment.phases
-    if (phases or isinstance(model, Classifier)) and len(dataset.classes) < 2:
+    phases = experiment.phases
+    if not phases:
+        return experiment
+    if len(dataset.classes) < 2:
         raise UserError(
             f"{dataset.name} has only the class {listed(dataset.classes)}; a classifier needs two classes or more"
         )
-    if isinstance(model, Classifier) and model.num_classes == 0:
-        experiment = experiment.replace(model=model.replace(num_classes=len(dataset.classes)))
+    if experiment.model.num_classes == 0:
+        experiment = experiment.replace(model=experiment.model.replace(num_classes=len(dataset.classes)))
     if any(phase.train == "auto" for phase in phases):
         if len(phases) > 1:
-            raise UserError(f"phases has {len(phases)} phases and one of them trains 'auto', which stands for all phases")
+            raise UserError(f"one of {len(phases)} phases trains 'auto', which stands for all phases; give it alone")
         choice = choose_phases(len(dataset.train.labels), len(dataset.classes), experiment.augmentation)
         notice(choice.reason)
         experiment = experiment.replace(phases=choice.phases)
-    if experiment.phases and experiment.init is None and experiment.phases[0].train != "all":
+    first = experiment.phases[0].train
+    if experiment.init is None and first != "all":
         raise UserError(
-            f"the first phase trains {experiment.phases[0].train!r} and freezes layers that nothing has trained; give "
-            "trained parameters with --init, or train all"
+            f"the first phase trains {first!r} and freezes layers that nothing has trained; give trained parameters "
+            "with --init, or train all"
         )
     return experiment

@@ -135,12 +135,12 @@ def test_normalize_equals_float64_numpy():
     np.testing.assert_allclose(normalize(preprocessing, images), expected, rtol=1e-5, atol=1e-6)
 
 
-GREY = Preprocessing(height=28, width=20, mean=(0.5,), std=(0.5,))
+GRAY = Preprocessing(height=28, width=20, mean=(0.5,), std=(0.5,))
 RGB = Preprocessing(height=28, width=20, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "P", "CMYK", "I;16"])
-@pytest.mark.parametrize(("preprocessing", "channels"), [(GREY, 1), (RGB, 3)])
+@pytest.mark.parametrize(("preprocessing", "channels"), [(GRAY, 1), (RGB, 3)])
 def test_every_image_mode_is_read(tmp_path, mode, preprocessing, channels):
     path = tmp_path / ("photo.tiff" if mode == "CMYK" else "photo.png")
     Image.new(mode, (64, 40)).save(path)
@@ -151,12 +151,12 @@ def test_every_image_mode_is_read(tmp_path, mode, preprocessing, channels):
 
 def test_unreadable_images_are_one_error(tmp_path):
     with pytest.raises(UserError, match="there is no image file"):
-        read_image(str(tmp_path / "missing.png"), GREY)
+        read_image(str(tmp_path / "missing.png"), GRAY)
     (tmp_path / "text.png").write_text("not an image")
     with pytest.raises(UserError, match="cannot be read as an image"):
-        read_image(str(tmp_path / "text.png"), GREY)
+        read_image(str(tmp_path / "text.png"), GRAY)
     with pytest.raises(UserError, match="is not a regular file"):
-        read_image(str(tmp_path), GREY)
+        read_image(str(tmp_path), GRAY)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / "cut.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:400])
     with pytest.raises(UserError, match="cannot be read as an image"):
@@ -173,21 +173,21 @@ def test_unreadable_images_are_one_error(tmp_path):
 )
 def test_preprocessing_out_of_range_is_refused(options, message):
     with pytest.raises(UserError, match=message):
-        GREY.replace(**options)
+        GRAY.replace(**options)
 
 
 def test_transparent_pixels_become_white(tmp_path):
     pixels = np.zeros((10, 10, 4), np.uint8)
     pixels[:5, :, 3] = 255
     Image.fromarray(pixels).save(tmp_path / "photo.png")
-    image = read_image(str(tmp_path / "photo.png"), GREY.replace(height=10, width=10))[:, :, 0]
+    image = read_image(str(tmp_path / "photo.png"), GRAY.replace(height=10, width=10))[:, :, 0]
     assert (image[:5] == 0).all()
     assert (image[5:] == 255).all()
 
 
 def test_16_bit_grayscale_becomes_8_bit(tmp_path):
     Image.fromarray(np.full((10, 10), 128 * 256 + 77, np.uint16)).save(tmp_path / "photo.png")
-    assert (read_image(str(tmp_path / "photo.png"), GREY) == 128).all()
+    assert (read_image(str(tmp_path / "photo.png"), GRAY) == 128).all()
 
 
 def test_exif_rotation_is_applied(tmp_path):
@@ -196,7 +196,7 @@ def test_exif_rotation_is_applied(tmp_path):
     pixels = np.zeros((10, 10), np.uint8)
     pixels[:5] = 200
     Image.fromarray(pixels).save(tmp_path / "photo.png", exif=exif)
-    image = read_image(str(tmp_path / "photo.png"), GREY.replace(height=10, width=10))[:, :, 0]
+    image = read_image(str(tmp_path / "photo.png"), GRAY.replace(height=10, width=10))[:, :, 0]
     assert (image[:5] == 0).all()
     assert (image[5:] == 200).all()
 
@@ -206,7 +206,7 @@ def test_an_image_with_too_many_pixels_is_one_error(tmp_path, monkeypatch):
     for side in (40, 100):  # Pillow warns about the first and refuses the second
         Image.new("L", (side, side)).save(tmp_path / "photo.png")
         with pytest.raises(UserError, match="cannot be read as an image"):
-            read_image(str(tmp_path / "photo.png"), GREY)
+            read_image(str(tmp_path / "photo.png"), GRAY)
 
 
 def test_a_folder_for_the_embedded_set_is_refused(tmp_path):

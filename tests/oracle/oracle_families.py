@@ -142,7 +142,7 @@ def test_vgg16_equals_keras(kind, tmp_path):
 
 
 def taught_alexnet(side, channels, classes, filters, hidden):
-    """Return the taught network as a Keras Sequential, without dropout."""
+    """Return AlexNet as commonly taught (alexnet_bn), as a Keras Sequential without dropout."""
     layers = keras.layers
     return keras.Sequential([
         layers.Input((28, 28, channels)), layers.Resizing(side, side),
@@ -157,7 +157,7 @@ def taught_alexnet(side, channels, classes, filters, hidden):
     ])  # fmt: skip
 
 
-def test_the_taught_alexnet_equals_its_keras_sequential():
+def test_alexnet_bn_equals_the_same_network_in_keras():
     arch = cnnjax.create("alexnet_bn", width=24, input_size=28, resize=227, channels=1, num_classes=10)
     with relaxed():
         keras.utils.set_random_seed(0)

@@ -78,7 +78,7 @@ class Row(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Whether all errors are within bounds. Rounding grows with depth, so --all checks only the logits."""
+        """Whether all errors are within bounds. Rounding errors grow with depth, so --all checks only the logits."""
         forward = max(self.logits, self.stages, self.train_logits, self.statistics)
         gradients = self.gradients < LARGEST_GRADIENTS and self.relu_gradients < LARGEST_RELU_GRADIENTS
         return forward < LARGEST_LOGITS and gradients
@@ -196,14 +196,14 @@ to the largest value of the compared array; 1e-7 is the precision of float32.
 - logits, stages: in evaluation mode, at both sizes. Stages are the activations of the stem and of each stage.
 - logits, training, and new statistics: for one training batch.
 - gradients, silu: of the cross-entropy of that batch, for the worst parameter, relative to its own largest gradient.
-  Both networks use silu instead of ReLU: a unit within rounding of ReLU's kink has two exact gradients, and networks
-  of this depth have some such units.
+  Both networks use silu instead of ReLU: a unit within rounding error of ReLU's kink may take either of two gradients,
+  and networks of this depth have a few such units.
 - gradients, ReLU: with the original ReLU, the norm of the difference of the whole gradients, relative to the norm of
   the gradient.
 
 `make oracle` checks one variant of each form: errors of less than {LARGEST_LOGITS:g} (logits, stages, training,
 statistics) and {LARGEST_GRADIENTS:g} (gradients, silu), and {LARGEST_RELU_GRADIENTS:g} for the whole ReLU gradient.
-Rounding grows with depth: for the deepest networks, only the logits in evaluation mode are held to that bound.
+Rounding errors grow with depth: for the deepest networks, only the logits in evaluation mode are held to that bound.
 
 {lines}
 """
