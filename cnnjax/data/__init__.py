@@ -25,8 +25,9 @@ from cnnjax.data.sources import SOURCES, SourceEntry, find_source
 from cnnjax.errors import UserError
 
 __all__ = [
-    "SOURCES", "Crops", "Dataset", "DeviceSplit", "Embedded", "Loaded", "Loader", "Preprocessing", "Source", "SourceEntry", "Split",
-    "augment", "balanced_order", "class_weights", "epoch_order", "load", "make_loader", "normalize", "read_image", "resize_boxes",
+    "SOURCES", "Crops", "Dataset", "DeviceSplit", "Embedded", "Loaded", "Loader", "Preprocessing", "Source",
+    "SourceEntry", "Split", "augment", "balanced_order", "class_weights", "epoch_order", "load", "make_loader",
+    "normalize", "read_image", "resize_boxes",
 ]  # fmt: skip
 
 

@@ -103,7 +103,7 @@ def run(
 def plan_all(experiment: Experiment, dataset: Dataset) -> int:
     """Return the steps per epoch; raise UserError if the config, or that of a phase, does not fit."""
     parts = [phase_experiment(experiment, phase) for phase in experiment.phases] or [experiment]
-    return [plan(part, dataset)[0] for part in parts][0]
+    return max(plan(part, dataset)[0] for part in parts)  # they all have as many
 
 
 def _run_in(
