@@ -277,6 +277,18 @@ def replace_model(experiment: Any, name: str | None) -> Any:
     return experiment.replace(model=create(name, **kept))
 
 
+def first_phases(experiment: Any, count: str | None) -> Any:
+    """Return the experiment with its first ``count`` phases; with none it trains once, by its own optimizer."""
+    if count is None:
+        return experiment
+    most = len(experiment.phases)
+    if not count.isdecimal() or int(count) > most:
+        raise UserError(
+            f"--phases is {count[:20]!r} and the experiment has {most} phases; give a number from 0 to {most}"
+        )
+    return experiment.replace(phases=experiment.phases[: int(count)])
+
+
 def start_from(experiment: Any, text: str | None) -> Any:
     """Return the experiment with ``init``.
 

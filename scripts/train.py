@@ -24,10 +24,11 @@ def train(arguments: list[str]) -> None:
     name, base, definitions = cli.load_experiment(cli.first(arguments, "experiment"), *cli.code_options(arguments))
     rest, model = cli.take_option(arguments[1:], "--model")
     rest, start = cli.take_option(rest, "--init")
+    rest, phases = cli.take_option(rest, "--phases")
 
     from cnnjax.config import Experiment
 
-    chosen = cli.start_from(cli.replace_model(base, model), start)
+    chosen = cli.start_from(cli.first_phases(cli.replace_model(base, model), phases), start)
 
     def options(
         experiment: Annotated[
@@ -62,8 +63,8 @@ def train(arguments: list[str]) -> None:
         return experiment, out, resume, platform, profile, deterministic
 
     description = (
-        "--model NAME replaces the network with another variant, and --init run:RUN, file:WEIGHTS or NAME starts from "
-        "trained parameters, both before the other options apply."
+        "Before the other options apply: --model NAME replaces the network with another variant, --init run:RUN, "
+        "file:WEIGHTS or NAME starts from trained parameters, and --phases N keeps the first N phases."
     )
     prog = f"scripts/train.py {arguments[0]}"
     parsed = cli.parse(options, rest, prog, description=description)
@@ -78,7 +79,7 @@ def train(arguments: list[str]) -> None:
 
     profiled = None if profile is None else read_steps(profile)
     cli.start_jax(platform, deterministic, experiment.model)
-    replaced = {"model": model, "init": start and short_origin(start)}
+    replaced = {"model": model, "init": start and short_origin(start), "phases": phases}
     named = ",".join([name, *(f"{option}={value}" for option, value in replaced.items() if value)])
     full_name = run_name(named, chosen, experiment)
     with lasting_output() as output:

@@ -1,6 +1,7 @@
 """The figures of a report, drawn with matplotlib. No display is needed."""
 
 import io
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,10 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def curves(rows: list[dict[str, Any]], best_epoch: int, metric: str, label_smoothing: float) -> Figure:
-    """Plot training and validation loss and top-1 per epoch, and mark the epoch that is best by ``metric``."""
+    """Plot training and validation loss and top-1 per epoch, and mark the epoch that is best by ``metric``.
+
+    Dotted lines separate the phases of a transfer training.
+    """
     figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = [row["epoch"] for row in rows]
     for axes, name, scale in zip(figure.subplots(1, 2), ("loss", "top1"), (1, 100), strict=True):
@@ -46,6 +50,9 @@ def curves(rows: list[dict[str, Any]], best_epoch: int, metric: str, label_smoot
             f"{best:.4f}" if name == "loss" else f"{best:.2f} %"
         )
         axes.plot(best_epoch, best, "o", color=COLORS["validation"], markersize=9, fillstyle="none", label=label)
+        starts = [row["epoch"] for before, row in itertools.pairwise(rows) if before.get("phase") != row.get("phase")]
+        for start in starts:  # of another phase
+            axes.axvline(start - 0.5, color="#59636e", linestyle=":", linewidth=1)
         axes.set(xlabel="epoch", ylabel="cross-entropy (nats)" if name == "loss" else "top-1 (%)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

@@ -2,8 +2,9 @@
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cnnjax.config import Experiment, flatten
@@ -68,8 +69,9 @@ def write(
         table(["", "loss", "top-1", "images"], figures),
         "<h2>Run</h2>",
         table(["", ""], provenance(name, environment), texts=True),
+        *phases_section(results),
         "<h2>Curves</h2>",
-        curves(rows, results["best_epoch"], experiment.early_stopping.metric),
+        curves(rows, results["best_epoch"], experiment.early_stopping.metric, borders(rows, results)),
         _picture(folder / "confusion.png"),
         "<h2>Classes</h2>",
         table(["class", "precision", "recall", "F1", "images"], class_rows(report, classes)),
@@ -120,7 +122,48 @@ def _option(named: str) -> str:
     return f"--{option} {value.replace('+', ' ')}"
 
 
-def curves(rows: Sequence[dict[str, Any]], best_epoch: int, metric: str) -> str:
+def phases_section(results: dict[str, Any]) -> list[str]:
+    """Return what each phase of a transfer training trained and froze, and how good it was; empty without phases."""
+    if "phases" not in results:
+        return []
+    rows = []
+    for phase in results["phases"]:
+        frozen = phase["frozen"]
+        source = "embeddings" if phase["on_embeddings"] else "images"
+        rows.append([
+            f"{phase['phase']}: {phase['train']}", source, f"{phase['trained_parameters']:,}",
+            f"{frozen['parameters']:,}", f"{frozen['statistics']:,}",
+            f"{phase['best_epoch']} of {phase['epochs']}", f"{phase['validation']['loss']:.4f}",
+            *(f"{100 * phase[part]['top1']:.2f} %" for part in ("validation", "test")),
+        ])  # fmt: skip
+    header = ["phase", "trained on", "trained", "frozen", "frozen statistics", "best epoch", "validation loss",
+              "validation top-1", "test top-1"]  # fmt: skip
+    digests = [
+        [f"{phase['phase']}: {phase['train']}", phase["frozen"]["sha256_before"], phase["frozen"]["sha256_after"]]
+        for phase in results["phases"]
+    ]
+    return [
+        "<h2>Phases</h2>",
+        f"<p>Each phase starts from the best parameters of the one before it. The parameters of this run are those of "
+        f"phase {results['best_phase']}, the best by validation.</p>",
+        table(header, rows),
+        details("sha256 of the frozen values", table(["phase", "before", "after"], digests)),
+    ]
+
+
+def borders(rows: Sequence[dict[str, Any]], results: dict[str, Any]) -> dict[float, str]:
+    """Return the name of each phase by the epoch at which it begins, for the charts; empty without phases."""
+    names = {phase["phase"]: phase["train"] for phase in results.get("phases", ())}
+    first: dict[float, str] = {}
+    for row in rows:
+        if (name := names.pop(row.get("phase"), None)) is not None:
+            first[row["epoch"] - 0.5] = name
+    return first
+
+
+def curves(
+    rows: Sequence[dict[str, Any]], best_epoch: int, metric: str, borders: Mapping[float, str] = MappingProxyType({})
+) -> str:
     """Return the charts of a training: loss, top-1, learning rate and gradient norm per epoch."""
     epochs = [row["epoch"] for row in rows]
     mark = ("validation", best_epoch - 1)
@@ -129,7 +172,9 @@ def curves(rows: Sequence[dict[str, Any]], best_epoch: int, metric: str) -> str:
         return {part: [scale * row[f"{part}_{figure}"] for row in rows] for part in ("train", "validation")}
 
     drawn = [
-        charts.line_chart("Loss (nats)", "epoch", epochs, both("loss"), best=mark if metric == "loss" else None),
+        charts.line_chart(
+            "Loss (nats)", "epoch", epochs, both("loss"), best=mark if metric == "loss" else None, borders=borders
+        ),
         charts.line_chart(
             "Top-1 (%)",
             "epoch",
@@ -138,8 +183,11 @@ def curves(rows: Sequence[dict[str, Any]], best_epoch: int, metric: str) -> str:
             digits=2,
             unit=" %",
             best=mark if metric == "top1" else None,
+            borders=borders,
         ),
-        charts.line_chart("Learning rate", "epoch", epochs, {"rate": [row["lr"] for row in rows]}, digits=6),
+        charts.line_chart(
+            "Learning rate", "epoch", epochs, {"rate": [row["lr"] for row in rows]}, digits=6, borders=borders
+        ),
     ]
     if any("gradient_norm" in row for row in rows):
         norms = [row.get("gradient_norm") for row in rows]

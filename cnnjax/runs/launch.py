@@ -216,7 +216,24 @@ def print_results(name: str, results: dict[str, Any], console: Console) -> None:
         figures = results[part]
         table.add_row(part, f"{figures['loss']:.4f}", f"{100 * figures['top1']:.2f} %", f"{figures['images']:,}")
     console.print(table)
+    if "phases" in results:
+        console.print(phases_table(results))
     say(console, f"{results['seconds']:.1f} s of training, {results['images_per_second']:,.0f} images/s")
+
+
+def phases_table(results: dict[str, Any]) -> Table:
+    """Return what each phase trained, and how good it was; a star marks the one whose parameters are the run's."""
+    table = Table()
+    for column in ("phase", "trained", "frozen", "epochs", "validation loss", "validation", "test"):
+        table.add_column(column, justify="left" if column == "phase" else "right")
+    for phase in results["phases"]:
+        star = " *" if phase["phase"] == results["best_phase"] else ""
+        shares = (f"{100 * phase[part]['top1']:.2f} %" for part in ("validation", "test"))
+        counts = (f"{phase['trained_parameters']:,}", f"{phase['frozen']['parameters']:,}", f"{phase['epochs']}")
+        table.add_row(
+            f"{phase['phase']}: {phase['train']}{star}", *counts, f"{phase['validation']['loss']:.4f}", *shares
+        )
+    return table
 
 
 def _fit(

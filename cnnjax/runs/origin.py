@@ -41,6 +41,15 @@ class Origin(NamedTuple):
     variables: Variables
     preprocessing: Preprocessing
 
+    def variables_of(self, arch: Arch, text: str | None) -> Variables:
+        """Return the variables of ``arch``, which is this network with another head or with none.
+
+        Raises:
+            UserError: this network lacks some of them, or theirs have other shapes.
+        """
+        pairs = zip(self.variables, abstract_variables(arch), strict=True)
+        return _checked(arch, Variables(*(select(tree, leaves_by_path(like)) for tree, like in pairs)), text)
+
 
 class Start(NamedTuple):
     """Where a run starts: the origin, or the variables of an earlier start of the same run; all None: from the seed."""
@@ -172,12 +181,7 @@ def _placed(experiment: Experiment, origin: Origin) -> Variables:
     _require_alike(model, origin.arch, text)
     if not experiment.phases:
         return _checked(model, origin.variables, text)
-    body = without_head(model)
-    expected = abstract_variables(body)
-    kept = Variables(
-        *(select(tree, leaves_by_path(like)) for tree, like in zip(origin.variables, expected, strict=True))
-    )
-    kept = _checked(body, kept, text)
+    kept = origin.variables_of(without_head(model), text)
     return Variables(*(_with(fresh, tree) for fresh, tree in zip(_drawn(experiment), kept, strict=True)))
 
 

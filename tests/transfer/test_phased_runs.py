@@ -96,7 +96,8 @@ def test_the_backbone_after_the_head_phase_is_that_of_the_origin(digits, dataset
 
 
 @pytest.mark.parametrize(
-    "at", [2, *(pytest.param(at, marks=pytest.mark.trains_long) for at in (8, 2 * POLLS + 3, 3 * POLLS + 5, 4 * POLLS + 2))]
+    "at",
+    [2, *(pytest.param(at, marks=pytest.mark.trains_long) for at in (8, 2 * POLLS + 3, 3 * POLLS + 5, 4 * POLLS + 2))],
 )
 def test_a_run_interrupted_in_any_phase_resumes_to_the_same_bits(digits, dataset, origin, uninterrupted, tmp_path, at):
     experiment = transfer_experiment(digits, origin)
@@ -106,14 +107,12 @@ def test_a_run_interrupted_in_any_phase_resumes_to_the_same_bits(digits, dataset
     assert same(tmp_path / "run", uninterrupted[0])
 
 
-def test_a_finished_phase_is_not_trained_again_and_a_damaged_record_is_refused(digits, dataset, origin, uninterrupted, tmp_path):  # fmt: skip
+def test_a_finished_phase_is_not_trained_again(digits, dataset, origin, uninterrupted, tmp_path):
     path = shutil.copytree(uninterrupted[0], tmp_path / "run")
-    (origin_moved := tmp_path / "moved").mkdir()
     experiment = transfer_experiment(digits, origin)
     outcome, notices = run_phases(experiment, dataset, path, stop_after=0)  # nothing is left to interrupt
     assert notices == []
     assert outcome.rows == uninterrupted[1].rows
-    assert origin_moved.exists()
     record = path / "phases" / "2-stages-1" / "phase.json"
     record.write_text(json.dumps({"phase": 2}))
     with pytest.raises(UserError, match=r"2-stages-1/phase.json is damaged; delete it, then run the same command"):

@@ -52,7 +52,6 @@ def transfer_experiment(digits: Path, run: Path, **changes) -> Experiment:
     return experiment.replace(**changes)
 
 
-
 def make_task(experiment, dataset, folder, notices, stop_after: int | None = None) -> Task:
     """Return the task of a phased run that is interrupted at poll number ``stop_after``, counted through all phases."""
     polls = []
@@ -66,5 +65,3 @@ def make_task(experiment, dataset, folder, notices, stop_after: int | None = Non
         return fit_in_folder(experiment, dataset, folder, Hook(), poll, initial=initial)
 
     return Task(experiment, dataset, folder, fit, notices.append)
-
-
