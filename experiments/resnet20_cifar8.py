@@ -12,9 +12,7 @@ from cnnjax.config import Augmentation, Data, EarlyStopping, Experiment, Optimiz
 
 experiment = Experiment(
     model=create("resnet20_cifar", num_classes=8),
-    data=Data(
-        source="cifar10", classes=("airplane", "automobile", "bird", "deer", "frog", "horse", "ship", "truck")
-    ),
+    data=Data(source="cifar10", classes=("airplane", "automobile", "bird", "deer", "frog", "horse", "ship", "truck")),
     augmentation=Augmentation(pad_crop=4, flip=True),
     optimizer=Optimizer(name="momentum", lr=0.1, momentum=0.9, weight_decay=1e-4),
     schedule=Schedule(name="warmup_cosine"),

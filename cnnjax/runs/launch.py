@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
@@ -262,7 +263,8 @@ def fit_in_folder(
     saver = Saver(experiment, dataset, folder, progress.notice)
     start = saver.resume(hyperparameters)
     if start is None and initial is not None:
-        start = Snapshot(state_of(experiment, hyperparameters, initial), EarlyStoppingState(), [], 0.0)
+        owned = jax.tree.map(jnp.copy, initial)  # the train step donates the state, and the caller keeps these
+        start = Snapshot(state_of(experiment, hyperparameters, owned), EarlyStoppingState(), [], 0.0)
     log = MetricsLog(folder, [] if start is None else start.rows, progress.notice)
     outcome = fit(experiment, dataset, start, (log, saver, progress), poll, profile)
     return outcome, log.problem

@@ -1,7 +1,8 @@
 """Probes of embeddings: how well simple classifiers separate new classes, with few or all images."""
 
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -75,11 +76,12 @@ def linear_accuracy(train: Embeddings, test: Embeddings, classes: int) -> float:
     mean = train.vectors.mean(axis=0)
     centered = train.vectors - mean
     scale = np.sqrt(np.mean(centered**2)) or np.float32(1)
-    weights, bias = _fit(jnp.asarray(centered / scale), jnp.asarray(train.labels), classes)
+    weights, bias = _fit(centered / scale, train.labels, classes)
     logits = (test.vectors - mean) / scale @ np.asarray(weights) + np.asarray(bias)
     return float((logits.argmax(axis=1) == test.labels).mean())
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def _fit(vectors: jax.Array, labels: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
     """Return the weights [D, classes] and the bias [classes]."""
 
@@ -91,18 +93,16 @@ def _fit(vectors: jax.Array, labels: jax.Array, classes: int) -> tuple[jax.Array
     solver = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
 
-    def step(carry: tuple, _: None) -> tuple[tuple, None]:
+    def step(carry: Any, _: None) -> tuple[Any, None]:
         params, state = carry
         value, gradient = value_and_grad(params, state=state)
         updates, state = solver.update(gradient, state, params, value=value, grad=gradient, value_fn=loss)
         return (optax.apply_updates(params, updates), state), None
 
-    def solve(params: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax relies on both
-            (params, _), _ = lax.scan(step, (params, solver.init(params)), length=ITERATIONS)
-        return params
-
-    return jax.jit(solve)((jnp.zeros((vectors.shape[1], classes)), jnp.zeros(classes)))
+    params = (jnp.zeros((vectors.shape[1], classes)), jnp.zeros(classes))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax relies on both
+        (params, _), _ = lax.scan(step, (params, solver.init(params)), length=ITERATIONS)
+    return params
 
 
 def neighbor_accuracy(train: Embeddings, test: Embeddings, classes: int, k: int) -> float:
