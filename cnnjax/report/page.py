@@ -68,7 +68,7 @@ def write(
         f"{results['seconds']:.1f} s of training, {results['images_per_second']:,.0f} images/s.</p>",
         table(["", "loss", "top-1", "images"], figures),
         "<h2>Run</h2>",
-        table(["", ""], provenance(name, environment), texts=True),
+        table(["", ""], provenance(name, environment, experiment.init), texts=True),
         *phases_section(results),
         "<h2>Curves</h2>",
         curves(rows, results["best_epoch"], experiment.early_stopping.metric, borders(rows, results)),
@@ -98,11 +98,15 @@ def write_page(path: Path, title: str, body: Sequence[str]) -> None:
     write_bytes(path, text.encode())
 
 
-def provenance(name: str, environment: dict[str, Any]) -> list[list[str]]:
-    """Return the command, commit, device, versions, kernels and data, one row each."""
+def provenance(name: str, environment: dict[str, Any], init: str | None = None) -> list[list[str]]:
+    """Return the command, commit, device, versions, kernels and data, one row each.
+
+    The name of a run holds only the last part of where its parameters come from; ``init`` is all of it.
+    """
     commit = environment.get("commit") or "not from a git checkout"
     packages = environment.get("packages", {})
     first, *options = name.split(",")
+    options = [f"init={init}" if init and option.startswith("init=") else option for option in options]
     command = " ".join([f"python scripts/train.py {first}", *(_option(option) for option in options)])
     if not all("=" in option for option in options):  # a long name is cut and ends with a hash
         command = "python scripts/train.py config.json (in the run folder)"
@@ -131,7 +135,7 @@ def phases_section(results: dict[str, Any]) -> list[str]:
         frozen = phase["frozen"]
         source = "embeddings" if phase["on_embeddings"] else "images"
         rows.append([
-            f"{phase['phase']}: {phase['train']}", source, f"{phase['trained_parameters']:,}",
+            f"{phase['phase']}: {phase['trains']}", source, f"{phase['trained_parameters']:,}",
             f"{frozen['parameters']:,}", f"{frozen['statistics']:,}",
             f"{phase['best_epoch']} of {phase['epochs']}", f"{phase['validation']['loss']:.4f}",
             *(f"{100 * phase[part]['top1']:.2f} %" for part in ("validation", "test")),
@@ -139,7 +143,7 @@ def phases_section(results: dict[str, Any]) -> list[str]:
     header = ["phase", "trained on", "trained", "frozen", "frozen statistics", "best epoch", "validation loss",
               "validation top-1", "test top-1"]  # fmt: skip
     digests = [
-        [f"{phase['phase']}: {phase['train']}", phase["frozen"]["sha256_before"], phase["frozen"]["sha256_after"]]
+        [f"{phase['phase']}: {phase['trains']}", phase["frozen"]["sha256_before"], phase["frozen"]["sha256_after"]]
         for phase in results["phases"]
     ]
     return [
@@ -153,7 +157,7 @@ def phases_section(results: dict[str, Any]) -> list[str]:
 
 def borders(rows: Sequence[dict[str, Any]], results: dict[str, Any]) -> dict[float, str]:
     """Return the name of each phase by the epoch at which it begins, for the charts; empty without phases."""
-    names = {phase["phase"]: phase["train"] for phase in results.get("phases", ())}
+    names = {phase["phase"]: phase["trains"] for phase in results.get("phases", ())}
     first: dict[float, str] = {}
     for row in rows:
         if (name := names.pop(row.get("phase"), None)) is not None:

@@ -232,7 +232,7 @@ def phases_table(results: dict[str, Any]) -> Table:
         shares = (f"{100 * phase[part]['top1']:.2f} %" for part in ("validation", "test"))
         counts = (f"{phase['trained_parameters']:,}", f"{phase['frozen']['parameters']:,}", f"{phase['epochs']}")
         table.add_row(
-            f"{phase['phase']}: {phase['train']}{star}", *counts, f"{phase['validation']['loss']:.4f}", *shares
+            f"{phase['phase']}: {phase['trains']}{star}", *counts, f"{phase['validation']['loss']:.4f}", *shares
         )
     return table
 

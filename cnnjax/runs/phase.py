@@ -78,7 +78,7 @@ class PhaseRun:
             require_unchanged(before, after, of_frozen, self.title)
         record = {
             "phase": self.number,
-            "train": self.phase.train,
+            "trains": self.phase.train,
             "on_embeddings": self.on_embeddings,
             "epochs": outcome.epochs,
             "best_epoch": outcome.best_epoch,

@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
-from cnnjax.config import Augmentation, Phase
+from cnnjax.config import Augmentation, Phase, Schedule
 
 FEW, MANY = 50, 500
 """Training images per class below which only the head is trained, and from which all stages are."""
-LOW, LOWEST = 1e-4, 1e-5
-"""Learning rates of the last stages and of the whole network; that of the head is 1e-3."""
+HIGH, LOW, LOWEST = 3e-3, 1e-4, 1e-5
+"""Learning rates of a new head, of the last stage, and of the whole network."""
 
 
 class Choice(NamedTuple):
@@ -24,11 +24,10 @@ def choose_phases(images: int, classes: int, augmentation: Augmentation) -> Choi
     """
     per_class = images // classes
     given = f"{images:,} training images in {classes} classes, about {per_class:,} a class"
-    plain = Augmentation()
     if per_class < FEW:
         reason = f"fewer than {FEW} would overfit the backbone, so only the head is trained"
-        return Choice((Phase(train="head", epochs=30, lr=1e-3, augmentation=plain),), f"{given}: {reason}")
-    head = Phase(train="head", epochs=10, lr=1e-3, augmentation=plain)
+        return Choice((_head(60),), f"{given}: {reason}")
+    head = _head(20)
     if per_class < MANY:
         last = Phase(train="stages:1", epochs=5, lr=LOW, augmentation=augmentation)
         reason = f"enough for the last stage, and fewer than the {MANY} for the whole backbone"
@@ -36,3 +35,8 @@ def choose_phases(images: int, classes: int, augmentation: Augmentation) -> Choi
     last = Phase(train="stages:1", epochs=3, lr=LOW, augmentation=augmentation)
     whole = Phase(train="all", epochs=3, lr=LOWEST, layer_decay=0.7, augmentation=augmentation)
     return Choice((head, last, whole), f"{given}: {MANY} or more are enough for the whole backbone at a low rate")
+
+
+def _head(epochs: int) -> Phase:
+    """Return the phase that trains the head, by a rate that falls to 0."""
+    return Phase(train="head", epochs=epochs, lr=HIGH, schedule=Schedule(name="cosine"), augmentation=Augmentation())
