@@ -89,6 +89,7 @@ $(ORACLE_STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv --clear $(ORACLE_VENV)
 	$(ORACLE_VENV)/bin/python -m pip install --quiet --require-hashes --requirement requirements.lock
 	$(ORACLE_VENV)/bin/python -m pip install --quiet --no-build-isolation --editable ".[oracle]"
+	$(ORACLE_VENV)/bin/python -m pip install --quiet --no-deps --require-hashes --requirement tests/oracle/networks.txt
 	@touch $@
 
 lock:

@@ -38,6 +38,7 @@ def convert(name: str, source: str, arguments: list[str]) -> None:
     """Convert a file of published weights."""
     from cnnjax.convert import source_of
     from cnnjax.convert.folder import convert_to_run
+    from cnnjax.convert.sources import ChannelOrder, Interpolation
     from cnnjax.models import create
 
     variant = create(name)
@@ -50,6 +51,8 @@ def convert(name: str, source: str, arguments: list[str]) -> None:
         classes: tuple[str, ...] = (),
         mean: tuple[float, ...] = (),
         std: tuple[float, ...] = (),
+        channel_order: ChannelOrder | None = None,
+        interpolation: Interpolation | None = None,
         model: type(variant) = variant,  # type: ignore[valid-type]
         debug: bool = False,
     ) -> Any:
@@ -58,14 +61,16 @@ def convert(name: str, source: str, arguments: list[str]) -> None:
         Args:
             file: The file of published weights.
             out: The run folder to create; it must not exist, or be empty.
-            classes: Class names in the order of the outputs, or one .txt file with a name per line; by default the
-                classes are numbered.
+            classes: Class names in the order of the outputs, or one .txt file with a name per line, or one .json
+                file; by default the classes are numbered.
             mean: Mean per channel, of values in [0, 1]; by default the publisher's.
             std: Standard deviation per channel; by default the publisher's.
+            channel_order: Order of the channels that the network takes; by default the publisher's.
+            interpolation: Resampling filter for images of other sizes; by default the publisher's.
             model: The network as published; --classes sets its number of classes.
             debug: Show the traceback of an error.
         """
-        return file, out, classes, mean, std, model
+        return file, out, classes, mean, std, channel_order, interpolation, model
 
     file, out, *given, model = cli.parse(options, arguments, f"scripts/convert.py {name} --from {source}")
     cli.use_precision(model)

@@ -6,20 +6,21 @@ A converter is a `rules.Table`. The tables of each family are in one file, and `
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from cnnjax.convert import alexnet, googlenet, regnet, resnet, vgg, xception
+from cnnjax.convert import alexnet, googlenet, keras_model, regnet, resnet, vgg, xception
 from cnnjax.convert.rules import from_variables, to_variables
 from cnnjax.convert.safetensors_file import write_safetensors
 from cnnjax.convert.sources import Normalization, Source
+from cnnjax.convert.tensors import naming
 from cnnjax.convert.weight_files import open_tensors
 from cnnjax.errors import UserError, choose, listed
 from cnnjax.functional import Variables, abstract_variables, check_variables
 from cnnjax.models.layers import Arch
 
-__all__ = ["Normalization", "Source", "load_weights", "save_weights", "source_of"]
+__all__ = ["Converted", "Normalization", "Source", "convert_weights", "load_weights", "save_weights", "source_of"]
 
 _FAMILIES: dict[str, Callable[[Any], dict[str, Source]]] = {
     "alexnet": alexnet.sources, "vgg": vgg.sources, "googlenet": googlenet.sources, "resnet": resnet.sources,
@@ -59,10 +60,51 @@ def load_weights(arch: Arch, source: str, path: Path) -> Variables:
     Raises:
         UserError: the file cannot be read, or a tensor is missing, unexpected or of the wrong shape.
     """
+    converted = convert_weights(arch, source, path)
+    if converted.arch != arch:
+        raise UserError(
+            f"{path} holds a model with another head: it needs num_classes={converted.arch.num_classes} and "
+            f"head_hidden={getattr(converted.arch, 'head_hidden', ())}"
+        )
+    return converted.variables
+
+
+class Converted(NamedTuple):
+    """A network as it is in a weight file."""
+
+    arch: Arch
+    """The network; a file of a whole model sets its number of classes and the hidden layers of its head."""
+    variables: Variables
+    normalization: Normalization | None
+    """How the layers of a whole model scale the images; None: the publisher's way."""
+
+
+def convert_weights(arch: Arch, source: str, path: Path) -> Converted:
+    """Return the network in a file of published weights; a whole model in a Keras file brings its own head.
+
+    Args:
+        arch: the network as published; with 0 classes, the head in the file is ignored.
+        source: publisher whose names the file uses, as for `load_weights`.
+        path: the file, as for `load_weights`.
+
+    Raises:
+        UserError: the file cannot be read; a tensor is missing, unexpected or of the wrong shape; or the layers of a
+            whole model are not known, or compute something else than the network.
+    """
     table = source_of(arch, source).table
     size = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_variables(arch)))
     with open_tensors(path, largest=4 * size + 2**26) as tensors:  # may include an optimizer's state
-        return to_variables(table, arch, tensors)
+        if tensors.definition is None:
+            return Converted(arch, to_variables(table, arch, tensors), None)
+        with naming(path):
+            model = keras_model.adapt(arch, table, tensors.definition, tensors)
+        if getattr(model.arch, "head_hidden", ()):
+            table = table._replace(rules=(*keras_model.head_rules(), *table.rules))
+        table = table._replace(head=(*table.head, "hidden_*"))
+        variables = to_variables(table, model.arch, model.tensors)
+        with naming(path):
+            model.check(variables)
+        return Converted(model.arch, variables, model.normalization)
 
 
 def save_weights(arch: Arch, variables: Variables, source: str, path: Path) -> None:

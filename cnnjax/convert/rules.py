@@ -129,6 +129,11 @@ class Table(NamedTuple):
         raise UserError(f"this source has no tensor for {path}; choose a form of the network that it publishes")
 
 
+def table_names(table: Table, arch: Arch) -> set[str]:
+    """Return the source's names of all leaves of the network."""
+    return {table.find(path)[0] for path in _leaves(abstract_variables(arch))}
+
+
 def to_variables(table: Table, arch: Arch, tensors: Tensors) -> Variables:
     """Return the network's variables from a source's tensors.
 

@@ -76,7 +76,8 @@ def read_start(experiment: Experiment, folder: RunFolder) -> Start:
             f"data.size is {experiment.data.size} and the network takes {size}x{size} pixels by its own preprocessing; "
             "leave out data.size, or set model.input_size"
         )
-    origin = read_origin(experiment.init, experiment.model, folder.definitions)
+    model = without_head(experiment.model) if experiment.phases else experiment.model
+    origin = read_origin(experiment.init, model, folder.definitions)
     return Start(origin, None, resized(origin.preprocessing, size).replace(max_value=experiment.data.max_value))
 
 
@@ -142,8 +143,7 @@ def _run_folder(place: str) -> Path:
 
 def _read_file(place: str, model: Arch, definitions: Definitions) -> Origin:
     publisher, path = _publisher(place)
-    arch = without_head(model)
-    sources = convert.sources_of(arch)
+    sources = convert.sources_of(model)
     if publisher is None:
         if len(sources) > 1:
             raise UserError(
@@ -151,14 +151,15 @@ def _read_file(place: str, model: Arch, definitions: Definitions) -> Origin:
                 f"such as file:{next(iter(sources))}:{path}"
             )
         publisher = next(iter(sources))
-    source = convert.source_of(arch, publisher)
-    if source.normalization is None:
+    source = convert.source_of(model, publisher)
+    arch, variables, own = convert.convert_weights(model, publisher, path)
+    normalization = own or source.normalization
+    if normalization is None:
         raise UserError(
             f"{publisher} does not define how images are normalized; convert the file with scripts/convert.py --mean "
             "--std, then start from run:RUN"
         )
-    preprocessing = published_preprocessing(arch, source, publisher)
-    return Origin(arch, convert.load_weights(arch, publisher, path), preprocessing)
+    return Origin(arch, variables, published_preprocessing(arch, source, normalization))
 
 
 def _publisher(place: str) -> tuple[str | None, Path]:

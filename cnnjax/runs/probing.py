@@ -44,7 +44,7 @@ def probe_network(
     Raises:
         UserError: the network or the data cannot be read, the data has one class, or too few images.
     """
-    origin = read_origin(text, model)
+    origin = read_origin(text, without_head(model))
     body = without_head(origin.arch)
     dataset = data.load(config, like=origin.preprocessing, divide=False)
     if len(dataset.classes) < 2:
