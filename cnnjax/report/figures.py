@@ -155,6 +155,34 @@ def stages(images: np.ndarray, maps: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
+def projection(embeddings: dict[str, np.ndarray], labels: np.ndarray, classes: tuple[str, ...]) -> Figure:
+    """Draw the first two principal components of embeddings [N, D], one panel for each entry, colored by class."""
+    figure = Figure(figsize=(5.2 * len(embeddings), 4.6), layout="constrained")
+    for axes, (title, vectors) in zip(
+        figure.subplots(1, len(embeddings), squeeze=False)[0], embeddings.items(), strict=True
+    ):
+        points, shares = principal_components(vectors)
+        for label in np.unique(labels):
+            of_class = points[labels == label]
+            axes.scatter(of_class[:, 0], of_class[:, 1], s=9, alpha=0.7, color=f"C{label % 10}", label=classes[label])
+        axes.set(title=title, xlabel=f"{100 * shares[0]:.0f} % of the variance", ylabel=f"{100 * shares[1]:.0f} %")
+        axes.set(xticks=[], yticks=[])
+        if len(classes) <= 10:
+            axes.legend()
+    return figure
+
+
+def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first two principal components [N, 2] of vectors [N, D], and their shares of the variance [2]."""
+    centered = vectors.astype(np.float64) - vectors.mean(axis=0)
+    left, scales, _ = np.linalg.svd(centered, full_matrices=False)
+    variances = np.zeros(max(2, len(scales)))
+    variances[: len(scales)] = scales**2
+    points = np.zeros((len(vectors), 2))
+    points[:, : len(scales[:2])] = left[:, :2] * scales[:2]
+    return points, variances[:2] / max(variances.sum(), np.finfo(np.float64).tiny)
+
+
 def first_kernels(params: dict[str, Any], image_shape: tuple[int, int, int]) -> np.ndarray:
     """Return the first layer's kernels [K, H, W, C]; dense kernels are reshaped to the image."""
     leaves = [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(params) if leaf.ndim > 1]

@@ -39,6 +39,7 @@ details { margin: 1rem 0; }
 CAPTIONS = {
     "confusion.png": "Confusion matrix",
     "mistakes.png": "Most confident mistakes",
+    "projection.png": "Embeddings of test images",
     "filters.png": "First kernels and feature maps",
     "stages.png": "Feature maps of every stage",
     "examples.png": "Training images as the network sees them",

@@ -167,6 +167,8 @@ def _train(
     folder.require_lock()
     try:
         environment = folder.read_environment()
+        if launch.experiment.phases and start is not None:
+            report.write_projection(launch.experiment, dataset, start, variables, launch.folder)
         report.write(
             launch.name, launch.experiment, dataset, variables, folder.path, environment, results, outcome.rows
         )

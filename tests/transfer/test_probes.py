@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cnnjax.errors import UserError
+from cnnjax.report.figures import principal_components
 from cnnjax.transfer import probes
 from cnnjax.transfer.probes import Embeddings, draw, linear_accuracy, neighbor_accuracy, probe
 
@@ -59,3 +60,13 @@ def test_more_images_help_and_draws_differ_between_seeds():
 def test_impossible_numbers_of_images_are_refused(shots):
     with pytest.raises(UserError, match=f"--shots is {shots} and the smallest class has 5 images; it must be 1 to 5"):
         probe(clusters(5, 0.1), clusters(5, 0.1), 3, shots=(shots,), seeds=1, neighbors=1)
+
+
+def test_the_projection_keeps_the_directions_of_the_largest_variance():
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((200, 5)) * [0.1, 3, 0.1, 2, 0.1] + 7
+    points, shares = principal_components(vectors)
+    for component, axis in enumerate((1, 3)):
+        assert abs(np.corrcoef(points[:, component], vectors[:, axis])[0, 1]) > 0.98
+    np.testing.assert_allclose(shares, np.array([9, 4]) / 13.03, atol=0.08)
+    assert principal_components(np.ones((1, 3)))[0].tolist() == [[0, 0]]  # of a single image
