@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> None:
 
 def convert(name: str, source: str, arguments: list[str]) -> None:
     """Convert a file of published weights."""
-    from cnnjax.convert import source_of
+    from cnnjax.convert import Choice, source_of
     from cnnjax.convert.folder import convert_to_run
     from cnnjax.convert.sources import ChannelOrder, Interpolation
     from cnnjax.models import create
@@ -53,6 +53,8 @@ def convert(name: str, source: str, arguments: list[str]) -> None:
         std: tuple[float, ...] = (),
         channel_order: ChannelOrder | None = None,
         interpolation: Interpolation | None = None,
+        key: str | None = None,
+        prefix: str | None = None,
         model: type(variant) = variant,  # type: ignore[valid-type]
         debug: bool = False,
     ) -> Any:
@@ -67,10 +69,12 @@ def convert(name: str, source: str, arguments: list[str]) -> None:
             std: Standard deviation per channel; by default the publisher's.
             channel_order: Order of the channels that the network takes; by default the publisher's.
             interpolation: Resampling filter for images of other sizes; by default the publisher's.
+            key: Entry of a torch file that holds the state dict; by default the usual ones, a moving average first.
+            prefix: Prefix of the tensors to read, which is removed; by default usual ones that every name has.
             model: The network as published; --classes sets its number of classes.
             debug: Show the traceback of an error.
         """
-        return file, out, classes, mean, std, channel_order, interpolation, model
+        return file, out, classes, mean, std, channel_order, interpolation, Choice(key, prefix), model
 
     file, out, *given, model = cli.parse(options, arguments, f"scripts/convert.py {name} --from {source}")
     cli.use_precision(model)

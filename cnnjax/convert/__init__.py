@@ -14,13 +14,16 @@ from cnnjax.convert import alexnet, googlenet, keras_model, regnet, resnet, vgg,
 from cnnjax.convert.rules import from_variables, to_variables
 from cnnjax.convert.safetensors_file import write_safetensors
 from cnnjax.convert.sources import Normalization, Source
-from cnnjax.convert.tensors import naming
+from cnnjax.convert.tensors import USUAL, Choice, naming
 from cnnjax.convert.weight_files import open_tensors
 from cnnjax.errors import UserError, choose, listed
 from cnnjax.functional import Variables, abstract_variables, check_variables
 from cnnjax.models.layers import Arch
 
-__all__ = ["Converted", "Normalization", "Source", "convert_weights", "load_weights", "save_weights", "source_of"]
+__all__ = [
+    "USUAL", "Choice", "Converted", "Normalization", "Source", "convert_weights", "load_weights", "save_weights",
+    "source_of",
+]  # fmt: skip
 
 _FAMILIES: dict[str, Callable[[Any], dict[str, Source]]] = {
     "alexnet": alexnet.sources, "vgg": vgg.sources, "googlenet": googlenet.sources, "resnet": resnet.sources,
@@ -77,15 +80,18 @@ class Converted(NamedTuple):
     variables: Variables
     normalization: Normalization | None
     """How the layers of a whole model scale the images; None: the publisher's way."""
+    notices: tuple[str, ...] = ()
+    """What was chosen or left out, for the user."""
 
 
-def convert_weights(arch: Arch, source: str, path: Path) -> Converted:
+def convert_weights(arch: Arch, source: str, path: Path, choice: Choice = USUAL) -> Converted:
     """Return the network in a file of published weights; a whole model in a Keras file brings its own head.
 
     Args:
         arch: the network as published; with 0 classes, the head in the file is ignored.
         source: publisher whose names the file uses, as for `load_weights`.
         path: the file, as for `load_weights`.
+        choice: which of the file's tensors to read.
 
     Raises:
         UserError: the file cannot be read; a tensor is missing, unexpected or of the wrong shape; or the layers of a
@@ -93,9 +99,9 @@ def convert_weights(arch: Arch, source: str, path: Path) -> Converted:
     """
     table = source_of(arch, source).table
     size = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_variables(arch)))
-    with open_tensors(path, largest=4 * size + 2**26) as tensors:  # may include an optimizer's state
+    with open_tensors(path, 4 * size + 2**26, choice) as tensors:  # may include an optimizer's state
         if tensors.definition is None:
-            return Converted(arch, to_variables(table, arch, tensors), None)
+            return Converted(arch, to_variables(table, arch, tensors), None, tensors.notices)
         with naming(path):
             model = keras_model.adapt(arch, table, tensors.definition, tensors)
         if getattr(model.arch, "head_hidden", ()):
@@ -104,7 +110,7 @@ def convert_weights(arch: Arch, source: str, path: Path) -> Converted:
         variables = to_variables(table, model.arch, model.tensors)
         with naming(path):
             model.check(variables)
-        return Converted(model.arch, variables, model.normalization)
+        return Converted(model.arch, variables, model.normalization, tensors.notices)
 
 
 def save_weights(arch: Arch, variables: Variables, source: str, path: Path) -> None:

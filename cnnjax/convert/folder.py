@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cnnjax import checkpoint
 from cnnjax.complexity import complexity
-from cnnjax.convert import convert_weights, source_of
+from cnnjax.convert import USUAL, Choice, convert_weights, source_of
 from cnnjax.convert.class_list import read_class_names
 from cnnjax.convert.sources import ChannelOrder, Interpolation, Normalization, Source
 from cnnjax.data import Preprocessing
@@ -18,7 +18,7 @@ from cnnjax.system.files import sha256, sync_folder
 def convert_to_run(
     name: str, arch: Arch, source: str, file: Path, out: Path, classes: tuple[str, ...] = (),
     mean: tuple[float, ...] = (), std: tuple[float, ...] = (), channel_order: ChannelOrder | None = None,
-    interpolation: Interpolation | None = None,
+    interpolation: Interpolation | None = None, choice: Choice = USUAL,
 ) -> str:  # fmt: skip
     """Convert a weight file to the run folder ``out`` and return a summary line. On an error, nothing is written.
 
@@ -34,6 +34,7 @@ def convert_to_run(
         std: standard deviation of each channel; empty: the file's own or the publisher's.
         channel_order: ``"rgb"`` or ``"bgr"``; None: the publisher's.
         interpolation: resampling filter for images of other sizes; None: the publisher's.
+        choice: which of the file's tensors to read.
     """
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise UserError(f"{out} exists and is not an empty folder; choose another name")
@@ -43,7 +44,7 @@ def convert_to_run(
     publisher = source_of(arch, source)
     given = _normalization(publisher.normalization, source, mean, std, channel_order)
     preprocessing = published_preprocessing(arch, publisher, given, interpolation)
-    arch, variables, own = convert_weights(arch, source, file)
+    arch, variables, own, notices = convert_weights(arch, source, file, choice)
     if names and arch.num_classes != len(names):
         raise UserError(f"--classes gives {len(names)} names, and the model in {file} has {arch.num_classes} classes")
     if own and (mean or std or channel_order):
@@ -67,7 +68,7 @@ def convert_to_run(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(out.parent)
-    return (
+    return "".join(f"notice: {notice}\n" for notice in notices) + (
         f"{out}: {name} with {complexity(arch).parameters:,} parameters from {file}, {arch.num_classes} classes; "
         f"{preprocessing.describe()}"
     )

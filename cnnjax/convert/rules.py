@@ -173,8 +173,8 @@ def _check(
             missing.append(f"{name} {list(shape)} (our {path})")
         elif shapes[name].shape != shape:
             wrong.append(f"{name} is {list(shapes[name].shape)} instead of {list(shape)} (our {path})")
-        elif shapes[name].dtype not in ("float32", "float16", "bfloat16"):
-            wrong.append(f"{name} is {shapes[name].dtype} instead of float32, float16 or bfloat16 (our {path})")
+        elif shapes[name].dtype not in ("float32", "float16", "bfloat16", "float64"):
+            wrong.append(f"{name} is {shapes[name].dtype} instead of a float type (our {path})")
     used = {name for name, _ in plan.values()}
     unexpected = [
         f"{name[:LONGEST_NAME]} {list(shapes[name].shape)}"

@@ -37,3 +37,17 @@ class Tensors(NamedTuple):
     read: Callable[[str], np.ndarray]
     definition: Any = None
     """The layers of the model in the file, a `keras_definition.Definition`; None for a file of weights alone."""
+    notices: tuple[str, ...] = ()
+    """What was chosen or left out, for the user."""
+
+
+class Choice(NamedTuple):
+    """The user's choice among the tensors of a file."""
+
+    key: str | None = None
+    """Entry of a torch file that holds the state dict; None: the usual ones."""
+    prefix: str | None = None
+    """Prefix of the names to read, which is removed; None: usual prefixes that every name has."""
+
+
+USUAL = Choice()

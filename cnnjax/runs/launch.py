@@ -79,7 +79,7 @@ def run(
             folder.check(launch.experiment)
         start = read_start(launch.experiment, folder)
         dataset = data.load(launch.experiment.data, launch.definitions.sources, like=start.preprocessing)
-        for notice in dataset.notices:
+        for notice in (*start.notices, *dataset.notices):
             say(console, f"notice: {notice}")
         experiment = resolved(launch.experiment, dataset, lambda text: say(console, text))
         launch = dataclasses.replace(launch, experiment=experiment)

@@ -40,6 +40,8 @@ class Origin(NamedTuple):
     arch: Arch
     variables: Variables
     preprocessing: Preprocessing
+    notices: tuple[str, ...] = ()
+    """What was chosen or left out while it was read, for the user."""
 
     def variables_of(self, arch: Arch, text: str | None) -> Variables:
         """Return the variables of ``arch``, which is this network with another head or with none.
@@ -57,6 +59,11 @@ class Start(NamedTuple):
     origin: Origin | None = None
     variables: Variables | None = None
     preprocessing: Preprocessing | None = None
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Messages of the origin for the user."""
+        return () if self.origin is None else self.origin.notices
 
 
 def read_start(experiment: Experiment, folder: RunFolder) -> Start:
@@ -152,14 +159,14 @@ def _read_file(place: str, model: Arch, definitions: Definitions) -> Origin:
             )
         publisher = next(iter(sources))
     source = convert.source_of(model, publisher)
-    arch, variables, own = convert.convert_weights(model, publisher, path)
+    arch, variables, own, notices = convert.convert_weights(model, publisher, path)
     normalization = own or source.normalization
     if normalization is None:
         raise UserError(
             f"{publisher} does not define how images are normalized; convert the file with scripts/convert.py --mean "
             "--std, then start from run:RUN"
         )
-    return Origin(arch, variables, published_preprocessing(arch, source, normalization))
+    return Origin(arch, variables, published_preprocessing(arch, source, normalization), notices)
 
 
 def _publisher(place: str) -> tuple[str | None, Path]:

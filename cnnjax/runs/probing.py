@@ -49,7 +49,7 @@ def probe_network(
     dataset = data.load(config, like=origin.preprocessing, divide=False)
     if len(dataset.classes) < 2:
         raise UserError(f"{dataset.name} has only the class {listed(dataset.classes)}; a probe needs two or more")
-    for message in dataset.notices:
+    for message in (*origin.notices, *dataset.notices):
         notice(f"notice: {message}")
     embedder = Embedder(body, origin.variables_of(body, text), origin.preprocessing, notice)
     train, test = (Embeddings(embedder(part), part.labels) for part in (dataset.train, dataset.test))

@@ -1,14 +1,21 @@
 """Transfer learning from the command line: train, resume, predict, probe, and bad input."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cnnjax.data import Preprocessing
+from cnnjax.functional import leaves_by_path
 from cnnjax.runs.folder import RunFolder, read_config
-from tests.script import run_script
+from cnnjax.runs.predictor import load
+from tests.script import SCRIPTS, run_script
 from tests.transfer.trained import BODY, write_run
 
 TINY = BODY.replace(channels=3, input_size=12)
@@ -134,3 +141,57 @@ def test_one_class_is_refused(place):
     ended = finetune(place, data="one")
     assert ended.returncode == 2
     assert "image_folder has only the class cat; a classifier needs two classes or more" in ended.stderr
+
+
+PHASED = """
+from cnnjax import create
+from cnnjax.config import Data, Experiment, Phase, Train
+
+experiment = Experiment(
+    model=create("resnet20_cifar", depths=(1, 1), width=8, input_size=12, num_classes=2),
+    data=Data(source="image_folder", dir="photos"),
+    train=Train(batch_size=4, eval_batch_size=12),
+    phases=(
+        Phase(train="head", epochs=3),
+        Phase(train="stages:1", epochs=3, lr=1e-4),
+        Phase(train="all", epochs=3, lr=1e-5, layer_decay=0.7, norms="train"),
+    ),
+)
+"""
+MOMENTS = ("cache/embeddings/*.embeddings", *(f"runs/killed/phases/{n}-*/checkpoints/step-*" for n in (1, 2, 3)))
+"""Files whose appearance tells where a run is: its first embeddings, and the first checkpoint of each phase."""
+
+
+def start_training(place, name, cache):
+    script = [sys.executable, str(SCRIPTS / "train.py"), "phased.py", "--init", "run:runs/origin"]
+    return subprocess.Popen(
+        [*script, "--out", f"runs/{name}"], cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "CNNJAX_CACHE": str(place / cache)},
+    )  # fmt: skip
+
+
+@pytest.mark.many_processes
+def test_a_run_killed_while_caching_and_in_each_phase_resumes_to_the_same_bits(place):
+    (place / "phased.py").write_text(PHASED)
+    whole = start_training(place, "whole", "another_cache")
+    assert whole.wait() == 0, whole.communicate()[1]
+    whole.communicate()
+    kills = 0
+    for moment in MOMENTS:
+        process = start_training(place, "killed", "cache")
+        while process.poll() is None and not list(place.glob(moment)):
+            time.sleep(0.002)
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    assert kills >= 3  # the machine may be too fast for one of them
+    last = start_training(place, "killed", "cache")
+    assert last.wait() == 0, last.communicate()[1]
+    last.communicate()
+    a, b = (leaves_by_path(load(place / "runs" / name).variables._asdict()) for name in ("whole", "killed"))
+    assert all(np.array_equal(a[path], b[path]) for path in a)
+    proofs = [
+        [phase["frozen"] for phase in RunFolder(place / "runs" / name).read_results()["phases"]]
+        for name in ("whole", "killed")
+    ]
+    assert proofs[0] == proofs[1]
