@@ -12,7 +12,7 @@ from cnnjax.models import create
 from cnnjax.transfer import embeddings
 from cnnjax.transfer.embeddings import CHUNK, Embedder
 
-BACKBONE = create("lenet", input_size=12, num_classes=0)
+BACKBONE = create("mlp", input_size=12, num_classes=0)
 PREPROCESSING = Preprocessing(height=12, width=12, mean=(0.3,), std=(0.2,))
 COUNT = 2 * CHUNK + 10
 
@@ -48,7 +48,7 @@ def test_embeddings_are_those_of_the_backbone_and_are_read_from_the_cache(variab
     np.testing.assert_array_equal(second(source), computed)
     assert (second.computed, second.read) == (0, COUNT)
     assert len(list(cache.glob("*.embeddings"))) == 3
-    assert second.embedded(source).image_shape == (1, 1, 84)
+    assert second.embedded(source).image_shape == (1, 1, 100)
 
 
 def test_a_change_of_anything_misses_the_cache(variables, source, monkeypatch):
@@ -60,10 +60,10 @@ def test_a_change_of_anything_misses_the_cache(variables, source, monkeypatch):
 
     assert computed(make(variables)) == 0
     changed = jax.tree.map(jnp.copy, variables)
-    changed.params["conv1"]["bias"] = changed.params["conv1"]["bias"].at[0].add(1e-3)
+    changed.params["dense1"]["bias"] = changed.params["dense1"]["bias"].at[0].add(1e-3)
     assert computed(make(Variables(*changed))) == COUNT
     assert computed(make(variables, PREPROCESSING.replace(mean=(0.31,)))) == COUNT
-    assert computed(make(variables, backbone=BACKBONE.replace(pooling="max"))) == COUNT
+    assert computed(make(variables, backbone=BACKBONE.replace(activation="tanh"))) == COUNT
     other = source.images.copy()
     other[0, 0, 0, 0] ^= 1
     assert computed(make(variables), Split(other, source.labels)) == CHUNK  # the chunk of that image

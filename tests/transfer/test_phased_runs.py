@@ -5,32 +5,53 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import mostly_slow
 
 from cnnjax import data
 from cnnjax.config import Phase
 from cnnjax.errors import CnnjaxError, Interrupted, UserError
-from cnnjax.functional import leaves_by_path
+from cnnjax.functional import abstract_variables, embedding_size, leaves_by_path
 from cnnjax.runs import predictor
 from cnnjax.runs.folder import RunFolder
 from cnnjax.runs.origin import read_start, start_variables
 from cnnjax.runs.phased import fit_phases
 from cnnjax.transfer import frozen
 from cnnjax.transfer.phases import frozen_patterns
-from tests.transfer.trained import BODY, PHASES, make_task, transfer_experiment, write_run
+from tests.transfer.trained import BODY, DENSE, PHASES, make_task, transfer_experiment, write_run
 
 POLLS = 5 + 1
 """Polls of an epoch: its steps, and its evaluation batch."""
 CLOCK = ("seconds", "images_per_second")
 
 
-@pytest.fixture(scope="module")
-def origin(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("origin"))
+@pytest.fixture(
+    scope="module", params=[DENSE, pytest.param(BODY, marks=pytest.mark.compiles_large)], ids=["mlp", "resnet"]
+)
+def body(request):
+    """The network that is moved. The residual network has norms; the dense one compiles faster."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def dataset(digits, origin):
-    experiment = transfer_experiment(digits, origin)
+def origin(body, tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("origin"), body)
+
+
+@pytest.fixture(scope="module")
+def transfer(digits, body, origin):
+    """Return the experiment with the given changes."""
+
+    def make(**changes):
+        return transfer_experiment(
+            digits, changes.pop("origin", origin), **{"model": body.replace(num_classes=10), **changes}
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def dataset(transfer, origin):
+    experiment = transfer()
     return data.load(experiment.data, like=read_start(experiment, RunFolder(origin / "none")).preprocessing)
 
 
@@ -55,12 +76,12 @@ def same(path, other):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(digits, dataset, origin, tmp_path_factory):
+def uninterrupted(transfer, dataset, tmp_path_factory):
     path = tmp_path_factory.mktemp("uninterrupted") / "run"
-    return path, *run_phases(transfer_experiment(digits, origin), dataset, path)
+    return path, *run_phases(transfer(), dataset, path)
 
 
-def test_phases_train_in_order_and_record_their_proof(digits, origin, uninterrupted):
+def test_phases_train_in_order_and_record_their_proof(body, uninterrupted):
     path, outcome, notices = uninterrupted
     assert [(row["epoch"], row["step"], row["phase"]) for row in outcome.rows] == [
         (1, 5, 1), (2, 10, 1), (3, 15, 2), (4, 20, 2), (5, 25, 3),
@@ -70,14 +91,17 @@ def test_phases_train_in_order_and_record_their_proof(digits, origin, uninterrup
         proof = record["frozen"]
         assert proof["sha256_before"] == proof["sha256_after"]
         assert proof["moments"] == 0
-        assert tuple(proof["patterns"]) == frozen_patterns(BODY, phase)
+        assert tuple(proof["patterns"]) == frozen_patterns(body, phase)
     assert [record["on_embeddings"] for record in outcome.phases] == [True, False, False]
     counts = [(record["trained_parameters"], record["frozen"]["parameters"]) for record in outcome.phases]
     total = sum(counts[0])
-    assert counts[0] == (16 * 10 + 10, total - 170)
+    head = 10 * (embedding_size(body) + 1)
+    assert counts[0] == (head, total - head)
     assert counts[2] == (total, 0)
     assert all(sum(pair) == total for pair in counts)
-    assert notices[0] == f"phase 1 of 3, head: 170 parameters are trained, {total - 170:,} frozen"
+    statistics = sum(leaf.size for leaf in leaves_by_path(abstract_variables(body).batch_stats).values())
+    assert [record["frozen"]["statistics"] for record in outcome.phases] == [statistics, statistics, 0]
+    assert notices[0] == f"phase 1 of 3, head: {head:,} parameters are trained, {total - head:,} frozen"
     network = predictor.load(path)
     assert network.classes == tuple(map(str, range(10)))
     assert network.preprocessing.mean == (0.3,)  # the network's own
@@ -86,8 +110,8 @@ def test_phases_train_in_order_and_record_their_proof(digits, origin, uninterrup
     assert best["validation"]["loss"] == pytest.approx(outcome.rows[outcome.best_epoch - 1]["validation_loss"])
 
 
-def test_the_backbone_after_the_head_phase_is_that_of_the_origin(digits, dataset, origin, tmp_path):
-    experiment = transfer_experiment(digits, origin, phases=PHASES[:1])
+def test_the_backbone_after_the_head_phase_is_that_of_the_origin(transfer, dataset, origin, tmp_path):
+    experiment = transfer(phases=PHASES[:1])
     run_phases(experiment, dataset, tmp_path / "run")
     before, after = (predictor.load(path).variables for path in (origin, tmp_path / "run"))
     a, b = leaves_by_path(before._asdict()), leaves_by_path(after._asdict())
@@ -99,17 +123,17 @@ def test_the_backbone_after_the_head_phase_is_that_of_the_origin(digits, dataset
     "at",
     [2, *(pytest.param(at, marks=pytest.mark.trains_long) for at in (8, 2 * POLLS + 3, 3 * POLLS + 5, 4 * POLLS + 2))],
 )
-def test_a_run_interrupted_in_any_phase_resumes_to_the_same_bits(digits, dataset, origin, uninterrupted, tmp_path, at):
-    experiment = transfer_experiment(digits, origin)
+def test_a_run_interrupted_in_any_phase_resumes_to_the_same_bits(transfer, dataset, uninterrupted, tmp_path, at):
+    experiment = transfer()
     with pytest.raises(Interrupted):
         run_phases(experiment, dataset, tmp_path / "run", stop_after=at)
     run_phases(experiment, dataset, tmp_path / "run")
     assert same(tmp_path / "run", uninterrupted[0])
 
 
-def test_a_finished_phase_is_not_trained_again(digits, dataset, origin, uninterrupted, tmp_path):
+def test_a_finished_phase_is_not_trained_again(transfer, dataset, uninterrupted, tmp_path):
     path = shutil.copytree(uninterrupted[0], tmp_path / "run")
-    experiment = transfer_experiment(digits, origin)
+    experiment = transfer()
     outcome, notices = run_phases(experiment, dataset, path, stop_after=0)  # nothing is left to interrupt
     assert notices == []
     assert outcome.rows == uninterrupted[1].rows
@@ -119,25 +143,32 @@ def test_a_finished_phase_is_not_trained_again(digits, dataset, origin, uninterr
         run_phases(experiment, dataset, path)
 
 
-def test_a_run_resumes_without_its_origin(digits, dataset, tmp_path):
-    origin = write_run(tmp_path / "origin")
-    experiment = transfer_experiment(digits, origin, phases=PHASES[:1])
+def test_a_run_resumes_without_its_origin(transfer, body, dataset, tmp_path):
+    origin = write_run(tmp_path / "origin", body)
+    experiment = transfer(origin=origin, phases=PHASES[:1])
     with pytest.raises(Interrupted):
         run_phases(experiment, dataset, tmp_path / "run", stop_after=1)
     shutil.rmtree(origin)
     assert len(run_phases(experiment, dataset, tmp_path / "run")[0].rows) == 2
 
 
-@pytest.mark.parametrize("options", [{}, {"head_hidden": (12,), "head_dropout": 0.3}, {"head_sigmoid": True}][:2])
+HIDDEN = {"head_hidden": (12,), "head_dropout": 0.3}
+
+
+@pytest.mark.parametrize("options", mostly_slow([{}, HIDDEN, {"head_sigmoid": True}], 1, pytest.mark.trains_long))
 def test_training_on_embeddings_gives_the_same_head_as_training_through_the_backbone(
-    digits, dataset, origin, tmp_path, options
+    transfer, body, dataset, origin, digits, tmp_path, options
 ):
+    if not hasattr(body, "head_hidden"):
+        options = {}
+    classes = ("3", "8") if options.get("head_sigmoid") else ()
     heads = []
     for cached in (True, False):
         phase = Phase(train="head", epochs=2, lr=1e-2, embeddings=cached)
-        model = BODY.replace(num_classes=10, **options)
-        experiment = transfer_experiment(digits, origin, phases=(phase,), model=model)
-        outcome, _ = run_phases(experiment, dataset, tmp_path / f"run-{cached}")
+        experiment = transfer(phases=(phase,), model=body.replace(num_classes=len(classes) or 10, **options))
+        experiment = experiment.replace(data=experiment.data.replace(classes=classes))
+        chosen = data.load(experiment.data, like=dataset.preprocessing) if classes else dataset
+        outcome, _ = run_phases(experiment, chosen, tmp_path / f"run-{cached}")
         assert outcome.phases[0]["on_embeddings"] is cached
         assert outcome.phases[0]["frozen"]["sha256_before"] == outcome.phases[0]["frozen"]["sha256_after"]
         heads.append(leaves_by_path(predictor.load(tmp_path / f"run-{cached}").variables.params["head"]))
@@ -160,13 +191,13 @@ def test_a_changed_frozen_value_is_an_error():
         ({"init": "resnet18"}, "init is 'resnet18'; it must be run:RUN or file:WEIGHTS"),
         ({"init": "run:nowhere"}, "init is 'run:nowhere', which holds no run"),
         ({"model": BODY.replace(depths=(1, 2), num_classes=10)}, "the experiment's has "),
-        ({"model": BODY.replace(epsilon=1e-3, num_classes=10)}, "has epsilon 1e-05 and the experiment's has 0.001"),
+        ({"model": DENSE.replace(activation="tanh")}, "the experiment's has 'tanh'|has family 'resnet'"),
         ({"phases": ()}, "run:.*: the variables do not match"),
         ({"data": {"size": 12}}, "data.size is 12 and the network takes 28x28 pixels by its own preprocessing"),
     ],
 )
-def test_origins_that_do_not_fit_are_refused(digits, dataset, origin, tmp_path, changes, message):
-    experiment = transfer_experiment(digits, origin)
+def test_origins_that_do_not_fit_are_refused(transfer, dataset, tmp_path, changes, message):
+    experiment = transfer()
     if "data" in changes:
         changes = {"data": experiment.data.replace(source="image_folder", **changes["data"])}
     experiment = experiment.replace(**changes)

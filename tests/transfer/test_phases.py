@@ -28,6 +28,14 @@ def trained_paths(phase, arch=BODY):
 
 
 def test_the_groups_of_a_network_are_its_stages_and_its_head():
+    groups = parameter_groups(create("lenet"))
+    assert list(groups) == ["stage1", "stage2", "head"]
+    assert {path.split("/")[0] for path in groups["stage2"]} == {"conv2", "dense1", "dense2"}
+    assert groups["head"] == ("head/bias", "head/kernel")
+
+
+@pytest.mark.compiles_large
+def test_the_groups_of_networks_with_several_heads_or_hidden_layers():
     groups = parameter_groups(create("xception", width=2, middle_blocks=0))
     assert list(groups) == ["stem", "stage1", "stage2", "stage3", "stage4", "head"]
     assert groups["head"] == ("head/bias", "head/kernel")

@@ -17,6 +17,7 @@ def clusters(count, spread, seed=0, classes=3):
     return Embeddings(centers[labels] + spread * rng.standard_normal((len(labels), 8), np.float32), labels)
 
 
+@pytest.mark.compiles_large
 def test_separate_classes_are_told_apart_and_noise_is_not():
     train, test = clusters(20, 0.1), clusters(30, 0.1, seed=1)
     assert linear_accuracy(train, test, 3) == 1
@@ -44,6 +45,7 @@ def test_neighbors_vote_and_similarity_breaks_ties():
     assert neighbor_accuracy(train, test, 2, 50) == 0
 
 
+@pytest.mark.compiles_large
 def test_more_images_help_and_draws_differ_between_seeds():
     train, test = clusters(40, 0.6), clusters(100, 0.6, seed=1)
     one, many, every = probe(train, test, 3, shots=(1, 20), seeds=4, neighbors=5)

@@ -16,6 +16,8 @@ from cnnjax.training.hooks import Hook
 
 BODY = create("resnet20_cifar", depths=(1, 1), width=8, channels=1, input_size=28, num_classes=7)
 """A residual network with norms: stem, two stages, head."""
+DENSE = create("mlp", num_classes=7)
+"""A dense network with two stages and a head."""
 PREPROCESSING = Preprocessing(height=28, width=28, mean=(0.3,), std=(0.2,))
 PHASES = (
     Phase(train="head", epochs=2, lr=1e-2),
