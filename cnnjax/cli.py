@@ -62,7 +62,7 @@ def parse(
         with contextlib.redirect_stderr(captured):
             return tyro.cli(
                 target, args=list(arguments), prog=prog, description=description, registry=registry, **defaults,
-                config=(tyro.conf.FlagCreatePairsOff,),
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
             )  # fmt: skip
     except SystemExit as stop:
         if stop.code in (0, None):

@@ -26,6 +26,7 @@ def test_separate_classes_are_told_apart_and_noise_is_not():
     assert linear_accuracy(train, noise, 3) < 0.6
 
 
+@pytest.mark.compiles_large
 def test_the_linear_probe_minimizes_its_loss():
     # Two points at -1 and 1, of two classes: the weight w of class 1 solves w = 2 sigmoid(-2 w).
     train = Embeddings(np.array([[-1.0], [1.0]], np.float32), np.array([0, 1], np.int32))
