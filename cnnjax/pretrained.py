@@ -39,6 +39,7 @@ PUBLISHED = (
     Published("wide_resnet101_2", "torchvision", "IMAGENET1K_V2", 82.510),
     Published("alexnet", "torchvision", "IMAGENET1K_V1", 56.522),
     Published("googlenet", "torchvision", "IMAGENET1K_V1", 69.778),
+    Published("inception_v3", "torchvision", "IMAGENET1K_V1", 77.294),
     Published("regnet_x_16gf", "torchvision", "IMAGENET1K_V1", 80.058),
     Published("regnet_x_16gf", "torchvision", "IMAGENET1K_V2", 82.716),
     Published("regnet_x_1_6gf", "torchvision", "IMAGENET1K_V1", 77.040),
@@ -87,6 +88,7 @@ PUBLISHED = (
     Published("resnet50_v2", "keras", "imagenet", 76.0),
     Published("resnet101_v2", "keras", "imagenet", 77.2),
     Published("resnet152_v2", "keras", "imagenet", 78.0),
+    Published("inception_v3_keras", "keras", "imagenet", 77.9),
     Published("xception", "keras", "imagenet", 79.0),
     # github.com/akamaster/pytorch_resnet_cifar10: table of test errors
     Published("resnet20_cifar", "cifar", "resnet20", 91.73),

@@ -3,7 +3,7 @@
 usage: python scripts/predict.py RUN IMAGE_OR_FOLDER... [--top 3] [--json | --csv]
 
 RUN is a run folder, such as runs/lenet_mini, which stores the classes and the preprocessing. A folder stands for all
-images in it. Exit code 1: some images could not be read; the others are classified.
+images in it. Exit code 1: some images or folders could not be read; the others are classified.
 """
 
 import csv
@@ -15,7 +15,7 @@ from typing import Annotated
 import tyro
 
 from cnnjax import cli
-from cnnjax.errors import PartlyDone, UserError, listed, printable, require
+from cnnjax.errors import PartlyDone, UserError, counted, listed, printable, require
 
 CHUNK_SIZE = 256
 """Number of images that are read and classified at a time."""
@@ -61,7 +61,12 @@ def predict(arguments: list[str]) -> None:
 
     from cnnjax.runs.photos import find_photos, read_photos
 
-    photos = find_photos(images)
+    photos, left_out, unopened = find_photos(images)
+    if left_out:
+        print(printable(f"notice: {counted(len(left_out), 'file')} not used (not images): {listed(left_out)}"),
+              file=sys.stderr)  # fmt: skip
+    for problem in unopened:
+        print("error:", printable(problem), file=sys.stderr)
     cli.start_jax(platform)
 
     import cnnjax
@@ -80,9 +85,12 @@ def predict(arguments: list[str]) -> None:
         for path, classes in zip(read.paths, loaded.network.top(read.images, top), strict=True):
             show(path, classes, form)
     if len(problems) == len(photos):
-        raise UserError(problems[0] if len(photos) == 1 else f"none of the {len(photos):,} images could be read")
+        only = [*problems, *unopened]
+        raise UserError(only[0] if len(only) == 1 else f"none of the {len(photos):,} images could be read")
     if problems:
         raise PartlyDone(f"{len(problems):,} of {len(photos):,} images could not be read: {listed(problems, 1)}")
+    if unopened:
+        raise PartlyDone(f"{counted(len(unopened), 'folder')} could not be opened; the other images are classified")
 
 
 def show(path: str, classes: list[tuple[str, float]], form: str) -> None:

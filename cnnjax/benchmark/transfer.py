@@ -164,6 +164,6 @@ def _section(work: Work, arguments: list[str], names: list[str], rows: list[tupl
         "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]),
         f"Xception at {work.size} px with the same parameters, a linear head, {photos:,} photos, {work.epochs} epochs "
         f"in batches of {work.batch}. Medians over {work.turns} turns, each in its own process: from reading the "
-        "photos to the trained head, with compilation, without imports and caches. Keras's guide trains the head through the "
-        "frozen network in every epoch; the others compute its features once.",
+        "photos to the trained head, with compilation, without imports and caches. Keras's guide trains the head "
+        "through the frozen network in every epoch; the others compute its features once.",
     ]

@@ -22,7 +22,7 @@ from cnnjax.data.division import PARTS, Names, divide_as_recorded, divide_by_see
 from cnnjax.data.loader import Crops, DeviceSplit, Loader, make_loader
 from cnnjax.data.preprocessing import Embedded, Preprocessing, normalize, read_image
 from cnnjax.data.sources import SOURCES, SourceEntry, find_source
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, counted
 
 __all__ = [
     "SOURCES", "Crops", "Dataset", "DeviceSplit", "Embedded", "Loaded", "Loader", "Preprocessing", "Source",
@@ -52,7 +52,7 @@ def load(
     for part, source in loaded.parts.items():
         if (highest := source.labels.max()) >= len(loaded.classes):
             raise UserError(
-                f"{name}: the {part} labels go up to {highest}, and there are {len(loaded.classes)} classes"
+                f"{name}: the {part} labels go up to {highest}, and it has {counted(len(loaded.classes), 'class')}"
             )
     digest = loaded.fingerprint or content_hash(*(loaded.parts[part] for part in PARTS if part in loaded.parts))
     notices = [*loaded.notices, *_check_fingerprint(name, digest, sources)]
@@ -81,6 +81,10 @@ def load(
         content_hash=selection.digest(config, digest),
         notices=(*notices, *division.notices),
         names=division.names(),
+        left_out=loaded.left_out,
+        part_hashes=division.hashes(digest),
+        drawn=division.drawn,
+        incomplete=division.incomplete,
     )
 
 

@@ -44,7 +44,7 @@ def trained_groups(arch: Arch, part: str) -> list[str]:
     """Return the groups that ``part`` (head, stages:N or all) names, from the images up."""
     groups = list(parameter_groups(arch))
     if HEAD not in groups:
-        raise UserError(f"the network {arch.family} has no head, and phases train one; set model.num_classes")
+        raise UserError(f"the network {arch.family} has no layer that depends only on the classes; choose another")
     stages = [group for group in groups if group != HEAD]
     if part == HEAD:
         return [HEAD]

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from peers import relaxed
+from keras_peer import relaxed
 from PIL import Image
 
 import cnnjax
@@ -85,12 +85,10 @@ def test_another_pooling_is_refused(tmp_path):
         convert_weights(cnnjax.create("resnet50_v1"), "keras", saved(model, tmp_path / "a.keras"))
 
 
-@pytest.mark.parametrize("name", ["vgg16", "xception"])
-def test_published_models_saved_whole_are_read(name, tmp_path):
-    make = {"vgg16": keras.applications.VGG16, "xception": keras.applications.Xception}[name]
+def test_a_published_model_saved_whole_is_read(tmp_path):
     with relaxed():
-        model = make(weights=None, classes=10, input_shape=(96, 96, 3))
-    arch = cnnjax.create(name, num_classes=10, input_size=96)
+        model = keras.applications.Xception(weights=None, classes=10, input_shape=(96, 96, 3))
+    arch = cnnjax.create("xception", num_classes=10, input_size=96)
     converted = convert_weights(arch, "keras", saved(model, tmp_path / "a.keras"))
     images = np.random.default_rng(1).normal(size=(2, 96, 96, 3)).astype(np.float32)
     logits = apply(converted.arch, converted.variables, images)[0].logits
