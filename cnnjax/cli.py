@@ -69,7 +69,7 @@ def parse(
         with contextlib.redirect_stderr(captured):
             call: Callable[[], T] = tyro.cli(
                 prepared, args=list(arguments), prog=prog, description=description, registry=registry, **defaults,
-                config=(tyro.conf.FlagCreatePairsOff,),
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
             )  # fmt: skip
     except SystemExit as stop:
         if stop.code in (0, None):
@@ -285,3 +285,32 @@ def replace_model(experiment: Any, name: str | None) -> Any:
 
     kept = {field: getattr(experiment.model, field) for field in ("num_classes", "input_size", "channels", "dtype")}
     return experiment.replace(model=create(name, **kept))
+
+
+def first_phases(experiment: Any, count: str | None) -> Any:
+    """Return the experiment with its first ``count`` phases; with none it trains once, by its own optimizer."""
+    if count is None:
+        return experiment
+    most = len(experiment.phases)
+    if not count.isdecimal() or int(count) > most:
+        raise UserError(
+            f"--phases is {count[:20]!r} and the experiment has {most} phases; give a number from 0 to {most}"
+        )
+    return experiment.replace(phases=experiment.phases[: int(count)])
+
+
+def start_from(experiment: Any, text: str | None) -> Any:
+    """Return the experiment with ``init``.
+
+    With phases, an experiment whose network is another one than that of the run takes the run's, with its own head.
+    """
+    if text is None:
+        return experiment
+    from cnnjax.models.heads import HEAD_FIELDS
+    from cnnjax.runs.origin import absolute, differences, origin_arch
+
+    model, arch = experiment.model, origin_arch(text)
+    if experiment.phases and arch is not None and differences(model, arch):
+        fields = [name for name in HEAD_FIELDS if hasattr(model, name) and hasattr(arch, name)]
+        model = arch.replace(**{name: getattr(model, name) for name in fields})
+    return experiment.replace(init=absolute(text), model=model)

@@ -2,7 +2,7 @@
 
 usage: python scripts/report.py --record RUN...           copy the small files of finished runs to experiments/records
        python scripts/report.py --results                 write docs/results.md and docs/line.md from the records
-       python scripts/report.py --check NAME [--seed N] [--data.dir DIR]
+       python scripts/report.py --check NAME [--seed N] [--data.dir DIR] [--init ORIGIN]
                                                           repeat a recorded run and compare every value
        python scripts/report.py RUN RUN... [--out FILE]   compare runs in one HTML page
 
@@ -69,6 +69,7 @@ def check(arguments: list[str]) -> None:
     """Repeat a recorded run and compare."""
     arguments, seed = cli.take_option(arguments, "--seed")
     arguments, data_dir = cli.take_option(arguments, "--data.dir")
+    arguments, init = cli.take_option(arguments, "--init")
     if len(arguments) != 1:
         raise UserError(
             f"--check is given {len(arguments)} names; give the name of one record, such as --check lenet_mini"
@@ -85,6 +86,8 @@ def check(arguments: list[str]) -> None:
     experiment = recorded.experiment
     if data_dir is not None:
         experiment = experiment.replace(data=experiment.data.replace(dir=data_dir))
+    if init is not None:
+        experiment = experiment.replace(init=init)
     cli.start_jax("auto", recorded.environment["lowering"].get("deterministic", False), experiment.model)
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / name

@@ -100,15 +100,19 @@ def load(
             raise UserError(f"{error}{advice}") from error
         raise
     prepare(described.arch)
-    like = abstract_variables(described.arch)._asdict()
     return Predictor(
         arch=described.arch,
-        variables=Variables(**checkpoint.restore(saved, "variables", like)),
+        variables=restored(saved, described.arch),
         classes=described.classes,
         preprocessing=described.preprocessing,
         checkpoint=saved.path,
         data=described.data,
     )
+
+
+def restored(saved: checkpoint.Checkpoint, arch: Arch) -> Variables:
+    """Return the variables in a checkpoint of this network."""
+    return Variables(**checkpoint.restore(saved, "variables", abstract_variables(arch)._asdict()))
 
 
 class Description(NamedTuple):

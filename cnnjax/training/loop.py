@@ -10,12 +10,13 @@ import jax
 import numpy as np
 
 from cnnjax.config import MOST_STEPS, Experiment
-from cnnjax.data import Crops, Dataset, Loader, epoch_order, make_loader
+from cnnjax.data import Crops, Dataset, Loader, balanced_order, class_weights, epoch_order, make_loader
 from cnnjax.errors import Diverged, Interrupted, UserError, counted
 from cnnjax.functional import abstract_variables, chosen_stages, require_precision
 from cnnjax.ops.dispatch import steps_per_dispatch
-from cnnjax.optim import Hyperparameters, learning_rate, make_hyperparameters, split_frozen
+from cnnjax.optim import Hyperparameters, learning_rate, make_hyperparameters
 from cnnjax.parallel import Placement, one_device
+from cnnjax.partition import split_frozen
 from cnnjax.system import signals
 from cnnjax.training import early_stopping, out_of_memory
 from cnnjax.training.early_stopping import EarlyStoppingState
@@ -75,7 +76,7 @@ def fit(
     all_hooks.start(Plan(config.epochs, steps_per_epoch, config.batch_size, int(state.step)))
 
     while len(rows) < config.epochs and not early_stopping.should_stop(experiment.early_stopping, stopping):
-        order = epoch_order(experiment.seed, len(rows), len(dataset.train.labels))
+        order = training_order(experiment, dataset.train.labels, len(rows))
         area = experiment.augmentation.crop_area
         crops = None if area is None else Crops(experiment.seed, len(rows), area)
         done = int(state.step) - len(rows) * steps_per_epoch  # above 0 if resumed within the epoch
@@ -157,8 +158,18 @@ class _Rate:
 
 def _dispatch(experiment: Experiment, dataset: Dataset, steps_per_epoch: int, profile: Profile | None) -> Dispatch:
     train_step = make_train_step(experiment, dataset.preprocessing)
-    dispatch = make_dispatch(train_step, experiment.train.batch_size, steps_per_epoch)
+    weights = None
+    if experiment.train.balance == "weights":
+        weights = class_weights(dataset.train.labels, len(dataset.classes))
+    dispatch = make_dispatch(train_step, experiment.train.batch_size, steps_per_epoch, weights)
     return dispatch if profile is None else profile.traced(dispatch)
+
+
+def training_order(experiment: Experiment, labels: np.ndarray, epoch: int) -> np.ndarray:
+    """Return the order int32 [N] of the training images in an epoch, counted from 0."""
+    if experiment.train.balance == "sampling":
+        return balanced_order(experiment.seed, epoch, labels)
+    return epoch_order(experiment.seed, epoch, len(labels))
 
 
 def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, Hyperparameters]:
