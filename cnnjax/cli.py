@@ -271,7 +271,6 @@ def replace_model(experiment: Any, name: str | None) -> Any:
     """Return the experiment with another variant as its network, and the same images and classes."""
     if name is None:
         return experiment
-    from cnnjax.models import create
+    from cnnjax.models import variant_like
 
-    kept = {field: getattr(experiment.model, field) for field in ("num_classes", "input_size", "channels", "dtype")}
-    return experiment.replace(model=create(name, **kept))
+    return experiment.replace(model=variant_like(experiment.model, name))

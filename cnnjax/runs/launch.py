@@ -32,9 +32,10 @@ from cnnjax.system.console import say
 from cnnjax.system.signals import deferred_signals
 from cnnjax.training import out_of_memory
 from cnnjax.training.evaluation import evaluate
-from cnnjax.training.hooks import Hook
-from cnnjax.training.loop import Outcome, fit, plan
+from cnnjax.training.hooks import Hook, Snapshot
+from cnnjax.training.loop import Outcome, plan, training
 from cnnjax.training.profiling import Profile, check_steps
+from cnnjax.training.turns import Steps, finish
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +72,7 @@ def run(
         dataset = data.load(launch.experiment.data, launch.definitions.sources)
         for notice in dataset.notices:
             say(console, f"notice: {notice}")
-        steps_per_epoch, _ = plan(launch.experiment, dataset)
-        if profiled is not None:
-            done = checkpoint.newest_step(folder.checkpoints)
-            check_steps(profiled, 0 if folder.finished else steps_per_epoch * launch.experiment.train.epochs - done)
-        with folder.locked():
-            results, problems = _run_in(folder, launch, dataset, steps_per_epoch, console, profiled)
+        results, problems = finish(run_steps(launch, dataset, console, TerminalProgress(console), profiled))
     print_results(launch.name, results, console)
     if problems:
         raise PartlyDone(
@@ -86,26 +82,47 @@ def run(
     return results
 
 
+Finished = tuple[dict[str, Any], list[str]]
+"""The results of a run, and a message for each output that could not be written."""
+
+
+def run_steps(
+    launch: Launch, dataset: Dataset, console: Console, progress: Hook, profiled: range | None = None
+) -> Steps[Finished]:
+    """Train, resume, or report that the run is finished, pausing after each dispatch; the folder stays locked.
+
+    Raises:
+        CnnjaxError: as in `run`.
+    """
+    folder = RunFolder(launch.folder, launch.definitions)
+    folder.check(launch.experiment)
+    steps_per_epoch, _ = plan(launch.experiment, dataset)
+    if profiled is not None:
+        done = checkpoint.newest_step(folder.checkpoints)
+        check_steps(profiled, 0 if folder.finished else steps_per_epoch * launch.experiment.train.epochs - done)
+    with folder.locked():
+        return (yield from _run_in(folder, launch, dataset, steps_per_epoch, console, progress, profiled))
+
+
 def _run_in(
-    folder: RunFolder, launch: Launch, dataset: Dataset, steps_per_epoch: int, console: Console, profiled: range | None
-) -> tuple[dict[str, Any], list[str]]:
-    """Return the results, and a message for each output that could not be written."""
-    folder.start(launch.name, launch.experiment)
-    if folder.code_has_changed():
-        say(console, f"notice: {folder.path / COPY} differs from the experiment file in use")
+    folder: RunFolder, launch: Launch, dataset: Dataset, steps_per_epoch: int, console: Console, progress: Hook,
+    profiled: range | None,
+) -> Steps[Finished]:  # fmt: skip
+    start_run(folder, launch, progress)
     if folder.finished:
         _require_same_data(folder, dataset)
         results = folder.read_results()
         checkpoint.best(folder.checkpoints)
-        problem = tidy(folder, launch.experiment.train, results["epochs"], lambda text: say(console, text))
+        problem = tidy(folder, launch.experiment.train, results["epochs"], progress.notice)
         say(console, f"{launch.folder} is already finished; choose another --seed or --out for a new run")
         return results, [problem] if problem else []
-    entry = environment(lowering(launch.experiment, dataset, steps_per_epoch))
-    folder.record_files(dataset.names)
-    changed = folder.record_environment(entry | {"data": dataset.record()})
-    if changed and checkpoint.newest_step(folder.checkpoints):
-        say(console, _environment_notice(changed))
-    return _train(launch, dataset, folder, console, profiled)
+    record_start(folder, launch, dataset, steps_per_epoch, progress)
+    profile = None if profiled is None else Profile(profiled, launch.folder / "profile")
+    outcome, problem = yield from _fit(launch, dataset, folder, progress, profile)
+    if profile:
+        say(console, profile.sentence())
+    say(console, "evaluating the best parameters, drawing the report ...")
+    return finish_run(folder, launch, dataset, outcome, problem)
 
 
 def _require_same_data(folder: RunFolder, dataset: Dataset) -> None:
@@ -121,14 +138,28 @@ def _require_same_data(folder: RunFolder, dataset: Dataset) -> None:
         )
 
 
-def _train(
-    launch: Launch, dataset: Dataset, folder: RunFolder, console: Console, profiled: range | None
-) -> tuple[dict[str, Any], list[str]]:
-    profile = None if profiled is None else Profile(profiled, launch.folder / "profile")
-    outcome, problem = _fit(launch, dataset, folder, console, profile)
-    if profile:
-        say(console, profile.sentence())
-    say(console, "evaluating the best parameters, drawing the report ...")
+def start_run(folder: RunFolder, launch: Launch, progress: Hook) -> None:
+    """Create the folder of a run, or check that it holds the same experiment."""
+    folder.start(launch.name, launch.experiment)
+    if folder.code_has_changed():
+        progress.notice(f"notice: {folder.path / COPY} differs from the experiment file in use")
+
+
+def record_start(
+    folder: RunFolder, launch: Launch, dataset: Dataset, steps_per_epoch: int, progress: Hook
+) -> None:  # fmt: skip
+    """Record the environment of this start; print a notice if it changes the bits of a run that is resumed."""
+    entry = environment(lowering(launch.experiment, dataset, steps_per_epoch))
+    folder.record_files(dataset.names)
+    changed = folder.record_environment(entry | {"data": dataset.record()})
+    if changed and checkpoint.newest_step(folder.checkpoints):
+        progress.notice(_environment_notice(changed))
+
+
+def finish_run(
+    folder: RunFolder, launch: Launch, dataset: Dataset, outcome: Outcome, problem: str | None
+) -> Finished:  # fmt: skip
+    """Evaluate the best parameters of a finished training, draw its report and write its results."""
     variables = predictor.load(launch.folder, launch.definitions).variables
     results = _evaluate_best(launch.experiment, dataset, outcome, variables)
     problems = [problem] if problem else []
@@ -189,11 +220,10 @@ def print_results(name: str, results: dict[str, Any], console: Console) -> None:
 
 
 def _fit(
-    launch: Launch, dataset: Dataset, folder: RunFolder, console: Console, profile: Profile | None
-) -> tuple[Outcome, str | None]:
-    progress = TerminalProgress(console)
+    launch: Launch, dataset: Dataset, folder: RunFolder, progress: Hook, profile: Profile | None
+) -> Steps[tuple[Outcome, str | None]]:
     try:
-        return fit_in_folder(launch.experiment, dataset, folder, progress, profile=profile)
+        return (yield from fit_in_folder(launch.experiment, dataset, folder, progress, profile=profile))
     finally:
         progress.close()
         if profile:
@@ -203,17 +233,25 @@ def _fit(
 def fit_in_folder(
     experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: Hook,
     poll: Callable[[], None] = signals.poll, profile: Profile | None = None,
-) -> tuple[Outcome, str | None]:  # fmt: skip
+) -> Steps[tuple[Outcome, str | None]]:  # fmt: skip
     """Train from the folder's newest undamaged checkpoint; return the outcome and any problem with metrics.jsonl.
 
     The order of the hooks is part of the contract: an epoch's line of metrics, its checkpoint, its progress line.
     """
+    start, log, hooks = resume_in_folder(experiment, dataset, folder, progress)
+    outcome = yield from training(experiment, dataset, start, hooks, poll, profile)
+    return outcome, log.problem
+
+
+def resume_in_folder(
+    experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: Hook
+) -> tuple[Snapshot | None, MetricsLog, tuple[Hook, ...]]:
+    """Return the position in the folder's newest undamaged checkpoint, the log of metrics, and all hooks in order."""
     _, hyperparameters = plan(experiment, dataset)
     saver = Saver(experiment, dataset, folder, progress.notice)
     start = saver.resume(hyperparameters)
     log = MetricsLog(folder, [] if start is None else start.rows, progress.notice)
-    outcome = fit(experiment, dataset, start, (log, saver, progress), poll, profile)
-    return outcome, log.problem
+    return start, log, (log, saver, progress)
 
 
 def _evaluate_best(experiment: Experiment, dataset: Dataset, outcome: Outcome, variables: Variables) -> dict[str, Any]:

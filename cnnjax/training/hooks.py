@@ -43,3 +43,6 @@ class Hook:
 
     def notice(self, text: str) -> None:
         """Called with a message for the user."""
+
+    def close(self) -> None:
+        """Called when the training has ended, even after an error."""

@@ -1,5 +1,6 @@
 """The training loop: epochs of train steps, each followed by an evaluation. Only hooks write files."""
 
+import functools
 import math
 import time
 from collections import deque
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 
 from cnnjax.config import MOST_STEPS, Experiment
-from cnnjax.data import Crops, Dataset, Loader, epoch_order, make_loader
+from cnnjax.data import Crops, Dataset, Loader, Preprocessing, epoch_order, make_loader
 from cnnjax.errors import Diverged, Interrupted, UserError
 from cnnjax.functional import abstract_variables, chosen_stages, require_precision
 from cnnjax.ops.dispatch import steps_per_dispatch
@@ -22,11 +23,15 @@ from cnnjax.training.early_stopping import EarlyStoppingState
 from cnnjax.training.evaluation import evaluate
 from cnnjax.training.hooks import Hook, Plan, Snapshot
 from cnnjax.training.profiling import Profile
+from cnnjax.training.program import program_of
 from cnnjax.training.state import EpochMetrics, init_state, step_key
 from cnnjax.training.step import Dispatch, make_dispatch, make_train_step
+from cnnjax.training.turns import Steps, finish
 
 SECONDS_BETWEEN_LOOKS = 0.2
 """Minimum time between fetches of metrics for the progress bar; it does not affect results."""
+PROGRAMS_KEPT = 4
+"""Compiled dispatches that a process keeps, so that trainings with the same program compile it once."""
 
 
 class Outcome(NamedTuple):
@@ -47,7 +52,17 @@ def fit(
     experiment: Experiment, dataset: Dataset, start: Snapshot | None = None, hooks: Sequence[Hook] = (),
     poll: Callable[[], None] = signals.poll, profile: Profile | None = None,
 ) -> Outcome:  # fmt: skip
-    """Train from ``start``, or from the experiment's seed, to the end.
+    """Do a `training` to its end."""
+    return finish(training(experiment, dataset, start, hooks, poll, profile))
+
+
+def training(
+    experiment: Experiment, dataset: Dataset, start: Snapshot | None = None, hooks: Sequence[Hook] = (),
+    poll: Callable[[], None] = signals.poll, profile: Profile | None = None,
+) -> Steps[Outcome]:  # fmt: skip
+    """Train from ``start``, or from the experiment's seed, to the end, pausing after each dispatch.
+
+    Several trainings can take turns. The pauses do not count in the seconds of an epoch.
 
     The order is part of the contract: the steps of an epoch, its evaluation, each hook in order, and only then the next
     epoch. A training that is interrupted anywhere and resumed from a snapshot ends bit for bit like an uninterrupted
@@ -87,6 +102,9 @@ def fit(
                 done += steps
                 watch.add(done, metrics)
                 poll()
+                paused = time.perf_counter()
+                yield
+                started += time.perf_counter() - paused
             metrics = jax.device_get(state.metrics)
             seconds = time.perf_counter() - started
             step = epoch * steps_per_epoch
@@ -155,9 +173,14 @@ class _Rate:
 
 
 def _dispatch(experiment: Experiment, dataset: Dataset, steps_per_epoch: int, profile: Profile | None) -> Dispatch:
-    train_step = make_train_step(experiment, dataset.preprocessing)
-    dispatch = make_dispatch(train_step, experiment.train.batch_size, steps_per_epoch)
+    dispatch = shared_dispatch(program_of(experiment), dataset.preprocessing, steps_per_epoch)
     return dispatch if profile is None else profile.traced(dispatch)
+
+
+@functools.lru_cache(maxsize=PROGRAMS_KEPT)
+def shared_dispatch(program: Experiment, preprocessing: Preprocessing, steps_per_epoch: int) -> Dispatch:
+    """Return the jitted dispatch of a program: every training with this program compiles and uses the same one."""
+    return make_dispatch(make_train_step(program, preprocessing), program.train.batch_size, steps_per_epoch)
 
 
 def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, Hyperparameters]:

@@ -1,0 +1,180 @@
+"""Run a sweep: train the members that are missing, group by group, and write the table and the page."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from cnnjax import data
+from cnnjax.config import Experiment
+from cnnjax.data import Dataset
+from cnnjax.errors import PartlyDone, counted, listed
+from cnnjax.runs.definitions import BUILT_IN, Definitions
+from cnnjax.runs.folder import RunFolder
+from cnnjax.runs.launch import Finished, Launch, run_steps
+from cnnjax.runs.naming import run_name
+from cnnjax.sweep import page, store, table
+from cnnjax.sweep.axes import Sweep
+from cnnjax.sweep.members import Member, expand, groups, select
+from cnnjax.sweep.progress import MemberProgress, SweepProgress
+from cnnjax.sweep.store import State
+from cnnjax.system.console import say
+from cnnjax.system.signals import deferred_signals
+from cnnjax.training.loop import plan
+from cnnjax.training.turns import Steps, take_turns
+
+TOGETHER = 4
+"""Members in progress at a time. Their states are in memory together, and a kill interrupts all of them."""
+QUIET = Console(quiet=True)
+
+
+class SweepLaunch(NamedTuple):
+    """A sweep with its name, its experiment and definitions, and the folder of its store."""
+
+    name: str
+    title: str
+    base: Experiment
+    sweep: Sweep
+    root: Path
+    definitions: Definitions = BUILT_IN
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the sweep's own files."""
+        return self.root / self.name
+
+    def member_folder(self, member: Member) -> Path:
+        return store.member_folder(self.root, store.identity(member.experiment, self.definitions))
+
+    def member_launch(self, member: Member) -> Launch:
+        """Return the launch of a member as `scripts/train.py` would name it."""
+        name, base = self.name, self.base
+        if "model" in member.values:
+            name = f"{name},model={member.values['model']}"
+            base = base.replace(model=type(member.experiment.model)())
+        full = run_name(name, base, member.experiment)
+        return Launch(full, member.experiment, self.member_folder(member), self.definitions)
+
+
+class Planned(NamedTuple):
+    """A group of members with the same programs and data, and the steps of each member."""
+
+    members: tuple[Member, ...]
+    dataset: Dataset
+    steps: dict[str, int]
+    """Steps of each member's training by title."""
+
+
+def planned(launch: SweepLaunch, only: Sequence[str] = ()) -> Iterator[Planned]:
+    """Yield the groups of the selected members; only the data of one group is in memory at a time.
+
+    Raises:
+        UserError: an option, a value or a selection is invalid, or a member does not fit its data or its folder.
+    """
+    members = select(expand(launch.base, launch.sweep), only)
+    dataset, config = None, None
+    for group in sorted(groups(members), key=lambda group: repr(group[0].experiment.data)):
+        if dataset is None or group[0].experiment.data != config:
+            config = group[0].experiment.data
+            dataset = data.load(config, launch.definitions.sources)
+        steps = {}
+        for member in group:
+            RunFolder(launch.member_folder(member), launch.definitions).check(member.experiment)
+            per_epoch, _ = plan(member.experiment, dataset)
+            steps[member.title] = per_epoch * member.experiment.train.epochs
+        yield Planned(group, dataset, steps)
+
+
+def run(
+    launch: SweepLaunch, console: Console, only: Sequence[str] = (), *, parquet: bool = False,
+    resume_command: str = "the same call",
+) -> None:  # fmt: skip
+    """Train the selected members that have not finished or diverged; write ``sweep.csv`` and ``report.html``.
+
+    Raises:
+        UserError: bad input; nothing has been trained or written.
+        Interrupted: Ctrl-C, SIGTERM or SIGUSR1; the positions of the members in progress are saved.
+        PartlyDone: some members diverged or failed; the message lists them.
+    """
+    if parquet:
+        table.require_parquet()
+    with deferred_signals(f"interrupted; to resume: {resume_command}"):
+        notices, steps, pending = {}, 0, []
+        for group in planned(launch, only):  # all of them, before anything is trained
+            notices.update(dict.fromkeys(group.dataset.notices))
+            waiting = [m for m in group.members if store.state(launch.member_folder(m)).status not in ENDED]
+            pending += waiting
+            steps += sum(group.steps[member.title] for member in waiting)
+        for notice in notices:
+            say(console, f"notice: {notice}")
+        members = expand(launch.base, launch.sweep)
+        description = store.write_description(
+            launch.folder, launch.name, launch.title, launch.sweep, members, launch.definitions
+        )
+        selected = select(members, only)
+        say(console, f"{counted(len(selected), 'member')}: {len(selected) - len(pending)} done, {len(pending)} to train")
+        progress = SweepProgress(console, len(pending), steps)
+        try:
+            if pending:
+                for group in planned(launch, only):
+                    _run_group(launch, group, progress)
+        finally:
+            progress.close()
+            rows = table.read_rows(launch.root, description)
+            table.write(launch.folder, rows, parquet=parquet)
+    page.write(launch.folder, description, rows)
+    say(console, f"results: {launch.folder}/   open {launch.folder}/report.html")
+    _report_problems(launch, selected, resume_command)
+
+
+ENDED: tuple[store.Status, ...] = ("finished", "diverged")
+"""States that training again would not change."""
+
+
+def _run_group(launch: SweepLaunch, group: Planned, progress: SweepProgress) -> None:
+    """Train the members of a group that are missing, one step of each in turn, and record each as it ends."""
+    hooks = {member.title: progress.member(member) for member in group.members}
+
+    def works() -> Iterator[tuple[Member, Steps[Finished]]]:
+        for member in group.members:
+            if store.state(launch.member_folder(member)).status not in ENDED:
+                yield member, run_steps(launch.member_launch(member), group.dataset, QUIET, hooks[member.title])
+
+    for member, outcome in take_turns(works(), TOGETHER):
+        end_member(launch, member, outcome, progress, hooks[member.title])
+
+
+def end_member(
+    launch: SweepLaunch, member: Member, outcome: Finished | Exception, progress: SweepProgress, hook: MemberProgress
+) -> None:
+    """Record how a member ended, and print its line."""
+    folder = launch.member_folder(member)
+    if not isinstance(outcome, Exception):
+        results, problems = outcome
+        if not problems:
+            store.forget_problem(folder)
+            progress.end(member, _figures(results), hook.left)
+            return
+        outcome = PartlyDone(f"it has finished training, but {'; and '.join(problems)}")
+    state = store.record_problem(folder, outcome)
+    progress.end(member, f"{state.status}: {state.problem}", hook.left)
+
+
+def _figures(results: dict[str, Any]) -> str:
+    early = ", stopped early" if results["stopped_early"] else ""
+    return (
+        f"test top-1 {100 * results['test']['top1']:.2f} %, best epoch {results['best_epoch']} of {results['epochs']}"
+        f"{early}, {results['seconds']:.1f} s"
+    )
+
+
+def _report_problems(launch: SweepLaunch, members: Sequence[Member], resume_command: str) -> None:
+    """Raise PartlyDone if a member has not finished."""
+    states: list[tuple[Member, State]] = [(member, store.state(launch.member_folder(member))) for member in members]
+    problems = [f"{member.title} ({state.status})" for member, state in states if state.status != "finished"]
+    if problems:
+        raise PartlyDone(
+            f"{len(problems)} of {counted(len(members), 'member')} did not finish: {listed(problems, 3)}; their reasons "
+            f"are in {launch.folder / 'sweep.csv'}; to try the failed ones again: {resume_command}"
+        )
