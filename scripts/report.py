@@ -1,10 +1,12 @@
-"""Record runs, publish their results, check that a recorded run reproduces, and compare runs.
+"""Record runs, publish their results, check that a recorded run reproduces, compare runs, and rebuild a sweep's page.
 
 usage: python scripts/report.py --record RUN...           copy the small files of finished runs to experiments/records
        python scripts/report.py --results                 write docs/results.md from the records
        python scripts/report.py --check NAME [--seed N] [--data.dir DIR]
                                                           repeat a recorded run and compare every figure
        python scripts/report.py RUN RUN... [--out FILE]   compare runs in one HTML page
+       python scripts/report.py SWEEP                     rebuild the table and the page of a sweep, from the folder
+                                                          that scripts/sweep.py wrote
 
 --check trains in a temporary folder and reports whether all figures are equal bit for bit, or which differ, by how much
 and why. Exit code 1: the figures differ.
@@ -35,8 +37,18 @@ def run(arguments: list[str]) -> None:
         check(rest)
     elif command.startswith("-"):
         raise UserError(f"the first argument is {command!r}; give --record, --results, --check, or runs to compare")
+    elif not rest and (Path(command) / "sweep.json").exists():
+        rebuild_sweep(Path(command))
     else:
         compare([command, *rest])
+
+
+def rebuild_sweep(folder: Path) -> None:
+    """Write the table and the page of a sweep again."""
+    from cnnjax.sweep import page
+
+    page.rebuild(folder)
+    print(f"wrote {folder / 'report.html'}")
 
 
 def record(runs: list[str]) -> None:

@@ -21,6 +21,8 @@ import numpy as np
 
 from cnnjax.errors import UserError, choose, listed, quoted, require
 
+PREFIX = "sweep_"
+"""Prefix of the files of published sweeps, which `scripts/sweep.py` names without it."""
 MOST_MEMBERS = 10_000
 """Maximum members of a sweep."""
 DIGITS = 4
@@ -142,8 +144,8 @@ class Sweep:
                 if option in known:
                     raise UserError(f"the sweep has two axes for {option}; give one of them")
             for value in itertools.chain.from_iterable(axis.points):
-                require(_is_plain(value), f"a value of {axis.name}", value, "text, a number, true, false, None or a tuple"
-                        " of them; model takes the name of a variant")  # fmt: skip
+                rule = "text, a number, True, False, None or a tuple of them; model takes the name of a variant"
+                require(_is_plain(value), f"a value of {axis.name}", value, rule)
             if len(set(axis.points)) < len(axis.points):
                 twice = next(point for point in axis.points if axis.points.count(point) > 1)
                 raise UserError(f"axis {axis.name} has the point {quoted(twice)} twice; give it once")

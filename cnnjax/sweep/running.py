@@ -15,7 +15,7 @@ from cnnjax.runs.folder import RunFolder
 from cnnjax.runs.launch import Finished, Launch, run_steps
 from cnnjax.runs.naming import run_name
 from cnnjax.sweep import page, store, table
-from cnnjax.sweep.axes import Sweep
+from cnnjax.sweep.axes import PREFIX, Sweep
 from cnnjax.sweep.members import Member, expand, groups, select
 from cnnjax.sweep.progress import MemberProgress, SweepProgress
 from cnnjax.sweep.store import State
@@ -42,7 +42,12 @@ class SweepLaunch(NamedTuple):
     @property
     def folder(self) -> Path:
         """The folder of the sweep's own files."""
-        return self.root / self.name
+        return self.root / self.short_name
+
+    @property
+    def short_name(self) -> str:
+        """The name without the prefix of published sweeps."""
+        return self.name.removeprefix(PREFIX)
 
     def member_folder(self, member: Member) -> Path:
         return store.member_folder(self.root, store.identity(member.experiment, self.definitions))
@@ -110,10 +115,12 @@ def run(
             say(console, f"notice: {notice}")
         members = expand(launch.base, launch.sweep)
         description = store.write_description(
-            launch.folder, launch.name, launch.title, launch.sweep, members, launch.definitions
+            launch.folder, launch.short_name, launch.title, launch.sweep, members, launch.definitions
         )
         selected = select(members, only)
-        say(console, f"{counted(len(selected), 'member')}: {len(selected) - len(pending)} done, {len(pending)} to train")
+        say(
+            console, f"{counted(len(selected), 'member')}: {len(selected) - len(pending)} done, {len(pending)} to train"
+        )
         progress = SweepProgress(console, len(pending), steps)
         try:
             if pending:
@@ -175,6 +182,6 @@ def _report_problems(launch: SweepLaunch, members: Sequence[Member], resume_comm
     problems = [f"{member.title} ({state.status})" for member, state in states if state.status != "finished"]
     if problems:
         raise PartlyDone(
-            f"{len(problems)} of {counted(len(members), 'member')} did not finish: {listed(problems, 3)}; their reasons "
-            f"are in {launch.folder / 'sweep.csv'}; to try the failed ones again: {resume_command}"
+            f"{len(problems)} of {counted(len(members), 'member')} did not finish: {listed(problems, 3)}; "
+            f"{launch.folder / 'sweep.csv'} has the reasons; to try the failed ones again: {resume_command}"
         )
