@@ -146,10 +146,13 @@ def start_run(folder: RunFolder, launch: Launch, progress: Hook) -> None:
 
 
 def record_start(
-    folder: RunFolder, launch: Launch, dataset: Dataset, steps_per_epoch: int, progress: Hook
-) -> None:  # fmt: skip
+    folder: RunFolder, launch: Launch, dataset: Dataset, steps_per_epoch: int, progress: Hook, *, stacked: bool = False
+) -> None:
     """Record the environment of this start; print a notice if it changes the bits of a run that is resumed."""
-    entry = environment(lowering(launch.experiment, dataset, steps_per_epoch))
+    chosen = lowering(launch.experiment, dataset, steps_per_epoch)
+    if dispatch.members_are_stacked(jax.default_backend()):
+        chosen["stacked"] = stacked
+    entry = environment(chosen)
     folder.record_files(dataset.names)
     changed = folder.record_environment(entry | {"data": dataset.record()})
     if changed and checkpoint.newest_step(folder.checkpoints):

@@ -7,6 +7,9 @@ from cnnjax.sweep.members import Member
 from cnnjax.system.console import say
 from cnnjax.training.hooks import Hook, Plan, Snapshot
 
+QUIET = Console(quiet=True)
+"""For what a run prints about itself alone; a sweep prints a line for each member instead."""
+
 
 class SweepProgress:
     """Shows how many members have ended, the steps of all members, and the remaining time."""

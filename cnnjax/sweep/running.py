@@ -4,12 +4,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from rich.console import Console
 
 from cnnjax import data
 from cnnjax.config import Experiment
 from cnnjax.data import Dataset
 from cnnjax.errors import PartlyDone, counted, listed
+from cnnjax.ops.dispatch import members_are_stacked
 from cnnjax.runs.definitions import BUILT_IN, Definitions
 from cnnjax.runs.folder import RunFolder
 from cnnjax.runs.launch import Finished, Launch, run_steps
@@ -17,16 +19,16 @@ from cnnjax.runs.naming import run_name
 from cnnjax.sweep import page, store, table
 from cnnjax.sweep.axes import PREFIX, Sweep
 from cnnjax.sweep.members import Member, expand, groups, select
-from cnnjax.sweep.progress import MemberProgress, SweepProgress
+from cnnjax.sweep.progress import QUIET, MemberProgress, SweepProgress
+from cnnjax.sweep.stacking import can_be_stacked, run_stacked
 from cnnjax.sweep.store import State
 from cnnjax.system.console import say
 from cnnjax.system.signals import deferred_signals
 from cnnjax.training.loop import plan
-from cnnjax.training.turns import Steps, take_turns
+from cnnjax.training.turns import take_turns
 
 TOGETHER = 4
 """Members in progress at a time. Their states are in memory together, and a kill interrupts all of them."""
-QUIET = Console(quiet=True)
 
 
 class SweepLaunch(NamedTuple):
@@ -140,19 +142,27 @@ ENDED: tuple[store.Status, ...] = ("finished", "diverged")
 
 
 def _run_group(launch: SweepLaunch, group: Planned, progress: SweepProgress) -> None:
-    """Train the members of a group that are missing, one step of each in turn, and record each as it ends."""
-    hooks = {member.title: progress.member(member) for member in group.members}
+    """Train the members of a group that are missing, and record each as it ends."""
+    waiting = [member for member in group.members if store.state(launch.member_folder(member)).status not in ENDED]
+    hooks = {member.title: progress.member(member) for member in waiting}
+    runs = [(member, launch.member_launch(member), hooks[member.title]) for member in waiting]
+    if members_are_stacked(jax.default_backend()) and len(waiting) > 1 and can_be_stacked(waiting[0], group.dataset):
+        ended = run_stacked(runs, group.dataset)
+    else:
+        ended = in_turn(runs, group.dataset)
+    for member, outcome in ended:
+        _end_member(launch, member, outcome, progress, hooks[member.title])
 
-    def works() -> Iterator[tuple[Member, Steps[Finished]]]:
-        for member in group.members:
-            if store.state(launch.member_folder(member)).status not in ENDED:
-                yield member, run_steps(launch.member_launch(member), group.dataset, QUIET, hooks[member.title])
 
-    for member, outcome in take_turns(works(), TOGETHER):
-        end_member(launch, member, outcome, progress, hooks[member.title])
+def in_turn(
+    runs: Sequence[tuple[Member, Launch, MemberProgress]], dataset: Dataset
+) -> Iterator[tuple[Member, Finished | Exception]]:
+    """Train members, one step of each in turn; yield each with its results or its error, as it ends."""
+    works = ((member, run_steps(launch, dataset, QUIET, hook)) for member, launch, hook in runs)
+    return take_turns(works, TOGETHER)
 
 
-def end_member(
+def _end_member(
     launch: SweepLaunch, member: Member, outcome: Finished | Exception, progress: SweepProgress, hook: MemberProgress
 ) -> None:
     """Record how a member ended, and print its line."""
