@@ -1,6 +1,6 @@
 """Run a sweep: train the members that are missing, group by group, and write the table and the page."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from cnnjax.sweep.members import Member, expand, groups, select
 from cnnjax.sweep.progress import QUIET, MemberProgress, SweepProgress
 from cnnjax.sweep.stacking import can_be_stacked, run_stacked
 from cnnjax.sweep.store import State
+from cnnjax.sweep.table import Row
 from cnnjax.system.console import say
 from cnnjax.system.signals import deferred_signals
 from cnnjax.training.loop import plan
@@ -124,25 +125,32 @@ def run(
             console, f"{counted(len(selected), 'member')}: {len(selected) - len(pending)} done, {len(pending)} to train"
         )
         progress = SweepProgress(console, len(pending), steps)
+        failed: dict[str, State] = {}
         try:
             if pending:
                 for group in planned(launch, only):
-                    _run_group(launch, group, progress)
+                    failed |= _run_group(launch, group, progress)
         finally:
             progress.close()
-            rows = table.read_rows(launch.root, description)
+            rows = [_with_state(row, failed) for row in table.read_rows(launch.root, description)]
             table.write(launch.folder, rows, parquet=parquet)
     page.write(launch.folder, description, rows)
     say(console, f"results: {launch.folder}/   open {launch.folder}/report.html")
-    _report_problems(launch, selected, resume_command)
+    _report_problems(launch, selected, rows, resume_command)
+
+
+def _with_state(row: Row, failed: Mapping[str, State]) -> Row:
+    """Return the row with the state in which its member failed now, which a full disk may keep from its folder."""
+    state = failed.get(row.member)
+    return row if state is None or row.finished else row._replace(status=state.status, problem=state.problem)
 
 
 ENDED: tuple[store.Status, ...] = ("finished", "diverged")
 """States that training again would not change."""
 
 
-def _run_group(launch: SweepLaunch, group: Planned, progress: SweepProgress) -> None:
-    """Train the members of a group that are missing, and record each as it ends."""
+def _run_group(launch: SweepLaunch, group: Planned, progress: SweepProgress) -> dict[str, State]:
+    """Train the members of a group that are missing, and record each as it ends; return those that failed, by ID."""
     waiting = [member for member in group.members if store.state(launch.member_folder(member)).status not in ENDED]
     hooks = {member.title: progress.member(member) for member in waiting}
     runs = [(member, launch.member_launch(member), hooks[member.title]) for member in waiting]
@@ -150,8 +158,11 @@ def _run_group(launch: SweepLaunch, group: Planned, progress: SweepProgress) -> 
         ended = run_stacked(runs, group.dataset)
     else:
         ended = in_turn(runs, group.dataset)
+    failed = {}
     for member, outcome in ended:
-        _end_member(launch, member, outcome, progress, hooks[member.title])
+        if state := _end_member(launch, member, outcome, progress, hooks[member.title]):
+            failed[launch.member_folder(member).name] = state
+    return failed
 
 
 def in_turn(
@@ -164,18 +175,19 @@ def in_turn(
 
 def _end_member(
     launch: SweepLaunch, member: Member, outcome: Finished | Exception, progress: SweepProgress, hook: MemberProgress
-) -> None:
-    """Record how a member ended, and print its line."""
+) -> State | None:
+    """Record how a member ended, and print its line; return its state if it failed or diverged."""
     folder = launch.member_folder(member)
     if not isinstance(outcome, Exception):
         results, problems = outcome
         if not problems:
             store.forget_problem(folder)
             progress.end(member, _figures(results), hook.left)
-            return
+            return None
         outcome = PartlyDone(f"it has finished training, but {'; and '.join(problems)}")
     state = store.record_problem(folder, outcome)
     progress.end(member, f"{state.status}: {state.problem}", hook.left)
+    return state
 
 
 def _figures(results: dict[str, Any]) -> str:
@@ -186,10 +198,13 @@ def _figures(results: dict[str, Any]) -> str:
     )
 
 
-def _report_problems(launch: SweepLaunch, members: Sequence[Member], resume_command: str) -> None:
+def _report_problems(
+    launch: SweepLaunch, members: Sequence[Member], rows: Sequence[Row], resume_command: str
+) -> None:  # fmt: skip
     """Raise PartlyDone if a member has not finished."""
-    states: list[tuple[Member, State]] = [(member, store.state(launch.member_folder(member))) for member in members]
-    problems = [f"{member.title} ({state.status})" for member, state in states if state.status != "finished"]
+    status = {row.member: row.status for row in rows}
+    named = [(member.title, status[launch.member_folder(member).name]) for member in members]
+    problems = [f"{title} ({ended})" for title, ended in named if ended != "finished"]
     if problems:
         raise PartlyDone(
             f"{len(problems)} of {counted(len(members), 'member')} did not finish: {listed(problems, 3)}; "

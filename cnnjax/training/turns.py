@@ -46,7 +46,9 @@ def take_turns(works: Iterable[tuple[K, Steps[T]]], most: int) -> Iterator[tuple
                 except StopIteration as end:
                     result = end.value
                 except Interrupted as error:
-                    interrupted = result = error
+                    interrupted = error
+                    active.remove((name, steps))
+                    continue
                 except Exception as error:
                     result = error
                 active.remove((name, steps))
