@@ -137,7 +137,7 @@ def test_after_ten_kills_at_random_moments_the_table_equals_an_uninterrupted_one
             statuses |= {folder.name for folder in members.iterdir()} if members.exists() else set()
         else:  # finished before it could be killed: start afresh
             assert table_of(tmp_path / "killed") == table_of(tmp_path / "whole")
-            os.rename(tmp_path / "killed", tmp_path / f"finished-{kills}")
+            (tmp_path / "killed").rename(tmp_path / f"finished-{kills}-{len(list(tmp_path.iterdir()))}")
     assert statuses  # some kills came after training had begun
     last = call(path, tmp_path, "killed")
     _, errors = last.communicate(timeout=600)
