@@ -1,6 +1,7 @@
 """Record runs, publish their results, check that a recorded run reproduces, compare runs, and rebuild a sweep's page.
 
-usage: python scripts/report.py --record RUN...           copy the small files of finished runs to experiments/records
+usage: python scripts/report.py --record RUN...           copy the small files of finished runs, or of a sweep, to
+                                                          experiments/records
        python scripts/report.py --results                 write docs/results.md from the records
        python scripts/report.py --check NAME [--seed N] [--data.dir DIR]
                                                           repeat a recorded run and compare every figure
@@ -52,23 +53,27 @@ def rebuild_sweep(folder: Path) -> None:
 
 
 def record(runs: list[str]) -> None:
-    """Copy the small files of finished runs to the records."""
+    """Copy the small files of finished runs and sweeps to the records."""
     from cnnjax.runs import records
+    from cnnjax.sweep import records as sweep_records
 
     if not runs:
         raise UserError("--record is given without a run; add one or more run folders")
-    for run in runs:
-        print(records.record(Path(run), RECORDS).relative_to(ROOT))
+    for run in map(Path, runs):
+        module = sweep_records if (run / "sweep.json").exists() else records
+        print(module.record(run, RECORDS).relative_to(ROOT))
 
 
 def write_results(arguments: list[str]) -> None:
     """Write docs/results.md."""
     from cnnjax.runs import records, results_page
+    from cnnjax.sweep import records as sweep_records
     from cnnjax.system.files import write_bytes
 
     if arguments:
         raise UserError(f"--results is given with {arguments[0]!r}, but accepts no argument; leave it out")
     text = results_page.page(records.read_records(RECORDS), RECORDS / "questions.toml")
+    text = "\n".join([text, *sweep_records.sections(RECORDS)])
     write_bytes(RESULTS, text.encode())
     print(f"wrote {RESULTS.relative_to(ROOT)}")
 

@@ -130,6 +130,8 @@ def _conditions(when: Mapping[str, Sequence[Any]] | None) -> tuple[Condition, ..
 class Sweep:
     """The axes of a sweep; their product gives the members.
 
+    Two axes may set the same option if their conditions exclude each other.
+
     Raises:
         UserError: an option or a point appears twice, or a condition names no value of an earlier axis.
     """
@@ -139,10 +141,14 @@ class Sweep:
     def __post_init__(self) -> None:
         require(len(self.axes) > 0, "the axes of the sweep", self.axes, "one or more")
         known: dict[str, set[str]] = {}
+        unconditional: set[str] = set()
         for axis in self.axes:
             for option in axis.options:
-                if option in known:
-                    raise UserError(f"the sweep has two axes for {option}; give one of them")
+                if option in known and (not axis.when or option in unconditional):
+                    raise UserError(
+                        f"the sweep has two axes for {option}; give one, or conditions that exclude the other"
+                    )
+            unconditional.update(() if axis.when else axis.options)
             for value in itertools.chain.from_iterable(axis.points):
                 rule = "text, a number, True, False, None or a tuple of them; model takes the name of a variant"
                 require(_is_plain(value), f"a value of {axis.name}", value, rule)
@@ -154,7 +160,7 @@ class Sweep:
                 for value in values:
                     choose(f"value of {option} in a condition of {axis.name}", label(value), known[option])
             for option, values in zip(axis.options, zip(*axis.points, strict=True), strict=True):
-                known[option] = set(map(label, values))
+                known.setdefault(option, set()).update(map(label, values))
         count = math.prod(len(axis.points) for axis in self.axes)
         require(count <= MOST_MEMBERS, "the number of members", count, f"at most {MOST_MEMBERS:,}")
 
@@ -165,6 +171,10 @@ class Sweep:
             values: dict[str, Any] = {}
             for axis, point in zip(self.axes, points, strict=True):
                 if axis.applies(values):
+                    if twice := sorted(values.keys() & set(axis.options)):
+                        raise UserError(
+                            f"two axes set {twice[0]} of one member; give them conditions that exclude each other"
+                        )
                     values.update(zip(axis.options, point, strict=True))
             combinations[tuple(values.items())] = None
         return [dict(values) for values in combinations]

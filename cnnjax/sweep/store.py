@@ -111,9 +111,10 @@ def write_description(
         Entry(identity(member.experiment, definitions), member.values, _options(member.experiment))
         for member in members
     )
-    description = Description(
-        name, title, tuple(axis.options for axis in sweep.axes), tuple(axis.drawn for axis in sweep.axes), entries
-    )
+    drawn: dict[tuple[str, ...], bool] = {}  # axes of the same options are one axis in the table
+    for axis in sweep.axes:
+        drawn[axis.options] = axis.drawn or drawn.get(axis.options, False)
+    description = Description(name, title, tuple(drawn), tuple(drawn.values()), entries)
     make_folder(folder)
     write_json(folder / DESCRIPTION, {
         **formats.written(FORMAT), **description._asdict(), "entries": [entry._asdict() for entry in entries],

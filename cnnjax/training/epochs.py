@@ -22,12 +22,15 @@ class Rate:
 
 
 def check_finite(metrics: EpochMetrics, epoch: int, rate: Rate) -> None:
+    """Raise Diverged if the loss or the norm of the gradient was not finite in any step of the epoch."""
     bad_step = int(metrics.bad_step)
     if bad_step >= 0:
-        raise _diverged(f"the training loss was not finite at step {bad_step}", epoch, bad_step, rate)
+        what = "norm of the gradient" if math.isfinite(metrics.loss) else "training loss"
+        raise _diverged(f"the {what} was not finite at step {bad_step}", epoch, bad_step, rate)
 
 
 def check_validation(loss: float, epoch: int, step: int, rate: Rate) -> None:
+    """Raise Diverged if the validation loss is not finite."""
     if not math.isfinite(loss):
         raise _diverged(f"the validation loss was not finite at step {step}", epoch, step, rate)
 
@@ -43,6 +46,7 @@ def _diverged(problem: str, epoch: int, step: int, rate: Rate) -> Diverged:
 def epoch_row(
     epoch: int, step: int, lr: float, metrics: EpochMetrics, validation: dict[str, float], seconds: float
 ) -> dict[str, Any]:
+    """Return the row of metrics.jsonl for an epoch."""
     images = int(metrics.images)
     return {
         "epoch": epoch,

@@ -97,14 +97,14 @@ def _add(metrics: EpochMetrics, step: Gradient, batch: Batch, number: jax.Array)
     images = len(batch.images) if batch.weights is None else (batch.weights > 0).sum(dtype=jnp.int32)
     dtype = metrics.loss.dtype
     loss = metrics.loss + step.loss.astype(dtype) * jnp.asarray(images, dtype)
-    norm = optax.tree.norm(step.params).astype(dtype)
-    first_bad = (metrics.bad_step < 0) & ~jnp.isfinite(loss)
+    norm = metrics.gradient_norm + optax.tree.norm(step.params).astype(dtype) * jnp.asarray(images, dtype)
+    first_bad = (metrics.bad_step < 0) & ~(jnp.isfinite(loss) & jnp.isfinite(norm))
     return EpochMetrics(
         loss=loss,
         correct=metrics.correct + step.correct,
         images=metrics.images + images,
         bad_step=jnp.where(first_bad, number, metrics.bad_step),
-        gradient_norm=metrics.gradient_norm + norm * jnp.asarray(images, dtype),
+        gradient_norm=norm,
     )
 
 

@@ -43,6 +43,18 @@ def test_a_condition_leaves_other_members_as_they_are():
     assert [m.experiment.optimizer.momentum for m in expand(BASE, sweep)] == [0.9, 0.5, 0.8]
 
 
+def test_two_axes_set_one_option_where_their_conditions_exclude_each_other():
+    adam, sgd = {"optimizer.name": ("adam",)}, {"optimizer.name": ("sgd",)}
+    names = grid("optimizer.name", ("adam", "sgd"))
+    sweep = Sweep(
+        axes=(names, grid("optimizer.lr", (1e-3, 1e-2), when=adam), grid("optimizer.lr", (0.1, 1.0), when=sgd))
+    )
+    assert values(sweep) == [("adam", 1e-3), ("adam", 1e-2), ("sgd", 0.1), ("sgd", 1.0)]
+    overlapping = Sweep(axes=(names, grid("seed", (0,), when=adam), grid("seed", (1,), when=adam)))
+    with pytest.raises(UserError, match="two axes set seed of one member"):
+        expand(BASE, overlapping)
+
+
 def test_draws_are_reproducible_and_stay_in_their_ranges():
     options = {"optimizer.lr": LogUniform(1e-4, 1e-1), "optimizer.momentum": Uniform(0.5, 0.9),
                "model.pooling": Choice(("avg", "max"))}  # fmt: skip

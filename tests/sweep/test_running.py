@@ -171,7 +171,7 @@ def test_a_diverged_member_is_recorded_and_the_others_finish(base, tmp_path):
         run(launch, resume_command="the same")
     rows = read_csv(launch)
     assert [row["status"] for row in rows] == ["finished", "finished", "diverged", "diverged"]
-    assert "loss was not finite" in rows[2]["problem"]
+    assert "was not finite at step" in rows[2]["problem"]
     assert rows[2]["test_top1"] == ""
     before = (launch.folder / "sweep.csv").read_bytes()
     with pytest.raises(PartlyDone):
