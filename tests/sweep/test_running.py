@@ -20,10 +20,11 @@ from cnnjax.runs.folder import RunFolder
 from cnnjax.runs.predictor import load
 from cnnjax.sweep import Sweep, cost, grid, page, running, store, table
 from cnnjax.sweep.members import expand
-from cnnjax.sweep.progress import MemberProgress
+from cnnjax.sweep.progress import MemberProgress, SweepProgress
 from cnnjax.sweep.running import SweepLaunch
 from cnnjax.system.files import write_bytes
 from cnnjax.system.signals import deferred_signals
+from cnnjax.training.hooks import Plan
 from tests.faults.harness import write_digits
 
 COMPILATION = "/jax/core/compile/backend_compile_duration"
@@ -270,3 +271,20 @@ def test_signals_within_signals_keep_the_outer_message():
 def test_members_are_stacked_on_accelerators_only():
     assert not dispatch.members_are_stacked("cpu")
     assert dispatch.members_are_stacked("gpu")
+
+
+def test_one_bar_shows_the_progress_of_all_members(base):
+    console = Console(force_terminal=True, width=100, file=io.StringIO())
+    members = expand(base, SWEEP)
+    progress = SweepProgress(console, members=4, steps=80)
+    first, second = (progress.member(member) for member in members[:2])
+    first.start(Plan(2, 10, 32, 5))  # resumed at step 5
+    first.step(1, 8, 0.5, 0.9)
+    second.start(Plan(2, 10, 32, 0))
+    second.step(1, 2, 0.5, 0.9)
+    assert progress.bar.tasks[0].completed == 10
+    progress.end(members[0], "stopped early", first.left)
+    progress.close()
+    assert progress.bar.tasks[0].completed == 22
+    assert progress.bar.tasks[0].total == 80
+    assert "1/4  optimizer.lr=0.05, seed=0: stopped early" in console.file.getvalue()
