@@ -1,9 +1,6 @@
 """The page of a sweep: what it holds, and its use in headless Chromium: sort, filter, hover, narrow screen, dark."""
 
-import json
 import math
-import re
-import subprocess
 from html import unescape
 
 import pytest
@@ -12,7 +9,7 @@ from cnnjax.report import value_charts
 from cnnjax.report.value_charts import Mark
 from cnnjax.sweep import page, store
 from cnnjax.sweep.axes import Sweep, grid, log_grid
-from tests.report.test_browser import CHROMIUM, OPTIONS, needs_chromium
+from tests.report.test_browser import measure_page, needs_chromium
 from tests.sweep.made_up import make_store
 
 RATES = log_grid(1e-4, 1e-1, 4)
@@ -117,26 +114,11 @@ window.addEventListener('load', () => {
 """
 
 
-def use_page(text, folder, width, dark):
-    (folder / "page.html").write_text(text.replace("</body>", f"{PROBE}</body>"))
-    (folder / "frame.html").write_text(
-        f'<iframe src="page.html" style="width:{width}px;height:900px;border:0"></iframe><pre></pre>'
-        "<script>addEventListener('message', e => { document.querySelector('pre').textContent = e.data; });</script>"
-    )
-    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
-    done = subprocess.run(
-        [CHROMIUM, *OPTIONS, scheme, f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000", "--dump-dom",
-         (folder / "frame.html").as_uri()],
-        capture_output=True, text=True, timeout=240, check=True,
-    )  # fmt: skip
-    return json.loads(unescape(re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)[1]))
-
-
 @needs_chromium
 @pytest.mark.many_processes
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (400, False), (400, True)])
 def test_the_page_sorts_filters_and_shows_values(folder, tmp_path, width, dark):
-    used = use_page((folder / "report.html").read_text(), tmp_path, width, dark)
+    used = measure_page((folder / "report.html").read_text(), tmp_path, width, dark, PROBE)
     assert used["width"] == width
     assert used["needed"] <= width
     assert used["wide"]
