@@ -23,7 +23,7 @@ def sweep(arguments: list[str]) -> None:
         return
     name = cli.first(arguments, "sweep")
     parsed = cli.parse(options, arguments[1:], f"scripts/sweep.py {name}")
-    only, dry_run, out, data_dir, parquet, platform = parsed
+    only, dry_run, out, data_dir, parquet, platform, deterministic = parsed
     loaded = cli.load_sweep(name)
 
     from rich.console import Console  # imported late to keep --help fast
@@ -31,7 +31,7 @@ def sweep(arguments: list[str]) -> None:
     from cnnjax.sweep import cost, running
     from cnnjax.system.stdio import lasting_output
 
-    cli.start_jax(platform, arch=loaded.experiment.model)
+    cli.start_jax(platform, deterministic, loaded.experiment.model)
     base = loaded.experiment
     if data_dir is not None:
         base = base.replace(data=base.data.replace(dir=data_dir))
@@ -52,6 +52,7 @@ def options(
     data_dir: Annotated[str | None, tyro.conf.arg(name="data.dir")] = None,
     parquet: bool = False,
     platform: cli.Platform = "auto",
+    deterministic: bool = False,
     debug: bool = False,
 ) -> Any:
     """Train all members of a sweep, or those that are missing. Exit code 1: some diverged or failed; they are listed.
@@ -64,9 +65,11 @@ def options(
         data_dir: The folder (or zip) that holds the data set's files.
         parquet: Write sweep.parquet as well as sweep.csv; needs pyarrow.
         platform: Device to compute on; auto picks an accelerator if there is one.
+        deterministic: Use only deterministic GPU kernels, which may be slower; on a CPU results are always
+            deterministic.
         debug: Show the traceback of an error.
     """
-    return only, dry_run, out, data_dir, parquet, platform
+    return only, dry_run, out, data_dir, parquet, platform, deterministic
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ class Sweep:
             unconditional.update(() if axis.when else axis.options)
             for value in itertools.chain.from_iterable(axis.points):
                 rule = "text, a number, True, False, None or a tuple of them; model takes the name of a variant"
-                require(_is_plain(value), f"a value of {axis.name}", value, rule)
+                require(is_plain(value), f"a value of {axis.name}", value, rule)
             if len(set(axis.points)) < len(axis.points):
                 twice = next(point for point in axis.points if axis.points.count(point) > 1)
                 raise UserError(f"axis {axis.name} has the point {quoted(twice)} twice; give it once")
@@ -180,9 +180,10 @@ class Sweep:
         return [dict(values) for values in combinations]
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Return whether a value is text, a number, True, False, None, or a tuple of them."""
     if isinstance(value, tuple):
-        return all(map(_is_plain, value))
+        return all(map(is_plain, value))
     return value is None or isinstance(value, str | int | float)
 
 

@@ -10,7 +10,8 @@ from rich.console import Console
 from cnnjax import data
 from cnnjax.config import Experiment
 from cnnjax.data import Dataset
-from cnnjax.errors import PartlyDone, counted, listed
+from cnnjax.errors import PartlyDone, counted, listed, require
+from cnnjax.models import variant_like
 from cnnjax.ops.dispatch import members_are_stacked
 from cnnjax.runs.definitions import BUILT_IN, Definitions
 from cnnjax.runs.folder import RunFolder
@@ -60,7 +61,7 @@ class SweepLaunch(NamedTuple):
         name, base = self.name, self.base
         if "model" in member.values:
             name = f"{name},model={member.values['model']}"
-            base = base.replace(model=type(member.experiment.model)())
+            base = base.replace(model=variant_like(base.model, member.values["model"]))
         full = run_name(name, base, member.experiment)
         return Launch(full, member.experiment, self.member_folder(member), self.definitions)
 
@@ -105,6 +106,7 @@ def run(
         Interrupted: Ctrl-C, SIGTERM or SIGUSR1; the positions of the members in progress are saved.
         PartlyDone: some members diverged or failed; the message lists them.
     """
+    require(launch.short_name != store.MEMBERS, "the name of the sweep", launch.name, "another; rename its file")
     if parquet:
         table.require_parquet()
     with deferred_signals(f"interrupted; to resume: {resume_command}"):

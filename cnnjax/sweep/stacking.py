@@ -32,6 +32,7 @@ class _Open(NamedTuple):
     member: Member
     launch: Launch
     folder: RunFolder
+    lock: contextlib.ExitStack
     log: MetricsLog
     training: StackMember
     within: int
@@ -72,7 +73,8 @@ def _run_stack(runs: Sequence[Run], dataset: Dataset) -> Iterator[tuple[Member, 
         opened: list[_Open] = []
         for member, launch, hook in runs:
             try:
-                opened.append(_open(member, launch, hook, dataset, locks))
+                opened.append(_open(member, launch, hook, dataset))
+                locks.push(opened[-1].lock)
             except Interrupted:
                 raise
             except Exception as error:
@@ -82,20 +84,24 @@ def _run_stack(runs: Sequence[Run], dataset: Dataset) -> Iterator[tuple[Member, 
             members = [(title, run.training) for title, run in by_title.items()]
             for title, outcome in fit_stacked(members, dataset):
                 run = by_title[title]
-                yield run.member, outcome if isinstance(outcome, Exception) else _finished(run, outcome, dataset)
+                with run.lock:  # released before the caller records how the member ended
+                    ended = outcome if isinstance(outcome, Exception) else _finished(run, outcome, dataset)
+                yield run.member, ended
 
 
-def _open(member: Member, launch: Launch, hook: Hook, dataset: Dataset, locks: contextlib.ExitStack) -> _Open:
-    """Lock the member's folder until ``locks`` is closed, and read its newest checkpoint."""
+def _open(member: Member, launch: Launch, hook: Hook, dataset: Dataset) -> _Open:
+    """Lock the member's folder and read its newest checkpoint."""
     folder = RunFolder(launch.folder, launch.definitions)
     folder.check(launch.experiment)
-    locks.enter_context(folder.locked())
-    start_run(folder, launch, hook)
-    steps_per_epoch, _ = plan(launch.experiment, dataset)
-    record_start(folder, launch, dataset, steps_per_epoch, hook, stacked=True)
-    start, log, hooks = resume_in_folder(launch.experiment, dataset, folder, hook)
-    within = 0 if start is None else int(start.state.step) % steps_per_epoch
-    return _Open(member, launch, folder, log, StackMember(launch.experiment, start, hooks), within)
+    with contextlib.ExitStack() as lock:
+        lock.enter_context(folder.locked())
+        start_run(folder, launch, hook)
+        steps_per_epoch, _ = plan(launch.experiment, dataset)
+        record_start(folder, launch, dataset, steps_per_epoch, hook, stacked=True)
+        start, log, hooks = resume_in_folder(launch.experiment, dataset, folder, hook)
+        within = 0 if start is None else int(start.state.step) % steps_per_epoch
+        training = StackMember(launch.experiment, start, hooks)
+        return _Open(member, launch, folder, lock.pop_all(), log, training, within)
 
 
 def _finished(run: _Open, outcome: Outcome, dataset: Dataset) -> Finished | Exception:

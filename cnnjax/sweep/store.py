@@ -22,7 +22,7 @@ from cnnjax.errors import CnnjaxError, Diverged, UserError, quoted
 from cnnjax.runs.definitions import BUILT_IN, Definitions
 from cnnjax.runs.folder import RunFolder
 from cnnjax.runs.naming import LOCATIONS
-from cnnjax.sweep.axes import Sweep
+from cnnjax.sweep.axes import Sweep, is_plain
 from cnnjax.sweep.members import Member
 from cnnjax.system import formats
 from cnnjax.system.files import make_folder, read_json, write_json
@@ -140,7 +140,7 @@ def read_description(folder: Path) -> Description:
         axes = tuple(_texts(options) for options in data["axes"])
         entries = tuple(_entry(entry) for entry in data["entries"])
         description = Description(str(data["name"]), str(data["title"]), axes, tuple(map(bool, data["drawn"])), entries)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise damaged from None
     if len(description.drawn) != len(axes) or not axes or not entries:
         raise damaged
@@ -150,9 +150,15 @@ def read_description(folder: Path) -> Description:
 def _entry(data: Mapping[str, Any]) -> Entry:
     if not re.fullmatch(r"[a-z0-9_]+-[0-9a-f]{16}", data["id"]):
         raise ValueError(f"the ID is {quoted(data['id'])}")
-    if not all(isinstance(data[part], dict) for part in ("values", "options")):
+    return Entry(data["id"], _plain(data["values"]), _plain(data["options"]))
+
+
+def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with their values as an axis holds them; raise TypeError for any other value."""
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+    if not all(map(is_plain, values.values())):
         raise TypeError
-    return Entry(data["id"], data["values"], data["options"])
+    return values
 
 
 def _texts(options: Any) -> tuple[str, ...]:

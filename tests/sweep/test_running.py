@@ -160,7 +160,11 @@ def test_the_page_and_the_pictures_are_rebuilt_from_the_folders(finished):
 def test_a_damaged_description_is_refused(finished, tmp_path):
     launch, _, _ = finished
     description = json.loads((launch.folder / "sweep.json").read_text())
-    for change in ({"entries": [{**description["entries"][0], "id": "../elsewhere"}]}, {"axes": "no"}, {"format": 99}):
+    first = description["entries"][0]
+    for change in (
+        {"entries": [{**first, "id": "../elsewhere"}]}, {"entries": [{**first, "values": {"seed": [[1]]}}]},
+        {"entries": [{**first, "values": "no"}]}, {"axes": "no"}, {"format": 99},
+    ):  # fmt: skip
         (tmp_path / "sweep.json").write_text(json.dumps({**description, **change}))
         with pytest.raises(UserError, match=r"is damaged; run scripts/sweep.py again|has format 99, newer than 1"):
             page.rebuild(tmp_path)
@@ -268,6 +272,21 @@ def test_signals_within_signals_keep_the_outer_message():
             poll()
 
 
+@pytest.mark.trains_long
+def test_a_stacked_sweep_records_every_member(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "members_are_stacked", lambda backend: True)
+    launch = SweepLaunch("stacked", "", base, DIVERGING, tmp_path)
+    with pytest.raises(PartlyDone, match="2 of 4 members did not finish"):
+        run(launch)
+    rows = read_csv(launch)
+    assert [row["status"] for row in rows] == ["finished", "finished", "diverged", "diverged"]
+    for row in rows[2:]:
+        assert (store.member_folder(tmp_path, row["member"]) / "problem.json").exists()
+    with pytest.raises(PartlyDone):
+        run(launch)
+    assert read_csv(launch) == rows
+
+
 def test_members_are_stacked_on_accelerators_only():
     assert not dispatch.members_are_stacked("cpu")
     assert dispatch.members_are_stacked("gpu")
@@ -288,3 +307,17 @@ def test_one_bar_shows_the_progress_of_all_members(base):
     assert progress.bar.tasks[0].completed == 22
     assert progress.bar.tasks[0].total == 80
     assert "1/4  optimizer.lr=0.05, seed=0: stopped early" in console.file.getvalue()
+
+
+def test_a_member_is_named_as_the_script_would_name_it(base, tmp_path):
+    sweep = Sweep(axes=(grid("model", ("lenet", "mlp")), grid("model.activation", ("relu", "tanh"))))
+    launch = SweepLaunch("sweep_models", "", base, sweep, tmp_path)
+    assert [launch.member_launch(member).name for member in expand(base, sweep)] == [
+        "sweep_models,model=lenet,model.activation=relu", "sweep_models,model=lenet,model.activation=tanh",
+        "sweep_models,model=mlp", "sweep_models,model=mlp,model.activation=tanh",
+    ]  # fmt: skip
+
+
+def test_a_sweep_may_not_have_the_name_of_the_folder_of_members(base, tmp_path):
+    with pytest.raises(UserError, match="the name of the sweep is 'members'; it must be another"):
+        run(SweepLaunch("members", "", base, SWEEP, tmp_path))
