@@ -15,7 +15,7 @@ WIDTH, ROW, CHARACTER = 640, 22, 6.4
 LONGEST_LABEL = 44
 """Maximum characters of a label in a drawing; the text under the pointer shows all of them."""
 STYLE = """
-figure[data-marks] { max-width: 46rem; }
+figure[data-marks] { max-width: 46rem; margin-bottom: 1.5rem; }
 figure[data-marks] svg { min-width: 34rem; }
 .mark { cursor: default; }
 .whisker { stroke: var(--fg); stroke-width: 1.5; fill: none; }

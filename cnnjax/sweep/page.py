@@ -41,6 +41,9 @@ class Sensitivity(NamedTuple):
 
     option: str
     series: dict[str, list[tuple[float, Mark]]]
+    """The lines to draw, the best first."""
+    lines: int
+    """Number of all lines."""
 
 
 def rebuild(folder: Path) -> None:
@@ -85,7 +88,7 @@ def _results(folder: Path, axes: Axes, rows: Sequence[Row], ranked: Sequence[Cel
         "<h2>Ranking</h2>", value_charts.ranked_bars("Mean and 95 % interval over seeds", UNIT, bars),
     ]  # fmt: skip
     if heats:
-        body += ["<h2>Two axes</h2>", '<div class="charts">', *map(_heat_chart, heats), "</div>"]
+        body += ["<h2>Two axes</h2>", *map(_heat_chart, heats)]
     if rates:
         body += ["<h2>Sensitivity</h2>", *map(_rate_chart, rates)]
     shown_curves = (
@@ -164,7 +167,8 @@ def sensitivities(axes: Axes, ranked: Sequence[Cell]) -> list[Sensitivity]:
                 series.setdefault(others, []).append((float(value), _mark(cell)))
         if series and max(map(len, series.values())) > 1:
             kept = dict(itertools.islice(series.items(), MOST_CURVES))  # the best combinations come first
-            found.append(Sensitivity(options[0], {name: sorted(line) for name, line in kept.items()}))
+            lines = {name: sorted(line) for name, line in kept.items()}
+            found.append(Sensitivity(options[0], lines, len(series)))
     return found
 
 
@@ -188,7 +192,8 @@ def _heat_chart(heat: Heat) -> str:
 
 
 def _rate_chart(rate: Sensitivity) -> str:
-    return value_charts.sensitivity_chart(f"Test top-1 over {rate.option}", rate.option, "%", rate.series)
+    best = f", the {len(rate.series)} best of {rate.lines}" if len(rate.series) < rate.lines else ""
+    return value_charts.sensitivity_chart(f"Test top-1 over {rate.option}{best}", rate.option, "%", rate.series)
 
 
 def _curve_charts(curves: dict[str, dict[str, list[float | None]]], caption: str) -> str:

@@ -40,10 +40,20 @@ def _sentence(name: str, comparisons: Sequence[Comparison]) -> str:
     best = max(wins, key=lambda value: wins[value])
     of_best = [c for c in comparisons if best in (c.first, c.second)]
     parts = [difference_text(c) for c in of_best if c.found or not c.difference.known]
-    parts += [f"no difference found for {difference_text(c)}" for c in of_best if c.difference.known and not c.found]
+    if same := [c for c in of_best if c.difference.known and not c.found]:
+        others = ", ".join(_other(best, c) for c in same)
+        parts.append(f"no difference found between {best} and {others}, {counted(same[0].difference.n, 'seed')}")
     if left_out := max(comparison.left_out for comparison in comparisons):
         parts.append(f"up to {counted(left_out, 'pair')} of combinations left out, because a member did not finish")
     return f"{name}: {'; '.join(parts)}."
+
+
+def _other(best: str, comparison: Comparison) -> str:
+    """Return the value that ``best`` is compared with, and the difference: ``"tanh (+0.20 [-0.10, 0.50])"``."""
+    difference, value = comparison.difference, comparison.second
+    if comparison.second == best:
+        difference, value = difference._replace(mean=-difference.mean), comparison.first
+    return f"{value} ({difference.mean:+.2f} [{difference.low:.2f}, {difference.high:.2f}])"
 
 
 def difference_text(comparison: Comparison) -> str:

@@ -77,7 +77,8 @@ def test_values_are_paired_by_seed():
 def test_no_difference_is_reported_with_its_interval():
     rows = rows_of({"relu": (80.0, 85.0), "sigmoid": (81.0, 84.5)})
     (text,) = sentences(ACTIVATION, rows)
-    assert text.startswith("model.activation: no difference found for sigmoid over relu: +0.25 points [")
+    assert text.startswith("model.activation: no difference found between sigmoid and relu (+0.25 [-")
+    assert text.endswith("]), 2 seeds.")
 
 
 def test_a_single_seed_has_no_interval():
