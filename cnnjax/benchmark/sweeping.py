@@ -176,7 +176,7 @@ def _rows(work: Work, measured: dict[str, Measured]) -> list[tuple[str, ...]]:
 
 def _section(work: Work, arguments: list[str], rows: list[tuple[str, ...]]) -> list[str]:
     shown = [argument for argument in arguments if argument != "--write"]
-    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch"))
+    packages = ", ".join(f"{name} {version(name)}" for name in dict.fromkeys(way.package for way in WAYS))
     lines = [f"| {' | '.join(HEADER)} |", f"| --- |{' ---: |' * (len(HEADER) - 1)}"]
     return [
         f"`python scripts/benchmark.py sweep {shlex.join(shown)}`".replace(" `", "`") + f" on {machine.description()}; "
