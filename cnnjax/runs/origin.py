@@ -69,6 +69,9 @@ class Start(NamedTuple):
         return () if self.origin is None else self.origin.notices
 
 
+FROM_SEED = Start()
+
+
 def read_start(experiment: Experiment, folder: RunFolder) -> Start:
     """Return where a run starts: from the copy in its folder, if it has one, or from ``experiment.init``.
 
