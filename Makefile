@@ -2,7 +2,7 @@
 # make test     create the environment, then run the fast tests, in less than three minutes on two cores
 # make test-all run every test, with more Hypothesis examples
 # make oracle   create a separate environment (downloads torch); compare the converters with torchvision, timm, Keras
-# make parity   the same for every ResNet variant; writes docs/parity.md
+# make parity   the same for every variant with published weights; writes docs/parity.md
 # make faults   inject all faults of docs/reliability.md into real training runs; FAULTS_SIZE=ci repeats each one fewer times
 # make native   build the optional CPU kernels, which make training faster (needs g++ and oneDNN's headers)
 # make check    run the linter, the type checker and the import contracts
@@ -92,6 +92,7 @@ $(ORACLE_STAMP): requirements.lock pyproject.toml
 	$(CREATE) $(ORACLE_VENV)
 	$(ORACLE_VENV)/bin/python -m pip install --quiet --require-hashes --requirement requirements.lock
 	$(ORACLE_VENV)/bin/python -m pip install --quiet --no-build-isolation --editable ".[oracle]"
+	$(ORACLE_VENV)/bin/python -m pip install --quiet --no-deps --require-hashes --requirement tests/oracle/networks.txt
 	@touch $@
 
 lock:

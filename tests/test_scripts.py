@@ -236,6 +236,13 @@ def test_summary_prints_the_published_counts(workplace):
     assert "576" in larger.stdout
 
 
+def test_summary_draws_the_network(workplace):
+    done = run_script("summary.py", "lenet", "--diagram", "lenet.svg", cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    assert "diagram: lenet.svg" in done.stdout
+    assert "5×5 conv, 16" in (workplace / "lenet.svg").read_text(encoding="utf-8")
+
+
 @pytest.mark.trains_long
 def test_a_config_reproduces_its_run(workplace):
     repeated = run_script("train.py", "runs/done/config.json", "--out", "runs/again", cwd=workplace)
@@ -298,7 +305,7 @@ def test_the_run_name_includes_a_changed_model(workplace, digits):
         ),
         (["evaluate.py", "--help"], ["RUN", "--split"]),
         (["predict.py", "--help"], ["IMAGE", "--top INT"]),
-        (["summary.py", "--help"], ["MODEL", "lenet, mlp, plain18"]),
+        (["summary.py", "--help"], ["MODEL", "lenet, lenet_1998, mlp, plain18"]),
         (["data.py", "--help"], ["export", "embed"]),
         (["data.py", "list"], ["fashion_mnist_mini", "Ankle boot"]),
         (["data.py", "export", "--help"], ["--count INT"]),

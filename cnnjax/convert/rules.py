@@ -129,6 +129,11 @@ class Table(NamedTuple):
         raise UserError(f"this source has no tensor for {path}; choose a form of the network that it publishes")
 
 
+def table_names(table: Table, arch: Arch) -> set[str]:
+    """Return the source's names of all leaves of the network."""
+    return {table.find(path)[0] for path in _leaves(abstract_variables(arch))}
+
+
 def to_variables(table: Table, arch: Arch, tensors: Tensors) -> Variables:
     """Return the network's variables from a source's tensors.
 
@@ -168,8 +173,8 @@ def _check(
             missing.append(f"{name} {list(shape)} (our {path})")
         elif shapes[name].shape != shape:
             wrong.append(f"{name} is {list(shapes[name].shape)} instead of {list(shape)} (our {path})")
-        elif shapes[name].dtype not in ("float32", "float16", "bfloat16"):
-            wrong.append(f"{name} is {shapes[name].dtype} instead of float32, float16 or bfloat16 (our {path})")
+        elif shapes[name].dtype not in ("float32", "float16", "bfloat16", "float64"):
+            wrong.append(f"{name} is {shapes[name].dtype} instead of a float type (our {path})")
     used = {name for name, _ in plan.values()}
     unexpected = [
         f"{name[:LONGEST_NAME]} {list(shapes[name].shape)}"

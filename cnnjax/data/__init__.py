@@ -17,13 +17,13 @@ from cnnjax.data.dataset import (
 )
 from cnnjax.data.division import PARTS, Names, divide_as_recorded, divide_by_seed
 from cnnjax.data.loader import Crops, DeviceSplit, Loader, make_loader
-from cnnjax.data.preprocessing import Preprocessing, normalize, read_image
+from cnnjax.data.preprocessing import Preprocessing, normalize, prepare_photo, read_image
 from cnnjax.data.sources import SOURCES, SourceEntry, find_source
 from cnnjax.errors import UserError, counted
 
 __all__ = [
     "SOURCES", "Crops", "Dataset", "DeviceSplit", "Loaded", "Loader", "Preprocessing", "Source", "SourceEntry", "Split",
-    "augment", "epoch_order", "load", "make_loader", "normalize", "read_image", "resize_boxes",
+    "augment", "epoch_order", "load", "make_loader", "normalize", "prepare_photo", "read_image", "resize_boxes",
 ]  # fmt: skip
 
 
