@@ -145,7 +145,7 @@ def describe_info(path: Path, info: object, families: Mapping[str, type[Arch]] =
         require(named, "classes", classes, "a list, each item text")
         require(len(classes) == arch.num_classes, "the number of classes", len(classes), f"{arch.num_classes}")
         require(isinstance(data, dict), "data", data, "an object with names")
-        for name in ("content_hash", "split_hash") if data else ():
+        for name in ("content_hash", "split_hash", *data) if data else ():
             require(isinstance(data.get(name), str), f"data.{name}", data.get(name), "text")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
