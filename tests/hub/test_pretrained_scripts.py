@@ -192,7 +192,7 @@ def test_a_folder_without_images_is_refused(tmp_path, script):
     done = script("evaluate.py", "--pretrained", LENET, *where)
     assert done.returncode == 2 and "contains no images" in done.stderr
     done = script("predict.py", "--pretrained", LENET, tmp_path / "empty")
-    assert done.returncode == 2 and "contains no file" in done.stderr
+    assert done.returncode == 2 and "contains no image" in done.stderr
 
 
 def test_photos_that_cannot_be_read_do_not_stop_the_others(photos, tmp_path, script):

@@ -32,6 +32,8 @@ KERAS_OTHERS = {"vgg16": "VGG16", "vgg19": "VGG19", "inception_v3_keras": "Incep
 TIMM_NAMES = {
     "regnet_x_400mf_pycls": "regnetx_004", "regnet_y_800mf_pycls": "regnety_008", "regnet_y_8gf_pycls": "regnety_080",
 }  # fmt: skip
+TRANSFORM_INPUT = ("googlenet", "inception_v3")
+"""Networks of torchvision whose pretrained weights imply ``transform_input``: their layers see values in [-1, 1]."""
 NORMALIZATIONS = {
     ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)): "imagenet",
     ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)): "symmetric",
@@ -72,8 +74,7 @@ def torchvision_rows():
                 "input_size": chain.crop_size[0],
                 "resize": chain.resize_size[0],
                 "interpolation": chain.interpolation.value,
-                # With pretrained weights, its layers see values in [-1, 1] (transform_input).
-                "normalization": "symmetric" if name == "googlenet" else normalization,
+                "normalization": "symmetric" if name in TRANSFORM_INPUT else normalization,
             }
 
 
