@@ -2,8 +2,10 @@
 
 import ast
 import contextlib
+import functools
 import io
 import itertools
+import logging
 import os
 import shlex
 import sys
@@ -55,19 +57,25 @@ def parse(
     description: str | None = None,
     default: Any = None,
 ) -> T:
-    """Parse a command line into ``target``; raise a one-line UserError for invalid arguments."""
+    """Call ``target`` with a command line; raise a one-line UserError for invalid arguments."""
     defaults = {} if default is None else {"default": default}
     captured = io.StringIO()
+
+    @functools.wraps(target)
+    def prepared(*arguments: Any, **options: Any) -> Callable[[], T]:
+        return functools.partial(target, *arguments, **options)  # called below, where standard error is not captured
+
     try:
         with contextlib.redirect_stderr(captured):
-            return tyro.cli(
-                target, args=list(arguments), prog=prog, description=description, registry=registry, **defaults,
+            call: Callable[[], T] = tyro.cli(
+                prepared, args=list(arguments), prog=prog, description=description, registry=registry, **defaults,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )  # fmt: skip
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise UserError(f"{_one_sentence(captured.getvalue())} (see {prog} --help)") from None
+    return call()
 
 
 def _one_sentence(box: str) -> str:
@@ -89,6 +97,7 @@ def main(script: Callable[[list[str]], Any]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for characters that the terminal cannot encode
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # on import it warns users without a writable home
     keep_memory()
     leave_on_signals()
     debug = "--debug" in arguments
@@ -103,7 +112,8 @@ def main(script: Callable[[list[str]], Any]) -> NoReturn:
     except BrokenPipeError:  # the reader of our output, such as head, has exited
         _leave(0)
     except UnicodeEncodeError as error:
-        text = f"{error.object[:100]!a} cannot be written in this system's encoding, {error.encoding}"
+        excerpt = error.object[max(error.start - 40, 0) : error.end + 40]
+        text = f"{excerpt!a} cannot be written in this system's encoding, {error.encoding}"
         _explain(error, f"{text}; set PYTHONUTF8=1, or rename the file", debug)
         _leave(UserError.exit_code)
     except OSError as error:

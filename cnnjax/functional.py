@@ -149,36 +149,59 @@ def layer_calls(arch: Arch, image_shape: tuple[int, int, int] | None = None) -> 
     """Return the layer calls on one image (H, W, C), in order, without allocating any array."""
     calls: list[LayerCall] = []
 
+    def record(path: Path, layer: Any, call: Call, x: jax.Array) -> jax.Array | None:
+        output = call(x)
+        if output is not x and output is not None:  # skip no-ops, such as dropout or a missing shortcut
+            parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param)))
+            name = "/".join(map(str, path))
+            calls.append(LayerCall(name, kind_of(layer), output.shape[1:], kernel_shape(layer), parameters))
+        return output
+
     def trace(images: jax.Array) -> Outputs:
-        module = _build(arch, nnx.Rngs(0))
-        module.eval()
-        for path, layer in _innermost(module):
-            _observe(path, layer, calls)
-        return module(_cast(arch, images))
+        return observed_network(arch, record)(_cast(arch, images))
 
     jax.eval_shape(trace, jax.ShapeDtypeStruct((1, *(image_shape or arch.image_shape)), jnp.float32))
     return calls
 
 
-def _innermost(module: nnx.Module) -> list[tuple[Path, nnx.Module]]:
-    """Return the layers: the modules that contain no other module."""
+Call = Callable[[jax.Array], Any]
+"""A layer's own forward pass."""
+Observer = Callable[[Path, Any, Call, jax.Array], Any]
+"""Function of a layer's path, the layer, its forward pass and its input; returns the output."""
+
+
+def observed_network(arch: Arch, observe: Observer, whole: tuple[type, ...] = ()) -> Network:
+    """Return the network in evaluation mode; ``observe`` runs each layer's calls. For use in a trace.
+
+    Layers are the modules that contain no other module, and the modules of a type in ``whole``.
+    """
+    module = _build(arch, nnx.Rngs(0))
+    module.eval()
+    for path, layer in _layers(module, whole):
+        _observe(path, layer, observe)
+    return module
+
+
+def _layers(module: nnx.Module, whole: tuple[type, ...]) -> list[tuple[Path, nnx.Module]]:
     modules = dict(nnx.iter_modules(module))
     parents = {path[:-1] for path in modules if path}
-    return [(path, layer) for path, layer in modules.items() if path not in parents]
+    roots = {path for path, layer in modules.items() if isinstance(layer, whole)}
+    inside = {path for path in modules if any(path[:depth] in roots for depth in range(len(path)))}
+    return [
+        (path, layer)
+        for path, layer in modules.items()
+        if path not in inside and (path in roots or path not in parents)
+    ]
 
 
-def _observe(path: Path, layer: Any, calls: list[LayerCall]) -> None:
-    """Make a layer record its calls, by turning it into an instance of a recording subclass."""
+def _observe(path: Path, layer: Any, observe: Observer) -> None:
+    """Let ``observe`` run a layer's calls, by turning the layer into an instance of a subclass."""
     kind = type(layer)
 
     class Observed(kind):  # type: ignore[valid-type, misc]
-        def __call__(self, x: jax.Array, *args: Any, **options: Any) -> jax.Array | None:
-            output = super().__call__(x, *args, **options)
-            if output is not x and output is not None:  # skip no-ops, such as dropout or a missing shortcut
-                parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param)))
-                name = "/".join(map(str, path))
-                calls.append(LayerCall(name, kind.__name__, output.shape[1:], kernel_shape(layer), parameters))
-            return output
+        def __call__(self, x: jax.Array, *args: Any, **options: Any) -> Any:
+            forward = super().__call__
+            return observe(path, self, lambda x: forward(x, *args, **options), x)
 
         def in_one_pass(self, *arguments: Any, in_steps: Callable[[], jax.Array]) -> jax.Array:
             return in_steps()
@@ -187,6 +210,12 @@ def _observe(path: Path, layer: Any, calls: list[LayerCall]) -> None:
             return in_steps()
 
     object.__setattr__(layer, "__class__", Observed)
+
+
+def kind_of(layer: Any) -> str:
+    """Return the name of a layer's class, for an observed layer too."""
+    kind = type(layer)
+    return kind.__bases__[0].__name__ if kind.__name__ == "Observed" else kind.__name__
 
 
 def _build(arch: Arch, rngs: nnx.Rngs) -> Network:

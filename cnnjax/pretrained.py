@@ -1,4 +1,4 @@
-"""Registry of published weights: where they are, their hash, licence, preprocessing and published accuracy.
+"""Registry of published weights: where they are, their hash, license, preprocessing and published accuracy.
 
 The table is in pretrained.csv, one row per publication. `tests/oracle/registry.py` writes it from the tables in
 torchvision, timm and Keras. Top-1 and top-5 are in percent, as the publisher states them: on ImageNet's 50,000
@@ -15,7 +15,7 @@ from cnnjax.errors import choose
 
 TABLE = Path(__file__).with_name("pretrained.csv")
 COLUMNS = (
-    "name", "source", "weights", "address", "hash", "size_mib", "licence", "data", "top1", "top5", "input_size",
+    "name", "source", "weights", "address", "hash", "size_mib", "license", "data", "top1", "top5", "input_size",
     "resize", "interpolation", "normalization",
 )  # fmt: skip
 OWN = "cnnjax"
@@ -37,8 +37,8 @@ class Published(NamedTuple):
     """Published hash of the file: ``sha256:`` and its first digits, ``md5:`` and all digits, or empty."""
     size_mib: float | None
     """Published size of the file in MiB."""
-    licence: str
-    """Licence of the weights, or of the library that publishes them if it states no other."""
+    license: str
+    """License of the weights, or of the library that publishes them if it states no other."""
     data: str
     """Data set of the classes: imagenet, cifar10 or fashion_mnist."""
     top1: float | None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from cnnjax import cli
-from cnnjax.errors import PartlyDone, UserError, counted
+from cnnjax.errors import PartlyDone, UserError, counted, printable
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -74,8 +74,10 @@ def evaluate(arguments: list[str]) -> None:
         raise UserError(f"{run} does not record which data it was trained on (no config.json); give --data.source NAME")
     dataset = loaded.dataset(config, divide=split != "test")
     for notice in dataset.notices:
-        print(f"notice: {notice}")
+        print("notice:", printable(notice))
     report = evaluation.evaluate(loaded.network, dataset, split)
+    if difference := evaluation.compare(loaded.network, dataset, split):
+        print("notice:", printable(difference))
     evaluation.print_report(report, loaded.network, dataset, split, Console())
 
 

@@ -46,18 +46,18 @@ def export(arguments: list[str]) -> None:
         """
         return source, out, to, license, code, trust_code
 
-    name, out, target, licence, code, trust_code = cli.parse(options, arguments or ["--help"], "scripts/export.py")
+    name, out, target, license, code, trust_code = cli.parse(options, arguments or ["--help"], "scripts/export.py")
     cli.start_jax("cpu")
 
-    from cnnjax.export.model_card import require_licence
+    from cnnjax.export.model_card import require_license
     from cnnjax.export.source import open_source
     from cnnjax.export.targets import TARGETS
 
-    if licence is not None:
-        require_licence(licence)
+    if license is not None:
+        require_license(license)
     source = open_source(name, code, trust_code, cli.use_precision)
-    if licence is not None:
-        source.origin["licence"] = licence
+    if license is not None:
+        source.origin["license"] = license
     print(f"{out}: {TARGETS[target](source, out)}")
 
 

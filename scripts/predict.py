@@ -6,7 +6,7 @@ usage: python scripts/predict.py RUN IMAGE_OR_FOLDER... [--top 3] [--json | --cs
 
 RUN is a run folder, such as runs/lenet_mini, which stores the classes and the preprocessing. NAME is a published
 network (python scripts/pretrained.py list), or folder:DIR or hf:OWNER/NAME. A folder stands for all images in it. Exit
-code 1: some images could not be read; the others are classified.
+code 1: some images or folders could not be read; the others are classified.
 """
 
 import csv
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import tyro
 
 from cnnjax import cli
-from cnnjax.errors import PartlyDone, UserError, listed, printable, require
+from cnnjax.errors import PartlyDone, UserError, counted, listed, printable, require
 
 if TYPE_CHECKING:
     from cnnjax.runs.predictor import Predictor
@@ -128,7 +128,12 @@ def classify(request: Request, load: "Callable[[], Predictor]", *, published: bo
     from cnnjax.hub.class_labels import is_imagenet
     from cnnjax.runs.photos import find_photos, read_photos
 
-    photos = find_photos(request.images)
+    photos, left_out, unopened = find_photos(request.images)
+    if left_out:
+        print(printable(f"notice: {counted(len(left_out), 'file')} not used (not images): {listed(left_out)}"),
+              file=sys.stderr)  # fmt: skip
+    for problem in unopened:
+        print("error:", printable(problem), file=sys.stderr)
     cli.start_jax(request.platform)
     network = load()
     show_text = functools.partial(show_published, network) if published or is_imagenet(network) else show
@@ -158,9 +163,12 @@ def classify(request: Request, load: "Callable[[], Predictor]", *, published: bo
                 print("notice:", printable(notice), file=sys.stderr)
             done += 1
     if len(problems) == len(photos):
-        raise UserError(problems[0] if len(photos) == 1 else f"none of the {len(photos):,} images could be read")
+        only = [*problems, *unopened]
+        raise UserError(only[0] if len(only) == 1 else f"none of the {len(photos):,} images could be read")
     if problems:
         raise PartlyDone(f"{len(problems):,} of {len(photos):,} images could not be read: {listed(problems, 1)}")
+    if unopened:
+        raise PartlyDone(f"{counted(len(unopened), 'folder')} could not be opened; the other images are classified")
 
 
 def show(number: int, path: str, classes: Classes) -> None:

@@ -1,6 +1,6 @@
 """List, download and add published networks.
 
-usage: python scripts/pretrained.py list [PATTERN]     names, accuracy, size, licence, and whether they are cached
+usage: python scripts/pretrained.py list [PATTERN]     names, accuracy, size, license, and whether they are cached
        python scripts/pretrained.py get NAME           download, verify, convert and cache
        python scripts/pretrained.py put NAME FILE      the same for a file that you downloaded yourself
        python scripts/pretrained.py embed RUN NAME     write a recorded run as a network of the package
@@ -92,14 +92,14 @@ def show(pattern: str) -> None:
     if not names:
         raise UserError(f"no published network matches {pattern!r}; {near_matches(pattern, registry())}")
     table = Table()
-    for heading in ("name", "top-1", "top-5", "MiB", "input", "data", "licence", "cached"):
+    for heading in ("name", "top-1", "top-5", "MiB", "input", "data", "license", "cached"):
         table.add_column(heading, justify="right" if heading in ("top-1", "top-5", "MiB", "input") else "left")
     for name in names:
         entry = registry()[name]
         figures = (f"{value:.2f}" if value else "-" for value in (entry.top1, entry.top5))
         size = f"{entry.size_mib:.1f}" if entry.size_mib else "-"
         cached = "included" if entry.source == OWN else "yes" if is_available(entry) else "no"
-        table.add_row(name, *figures, size, str(entry.input_size), entry.data, entry.licence, cached)
+        table.add_row(name, *figures, size, str(entry.input_size), entry.data, entry.license, cached)
     console = Console()
     if not console.is_terminal:  # one line per network, for grep
         console.width = 140

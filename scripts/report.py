@@ -1,7 +1,7 @@
 """Record runs, publish their results, check that a recorded run reproduces, and compare runs.
 
 usage: python scripts/report.py --record RUN...           copy the small files of finished runs to experiments/records
-       python scripts/report.py --results                 write docs/results.md from the records
+       python scripts/report.py --results                 write docs/results.md and docs/line.md from the records
        python scripts/report.py --check NAME [--seed N] [--data.dir DIR]
                                                           repeat a recorded run and compare every value
        python scripts/report.py RUN RUN... [--out FILE]   compare runs in one HTML page
@@ -50,15 +50,19 @@ def record(runs: list[str]) -> None:
 
 
 def write_results(arguments: list[str]) -> None:
-    """Write docs/results.md."""
-    from cnnjax.runs import records, results_page
+    """Write docs/results.md, and docs/line.md with its picture."""
+    from cnnjax.runs import line_page, records, results_page
     from cnnjax.system.files import write_bytes
 
     if arguments:
         raise UserError(f"--results is given with {arguments[0]!r}, but accepts no argument; leave it out")
-    text = results_page.page(records.read_records(RECORDS), RECORDS / "questions.toml")
-    write_bytes(RESULTS, text.encode())
-    print(f"wrote {RESULTS.relative_to(ROOT)}")
+    recorded, line = records.read_records(RECORDS), line_page.read(RECORDS / "line.toml")
+    pages = {RESULTS: results_page.page(recorded, RECORDS / "questions.toml", line.names)}
+    if written := line_page.page(line, recorded):
+        pages |= dict(zip((RESULTS.with_name("line.md"), RESULTS.with_name(line_page.PICTURE)), written, strict=True))
+    for path, text in pages.items():
+        write_bytes(path, text.encode())
+        print(f"wrote {path.relative_to(ROOT)}")
 
 
 def check(arguments: list[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from cnnjax.convert import alexnet, googlenet, keras_model, regnet, resnet, vgg, xception
+from cnnjax.convert import alexnet, googlenet, inception_v3, keras_model, regnet, resnet, vgg, xception
 from cnnjax.convert.rules import from_variables, to_variables
 from cnnjax.convert.safetensors_file import write_safetensors
 from cnnjax.convert.sources import Normalization, Source
@@ -27,7 +27,7 @@ __all__ = [
 
 _FAMILIES: dict[str, Callable[[Any], dict[str, Source]]] = {
     "alexnet": alexnet.sources, "vgg": vgg.sources, "googlenet": googlenet.sources, "resnet": resnet.sources,
-    "regnet": regnet.sources, "xception": xception.sources,
+    "regnet": regnet.sources, "inception_v3": inception_v3.sources, "xception": xception.sources,
 }  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def load_weights(arch: Arch, source: str, path: Path) -> Variables:
         UserError: the file cannot be read, or a tensor is missing, unexpected or of the wrong shape.
     """
     converted = convert_weights(arch, source, path)
-    if converted.arch != arch:
+    if converted.arch.replace(input_size=arch.input_size) != arch:
         raise UserError(
             f"{path} holds a model with another head: it needs num_classes={converted.arch.num_classes} and "
             f"head_hidden={getattr(converted.arch, 'head_hidden', ())}"

@@ -30,8 +30,8 @@ def convert_to_run(
         source: publisher whose names the file uses.
         file: the published weights.
         out: folder to create; it must be empty if it exists.
-        classes: class names, one .txt file with a name per line, one .json file with a list, or
-            "imagenet" for its WordNet ids; empty: the class numbers.
+        classes: class names, one .txt file with a name per line, one .json file with a list, or "imagenet" for its
+            WordNet ids; empty: the class numbers.
         mean: mean of each channel, for values in [0, 1]; empty: the file's own or the publisher's.
         std: standard deviation of each channel; empty: the file's own or the publisher's.
         channel_order: ``"rgb"`` or ``"bgr"``; None: the publisher's.

@@ -161,6 +161,8 @@ def _keras3_name(path: Path, file: h5py.File, location: str, names: dict[str, st
         )
     kind = re.sub(r"_\d+$", "", numbered.rpartition("/")[2])
     variables = VARIABLES.get(kind, ())
+    if kind == "batch_normalization" and len(file[f"{numbered}/vars"]) == len(variables) - 1:
+        variables = variables[1:]  # a norm without gamma
     known = number.isdecimal() and int(number) < len(variables)
     return f"{name}/{variables[int(number)] if known else number}"
 

@@ -19,7 +19,7 @@ from cnnjax.data.division import PARTS, Names, divide_as_recorded, divide_by_see
 from cnnjax.data.loader import Crops, DeviceSplit, Loader, make_loader
 from cnnjax.data.preprocessing import Preprocessing, normalize, prepare_photo, read_image
 from cnnjax.data.sources import SOURCES, SourceEntry, find_source
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, counted
 
 __all__ = [
     "SOURCES", "Crops", "Dataset", "DeviceSplit", "Loaded", "Loader", "Preprocessing", "Source", "SourceEntry", "Split",
@@ -48,7 +48,7 @@ def load(
     for part, source in loaded.parts.items():
         if (highest := source.labels.max()) >= len(loaded.classes):
             raise UserError(
-                f"{name}: the {part} labels go up to {highest}, and there are {len(loaded.classes)} classes"
+                f"{name}: the {part} labels go up to {highest}, and it has {counted(len(loaded.classes), 'class')}"
             )
     digest = loaded.fingerprint or content_hash(*(loaded.parts[part] for part in PARTS if part in loaded.parts))
     notices = [*loaded.notices, *_check_fingerprint(name, digest, sources)]
@@ -76,6 +76,10 @@ def load(
         content_hash=digest,
         notices=(*notices, *division.notices),
         names=division.names(),
+        left_out=loaded.left_out,
+        part_hashes=division.hashes(digest),
+        drawn=division.drawn,
+        incomplete=division.incomplete,
     )
 
 

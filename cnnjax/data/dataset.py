@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from cnnjax.data.preprocessing import Preprocessing
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, counted, listed
 
 
 class Source(Protocol):
@@ -70,6 +70,8 @@ class Loaded(NamedTuple):
     """Notices for the user, one sentence each."""
     names: Mapping[str, Sequence[str]] = MappingProxyType({})
     """Path of each image by part, if each is a file."""
+    left_out: Mapping[str, Sequence[str]] = MappingProxyType({})
+    """Paths of ``damaged`` and ``unused`` files; unused ones are not images, or are outside the layout."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,14 +92,29 @@ class Dataset:
     """Notices for the user, one sentence each."""
     names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     """Path of each image of train, validation and test, if each is a file."""
+    left_out: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    """Paths of ``damaged`` and ``unused`` files; see `Loaded`."""
+    part_hashes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """sha256 of each part; see `division.part_hash`."""
+    drawn: frozenset[str] = frozenset()
+    """Parts that were drawn from the training images by the seed."""
+    incomplete: frozenset[str] = frozenset()
+    """Parts of which images that a run has recorded are missing."""
 
     def part(self, name: str) -> Source:
         """Return the part called train, validation or test."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     def record(self) -> dict[str, str]:
-        """Return the entries of a run's files that identify this data set and its split."""
-        return {"name": self.name, "content_hash": self.content_hash, "split_hash": self.split_hash}
+        """Return the entries of a run's files that identify this data set, its split and its parts, and name the first
+        files that were left out.
+        """
+        hashes = {f"{part}_hash": digest for part, digest in self.part_hashes.items()}
+        left_out = {
+            kind: f"{counted(len(names), 'file')}: {listed(names)}" for kind, names in self.left_out.items() if names
+        }
+        identity = {"name": self.name, "content_hash": self.content_hash, "split_hash": self.split_hash}
+        return {**identity, **hashes, **left_out}
 
 
 def content_hash(*sources: Source) -> str:

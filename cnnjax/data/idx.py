@@ -58,8 +58,13 @@ def is_gzip(file: io.BufferedReader) -> bool:
     return file.peek(2)[:2] == b"\x1f\x8b"
 
 
+def idx_bytes(array: np.ndarray) -> bytes:
+    """Return a uint8 array as the content of an IDX file."""
+    header = bytes([0, 0, UNSIGNED_BYTES, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    return header + np.ascontiguousarray(array, np.uint8).tobytes()
+
+
 def write_idx(path: Path, array: np.ndarray) -> None:
     """Write a uint8 array as IDX; gzipped reproducibly if the name ends in ``.gz``."""
-    header = bytes([0, 0, UNSIGNED_BYTES, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-    data = header + np.ascontiguousarray(array, np.uint8).tobytes()
+    data = idx_bytes(array)
     path.write_bytes(gzip.compress(data, compresslevel=9, mtime=0) if path.suffix == ".gz" else data)

@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cnnjax.data.deep_color import has_deep_color, is_deep_gray, read_samples
 from cnnjax.system.files import open_plain
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
@@ -81,6 +82,10 @@ def decode_picture(
     with _opened(io.BytesIO(content)) as (image, gray):
         if size is not None and sorted(image.size) != sorted(size):
             return Picture(image, gray, image.mode)
+        if has_deep_color(image):  # asked first, because Pillow may decode a PNG to find its EXIF data
+            scaled, largest_sample = eight_bits_of_samples(read_samples(content, image), max_value)
+            orientation = image.getexif().get(ORIENTATION, 1)
+            return Picture(_on_white(_upright(scaled, orientation)), gray, f"{image.mode};16", largest_sample)
         if shrink >= 2 and image.format == "JPEG":
             image.draft(image.mode, (math.ceil(image.width / shrink), math.ceil(image.height / shrink)))
         if image.getexif().get(ORIENTATION, 1) == 1:
@@ -110,7 +115,7 @@ def _opened(file: BinaryIO) -> Iterator[tuple[Image.Image, bool]]:
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise NoPictureError(f"it has {image.width}x{image.height} pixels; at most {MOST_PIXELS:,} are allowed")
-            gray = image.mode in GRAYSCALE_MODES
+            gray = image.mode in GRAYSCALE_MODES or is_deep_gray(image)
             if not gray and image.mode not in COLOR_MODES:
                 raise NoPictureError(f"its pixel format {image.mode} is not supported; convert it to RGB")
             yield image, gray
@@ -151,10 +156,45 @@ def eight_bits(image: Image.Image, max_value: int) -> tuple[Image.Image, int | N
         values = np.asarray(image)
         if values.min() < 0 or values.max() > MOST_VALUE:
             raise NoPictureError(f"its values go from {values.min()} to {values.max()}; convert it to 8 or 16 bits")
-        if values.max() > max_value:
-            raise NoPictureError(f"its values go up to {values.max()}; --data.max-value {max_value} is too low")
-        return Image.fromarray((values.astype(np.uint32) * 256 // (max_value + 1)).astype(np.uint8)), int(values.max())
+        return eight_bits_of_samples(values[..., None], max_value)
+    return _on_white(image), None
+
+
+def eight_bits_of_samples(samples: np.ndarray, max_value: int) -> tuple[Image.Image, int]:
+    """Return the image of samples from 0 to 65,535 and the largest one; ``max_value`` becomes 255.
+
+    Args:
+        samples: integers [H, W, C]: gray, gray and alpha, RGB, or RGB and alpha. Alpha is opaque at 65,535.
+        max_value: the value that becomes white.
+
+    Raises:
+        NoPictureError: a value is larger than ``max_value``.
+    """
+    channels = samples.shape[-1]
+    colors = channels - 1 if channels in (2, 4) else channels
+    largest = int(samples[..., :colors].max())
+    if largest > max_value:
+        raise NoPictureError(f"its values go up to {largest}; --data.max-value {max_value} is too low")
+    pixels = np.empty(samples.shape, np.uint8)
+    pixels[..., :colors] = _scaled(max_value)[samples[..., :colors]]
+    pixels[..., colors:] = _scaled(MOST_VALUE)[samples[..., colors:]]
+    return Image.fromarray(pixels[..., 0] if channels == 1 else pixels), largest
+
+
+def _scaled(white: int) -> np.ndarray:
+    """Return the 8-bit value of each value up to ``white``, which becomes 255."""
+    return (np.arange(white + 1) * 256 // (white + 1)).astype(np.uint8)
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Return an image rotated by the EXIF orientation of the file that it was read from."""
+    image.getexif()[ORIENTATION] = orientation
+    return ImageOps.exif_transpose(image)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Return an image without transparency, on a white background."""
     if not image.has_transparency_data:
-        return image, None
+        return image
     layered = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered), None
+    return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)

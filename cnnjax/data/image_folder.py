@@ -18,7 +18,7 @@ from cnnjax.data.image_files import MOST_VALUE, as_mode, check_file_size, decode
 from cnnjax.data.photos import SAMPLED_CONTENTS, SAMPLED_PIXELS, Photos
 from cnnjax.data.pixels import allocate_pixels, training_statistics
 from cnnjax.data.preprocessing import Preprocessing, fit
-from cnnjax.errors import UserError, listed
+from cnnjax.errors import UserError, counted, listed
 from cnnjax.system import signals
 
 STREAMED_BYTES = 2 * 2**30
@@ -69,6 +69,7 @@ def load_image_folder(place: Path, options: Options = Options()) -> Loaded:  # n
     return Loaded(
         parts, tuple(layout.arranged["train"]), mean, std,
         names={part: kept[positions] for part, (_, positions) in labeled.items()},
+        left_out=_left_out(layout, decoded.left_out, decoded.damaged),
         notices=(
             *_notices(place, layout.unused + decoded.left_out, decoded.damaged),
             *_range_notice(decoded.largest_values, options),
@@ -122,10 +123,14 @@ def _notices(place: Path, left_out: Sequence[str], damaged: Sequence[str]) -> tu
     sentences = []
     if left_out:
         why = "not images, or outside the layout"
-        sentences.append(f"{len(left_out):,} files of {place} are not used ({why}): {listed(left_out)}")
+        sentences.append(f"{counted(len(left_out), 'file')} of {place} not used ({why}): {listed(left_out)}")
     if damaged:
-        sentences.append(f"{len(damaged):,} damaged files of {place} are not used: {listed(damaged)}")
+        sentences.append(f"{counted(len(damaged), 'damaged file')} of {place} not used: {listed(damaged)}")
     return tuple(sentences)
+
+
+def _left_out(layout: Layout, not_images: Sequence[str], damaged: Sequence[str]) -> dict[str, list[str]]:
+    return {"damaged": layout.names(damaged), "unused": layout.names([*layout.unused, *not_images])}
 
 
 def _streamed(
@@ -151,8 +156,8 @@ def _streamed(
     train = parts["train"]
     mean, std = training_statistics(place, train.read(train.sample(SAMPLED_PIXELS)))
     notice = (
-        f"{len(kept):,} photos of {place} are read during training; mean and standard deviation are those of up to "
-        f"{SAMPLED_PIXELS:,} photos, and the fingerprint covers all names and sizes and the content of up to "
+        f"{counted(len(kept), 'photo')} of {place} will be read during training; mean and standard deviation are those "
+        f"of up to {SAMPLED_PIXELS:,} photos, and the fingerprint covers all names and sizes and the content of up to "
         f"{SAMPLED_CONTENTS} files of each split"
     )
     used = {part: layout.names(source.names) for part, source in parts.items()}
@@ -161,6 +166,7 @@ def _streamed(
         parts, tuple(layout.arranged["train"]), mean, std,
         fingerprint=photos.fingerprint(parts, used, stamps[usable, 0]),
         names=used,
+        left_out=_left_out(layout, left_out, damaged),
         notices=(
             notice, *_notices(place, layout.unused + left_out, damaged), *_range_notice(train.largest_values, options)
         ),

@@ -5,10 +5,10 @@ from typing import Any
 
 from cnnjax.complexity import complexity
 from cnnjax.errors import listed, printable, require
-from cnnjax.export.source import LICENCE, ExportSource
+from cnnjax.export.source import LICENSE, ExportSource
 
 UNKNOWN = "unknown"
-"""The hub's identifier of a licence that is not stated."""
+"""The hub's identifier of a license that is not stated."""
 
 
 def model_card(source: ExportSource) -> str:
@@ -19,12 +19,12 @@ def model_card(source: ExportSource) -> str:
         f"Images: {network.preprocessing.describe()}.",
         f"Data: {_data(origin)}.",
         f"Origin: {_origin(origin)}.",
-        f"License of the weights: {licence_of(origin)}.",
+        f"License of the weights: {license_of(origin)}.",
     ]
     lines = "\n".join(f"- {fact}" for fact in facts)
     scores = "\n".join(_scores(origin))
     return f"""---
-license: {licence_of(origin)}
+license: {license_of(origin)}
 library_name: cnnjax
 pipeline_tag: image-classification
 ---
@@ -43,16 +43,16 @@ network.predict("photo.jpg")
 """
 
 
-def licence_of(origin: Mapping[str, Any]) -> str:
+def license_of(origin: Mapping[str, Any]) -> str:
     """Return the identifier of the license of the weights."""
-    licence = origin.get("licence")
-    return licence if isinstance(licence, str) and LICENCE.fullmatch(licence) else UNKNOWN
+    license = origin.get("license")
+    return license if isinstance(license, str) and LICENSE.fullmatch(license) else UNKNOWN
 
 
-def require_licence(licence: str) -> None:
+def require_license(license: str) -> None:
     """Raise UserError unless this is an identifier of a license."""
     require(
-        bool(LICENCE.fullmatch(licence)), "--license", licence, "an identifier of the hub, such as mit or cc-by-4.0"
+        bool(LICENSE.fullmatch(license)), "--license", license, "an identifier of the hub, such as mit or cc-by-4.0"
     )
 
 

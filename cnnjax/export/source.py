@@ -17,10 +17,10 @@ from cnnjax.runs.folder import RunFolder, read_config
 from cnnjax.runs.predictor import Predictor
 from cnnjax.system.files import read_json
 
-KEPT = ("licence", "trained", "published", "converted")
+KEPT = ("license", "trained", "published", "converted")
 """Entries of a model folder's config.json that state its origin."""
-LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,40}")
-"""Identifiers of licences on the Hugging Face hub, such as mit or cc-by-nc-4.0."""
+LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,40}")
+"""Identifiers of licenses on the Hugging Face hub, such as mit or cc-by-nc-4.0."""
 
 
 class ExportSource(NamedTuple):
@@ -79,4 +79,4 @@ def _of_published(name: str) -> dict[str, Any]:
     if entry.source == OWN:
         return _of_folder(INCLUDED / name)
     stated = {"name": name, "source": entry.source, "address": entry.address, "data": entry.data}
-    return {"licence": entry.licence, "published": {**stated, "top1": entry.top1, "top5": entry.top5}}
+    return {"license": entry.license, "published": {**stated, "top1": entry.top1, "top5": entry.top5}}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cnnjax.convert.safetensors_file import write_safetensors
 from cnnjax.errors import UserError, counted
-from cnnjax.export.model_card import licence_of, model_card
+from cnnjax.export.model_card import license_of, model_card
 from cnnjax.export.onnx_file import write_onnx
 from cnnjax.export.source import ExportSource
 from cnnjax.export.stablehlo import write_stablehlo
@@ -38,7 +38,7 @@ def _folder(source: ExportSource, out: Path) -> str:
     if stored.keys() != tensors.keys() or not all(same_bits(stored[name], tensors[name]) for name in tensors):
         remove(out)
         raise UserError("the exported folder was discarded: read again, its tensors differ; please report this")
-    return f"weights, config and model card; license of the weights: {licence_of(source.origin)}"
+    return f"weights, config and model card; license of the weights: {license_of(source.origin)}"
 
 
 TARGETS: dict[str, Callable[[ExportSource, Path], str]] = {

@@ -11,7 +11,7 @@ from cnnjax.runs import predictor
 from cnnjax.runs.records import Record, compare, read_record, record_name
 from cnnjax.system.files import remove
 
-LICENCE = "mit"
+LICENSE = "mit"
 DATA = {
     "lenet.fashion_mnist": "Fashion-MNIST (60,000 training and 10,000 test images)",
     "resnet20_cifar.cifar10_jpeg": "CIFAR-10 stored as JPEG files (50,000 training and 10,000 test images), which is "
@@ -54,7 +54,7 @@ def embed(run: Path, name: str, records: Path, folder: Path = INCLUDED) -> Path:
 def record_entry(recorded: Record) -> dict[str, object]:
     """Return what config.json says about the training."""
     results = {part: recorded.results[part] for part in ("validation", "test")}
-    return {"licence": LICENCE, "trained": {
+    return {"license": LICENSE, "trained": {
         "record": recorded.name, "seed": recorded.experiment.seed, "data": recorded.experiment.data.source,
         "best_epoch": recorded.results["best_epoch"], "results": results,
     }}  # fmt: skip
@@ -71,7 +71,7 @@ def card(entry: Published, network: predictor.Predictor, recorded: Record) -> st
         for part in ("train", "validation", "test")
     )
     return f"""---
-license: {LICENCE}
+license: {LICENSE}
 library_name: cnnjax
 pipeline_tag: image-classification
 ---
@@ -90,7 +90,7 @@ network.predict(["photo.jpg"])
 - Training: `{command} --seed {experiment.seed}`; the parameters are those of epoch {results["best_epoch"]} of
   {results["epochs"]}, the best on the validation split.
 - Record: `experiments/records/{recorded.name}/seed-{experiment.seed}`.
-- Licence of the weights: MIT, as cnnjax. It does not cover the images of the data set.
+- License of the weights: MIT, as cnnjax. It does not cover the images of the data set.
 
 | split | images | top-1 | top-5 | loss |
 |---|---:|---:|---:|---:|

@@ -28,7 +28,7 @@ import jax
 from flax import nnx
 from pydantic import Field
 
-from cnnjax.models.blocks import Branches
+from cnnjax.models.blocks import Branches, Chain
 from cnnjax.models.heads import HeadedArch, apply_head, make_head
 from cnnjax.models.layers import (
     BatchNorm,
@@ -180,18 +180,6 @@ class Stem(nnx.Module):
         x = self.conv3(self.conv2(x))
         x = x if self.response is None else self.response(x)
         return self.pool(x) if self.pools else x
-
-
-class Chain(nnx.Module):
-    """Layers applied one after the other."""
-
-    def __init__(self, *layers: nnx.Module):
-        self.layers = nnx.List(layers)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for layer in self.layers:
-            x = layer(x)
-        return x
 
 
 def inception(arch: GoogLeNet, inputs: int, widths: Widths, rngs: nnx.Rngs) -> Branches:

@@ -4,7 +4,7 @@ Source: LeCun, Bottou, Bengio, Haffner 1998, "Gradient-Based Learning Applied to
 Deviations, all of them common: 28x28 images with SAME padding in the first convolution (the paper pads its digits to
 32x32); every map of the second convolution sees all six maps of the first (the paper's table I connects only some);
 plain average or max pooling (the paper's has a weight and a bias per map); a dense layer with softmax instead of radial
-basis units; the activation is a field (the paper: a scaled tanh).
+basis units; the activation is a field (the paper: a scaled tanh). `lenet_1998` is the network as published.
 Expected at 28x28x1 and 10 classes: 61,706 parameters, 416,520 multiply-adds.
 
     layer    kernel       28x28x1 becomes

@@ -222,8 +222,7 @@ class Block(nnx.Module):
         self.activation = activation(arch.activation)
         self.conv1 = layer(arch, inputs, inner, 1, rngs)
         self.conv2 = layer(arch, inner, inner, 3, rngs, stride=stride, groups=inner // stage.group_width)
-        gate = max(1, round(arch.se_ratio * inputs))
-        self.gate = SqueezeExcite(inner, gate, dtype=arch.dtype, rngs=rngs) if arch.se_ratio else None
+        self.gate = make_gate(arch, inputs, inner, rngs) if arch.se_ratio else None
         self.conv3 = layer(arch, inner, width, 1, rngs, activates=False)
         changes = inputs != width or stride != 1
         self.shortcut = layer(arch, inputs, width, 1, rngs, stride=stride, activates=False) if changes else None
@@ -236,6 +235,12 @@ class Block(nnx.Module):
         if self.drop.drops:
             return self.activation(self.drop(self.conv3(y), rngs) + shortcut)
         return conv_norm_act(self.conv3.conv, self.conv3.norm, y, activation=self.activation, residual=shortcut)
+
+
+def make_gate(arch: StagedNet, inputs: int, inner: int, rngs: nnx.Rngs) -> SqueezeExcite:
+    """Return the gate on the 3x3 convolution; its width depends on the block's input channels."""
+    reduced = max(1, round(arch.se_ratio * inputs))
+    return SqueezeExcite(inner, reduced, activation=activation(arch.activation), dtype=arch.dtype, rngs=rngs)
 
 
 def layer(

@@ -34,9 +34,7 @@ def write(
     """Save curves, confusion matrix, mistakes, kernels, feature maps and examples as PNG, and write report.html."""
     arch, preprocessing, test = experiment.model, dataset.preprocessing, dataset.test
     logits = predict_logits(arch, preprocessing, variables, test, experiment.train.eval_batch_size)
-    classes = tuple(
-        name.replace("$", r"\$") for name in dataset.classes
-    )  # matplotlib reads text between two $ as a formula
+    classes = tuple(map(figures.label, dataset.classes))
     first_batch = _first_batch(experiment, dataset)
     images = test.read(np.arange(min(SHOWN, len(test.labels))))
     maps = features(arch, variables, normalize(preprocessing, images, arch.dtype))

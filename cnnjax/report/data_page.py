@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from cnnjax.data.examination import CORRELATION, MOST_COMPARED, Duplicates, Examined, Pair
 from cnnjax.errors import counted, listed
-from cnnjax.report import page
+from cnnjax.report import figures, page
 from cnnjax.system.files import write_bytes
 
 IMBALANCE = 3
@@ -135,7 +135,7 @@ def write(
     notes = "".join(f"<li>{html.escape(f.text)}</li>" for f in found if not f.wrong)
     body = [
         f"<h1>{html.escape(name)}</h1>",
-        f"<p>{len(examined.names):,} images in {len(examined.classes):,} classes.</p>",
+        f"<p>{counted(len(examined.names), 'image')} in {counted(len(examined.classes), 'class')}.</p>",
         "<h2>Problems</h2>", f"<ul>{wrong}</ul>" if wrong else "<p>Nothing.</p>",
         "<h2>Notes</h2>", f"<ul>{notes}</ul>" if notes else "<p>Nothing.</p>",
         "<h2>Images by class</h2>", page.table(header, rows),
@@ -166,7 +166,7 @@ def _examples(examined: Examined) -> Figure:
     for axis in axes.flat:
         axis.axis("off")
     for label in shown:
-        axes[label, 0].text(-0.1, 0.5, examined.classes[label][:20], ha="right", va="center",
+        axes[label, 0].text(-0.1, 0.5, figures.label(examined.classes[label][:20]), ha="right", va="center",
                             transform=axes[label, 0].transAxes)  # fmt: skip
         for axis, index in zip(axes[label], np.flatnonzero(examined.labels == label), strict=False):
             axis.imshow(examined.read(int(index)))
@@ -183,5 +183,5 @@ def _pair_figure(examined: Examined, duplicates: Duplicates) -> Figure:
     for column, pair in enumerate(pairs):
         for row, index in enumerate(pair[:2]):
             axes[row, column].imshow(examined.read(index))
-            axes[row, column].set_title(f"{examined.names[index][-14:]}", fontsize=6)
+            axes[row, column].set_title(figures.label(examined.names[index][-14:]), fontsize=6)
     return figure

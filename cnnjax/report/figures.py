@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cnnjax.data import Source
+from cnnjax.errors import printable
 from cnnjax.system.files import write_bytes
 from cnnjax.training.classification import class_figures, classification_report
 
@@ -22,6 +23,11 @@ MISTAKES_SHOWN = 24
 MAPS_SHOWN = 16
 BARE: dict[str, Any] = {"xticks": [], "yticks": []}
 """Options of axes that show only an image; invisible ticks would take half of the drawing time."""
+
+
+def label(text: str) -> str:
+    """Return text from a file, such as a class name, as matplotlib draws it literally."""
+    return printable(text).replace("$", r"\$")  # text between two $ would be a formula
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -42,4 +42,13 @@ images for the *_cifar networks. timm publishes many of these networks too, with
 `python scripts/pretrained.py list` shows all of them. [pretrained.md](pretrained.md) describes how to load them.
 
 {table}
+
+## Diagrams
+
+`python scripts/summary.py NAME --diagram OUT.svg` draws a network from a trace of its forward pass: stages with the
+shape of their output, blocks, parallel branches, shortcuts, auxiliary heads; equal blocks in a row are drawn once. It
+accepts the options of the model and run folders, and every network whose layers follow each other or branch and join
+again. This is `resnet20_cifar`:
+
+![Diagram of ResNet-20 for CIFAR-10](images/resnet20_cifar.svg)
 """

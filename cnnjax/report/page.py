@@ -93,7 +93,7 @@ def write_page(path: Path, title: str, body: Sequence[str]) -> None:
         + "\n".join(body)
         + f"\n<script>{charts.SCRIPT}</script></body></html>\n"
     )
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors="replace"))  # a path need not be UTF-8
 
 
 def provenance(name: str, environment: dict[str, Any]) -> list[list[str]]:
@@ -101,6 +101,7 @@ def provenance(name: str, environment: dict[str, Any]) -> list[list[str]]:
     commit = environment.get("commit") or "not from a git checkout"
     packages = environment.get("packages", {})
     first, *options = name.split(",")
+    data = environment.get("data", {})
     command = " ".join([f"python scripts/train.py {first}", *(_option(option) for option in options)])
     if not all("=" in option for option in options):  # a long name is cut and ends with a hash
         command = "python scripts/train.py config.json (in the run folder)"
@@ -110,7 +111,8 @@ def provenance(name: str, environment: dict[str, Any]) -> list[list[str]]:
         ["device", f"{environment.get('device')} ({environment.get('backend')}), {environment.get('cpus')} CPUs"],
         ["versions", ", ".join([f"Python {environment.get('python')}", *(f"{k} {v}" for k, v in packages.items())])],
         ["kernels", ", ".join(f"{k}: {v}" for k, v in environment.get("lowering", {}).items())],
-        ["data", f"{environment.get('data', {}).get('name')}, {environment.get('data', {}).get('content_hash')}"],
+        ["data", f"{data.get('name')}, {data.get('content_hash')}"],
+        *([f"{kind} files", data[kind]] for kind in ("damaged", "unused") if kind in data),
     ]
 
 

@@ -1,5 +1,6 @@
 """Python API to train and use networks. The scripts call it."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +9,7 @@ from rich.console import Console
 
 from cnnjax import data
 from cnnjax.config import Data, Experiment
+from cnnjax.data.division import PARTS
 from cnnjax.errors import UserError, require
 from cnnjax.models.layers import Arch
 from cnnjax.runs import evaluation, launch, predictor
@@ -74,18 +76,31 @@ class Run:
     def dataset(self, config: Data | None = None, *, divide: bool = True) -> data.Dataset:
         """Return the run's data set, or the one in ``config``, converted to the network's input.
 
-        Image files are split by the paths that the run recorded, even if files were added since.
+        Image files are split by the paths that the run recorded, even if files were added since. In another folder,
+        this applies only if its images are those of the run; otherwise names that are equal mean nothing.
         ``divide=False`` omits the validation split.
 
         Raises:
             UserError: the run does not record its data, and no ``config`` is given.
         """
-        config = config or recorded_data(self.path, self.definitions)
+        own = recorded_data(self.path, self.definitions)
+        config = config or own
         if config is None:
             raise UserError(f"{self.path} does not record which data it was trained on; give --data.source NAME")
         files = RunFolder(self.path, self.definitions).read_files()
-        like = self.network.preprocessing
-        return data.load(config, self.definitions.sources, divide=divide, like=like, recorded=files)
+        load = functools.partial(
+            data.load, config, self.definitions.sources, divide=divide, like=self.network.preprocessing
+        )  # fmt: skip
+        dataset = load(recorded=files)
+        if files is None or own is None or _place(config) == _place(own):
+            return dataset
+        recorded = {part: self.network.data.get(f"{part}_hash") for part in PARTS}
+        differs = all(recorded.values()) and recorded != dict(dataset.part_hashes)
+        return load(recorded=None) if differs else dataset
+
+
+def _place(config: Data) -> tuple[str, Path | None]:
+    return config.source, None if config.dir is None else Path(config.dir).resolve()
 
 
 def train(

@@ -101,7 +101,7 @@ def _run_in(
         say(console, f"{launch.folder} is already finished; choose another --seed or --out for a new run")
         return results, [problem] if problem else []
     entry = environment(lowering(launch.experiment, dataset, steps_per_epoch))
-    folder.record_files(dataset.names)
+    folder.record_files(dataset.names, dataset.left_out)
     changed = folder.record_environment(entry | {"data": dataset.record()})
     if changed and checkpoint.newest_step(folder.checkpoints):
         say(console, _environment_notice(changed))

@@ -33,13 +33,17 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def json_bytes(value: Any) -> bytes:
-    """Return strict JSON (no NaN), indented; the same value gives the same bytes."""
+    """Return strict JSON (no NaN), indented; the same value gives the same bytes.
+
+    The bytes of a path that are not UTF-8, which Python holds as lone surrogates, are escaped.
+    """
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     try:
-        return text.encode()
-    except UnicodeEncodeError as error:  # from a file name in another encoding
+        text.encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
         excerpt = text[max(error.start - 40, 0) : error.end + 40].strip()
         raise UserError(f"{excerpt!a} is not valid UTF-8; rename that file, folder or class") from None
+    return text.encode(errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -86,7 +90,9 @@ def read_json(path: Path) -> Any:
         return parse_json(read_bytes(path))
     except FileNotFoundError:
         raise UserError(f"there is no file {path}; check the path") from None
-    except (ValueError, RecursionError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}; check its permissions") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
 
 
@@ -104,9 +110,18 @@ def _require_valid(value: Any, levels: int) -> None:
         for part in [*value, *value.values()] if isinstance(value, dict) else value:
             _require_valid(part, levels - 1)
     elif isinstance(value, str):
-        value.encode()  # raises for a lone surrogate
+        value.encode(errors="surrogateescape")  # raises for a lone surrogate that is not a byte of a path
     elif isinstance(value, int | float) and not abs(value) <= LARGEST_JSON:
         raise ValueError(f"a number is NaN, or larger than {LARGEST_JSON}")
+
+
+def require_writable(folder: Path) -> None:
+    """Raise UserError if an output folder, or the folder in which it would be created, is not writable."""
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise UserError(f"{place} is a file, and the output needs a folder of that name; choose another folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"the folder {place} is not writable; choose another output folder, or change its permissions")
 
 
 def require_empty(folder: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cnnjax.config import MOST_STEPS, Experiment
 from cnnjax.data import Crops, Dataset, Loader, epoch_order, make_loader
-from cnnjax.errors import Diverged, Interrupted, UserError
+from cnnjax.errors import Diverged, Interrupted, UserError, counted
 from cnnjax.functional import abstract_variables, chosen_stages, require_precision
 from cnnjax.ops.dispatch import steps_per_dispatch
 from cnnjax.optim import Hyperparameters, learning_rate, make_hyperparameters, split_frozen
@@ -172,7 +172,7 @@ def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, Hyperparameters
         )
     if len(dataset.classes) != arch.num_classes:
         raise UserError(
-            f"{dataset.name} has {len(dataset.classes)} classes and the network has {arch.num_classes}; "
+            f"{dataset.name} has {counted(len(dataset.classes), 'class')} and the network has {arch.num_classes}; "
             f"set model.num_classes to {len(dataset.classes)}"
         )
     if batch_size > count:

@@ -52,11 +52,11 @@ def test_equal_images_in_two_splits_or_classes_are_reported(folder):
     (folder / "train/dog/twice.png").write_bytes((folder / "train/dog/2.png").read_bytes())
     wrong, notes = texts(folder)
     assert wrong == [
-        "equal images in two splits, 1 pair: train/cat/0.png and test/cat/copy.png",
-        "equal images in two classes, 1 pair: train/cat/1.png and train/dog/other.png",
+        "exact duplicates in two splits, 1 pair: train/cat/0.png and test/cat/copy.png",
+        "exact duplicates in two classes, 1 pair: train/cat/1.png and train/dog/other.png",
     ]
     assert len(notes) == 1
-    assert notes[0].startswith("equal images within a split, 2 pairs: ")
+    assert notes[0].startswith("exact duplicates within a split, 2 pairs: ")
 
 
 @pytest.mark.parametrize("change", ["jpeg", "smaller", "brighter"])
@@ -106,7 +106,7 @@ def test_data_sets_without_files_are_examined(digits):
 def test_near_duplicates_are_skipped_above_the_limit(folder, monkeypatch):
     monkeypatch.setattr("cnnjax.data.examination.MOST_COMPARED", 10)
     _, notes = texts(folder)
-    assert notes[-1].startswith("near duplicates were not looked for")
+    assert notes[-1].startswith("the search for near duplicates was skipped")
 
 
 def test_a_missing_folder_is_refused():

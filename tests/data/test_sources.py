@@ -10,10 +10,10 @@ from PIL import Image
 
 from cnnjax import data
 from cnnjax.config import Data
-from cnnjax.data import Preprocessing, normalize, read_image
+from cnnjax.data import Preprocessing, normalize, published, read_image
 from cnnjax.data.class_names import DIGITS
 from cnnjax.data.export import embed_subset, export_images, first_of_each_class
-from cnnjax.data.sources import EMBEDDED, MNIST_MD5, SOURCES, idx_loader
+from cnnjax.data.sources import EMBEDDED, SOURCES, idx_loader
 from cnnjax.errors import UserError
 
 
@@ -90,7 +90,7 @@ def test_labels_out_of_range_are_refused(tmp_path):
     folder = write_digits(tmp_path)
     path = folder / "t10k-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes()[:-1] + b"\x0b")
-    with pytest.raises(UserError, match="the test labels go up to 11, and there are 10 classes"):
+    with pytest.raises(UserError, match="the test labels go up to 11, and it has 10 classes"):
         data.load(Data(source="mnist", dir=str(folder)))
 
 
@@ -122,9 +122,9 @@ def test_embedding_is_reproducible(tmp_path):
 
 
 def test_exported_images_can_be_read_back(tmp_path):
-    paths = export_images("fashion_mnist_mini", tmp_path / "photos", 3)
-    assert [path.name for path in paths] == ["00000-Ankle_boot.png", "00001-Pullover.png", "00002-Trouser.png"]
     dataset = data.load(Data())
+    paths = export_images(dataset, tmp_path / "photos", 3)
+    assert [path.name for path in paths] == ["00000-Ankle_boot.png", "00001-Pullover.png", "00002-Trouser.png"]
     assert np.array_equal(read_image(str(paths[1]), dataset.preprocessing), dataset.test.images[1])
 
 
@@ -241,16 +241,30 @@ def test_files_that_differ_from_the_published_ones_are_reported(digits):
     (notice,) = dataset.notices
     assert notice.startswith("the files of fashion_mnist are not the published ones (sha256 ")
     (notice,) = data.load(Data(source="mnist", dir=str(digits), validation=0.2)).notices
-    assert notice.startswith("the files of mnist were not compared with the published ones")
+    assert notice.startswith("files of mnist that are not the published ones: ")
 
 
-def test_mnist_files_are_compared_with_the_published_checksums(tmp_path, monkeypatch):
-    folder = write_digits(tmp_path / "gz", suffix=".gz")
-    loader = idx_loader("mnist", DIGITS, (0.1,), (0.3,), md5=MNIST_MD5)
-    [notice] = loader(str(folder)).notices
-    assert notice.startswith("files of mnist that are not the published ones (MD5): ")
-    assert str(folder / "train-images-idx3-ubyte.gz") in notice
-    md5 = {path.stem: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-    assert idx_loader("mnist", DIGITS, (0.1,), (0.3,), md5=md5)(str(folder)).notices == ()
-    [notice] = loader(str(write_digits(tmp_path / "plain"))).notices
+def test_mnist_files_are_compared_by_content(tmp_path, monkeypatch, digits):
+    packed = write_digits(tmp_path / "packed", suffix=".gz")
+    loader = idx_loader("mnist", DIGITS, (0.1,), (0.3,))
+    [notice] = loader(str(packed)).notices
+    assert notice.startswith("files of mnist that are not the published ones: ")
+    assert str(packed / "train-images-idx3-ubyte.gz") in notice
+    plain = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in digits.iterdir()}
+    monkeypatch.setitem(published.CONTENTS, "mnist", plain)
+    for folder in (packed, digits):
+        assert loader(str(folder)).notices == ()
+        with pytest.raises(UserError, match="the files given for kmnist are those of mnist; use --data.source mnist"):
+            data.load(Data(source="kmnist", dir=str(folder)))
+
+
+def test_kmnist_files_are_compared_as_they_are_packed(tmp_path, monkeypatch, digits):
+    packed = write_digits(tmp_path / "packed", suffix=".gz")
+    loader = idx_loader("kmnist", DIGITS, (0.1,), (0.3,))
+    [notice] = loader(str(packed)).notices
+    assert notice.startswith("files of kmnist that are not the published ones: ")
+    md5 = {path.stem: hashlib.md5(path.read_bytes()).hexdigest() for path in packed.iterdir()}
+    monkeypatch.setitem(published.PACKED, "kmnist", md5)
+    assert loader(str(packed)).notices == ()
+    [notice] = loader(str(digits)).notices
     assert "were not compared" in notice

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from cnnjax import create, load_pretrained
 from cnnjax.errors import UserError
 from cnnjax.export import program, targets, verification
-from cnnjax.export.model_card import licence_of, model_card
+from cnnjax.export.model_card import license_of, model_card
 from cnnjax.export.program import example_images
 from cnnjax.export.source import ExportSource, open_source
 from cnnjax.export.stablehlo import exported
@@ -76,7 +76,7 @@ def test_safetensors_holds_the_variables_by_their_paths(tmp_path):
 
 def test_a_folder_is_read_back_bit_for_bit_with_its_card(tmp_path):
     results = {"images": 10_000, "top1": 0.8103, "top5": 0.99, "loss": 0.5}
-    origin = {"licence": "mit", "trained": {"run": "mine", "seed": 3, "data": "cifar10", "results": {"test": results}}}
+    origin = {"license": "mit", "trained": {"run": "mine", "seed": 3, "data": "cifar10", "results": {"test": results}}}
     source = source_of(RESNET, **origin)
     targets.TARGETS["folder"](source, tmp_path / "out")
     network = load_pretrained(f"folder:{tmp_path / 'out'}")
@@ -100,18 +100,18 @@ def test_a_card_says_what_is_not_known():
     assert "The score of these weights is not known." in card
 
 
-@pytest.mark.parametrize("licence", [3, "", "mit\nx: y", "MIT License", None, ["mit"]])
-def test_an_invalid_license_of_an_untrusted_folder_is_unknown(licence):
-    assert licence_of({"licence": licence}) == "unknown"
+@pytest.mark.parametrize("license", [3, "", "mit\nx: y", "MIT License", None, ["mit"]])
+def test_an_invalid_license_of_an_untrusted_folder_is_unknown(license):
+    assert license_of({"license": license}) == "unknown"
 
 
 def test_the_card_of_a_published_network_states_its_license_and_score():
-    origin = {"licence": "bsd-3-clause", "published": {"name": "x.tv", "source": "torchvision", "data": "imagenet",
+    origin = {"license": "bsd-3-clause", "published": {"name": "x.tv", "source": "torchvision", "data": "imagenet",
                                                         "top1": 80.858, "top5": None}}  # fmt: skip
     card = model_card(source_of(**origin))
     assert "| imagenet | 80.86 % | - |" in card
     assert "published by torchvision as x.tv" in card
-    assert open_source("lenet.fashion_mnist").origin["licence"] == "mit"
+    assert open_source("lenet.fashion_mnist").origin["license"] == "mit"
 
 
 @pytest.mark.parametrize("target", ["stablehlo", "safetensors"])

@@ -186,7 +186,7 @@ def _model_folder(path: Path) -> None:
     variables = jax.tree.map(lambda leaf: rng.random(leaf.shape).astype(leaf.dtype), abstract_variables(arch))
     preprocessing = PREPROCESSING.replace(height=28, width=28, mean=(0.5,), std=(0.5,))
     network = Predictor(arch, variables, ("a", "b"), preprocessing, path, {})
-    model_folder.write(path.with_name("written"), network, "# card", {"licence": "mit"})
+    model_folder.write(path.with_name("written"), network, "# card", {"license": "mit"})
     for file in path.with_name("written").iterdir():
         file.rename(path.with_name(file.name))
     path.with_name("written").rmdir()

@@ -14,6 +14,7 @@ from cnnjax.functional import leaves_by_path
 from cnnjax.hub import cache
 from cnnjax.pretrained import find, list_pretrained
 from tests.convert.published import tensors_of
+from tests.hub.fixtures import entry, server, surroundings, weights
 from tests.hub.server import Answer
 
 

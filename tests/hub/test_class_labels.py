@@ -12,6 +12,7 @@ from cnnjax.functional import Variables
 from cnnjax.hub.class_labels import labels, match_classes
 from cnnjax.hub.loading import load_pretrained
 from cnnjax.runs.predictor import Predictor
+from tests.hub.fixtures import surroundings
 
 IDS, NAMES = wordnet_ids(), [name for _, name in imagenet_classes()]
 

@@ -13,6 +13,11 @@ from tests.hub.server import Answer, serving
 CONTENT = random.Random(0).randbytes(300_000)
 
 
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+
+
 @pytest.fixture
 def server():
     with serving(CONTENT) as (server, address):

@@ -22,6 +22,7 @@ from cnnjax.runs.predictor import Predictor
 from cnnjax.runs.records import read_record
 from tests.convert.published import tensors_of
 from tests.hostile.formats import TIMM_CONFIG
+from tests.hub.fixtures import surroundings, weights
 
 RECORDS = Path(__file__).parents[2] / "experiments" / "records"
 INCLUDED_NAMES = [entry.name for entry in registry().values() if entry.source == OWN]
@@ -58,7 +59,7 @@ class TestIncluded:
         assert entry.top1 == pytest.approx(100 * recorded.results["test"]["top1"], abs=0.005)
         assert entry.top5 == pytest.approx(100 * recorded.results["test"]["top5"], abs=0.005)
         card = (INCLUDED / name / "README.md").read_text()
-        assert f"{entry.top1:.2f} %" in card and trained["record"] in card and f"license: {entry.licence}" in card
+        assert f"{entry.top1:.2f} %" in card and trained["record"] in card and f"license: {entry.license}" in card
 
     def test_all_of_them_have_less_than_two_megabytes(self):
         assert {path.name for path in INCLUDED.iterdir()} == set(INCLUDED_NAMES)
@@ -125,7 +126,7 @@ class TestNewHead:
 
 class TestFolder:
     def test_a_network_is_read_back_bit_for_bit(self, network, tmp_path):
-        model_folder.write(tmp_path / "net", network, "# card\n", {"licence": "mit"})
+        model_folder.write(tmp_path / "net", network, "# card\n", {"license": "mit"})
         back = load_pretrained(f"folder:{tmp_path / 'net'}")
         assert same(network, back)
         assert back.checkpoint == tmp_path / "net"

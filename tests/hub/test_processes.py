@@ -15,6 +15,7 @@ LOAD = """
 import sys
 from cnnjax.hub import cache
 from cnnjax.pretrained import find
+from tests.hub.fixtures import entry, server, surroundings, weights
 network = cache.load(find(sys.argv[1])._replace(address=sys.argv[2], hash=sys.argv[3]))
 print(len(network.variables.params))
 """

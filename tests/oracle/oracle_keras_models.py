@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from peers import relaxed
+from keras_peer import relaxed
 from PIL import Image
 
 import cnnjax

@@ -2,7 +2,7 @@
 
     python tests/oracle/registry.py --write
 
-torchvision, timm and Keras state addresses, hashes, licences and preprocessing in their packages, torchvision also
+torchvision, timm and Keras state addresses, hashes, licenses and preprocessing in their packages, torchvision also
 accuracies and sizes. stated_accuracy.csv holds the accuracies that Keras, timm and the CIFAR networks state elsewhere,
 with their sources. Rows of cnnjax's own networks are kept as they are.
 """
@@ -14,7 +14,8 @@ import re
 import sys
 from pathlib import Path
 
-from peers import keras, timm, torchvision  # it selects the backend of Keras
+from keras_peer import keras  # it selects the backend of Keras
+from peers import timm, torchvision
 
 from cnnjax import create, list_models
 from cnnjax.convert import source_of
@@ -27,7 +28,7 @@ KERAS_RESNETS = {
     "resnet50_v1": "resnet50", "resnet101_v1": "resnet101", "resnet152_v1": "resnet152",
     "resnet50_v2": "resnet50v2", "resnet101_v2": "resnet101v2", "resnet152_v2": "resnet152v2",
 }  # fmt: skip
-KERAS_OTHERS = {"vgg16": "VGG16", "vgg19": "VGG19", "xception": "Xception"}
+KERAS_OTHERS = {"vgg16": "VGG16", "vgg19": "VGG19", "inception_v3_keras": "InceptionV3", "xception": "Xception"}
 TIMM_NAMES = {
     "regnet_x_400mf_pycls": "regnetx_004", "regnet_y_800mf_pycls": "regnety_008", "regnet_y_8gf_pycls": "regnety_080",
 }  # fmt: skip
@@ -40,8 +41,8 @@ CIFAR_FILES = {
     20: "resnet20-12fca82f.th", 32: "resnet32.th", 44: "resnet44-014dd654.th", 56: "resnet56.th",
     110: "resnet110.th",
 }  # fmt: skip
-LICENCES = {"https://github.com/facebookresearch/SWAG/blob/main/LICENSE": "cc-by-nc-4.0", None: "bsd-3-clause"}
-"""Licence that torchvision's description of the package states for SWAG, and torchvision's own for the others."""
+LICENSES = {"https://github.com/facebookresearch/SWAG/blob/main/LICENSE": "cc-by-nc-4.0", None: "bsd-3-clause"}
+"""License that torchvision's description of the package states for SWAG, and torchvision's own for the others."""
 
 
 def published_hash(address: str) -> str:
@@ -64,7 +65,7 @@ def torchvision_rows():
                 "address": weights.url,
                 "hash": published_hash(weights.url),
                 "size_mib": weights.meta["_file_size"],
-                "licence": LICENCES[weights.meta.get("license")],
+                "license": LICENSES[weights.meta.get("license")],
                 "data": "imagenet",
                 "top1": stated["acc@1"],
                 "top5": stated["acc@5"],
@@ -96,7 +97,7 @@ def timm_rows():
                 "weights": tagged,
                 "address": address,
                 "hash": published_hash(address),
-                "licence": entry.license,
+                "license": entry.license,
                 "data": "imagenet",
                 "input_size": size,
                 "resize": int(size / crop),
@@ -111,20 +112,20 @@ def keras_rows():
         address = f"{resnet.BASE_WEIGHTS_PATH}{file}_weights_tf_dim_ordering_tf_kernels.h5"
         yield keras_row(name, address, resnet.WEIGHTS_HASHES[file][0])
     for name, function in KERAS_OTHERS.items():
-        module = getattr(keras_applications, name)
+        module = getattr(keras_applications, name.removesuffix("_keras"))
         with_top = r"WEIGHTS_PATH,\s+cache_subdir=\"models\",\s+file_hash=\"([0-9a-f]{32})\""
         yield keras_row(name, module.WEIGHTS_PATH, re.search(with_top, inspect.getsource(getattr(module, function)))[1])
 
 
 def keras_row(name: str, address: str, md5: str) -> dict:
-    mode = "tf" if name == "xception" or name.endswith("_v2") else "caffe"
+    mode = "tf" if name in ("xception", "inception_v3_keras") or name.endswith("_v2") else "caffe"
     return {
         "name": f"{name}.keras_in1k",
         "source": "keras",
         "weights": "imagenet",
         "address": address,
         "hash": f"md5:{md5}",
-        "licence": "apache-2.0",
+        "license": "apache-2.0",
         "data": "imagenet",
         "input_size": create(name).input_size,
         "resize": "exact",
@@ -141,7 +142,7 @@ def cifar_rows():
             "weights": f"resnet{depth}",
             "address": f"{CIFAR}/{file}",
             "hash": published_hash(file),
-            "licence": "bsd-2-clause",
+            "license": "bsd-2-clause",
             "data": "cifar10",
             "input_size": 32,
             "resize": "exact",

@@ -5,6 +5,7 @@ import pytest
 from cnnjax import create, list_models
 from cnnjax.convert import source_of
 from cnnjax.convert.sources import NORMALIZATIONS
+from cnnjax.diagram import draw
 from cnnjax.pretrained import OWN, registry
 from cnnjax.report.model_table import row
 
@@ -23,6 +24,12 @@ def test_the_page_has_a_row_for_every_model():
 @pytest.mark.parametrize("name", ["lenet", "resnet18", "resnet20_cifar"])  # tests/test_complexity.py covers all of them
 def test_the_page_is_up_to_date(name):
     assert recorded()[name] == row(name)
+
+
+def test_the_page_shows_a_current_diagram():
+    diagram = RECORD.with_name("images") / "resnet20_cifar.svg"
+    assert f"](images/{diagram.name})" in RECORD.read_text()
+    assert diagram.read_text(encoding="utf-8") == draw(create("resnet20_cifar"), "resnet20_cifar")
 
 
 def test_every_published_network_can_be_converted():

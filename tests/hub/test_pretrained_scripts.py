@@ -9,6 +9,7 @@ from PIL import Image
 
 from cnnjax.data.class_names import FASHION_CLASSES
 from cnnjax.data.sources import EMBEDDED, read_split
+from tests.hub.fixtures import surroundings, weights
 from tests.hub.server import serving
 from tests.script import run_script
 

@@ -1,4 +1,4 @@
-"""A published network that a server on loopback has."""
+"""Fixtures of the tests of published networks: a cache, a server on loopback, and a file of weights that it has."""
 
 import hashlib
 
