@@ -25,7 +25,7 @@ experiment = Experiment(
             train="head", epochs=30, optimizer=Optimizer(name="adam", lr=1e-2), schedule=Schedule(name="cosine"),
             augmentation=Augmentation(),
         ),
-        Phase(train="stages:1", epochs=10, lr=0.01, norms="train"),
-        Phase(train="all", epochs=10, lr=0.01, layer_decay=0.7, norms="train"),
+        Phase(train="stages:1", epochs=20, lr=0.01, norms="train"),
+        Phase(train="all", epochs=20, lr=0.01, layer_decay=0.7, norms="train"),
     ),
 )  # fmt: skip

@@ -6,6 +6,7 @@ The libraries take turns, each in its own process, with the same parameters of t
 import json
 import multiprocessing
 import os
+import re
 import shlex
 import statistics
 import subprocess
@@ -100,7 +101,7 @@ def run(arguments: list[str]) -> None:
                 try:
                     turns[name].append(_measured(name, job))
                 except subprocess.CalledProcessError as error:
-                    failed[name] = error.stderr.strip().rsplit("\n", 1)[-1]
+                    failed[name] = _reason(error.stderr)
     rows = [_row(name, figures, turns["cnnjax"]) for name, figures in turns.items() if figures]
     table = Table()
     for column in COLUMNS:
@@ -136,6 +137,12 @@ def _measured(name: str, job: Job) -> Figures:
     environment = {**os.environ, "KERAS_BACKEND": "jax", "CNNJAX_CACHE": "0"}  # nothing is read from a cache
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return Figures(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _reason(output: str) -> str:
+    """Return the line of a traceback that names the exception."""
+    lines = output.strip().splitlines() or ["it ended without a message"]
+    return next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)), lines[-1])
 
 
 COLUMNS = ("", "seconds", "smallest-largest", "/ cnnjax", "peak memory", "training accuracy")

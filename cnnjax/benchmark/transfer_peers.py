@@ -123,7 +123,8 @@ def keras(job: Job) -> Callable[[], float]:
         x = keras.layers.GlobalAveragePooling2D()(base(x, training=False))
         model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Dropout(DROPOUT)(x)))
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(RATE), loss, [keras.metrics.BinaryAccuracy(threshold=0.0)])
+        accuracy = keras.metrics.BinaryAccuracy(threshold=0.0)
+        model.compile(keras.optimizers.Adam(RATE), loss, metrics=[accuracy])
         history = model.fit(photos, labels, batch_size=job.batch, epochs=job.epochs, verbose=0)
         return float(history.history["binary_accuracy"][-1])
 
