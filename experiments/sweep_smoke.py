@@ -3,8 +3,9 @@
 Command:  python scripts/sweep.py smoke
 Shows:    the whole path from axes to a table with intervals, without a download
 Device:   any; 2 CPU cores suffice
-Time:     TIME
-Expected: EXPECTED
+Time:     67 s of processor time, reports included, on 2 CPU cores that ran other work at the same time
+Expected: mean test top-1 of 84.8 % with ReLU and 75.1 % with the sigmoid at 2e-3; with two seeds, no interval of a
+          comparison excludes 0
 """
 
 from cnnjax import create
