@@ -1,4 +1,4 @@
-"""The table of `scripts/benchmark.py transfer`, and its errors; the peers themselves run only with PyTorch and Keras."""
+"""`scripts/benchmark.py transfer`: its commands, its table and its peers, on made-up photos."""
 
 from cnnjax.benchmark.transfer import Figures, Work, _reason, _row, _section
 from tests.script import run_script
