@@ -1,4 +1,4 @@
-"""`scripts/benchmark.py transfer`: its commands, its table and its peers, on made-up photos."""
+"""The table of `scripts/benchmark.py transfer`, and its errors; its peers run only with PyTorch and Keras."""
 
 from cnnjax.benchmark.transfer import Figures, Work, _reason, _row, _section
 from tests.script import run_script
