@@ -13,11 +13,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnnjax.errors import UserError, choose, listed
+from cnnjax.models.heads import without_head
 from cnnjax.models.layers import Arch, Features, Network, Outputs, kernel_shape
 from cnnjax.ops.dispatch import parameter_dtype
+from cnnjax.partition import is_frozen
 
 Tree = dict[str, Any]
 """A nested dict of arrays."""
+
+
+HEAD = "head"
+"""Name of the layers that map an embedding to classes, among a network's parameters."""
 
 
 class Variables(NamedTuple):
@@ -58,7 +64,7 @@ def init(arch: Arch, key: jax.Array) -> Variables:
 
 def apply(
     arch: Arch, variables: Variables, images: jax.Array, *, train: bool = False, key: jax.Array | None = None,
-    remat: tuple[str, ...] = (),
+    remat: tuple[str, ...] = (), frozen: tuple[str, ...] = (),
 ) -> tuple[Outputs, Tree]:  # fmt: skip
     """Run the network.
 
@@ -70,6 +76,10 @@ def apply(
         key: PRNG key for dropout and stochastic depth; needed only with ``train``, and only by networks that use them.
         remat: names of stages (see `stages`), or "all". Their activations are recomputed for the gradient instead of
             stored, which saves memory and costs time; the results are the same up to rounding.
+        frozen: patterns of frozen parameters (see `cnnjax.partition`). With ``train``, a module whose parameters are
+            all frozen runs in evaluation mode, with everything in it: norms use their running statistics and do not
+            change them, dropout and stochastic depth do nothing. If all but the head is frozen, so do those dropouts
+            between them that belong to no layer with parameters.
 
     Returns:
         Outputs with logits [N, classes] in float32 (float64 for a float64 network), and the batch statistics, which
@@ -81,6 +91,8 @@ def apply(
     _check_images(arch, images)
     module = _merge(arch, variables)
     module.train() if train else module.eval()
+    if train and frozen:
+        _freeze(arch, module, frozen)
     module.remat = chosen_stages(arch, remat)
     rngs = None if key is None else nnx.Rngs(default=key)
     outputs = module(_cast(arch, images), rngs)
@@ -113,6 +125,51 @@ def apply_after(arch: Arch, variables: Variables, stage: str, activations: Featu
     module = _merge(arch, variables)
     module.eval()
     return _logits(arch, module.classify(module.continue_from(first, first[stage])))
+
+
+def _freeze(arch: Arch, module: Network, patterns: tuple[str, ...]) -> None:
+    """Put every module whose parameters are all frozen into evaluation mode."""
+    params = {path: is_frozen("/".join(map(str, path)), patterns) for path in _definition(arch).params}
+    only_head = all(frozen for path, frozen in params.items() if str(path[0]) != HEAD)
+    for path, part in nnx.iter_modules(module):
+        below = [frozen for leaf, frozen in params.items() if leaf[: len(path)] == path]
+        outside = only_head and not below and str(path[0]) != HEAD
+        if outside or (below and all(below)):
+            part.eval()
+
+
+@functools.lru_cache(maxsize=256)
+def parameter_groups(arch: Arch) -> dict[str, tuple[str, ...]]:
+    """Return the paths of the parameters of each stage, in order, and of the ``head``, from the images up.
+
+    The head is all that the network lacks without classes. Other layers behind the last stage belong to that stage.
+
+    Raises:
+        UserError: the network cannot omit its head, or does not declare its stages.
+    """
+    module = nnx.eval_shape(lambda: _build(arch, nnx.Rngs(0)))
+    modules = {id(node): path for path, node in nnx.iter_graph(module)}
+    try:
+        stages = {stage.name: [modules[id(layer)] for layer in stage.layers] for stage in module.stages()}
+    except NotImplementedError:
+        raise UserError(
+            f"the network {arch.family} declares no stages; implement stages() to train it in phases"
+        ) from None
+    body, last = _definition(without_head(arch)).params, next(reversed(stages), HEAD)
+    groups: dict[str, list[str]] = {name: [] for name in [*stages, HEAD]}
+    for path in _definition(arch).params:
+        owners = (name for name, layers in stages.items() if any(path[: len(layer)] == layer for layer in layers))
+        groups[next(owners, last) if path in body else HEAD].append("/".join(map(str, path)))
+    return {name: tuple(paths) for name, paths in groups.items() if paths}
+
+
+@functools.lru_cache(maxsize=256)
+def embedding_size(arch: Arch) -> int:
+    """Return the length of a network's embedding, without allocating the network."""
+    body = without_head(arch)
+    images = jax.ShapeDtypeStruct((1, *body.image_shape), jnp.float32)
+    outputs, _ = jax.eval_shape(functools.partial(apply, body), abstract_variables(body), images)
+    return outputs.logits.shape[1]
 
 
 @functools.lru_cache(maxsize=256)

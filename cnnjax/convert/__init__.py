@@ -31,8 +31,17 @@ _FAMILIES: dict[str, Callable[[Any], dict[str, Source]]] = {
 }  # fmt: skip
 
 
+PUBLISHERS = ("torchvision", "timm", "keras", "cifar")
+
+
 def source_of(arch: Arch, name: str) -> Source:
     """Return a publisher of weights for this form of the network, such as ``"torchvision"``."""
+    sources = sources_of(arch)
+    return sources[choose("source", name, sources)]
+
+
+def sources_of(arch: Arch) -> dict[str, Source]:
+    """Return the publishers of weights for this form of the network; raise UserError if there are none."""
     if arch.family not in _FAMILIES:
         raise UserError(
             f"published weights of the family {arch.family!r} cannot be converted; choose from: {listed(_FAMILIES)}"
@@ -40,7 +49,7 @@ def source_of(arch: Arch, name: str) -> Source:
     sources = _FAMILIES[arch.family](arch)
     if not sources:
         raise UserError(f"there are no published weights for this form of {arch.family!r}; change the model's options")
-    return sources[choose("source", name, sources)]
+    return sources
 
 
 def load_weights(arch: Arch, source: str, path: Path) -> Variables:

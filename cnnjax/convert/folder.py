@@ -44,13 +44,13 @@ def convert_to_run(
         arch = arch.replace(num_classes=len(names))
     publisher = source_of(arch, source)
     given = _normalization(publisher.normalization, source, mean, std, channel_order)
-    preprocessing = _preprocessing(arch, publisher, given, interpolation)
+    preprocessing = published_preprocessing(arch, publisher, given, interpolation)
     arch, variables, own, notices = convert_weights(arch, source, file, choice)
     if names and arch.num_classes != len(names):
         raise UserError(f"--classes gives {len(names)} names, and the model in {file} has {arch.num_classes} classes")
     if own and (mean or std or channel_order):
         raise UserError(f"{file} scales its images itself; leave out --mean, --std and --channel-order")
-    preprocessing = _preprocessing(arch, publisher, own or given, interpolation)
+    preprocessing = published_preprocessing(arch, publisher, own or given, interpolation)
     record = {"model": name, "source": source, "file": file.name, "sha256": sha256(file)}
     write_run(out, arch, variables, names or tuple(map(str, range(arch.num_classes))), preprocessing, record)
     return "".join(f"notice: {notice}\n" for notice in notices) + (
@@ -95,8 +95,8 @@ def _normalization(
     return Normalization(mean or known.mean, std or known.std, channel_order or known.channel_order)
 
 
-def _preprocessing(
-    arch: Arch, source: Source, normalization: Normalization, interpolation: Interpolation | None
+def published_preprocessing(
+    arch: Arch, source: Source, normalization: Normalization, interpolation: Interpolation | None = None
 ) -> Preprocessing:
     """Return the preprocessing of images: the publisher's geometry, and the given normalization."""
     geometry = source.geometry

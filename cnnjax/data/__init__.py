@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from cnnjax.config import Data
+from cnnjax.data import selection
 from cnnjax.data.adapted import Adapted
 from cnnjax.data.augmentation import augment
 from cnnjax.data.crops import resize_boxes
@@ -11,19 +12,22 @@ from cnnjax.data.dataset import (
     Loaded,
     Source,
     Split,
+    balanced_order,
+    class_weights,
     content_hash,
     epoch_order,
     indices_hash,
 )
 from cnnjax.data.division import PARTS, Names, divide_as_recorded, divide_by_seed
 from cnnjax.data.loader import Crops, DeviceSplit, Loader, make_loader
-from cnnjax.data.preprocessing import Preprocessing, normalize, prepare_photo, read_image
+from cnnjax.data.preprocessing import Embedded, Preprocessing, normalize, prepare_photo, read_image
 from cnnjax.data.sources import SOURCES, SourceEntry, find_source
 from cnnjax.errors import UserError, counted
 
 __all__ = [
-    "SOURCES", "Crops", "Dataset", "DeviceSplit", "Loaded", "Loader", "Preprocessing", "Source", "SourceEntry", "Split",
-    "augment", "epoch_order", "load", "make_loader", "normalize", "prepare_photo", "read_image", "resize_boxes",
+    "SOURCES", "Crops", "Dataset", "DeviceSplit", "Embedded", "Loaded", "Loader", "Preprocessing", "Source",
+    "SourceEntry", "Split", "augment", "balanced_order", "class_weights", "epoch_order", "load", "make_loader",
+    "normalize", "prepare_photo", "read_image", "resize_boxes",
 ]  # fmt: skip
 
 
@@ -52,6 +56,7 @@ def load(
             )
     digest = loaded.fingerprint or content_hash(*(loaded.parts[part] for part in PARTS if part in loaded.parts))
     notices = [*loaded.notices, *_check_fingerprint(name, digest, sources)]
+    loaded = selection.selected(config, loaded, recorded)
     division = divide_as_recorded(loaded, recorded) if recorded else None
     division = division or divide_by_seed(config, loaded, divide)
     parts = {"train": division.train.source, "validation": division.validation.source, "test": division.test.source}
@@ -73,7 +78,7 @@ def load(
         classes=loaded.classes,
         preprocessing=like or _preprocessing(config, loaded, shape),
         split_hash=indices_hash(division.validation_indices),
-        content_hash=digest,
+        content_hash=selection.digest(config, digest),
         notices=(*notices, *division.notices),
         names=division.names(),
         left_out=loaded.left_out,

@@ -164,3 +164,26 @@ def indices_hash(indices: np.ndarray) -> str:
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     """Return the order int32 [count] of the training images in an epoch; it depends only on the arguments."""
     return np.random.default_rng([seed, epoch]).permutation(count).astype(np.int32)
+
+
+def balanced_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
+    """Return an order int32 [N] of the training images in which the classes occur equally often, to within one image.
+
+    Images of small classes are repeated; those of large classes take turns from epoch to epoch at random. It depends
+    only on the arguments.
+    """
+    rng = np.random.default_rng([seed, epoch, 0xBA1A])
+    classes, total = np.unique(labels), len(labels)
+    chosen = []
+    for number, label in enumerate(classes):
+        members, count = np.flatnonzero(labels == label), total // len(classes) + (number < total % len(classes))
+        rounds = [rng.permutation(members) for _ in range(-(-count // len(members)))]
+        chosen.append(np.concatenate(rounds)[:count])
+    return rng.permutation(np.concatenate(chosen)).astype(np.int32)
+
+
+def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return a weight float32 [classes] per class, inverse to its number of images; the mean over all images is 1."""
+    counts = np.bincount(labels, minlength=classes)
+    present = max(int((counts > 0).sum()), 1)
+    return (len(labels) / (present * np.maximum(counts, 1))).astype(np.float32)

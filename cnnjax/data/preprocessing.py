@@ -81,11 +81,23 @@ class Preprocessing(Schema, at="preprocessing."):
         return f"{size} ({self.interpolation}){cropped}, {order}, (pixels / 255 - [{mean}]) / [{std}]"
 
 
+class Embedded(Preprocessing):
+    """The preprocessing of embeddings, which a network takes as they are. Image files cannot become embeddings."""
+
+    height: int = 1
+    width: int = 1
+    mean: tuple[Number, ...] = (0.0,)
+    std: tuple[Number, ...] = (1.0,)
+
+
 def normalize(preprocessing: Preprocessing, images: jax.Array | np.ndarray, dtype: str = "float32") -> jax.Array:
     """Map uint8 [N, H, W, C], red first, to floats in the network's order: ``(images / 255 - mean) / std``.
 
-    ``dtype`` is the network's: pixels are float64 for a float64 network and float32 for every other.
+    ``dtype`` is the network's: pixels are float64 for a float64 network and float32 for every other. Embeddings stay as
+    they are.
     """
+    if isinstance(preprocessing, Embedded):
+        return jnp.asarray(images).astype(parameter_dtype(dtype))
     if preprocessing.channel_order == "bgr":
         images = images[..., ::-1]
     pixel = parameter_dtype(dtype)

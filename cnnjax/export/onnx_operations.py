@@ -11,6 +11,7 @@ from cnnjax.errors import UserError
 from cnnjax.export.onnx_graph import Graph, Operation, Value, is_static
 
 Params = Mapping[str, Any]
+"""Parameters of a primitive in JAX."""
 
 
 def elementwise(kind: str) -> Operation:
@@ -23,9 +24,9 @@ def elementwise(kind: str) -> Operation:
 
 
 def _elementwise(inputs: list[Value], name: str) -> Value:
-    """Return the output of an elementwise node, which is narrow if no input has the full size."""
-    return Value(name, narrow=all(value.narrow or value.shape == () for value in inputs if value.name is None)
-                 and all(value.narrow for value in inputs if value.name is not None))  # fmt: skip
+    """Return the output of an elementwise node, which is narrow if no input but scalars has the full size."""
+    full = any(not value.narrow and value.shape != () for value in inputs)
+    return Value(name, narrow=not full and any(value.narrow for value in inputs))
 
 
 def composed(*kinds: str) -> Operation:

@@ -32,6 +32,12 @@ def create(name: str, **options: Any) -> Arch:
     return VARIANTS[choose("model", name, VARIANTS)].replace(**options)
 
 
+def variant_like(arch: Arch, name: str) -> Arch:
+    """Return a variant with the number of classes, image size, channels and dtype of ``arch``."""
+    kept = {field: getattr(arch, field) for field in ("num_classes", "input_size", "channels", "dtype")}
+    return create(name, **kept)
+
+
 def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
     """Return the names of the variants that match a shell pattern, such as ``"le*"``.
 

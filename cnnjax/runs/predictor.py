@@ -100,15 +100,19 @@ def load(
             raise UserError(f"{error}{advice}") from error
         raise
     prepare(described.arch)
-    like = abstract_variables(described.arch)._asdict()
     return Predictor(
         arch=described.arch,
-        variables=Variables(**checkpoint.restore(saved, "variables", like)),
+        variables=restored(saved, described.arch),
         classes=described.classes,
         preprocessing=described.preprocessing,
         checkpoint=saved.path,
         data=described.data,
     )
+
+
+def restored(saved: checkpoint.Checkpoint, arch: Arch) -> Variables:
+    """Return the variables in a checkpoint of this network."""
+    return Variables(**checkpoint.restore(saved, "variables", abstract_variables(arch)._asdict()))
 
 
 class Description(NamedTuple):
@@ -141,7 +145,7 @@ def describe_info(path: Path, info: object, families: Mapping[str, type[Arch]] =
         require(named, "classes", classes, "a list, each item text")
         require(len(classes) == arch.num_classes, "the number of classes", len(classes), f"{arch.num_classes}")
         require(isinstance(data, dict), "data", data, "an object with names")
-        for name in ("content_hash", "split_hash") if data else ():
+        for name in ("content_hash", "split_hash", *data) if data else ():
             require(isinstance(data.get(name), str), f"data.{name}", data.get(name), "text")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

@@ -64,10 +64,7 @@ class Saver(Hook):
     def _save(self, snapshot: Snapshot, extra: dict[str, Any], *, within_epoch: bool = False) -> None:
         info: dict[str, Any] = {
             "epoch": len(snapshot.rows),
-            "model": self.experiment.model.to_dict(),
-            "classes": list(self.dataset.classes),
-            "preprocessing": self.dataset.preprocessing.to_dict(),
-            "data": self.dataset.record(),
+            **description(self.experiment, self.dataset),
             "early_stopping": snapshot.early_stopping.to_dict(),
             **extra,
         }
@@ -97,6 +94,16 @@ class Saver(Hook):
     def _prune(self, stopping: EarlyStoppingState) -> None:
         self.folder.require_lock()
         checkpoint.prune(self.folder.checkpoints, self.experiment.train.keep, stopping.best_step)
+
+
+def description(experiment: Experiment, dataset: Dataset) -> dict[str, Any]:
+    """Return a checkpoint's description of its network, which `predictor.describe` reads."""
+    return {
+        "model": experiment.model.to_dict(),
+        "classes": list(dataset.classes),
+        "preprocessing": dataset.preprocessing.to_dict(),
+        "data": dataset.record(),
+    }
 
 
 def read_state(saved: Checkpoint, experiment: Experiment, hyperparameters: Hyperparameters) -> TrainState:

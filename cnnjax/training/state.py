@@ -7,15 +7,19 @@ import jax.numpy as jnp
 import optax
 
 from cnnjax.config import Experiment
-from cnnjax.functional import Tree, Variables, init
+from cnnjax.functional import Tree, Variables, init, leaves_by_path
 from cnnjax.ops.dispatch import parameter_dtype
-from cnnjax.optim import Hyperparameters, join, make_rule, split_frozen
+from cnnjax.optim import Hyperparameters, make_rule
+from cnnjax.partition import frozen_statistics, join, select, split_frozen
 
 INIT_STREAM, STEP_STREAM = 0, 1
 
 
 class EpochMetrics(NamedTuple):
-    """Sums over the training images of the current epoch, and the first step with a non-finite loss (or -1)."""
+    """Sums over the training images of the current epoch.
+
+    ``bad_step`` is the first step with a loss or a gradient that is not finite, or -1.
+    """
 
     loss: jax.Array
     correct: jax.Array
@@ -87,15 +91,22 @@ def step_key(seed: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), STEP_STREAM)
 
 
-def averaged(ema: Ema, variables: Variables, decay: Any) -> Ema:
+def averaged(ema: Ema, variables: Variables, decay: Any, freeze: tuple[str, ...] = ()) -> Ema:
     """Return the averages after a step that ended with ``variables``.
 
-    The decay grows from 0.1 as (1 + n) / (10 + n) over the first steps, so that the initial values fade quickly.
+    The decay grows from 0.1 as (1 + n) / (10 + n) over the first steps, so that the initial values fade quickly. Frozen
+    values are not averaged, because rounding would change them.
     """
     updates = ema.updates.astype(jnp.float32)
     keep = jnp.minimum(decay, (1 + updates) / (10 + updates))
     with jax.numpy_dtype_promotion("standard"):  # optax relies on it
         params, batch_stats = optax.incremental_update(variables, Variables(ema.params, ema.batch_stats), 1 - keep)
+    if freeze:
+        trainable, _ = split_frozen(params, freeze)
+        params = join(trainable, split_frozen(variables.params, freeze)[1])
+        fixed = frozen_statistics(variables.params, variables.batch_stats, freeze)
+        moving = leaves_by_path(batch_stats).keys() - fixed
+        batch_stats = join(select(batch_stats, moving), select(variables.batch_stats, fixed))
     return Ema(params, batch_stats, ema.updates + 1)
 
 

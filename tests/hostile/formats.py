@@ -28,11 +28,16 @@ from cnnjax.errors import UserError
 from cnnjax.functional import abstract_variables
 from cnnjax.hub import model_folder, timm_folder
 from cnnjax.models import create
+from cnnjax.report import value_charts
 from cnnjax.runs import launch
 from cnnjax.runs.folder import RunFolder, read_config
 from cnnjax.runs.metrics import metrics_line
 from cnnjax.runs.predictor import Predictor, describe
 from cnnjax.runs.saving import read_resume_info
+from cnnjax.sweep import page as sweep_page
+from cnnjax.sweep import store, table
+from cnnjax.sweep.sentences import sentences
+from cnnjax.sweep.statistics import axes_of, cells
 from cnnjax.system.files import json_bytes, read_json, sha256
 from cnnjax.training import early_stopping
 from tests.convert.published import (
@@ -213,6 +218,31 @@ def _print_results(path: Path) -> None:
     launch.print_results("x", RunFolder(path.parent).read_results(), Console(file=io.StringIO()))
 
 
+def _sweep() -> bytes:
+    members = [
+        {"id": f"lenet-000000000000000{n}", "values": {"optimizer.lr": lr, "seed": n}, "options": {"optimizer.lr": lr}}
+        for n, lr in enumerate((0.01, 0.1))
+    ]
+    axes = {"axes": [["optimizer.lr"], ["seed"]], "drawn": [False, False]}
+    return json_bytes({"format": 1, "name": "rates", "title": "Two rates.", **axes, "entries": members})
+
+
+def _draw_sweep(path: Path) -> None:
+    """Read the description of a sweep, and compute everything that its page shows of finished members."""
+    description = store.read_description(path.parent)
+    figures = {"test_top1": 0.5, "validation_top1": 0.5}
+    rows = [table.Row(*entry, "finished", "", figures, (ROW,)) for entry in description.entries]
+    axes = axes_of(description)
+    ranked = cells(axes, rows)
+    sentences(axes, rows)
+    value_charts.ranked_bars("", "", sweep_page.bars_of(ranked))
+    for heat in sweep_page.heats_of(axes, ranked):
+        value_charts.heat_map("", heat.x_name, heat.x, heat.y_name, heat.y, heat.marks)
+    for rate in sweep_page.sensitivities(axes, ranked):
+        value_charts.sensitivity_chart("", rate.option, "%", rate.series)
+    table.csv_bytes(rows)
+
+
 FORMATS: dict[str, Format] = {
     "idx": Format(_bytes(_idx), lambda path: read_idx(path, axes=3)),
     "idx.gz": Format(_bytes(lambda: gzip.compress(_idx(), mtime=0)), lambda path: read_idx(path, 3), name="file.gz"),
@@ -249,6 +279,11 @@ FORMATS: dict[str, Format] = {
     "environment.json": Format(
         _bytes(lambda: json_bytes([{"backend": "gpu", "packages": {"jax": "0"}, "lowering": {"norm": "own"}}] * 2)),
         _record, name="environment.json", share=2,
+    ),
+    "sweep.json": Format(_bytes(_sweep), _draw_sweep, name="sweep.json", share=2),
+    "problem.json": Format(
+        _bytes(lambda: json_bytes({"status": "diverged", "message": "step 3"})), lambda path: store.state(path.parent),
+        name="problem.json", share=0.5,
     ),
     "resumed info": Format(_within, resume, name=f"{WITHIN}/info.json", share=3),
     "resumed metrics": Format(_within, resume, name=f"{WITHIN}/metrics.jsonl", share=2),
