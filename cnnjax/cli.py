@@ -222,11 +222,56 @@ def load_experiment(name: str, code: Path | None = None, trust_code: bool = Fals
     return _from_file(experiments_folder() / f"{name}.py", name)
 
 
+def list_sweeps() -> dict[str, str]:
+    """Return the published sweeps by name, with the first docstring line of each; their code is not run."""
+    from cnnjax.sweep.axes import PREFIX
+
+    titles = list_experiments()
+    return {name.removeprefix(PREFIX): title for name, title in titles.items() if name.startswith(PREFIX)}
+
+
+class LoadedSweep(NamedTuple):
+    """A sweep from the command line: its name and title, its experiment and axes, and the definitions of its parts."""
+
+    name: str
+    title: str
+    experiment: Any
+    sweep: Any
+    definitions: Any
+
+
+def load_sweep(name: str) -> LoadedSweep:
+    """Return a published sweep, or the sweep in a user's Python file, which is executed."""
+    from cnnjax.runs.definitions import run_file
+    from cnnjax.sweep.axes import PREFIX, Sweep
+
+    path = Path(name)
+    if path.suffix == ".py" or path.parent != Path():
+        if not path.is_file():
+            raise UserError(f"there is no experiment file {name}; check the path")
+    else:
+        short = choose("sweep", name.removeprefix(PREFIX), list_sweeps())
+        path = experiments_folder() / f"{PREFIX}{short}.py"
+    loaded = run_file(path)
+    experiment = _checked_experiment(path, loaded)
+    if not isinstance(loaded.sweep, Sweep):
+        raise UserError(f"{path} defines no sweep; add a line such as sweep = Sweep(axes=(grid('seed', range(3)),))")
+    title = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+    return LoadedSweep(path.stem, title, experiment, loaded.sweep, loaded.definitions)
+
+
 def _from_file(path: Path, name: str) -> LoadedExperiment:
-    from cnnjax.config import Experiment
     from cnnjax.runs.definitions import run_file
 
-    experiment, definitions = run_file(path)
+    loaded = run_file(path)
+    return LoadedExperiment(name, _checked_experiment(path, loaded), loaded.definitions)
+
+
+def _checked_experiment(path: Path, loaded: Any) -> Any:
+    """Return the experiment of a file; raise UserError if it has none, or one that could not be reopened."""
+    from cnnjax.config import Experiment
+
+    experiment, definitions = loaded.experiment, loaded.definitions
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path} defines no experiment; add a line such as experiment = Experiment(model=...)")
     for part, classes, key in (
@@ -237,7 +282,7 @@ def _from_file(path: Path, name: str) -> LoadedExperiment:
                 f"{path}: the class of {part!r} is not defined in this file with a {key!r}, so the run could not "
                 "be reopened; create the model with create(...), or define its class in this file"
             )
-    return LoadedExperiment(name, experiment, definitions)
+    return experiment
 
 
 def first(arguments: Sequence[str], what: str) -> str:
@@ -281,10 +326,9 @@ def replace_model(experiment: Any, name: str | None) -> Any:
     """Return the experiment with another variant as its network, and the same images and classes."""
     if name is None:
         return experiment
-    from cnnjax.models import create
+    from cnnjax.models import variant_like
 
-    kept = {field: getattr(experiment.model, field) for field in ("num_classes", "input_size", "channels", "dtype")}
-    return experiment.replace(model=create(name, **kept))
+    return experiment.replace(model=variant_like(experiment.model, name))
 
 
 def first_phases(experiment: Any, count: str | None) -> Any:

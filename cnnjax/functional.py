@@ -1,4 +1,4 @@
-"""Pure functions over a model definition: `init`, `apply` and `features`. Only this file splits and merges modules.
+"""Pure functions over a model definition: `init`, `apply`, `features`, ... Only this file splits and merges modules.
 
 Each function depends only on its arguments, so it composes with `jax.jit` (with the `Arch` static), `jax.grad`,
 `jax.vmap` and `jax.eval_shape`. Parameters and batch statistics are plain nested dicts of arrays.
@@ -88,7 +88,8 @@ def apply(
     Raises:
         UserError: the variables do not belong to ``arch``, the images do not fit it, or a stage does not exist.
     """
-    module = _merge(arch, variables, images)
+    _check_images(arch, images)
+    module = _merge(arch, variables)
     module.train() if train else module.eval()
     if train and frozen:
         _freeze(arch, module, frozen)
@@ -96,14 +97,34 @@ def apply(
     rngs = None if key is None else nnx.Rngs(default=key)
     outputs = module(_cast(arch, images), rngs)
     _, _, batch_stats = _split(module)
-    return jax.tree.map(lambda logits: logits.astype(parameter_dtype(arch.dtype)), outputs), _nest(batch_stats)
+    return _logits(arch, outputs), _nest(batch_stats)
 
 
 def features(arch: Arch, variables: Variables, images: jax.Array) -> Features:
     """Return each stage's activation [N, H, W, C] by name, in order, in evaluation mode, for any image size."""
-    module = _merge(arch, variables, images)
+    _check_images(arch, images)
+    module = _merge(arch, variables)
     module.eval()
     return module.features(_cast(arch, images))
+
+
+def apply_after(arch: Arch, variables: Variables, stage: str, activations: Features) -> Outputs:
+    """Run the rest of a network, after one of its stages, in evaluation mode.
+
+    Args:
+        arch: the model definition.
+        variables: variables of ``arch``.
+        stage: name of the stage whose activation the rest of the network reads; see `stages`.
+        activations: the result of `features`; the activation of ``stage`` may be changed.
+
+    Returns:
+        The outputs; `apply` on the same images returns the same if no activation was changed.
+    """
+    names = stages(arch)
+    first = {name: activations[name] for name in names[: names.index(stage) + 1]}
+    module = _merge(arch, variables)
+    module.eval()
+    return _logits(arch, module.classify(module.continue_from(first, first[stage])))
 
 
 def _freeze(arch: Arch, module: Network, patterns: tuple[str, ...]) -> None:
@@ -274,11 +295,14 @@ def _definition(arch: Arch) -> _Definition:
     return _Definition(*_split(module))
 
 
-def _merge(arch: Arch, variables: Variables, images: jax.Array) -> Network:
+def _check_images(arch: Arch, images: jax.Array) -> None:
     if images.ndim != 4 or images.shape[-1] != arch.channels:
         raise UserError(
             f"images have shape {tuple(images.shape)}; the network takes [N, H, W, C] with C = {arch.channels}"
         )
+
+
+def _merge(arch: Arch, variables: Variables) -> Network:
     check_variables(arch, variables)
     definition = _definition(arch)
     states: list[Any] = [
@@ -319,6 +343,10 @@ def leaves_by_path(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _cast(arch: Arch, images: jax.Array) -> jax.Array:
     return images.astype(jnp.dtype(arch.dtype))
+
+
+def _logits(arch: Arch, outputs: Outputs) -> Outputs:
+    return jax.tree.map(lambda logits: logits.astype(parameter_dtype(arch.dtype)), outputs)
 
 
 def _describe(leaf: Any) -> str:

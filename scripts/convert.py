@@ -63,8 +63,8 @@ def convert(name: str, source: str, arguments: list[str]) -> None:
         Args:
             file: The file of published weights.
             out: The run folder to create; it must not exist, or be empty.
-            classes: Class names in the order of the outputs, or one .txt file with a name per line, or one .json
-                file; by default the classes are numbered.
+            classes: Class names in the order of the outputs, one .txt file with a name per line, one .json file, or
+                imagenet; by default the classes are numbered.
             mean: Mean per channel, of values in [0, 1]; by default the publisher's.
             std: Standard deviation per channel; by default the publisher's.
             channel_order: Order of the channels that the network takes; by default the publisher's.

@@ -1,10 +1,13 @@
-"""Record runs, publish their results, check that a recorded run reproduces, and compare runs.
+"""Record runs, publish their results, check that a recorded run reproduces, compare runs, and rebuild a sweep's page.
 
-usage: python scripts/report.py --record RUN...           copy the small files of finished runs to experiments/records
+usage: python scripts/report.py --record RUN...           copy the small files of finished runs, or of a sweep, to
+                                                          experiments/records
        python scripts/report.py --results                 write docs/results.md and docs/line.md from the records
        python scripts/report.py --check NAME [--seed N] [--data.dir DIR] [--init ORIGIN]
                                                           repeat a recorded run and compare every value
        python scripts/report.py RUN RUN... [--out FILE]   compare runs in one HTML page
+       python scripts/report.py SWEEP                     rebuild the table and the page of a sweep, from the folder
+                                                          that scripts/sweep.py wrote
 
 --check trains in a temporary folder and reports whether all values are equal bit for bit, or which differ, by how much
 and why. Exit code 1: the figures differ.
@@ -35,29 +38,43 @@ def run(arguments: list[str]) -> None:
         check(rest)
     elif command.startswith("-"):
         raise UserError(f"the first argument is {command!r}; give --record, --results, --check, or runs to compare")
+    elif not rest and (Path(command) / "sweep.json").exists():
+        rebuild_sweep(Path(command))
     else:
         compare([command, *rest])
 
 
+def rebuild_sweep(folder: Path) -> None:
+    """Write the table and the page of a sweep again."""
+    from cnnjax.sweep import page
+
+    page.rebuild(folder)
+    print(f"wrote {folder / 'report.html'}")
+
+
 def record(runs: list[str]) -> None:
-    """Copy the small files of finished runs to the records."""
+    """Copy the small files of finished runs and sweeps to the records."""
     from cnnjax.runs import records
+    from cnnjax.sweep import records as sweep_records
 
     if not runs:
         raise UserError("--record is given without a run; add one or more run folders")
-    for run in runs:
-        print(records.record(Path(run), RECORDS).relative_to(ROOT))
+    for run in map(Path, runs):
+        module = sweep_records if (run / "sweep.json").exists() else records
+        print(module.record(run, RECORDS).relative_to(ROOT))
 
 
 def write_results(arguments: list[str]) -> None:
     """Write docs/results.md, and docs/line.md with its picture."""
     from cnnjax.runs import line_page, records, results_page
+    from cnnjax.sweep import records as sweep_records
     from cnnjax.system.files import write_bytes
 
     if arguments:
         raise UserError(f"--results is given with {arguments[0]!r}, but accepts no argument; leave it out")
     recorded, line = records.read_records(RECORDS), line_page.read(RECORDS / "line.toml")
-    pages = {RESULTS: results_page.page(recorded, RECORDS / "questions.toml", line.names)}
+    text = results_page.page(recorded, RECORDS / "questions.toml", line.names)
+    pages = {RESULTS: "\n".join([text, *sweep_records.sections(RECORDS)])}
     if written := line_page.page(line, recorded):
         pages |= dict(zip((RESULTS.with_name("line.md"), RESULTS.with_name(line_page.PICTURE)), written, strict=True))
     for path, text in pages.items():

@@ -19,7 +19,8 @@ from cnnjax.ops.native.library import LIBRARY
 from cnnjax.runs.folder import RunFolder
 from cnnjax.runs.launch import fit_in_folder
 from cnnjax.training.hooks import Hook
-from cnnjax.training.loop import Outcome
+from cnnjax.training.loop import Outcome, shared_dispatch
+from cnnjax.training.turns import finish
 
 # Implicit promotion of dtypes or ranks is an error.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -201,12 +202,20 @@ class Fitted(NamedTuple):
 
 def fit_run(experiment, folder, progress, **options) -> Fitted:
     """Train an experiment in a run folder, resuming from its newest checkpoint."""
-    return Fitted(*fit_in_folder(experiment, data.load(experiment.data), folder, progress, **options))
+    return Fitted(*finish(fit_in_folder(experiment, data.load(experiment.data), folder, progress, **options)))
 
 
 @pytest.fixture
 def progress() -> SilentProgress:
     return SilentProgress()
+
+
+@pytest.fixture(autouse=True)
+def own_programs():
+    """Start each test without the compiled programs of the previous ones, which may have changed how they are made."""
+    shared_dispatch.cache_clear()
+    yield
+    shared_dispatch.cache_clear()
 
 
 @pytest.fixture(autouse=True)

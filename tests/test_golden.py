@@ -12,6 +12,8 @@ import pytest
 
 from cnnjax import cli, create, init, list_models
 from cnnjax.functional import abstract_variables, leaves_by_path
+from cnnjax.sweep.axes import PREFIX
+from cnnjax.sweep.members import expand, groups
 from tests.forms import mark_deep_ones
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -62,7 +64,8 @@ def test_every_experiment_documents_its_command(name):
     text = (cli.EXPERIMENTS / f"{name}.py").read_text()
     for heading in ("Command:", "Shows:", "Device:", "Time:", "Expected:"):
         assert heading in text, f"{name}: {heading}"
-    assert f"scripts/train.py {name}" in text
+    command = f"sweep.py {name.removeprefix(PREFIX)}" if name.startswith(PREFIX) else f"train.py {name}"
+    assert f"scripts/{command}" in text
 
 
 @pytest.mark.parametrize("name", cli.list_experiments())
@@ -71,8 +74,17 @@ def test_every_experiment_has_a_valid_network(name):
     assert abstract_variables(experiment.model).params
 
 
+def test_sizes_of_sweeps(update):
+    lines = []
+    for name in cli.list_sweeps():
+        loaded = cli.load_sweep(name)
+        members = expand(loaded.experiment, loaded.sweep)
+        lines.append(f"{name}: {len(members)} members in {len(groups(members))} groups")
+    compare("sweeps.txt", "\n".join(lines) + "\n", update)
+
+
 def test_no_golden_file_is_unused():
-    expected = {f"experiments/{name}.json" for name in cli.list_experiments()}
+    expected = {f"experiments/{name}.json" for name in cli.list_experiments()} | {"sweeps.txt"}
     expected |= {f"models/{name}.txt" for name in list_models()}
     files = {str(path.relative_to(GOLDEN)) for path in GOLDEN.rglob("*") if path.is_file()}
     assert {name for name in files if not name.startswith("run_format_")} == expected  # these are runs, not texts

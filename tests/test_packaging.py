@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,17 @@ def test_make_updates_a_complete_environment_in_place(tmp_path):
 def test_a_pair_that_does_not_import_is_not_allowed(python, flax, declared):
     (allowed,) = [r for r in declared if r.name == "flax" and applies(r, python)]
     assert flax not in allowed.specifier
+
+
+def test_the_wheel_holds_the_data_of_the_package(tmp_path):
+    from hatchling.builders.wheel import WheelBuilder
+
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    included = {f"cnnjax/hub/included/{path.name}" for path in (ROOT / "cnnjax" / "hub" / "included").iterdir()}
+    assert len(included) == 2
+    files = {f"{folder}/{file}" for folder in included for file in ("model.safetensors", "config.json", "README.md")}
+    classes = {f"cnnjax/data/imagenet_classes/{file}" for file in ("classes.tsv", "LICENSE")}
+    readers = {f"cnnjax/export/readers/read_{kind}.py" for kind in ("stablehlo", "onnx", "safetensors")}
+    assert {"cnnjax/pretrained.csv", *files, *classes, *readers} <= names

@@ -163,6 +163,19 @@ def test_predict_leaves_out_what_training_leaves_out(workplace, tmp_path):
     assert done.returncode == 2
 
 
+def test_predict_reports_images_that_seem_dark(workplace, tmp_path):
+    values = np.random.default_rng(0).integers(0, 4096, (28, 28), np.uint16)
+    values[0, 0] = 4095
+    Image.fromarray(values).save(tmp_path / "dark.png")
+    Image.fromarray(values * 16).save(tmp_path / "bright.png")
+    done = run_script("predict.py", "runs/done", tmp_path / "dark.png", tmp_path / "bright.png", cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == (
+        f"notice: {tmp_path}/dark.png has values up to 4,095, and 65,535 becomes white; if it has 12 bits, train with "
+        "--data.max-value 4095, or convert it to 8 bits\n"
+    )
+
+
 def test_predict_names_a_folder_that_it_cannot_open(workplace, tmp_path, monkeypatch):
     folder = shutil.copytree(workplace / "photos", tmp_path / "photos")
     shutil.copytree(workplace / "photos", folder / "closed")

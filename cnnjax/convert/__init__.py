@@ -21,8 +21,8 @@ from cnnjax.functional import Variables, abstract_variables, check_variables
 from cnnjax.models.layers import Arch
 
 __all__ = [
-    "USUAL", "Choice", "Converted", "Normalization", "Source", "convert_weights", "load_weights", "save_weights",
-    "source_of",
+    "USUAL", "Choice", "Converted", "Normalization", "Source", "convert_weights", "largest_file", "load_weights",
+    "save_weights", "source_of",
 ]  # fmt: skip
 
 _FAMILIES: dict[str, Callable[[Any], dict[str, Source]]] = {
@@ -98,8 +98,7 @@ def convert_weights(arch: Arch, source: str, path: Path, choice: Choice = USUAL)
             whole model are not known, or compute something else than the network.
     """
     table = source_of(arch, source).table
-    size = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_variables(arch)))
-    with open_tensors(path, 4 * size + 2**26, choice) as tensors:  # may include an optimizer's state
+    with open_tensors(path, largest_file(arch), choice) as tensors:
         if tensors.definition is None:
             return Converted(arch, to_variables(table, arch, tensors), None, tensors.notices)
         with naming(path):
@@ -111,6 +110,12 @@ def convert_weights(arch: Arch, source: str, path: Path, choice: Choice = USUAL)
         with naming(path):
             model.check(variables)
         return Converted(model.arch, variables, model.normalization, tensors.notices)
+
+
+def largest_file(arch: Arch) -> int:
+    """Return the maximum bytes of a file of the network's weights, which may include an optimizer's state."""
+    size = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_variables(arch)))
+    return 4 * size + 2**26
 
 
 def save_weights(arch: Arch, variables: Variables, source: str, path: Path) -> None:

@@ -10,9 +10,11 @@ from cnnjax.convert import USUAL, Choice, convert_weights, source_of
 from cnnjax.convert.class_list import read_class_names
 from cnnjax.convert.sources import ChannelOrder, Interpolation, Normalization, Source
 from cnnjax.data import Preprocessing
+from cnnjax.data.imagenet_classes import wordnet_ids
 from cnnjax.errors import UserError
+from cnnjax.functional import Variables
 from cnnjax.models.layers import Arch
-from cnnjax.system.files import sha256, sync_folder
+from cnnjax.system.files import require_empty, sha256, sync_folder
 
 
 def convert_to_run(
@@ -28,17 +30,16 @@ def convert_to_run(
         source: publisher whose names the file uses.
         file: the published weights.
         out: folder to create; it must be empty if it exists.
-        classes: class names, or one .txt file with a name per line, or one .json file with a list; empty: the class
-            numbers.
+        classes: class names, one .txt file with a name per line, one .json file with a list, or "imagenet" for its
+            WordNet ids; empty: the class numbers.
         mean: mean of each channel, for values in [0, 1]; empty: the file's own or the publisher's.
         std: standard deviation of each channel; empty: the file's own or the publisher's.
         channel_order: ``"rgb"`` or ``"bgr"``; None: the publisher's.
         interpolation: resampling filter for images of other sizes; None: the publisher's.
         choice: which of the file's tensors to read.
     """
-    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise UserError(f"{out} exists and is not an empty folder; choose another name")
-    names = read_class_names(classes)
+    require_empty(out)
+    names = wordnet_ids() if classes == ("imagenet",) else read_class_names(classes)
     if names and arch.num_classes != len(names):
         arch = arch.replace(num_classes=len(names))
     publisher = source_of(arch, source)
@@ -50,12 +51,25 @@ def convert_to_run(
     if own and (mean or std or channel_order):
         raise UserError(f"{file} scales its images itself; leave out --mean, --std and --channel-order")
     preprocessing = published_preprocessing(arch, publisher, own or given, interpolation)
+    record = {"model": name, "source": source, "file": file.name, "sha256": sha256(file)}
+    write_run(out, arch, variables, names or tuple(map(str, range(arch.num_classes))), preprocessing, record)
+    return "".join(f"notice: {notice}\n" for notice in notices) + (
+        f"{out}: {name} with {complexity(arch).parameters:,} parameters from {file}, {arch.num_classes} classes; "
+        f"{preprocessing.describe()}"
+    )
+
+
+def write_run(
+    out: Path, arch: Arch, variables: Variables, classes: tuple[str, ...], preprocessing: Preprocessing,
+    record: dict[str, str],
+) -> None:  # fmt: skip
+    """Write converted variables as the run folder ``out``, atomically; ``record`` states where they come from."""
     info = {
         "epoch": 0,
         "model": arch.to_dict(),
-        "classes": list(names or map(str, range(arch.num_classes))),
+        "classes": list(classes),
         "preprocessing": preprocessing.to_dict(),
-        "converted": {"model": name, "source": source, "file": file.name, "sha256": sha256(file)},
+        "converted": record,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.parent / f".{out.name}.{secrets.token_hex(4)}"
@@ -68,10 +82,6 @@ def convert_to_run(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(out.parent)
-    return "".join(f"notice: {notice}\n" for notice in notices) + (
-        f"{out}: {name} with {complexity(arch).parameters:,} parameters from {file}, {arch.num_classes} classes; "
-        f"{preprocessing.describe()}"
-    )
 
 
 def _normalization(

@@ -22,6 +22,8 @@ CAFFE = Normalization((103.939 / 255, 116.779 / 255, 123.68 / 255), (1 / 255,) *
 """Keras's mode "caffe": blue first, values up to 255, the mean subtracted."""
 SYMMETRIC = Normalization((0.5,) * 3, (0.5,) * 3)
 """Keras's mode "tf": values in [-1, 1]."""
+NORMALIZATIONS = {"imagenet": IMAGENET, "caffe": CAFFE, "symmetric": SYMMETRIC}
+"""By their names in the registry of published weights."""
 
 
 class Geometry(NamedTuple):

@@ -20,14 +20,14 @@ from cnnjax.data.dataset import (
 )
 from cnnjax.data.division import PARTS, Names, divide_as_recorded, divide_by_seed
 from cnnjax.data.loader import Crops, DeviceSplit, Loader, make_loader
-from cnnjax.data.preprocessing import Embedded, Preprocessing, normalize, read_image
+from cnnjax.data.preprocessing import Embedded, Preprocessing, normalize, prepare_photo, read_image
 from cnnjax.data.sources import SOURCES, SourceEntry, find_source
 from cnnjax.errors import UserError, counted
 
 __all__ = [
     "SOURCES", "Crops", "Dataset", "DeviceSplit", "Embedded", "Loaded", "Loader", "Preprocessing", "Source",
     "SourceEntry", "Split", "augment", "balanced_order", "class_weights", "epoch_order", "load", "make_loader",
-    "normalize", "read_image", "resize_boxes",
+    "normalize", "prepare_photo", "read_image", "resize_boxes",
 ]  # fmt: skip
 
 

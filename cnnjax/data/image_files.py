@@ -160,6 +160,16 @@ def eight_bits(image: Image.Image, max_value: int) -> tuple[Image.Image, int | N
     return _on_white(image), None
 
 
+def low_bits(largest: int, white: int) -> int | None:
+    """Return how many bits the values of dark images seem to have, or None if they reach the upper half of the range.
+
+    Args:
+        largest: the largest value seen in images with more than 8 bits per channel.
+        white: the value that becomes white.
+    """
+    return largest.bit_length() if largest.bit_length() < white.bit_length() else None
+
+
 def eight_bits_of_samples(samples: np.ndarray, max_value: int) -> tuple[Image.Image, int]:
     """Return the image of samples from 0 to 65,535 and the largest one; ``max_value`` becomes 255.
 

@@ -14,7 +14,7 @@ import numpy as np
 from cnnjax.data import photo_index, photos
 from cnnjax.data.dataset import Loaded, Split
 from cnnjax.data.folder_layout import Arranged, Files, Layout, arrange, check_classes, is_left_out, open_files
-from cnnjax.data.image_files import MOST_VALUE, as_mode, check_file_size, decode_picture
+from cnnjax.data.image_files import MOST_VALUE, as_mode, check_file_size, decode_picture, low_bits
 from cnnjax.data.photos import SAMPLED_CONTENTS, SAMPLED_PIXELS, Photos
 from cnnjax.data.pixels import allocate_pixels, training_statistics
 from cnnjax.data.preprocessing import Preprocessing, fit
@@ -82,8 +82,8 @@ def _range_notice(largest_values: Sequence[int], options: Options) -> list[str]:
     if not largest_values:
         return []
     largest, white = max(largest_values), options.max_value
-    bits = largest.bit_length()
-    advice = f"; if they have {bits} bits, give --data.max-value {2**bits - 1}" if bits < white.bit_length() else ""
+    bits = low_bits(largest, white)
+    advice = f"; if they have {bits} bits, give --data.max-value {2**bits - 1}" if bits else ""
     return [f"images with more than 8 bits: {white:,} becomes white, and the largest value seen is {largest:,}{advice}"]
 
 

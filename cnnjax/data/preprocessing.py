@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from cnnjax.data.image_files import MOST_VALUE, as_mode, decode_picture, read_picture_file
+from cnnjax.data.image_files import MOST_VALUE, as_mode, decode_picture, eight_bits, from_pixels, read_picture_file
 from cnnjax.errors import UserError
 from cnnjax.ops.dispatch import parameter_dtype
 from cnnjax.schema import Number, Schema
@@ -134,6 +134,15 @@ def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:
     Raises:
         UserError: the file does not exist or is not an image.
     """
+    return read_image_and_range(path, preprocessing)[0]
+
+
+def read_image_and_range(path: str, preprocessing: Preprocessing) -> tuple[np.ndarray, int | None]:
+    """Return `read_image`, and the largest value in the file if it has more than 8 bits per channel.
+
+    Raises:
+        UserError: the file does not exist or is not an image.
+    """
     try:
         picture = decode_picture(read_picture_file(Path(path)), max_value=preprocessing.max_value)
         pixels = np.asarray(fit(as_mode(picture.image, preprocessing.channels), preprocessing))
@@ -143,4 +152,27 @@ def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:
         raise UserError(
             f"{path} cannot be read as an image ({error}); give a PNG, JPEG or another common format"
         ) from error
+    return pixels.reshape(preprocessing.height, preprocessing.width, preprocessing.channels), picture.largest
+
+
+def prepare_photo(photo: str | Path | Image.Image | np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Return an image file, a Pillow image or an array uint8 [H, W] or [H, W, C] as uint8 [H, W, C], resized, cropped
+    and converted to grayscale or RGB.
+
+    Raises:
+        UserError: it cannot be read, or is not an image.
+    """
+    if isinstance(photo, str | Path):
+        return read_image(str(photo), preprocessing)
+    if isinstance(photo, np.ndarray):
+        if photo.dtype != np.uint8 or photo.ndim not in (2, 3) or (photo.ndim == 3 and photo.shape[-1] not in (1, 3)):
+            raise UserError(
+                f"an image is an array {photo.dtype}{list(photo.shape)}; it must be uint8 [H, W], [H, W, 1] or "
+                "[H, W, 3], with values from 0 to 255"
+            )
+        photo = from_pixels(photo if photo.ndim == 3 else photo[..., None])
+    if not isinstance(photo, Image.Image):
+        raise UserError(f"an image is a {type(photo).__name__}; give a file, a Pillow image or an array")
+    upright, _ = eight_bits(photo, preprocessing.max_value)
+    pixels = np.asarray(fit(as_mode(upright, preprocessing.channels), preprocessing))
     return pixels.reshape(preprocessing.height, preprocessing.width, preprocessing.channels)

@@ -7,6 +7,7 @@ from typing import Any
 from cnnjax.errors import choose
 from cnnjax.models import alexnet, googlenet, inception_v3, lenet, lenet_1998, mlp, regnet, resnet, vgg, xception
 from cnnjax.models.layers import Arch
+from cnnjax.pretrained import list_pretrained
 
 FAMILIES: dict[str, type[Arch]] = {cls.family: cls for cls in (
     lenet.LeNet, lenet_1998.LeNet1998, mlp.MLP, alexnet.AlexNet, vgg.VGG, googlenet.GoogLeNet, resnet.ResNet,
@@ -31,9 +32,19 @@ def create(name: str, **options: Any) -> Arch:
     return VARIANTS[choose("model", name, VARIANTS)].replace(**options)
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of the variants that match a shell pattern, such as ``"le*"``."""
-    return sorted(fnmatch.filter(VARIANTS, pattern))
+def variant_like(arch: Arch, name: str) -> Arch:
+    """Return a variant with the number of classes, image size, channels and dtype of ``arch``."""
+    kept = {field: getattr(arch, field) for field in ("num_classes", "input_size", "channels", "dtype")}
+    return create(name, **kept)
+
+
+def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
+    """Return the names of the variants that match a shell pattern, such as ``"le*"``.
+
+    With ``pretrained``, return the names of published weights, such as ``"resnet50.tv_in1k_v2"``; the pattern may leave
+    out the tag after the dot.
+    """
+    return list_pretrained(pattern) if pretrained else sorted(fnmatch.filter(VARIANTS, pattern))
 
 
 def from_dict(data: object, families: Mapping[str, type[Arch]] = FAMILIES) -> Arch:

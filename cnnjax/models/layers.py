@@ -122,13 +122,17 @@ class Network(nnx.Module):
         raise NotImplementedError(f"{type(self).__name__} must implement classify")
 
     def features(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
-        """Run the stages on images [N, H, W, C] of any size that they accept.
+        """Run the stages on images [N, H, W, C] of any size that they accept."""
+        return self.continue_from({}, images, rngs)
+
+    def continue_from(self, first: Features, x: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
+        """Run the stages that follow the ``first`` ones, whose activations are known, on the last of them, ``x``.
 
         Each rematerialized stage is a separate checkpoint: only its inputs are stored, and it is recomputed when its
         gradient is needed.
         """
-        x, features = images, {}
-        for name, run, layers in self.stages():
+        features = dict(first)
+        for name, run, layers in self.stages()[len(first) :]:
             if name in self.remat:  # outputs only what changes: statistics once, no parameters
                 run = nnx.remat(run, graph_updates=False)
             features[name] = x = run(*layers, x, rngs)

@@ -11,6 +11,7 @@ choices for a run's environment.json.
     max pooling                  reduce_window   slices                 slices
     steps per dispatch           up to 64        1                      1
     accumulated parts            loop            unrolled               unrolled
+    members of a sweep           stacked         in turn                in turn
 """
 
 from typing import Any, Literal
@@ -114,6 +115,14 @@ def steps_per_dispatch(backend: str, steps_per_epoch: int) -> int:
     a small network takes less time than its launch.
     """
     return 1 if backend == "cpu" else min(steps_per_epoch, 64)
+
+
+def members_are_stacked(backend: str) -> bool:
+    """Return whether members of a sweep with one program train in one device call instead of taking turns.
+
+    On a CPU, `vmap` over kernels turns convolutions into grouped ones, which are slower than one after the other.
+    """
+    return backend != "cpu"
 
 
 def is_unrolled(backend: str) -> bool:

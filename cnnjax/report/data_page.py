@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cnnjax.data.examination import CORRELATION, MOST_COMPARED, Duplicates, Examined, Pair
+from cnnjax.data.image_files import MOST_VALUE, low_bits
 from cnnjax.errors import counted, listed
 from cnnjax.report import figures, page
 from cnnjax.system.files import write_bytes
@@ -76,6 +77,14 @@ def _pairs(examined: Examined, pairs: Sequence[Pair]) -> str:
 
 def _images(examined: Examined) -> list[Finding]:
     found = []
+    if examined.largest is not None and (bits := low_bits(examined.largest, MOST_VALUE)):
+        found.append(
+            Finding(
+                f"images with more than 8 bits have values up to {examined.largest:,} of {MOST_VALUE:,}; if they have "
+                f"{bits} bits, train with --data.max-value {2**bits - 1}",
+                False,
+            )
+        )
     if uniform := [examined.names[index] for index in np.flatnonzero(examined.uniform)]:
         found.append(Finding(f"{counted(len(uniform), 'image')} of one uniform color: {listed(uniform)}", True))
     for part in dict.fromkeys(examined.parts.tolist()):

@@ -87,14 +87,14 @@ def write(
     write_page(folder / "report.html", name, body)
 
 
-def write_page(path: Path, title: str, body: Sequence[str]) -> None:
-    """Write a complete HTML page with its style and script inline."""
+def write_page(path: Path, title: str, body: Sequence[str], *, style: str = "", script: str = "") -> None:
+    """Write a complete HTML page with its style and script inline; ``style`` and ``script`` are added to them."""
     text = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>\n"
+        f"<title>{html.escape(title)}</title><style>{STYLE}{style}</style></head><body>\n"
         + "\n".join(body)
-        + f"\n<script>{charts.SCRIPT}</script></body></html>\n"
+        + f"\n<script>{charts.SCRIPT}{script}</script></body></html>\n"
     )
     write_bytes(path, text.encode(errors="replace"))  # a path need not be UTF-8
 

@@ -42,8 +42,16 @@ def with_parts_of(experiment: Experiment, definitions: Definitions = BUILT_IN) -
     )
 
 
-def run_file(path: Path) -> tuple[Any, Definitions]:
-    """Execute an experiment file; return its ``experiment`` (None if it has none) and its definitions.
+class LoadedFile(NamedTuple):
+    """What an experiment file defines; None for a value that it lacks."""
+
+    experiment: Any
+    sweep: Any
+    definitions: Definitions
+
+
+def run_file(path: Path) -> LoadedFile:
+    """Execute an experiment file; return its ``experiment``, its ``sweep`` and its definitions.
 
     It may define subclasses of `Arch` with a ``family``, subclasses of `Loss` with a ``kind``, and data sets as a
     dictionary ``SOURCES`` of `SourceEntry`.
@@ -75,7 +83,7 @@ def run_file(path: Path) -> tuple[Any, Definitions]:
         definitions = Definitions(
             {**FAMILIES, **families}, {**LOSSES, **losses}, {**SOURCES, **sources}, code=code
         )  # fmt: skip
-    return getattr(module, "experiment", None), definitions
+    return LoadedFile(getattr(module, "experiment", None), getattr(module, "sweep", None), definitions)
 
 
 def _own(module: Any, base: type) -> list[Any]:
@@ -109,7 +117,7 @@ def of_run(run: Path, code: Path | None = None, trust_code: bool = False) -> Def
         return BUILT_IN
     if not code.is_file():
         raise UserError(f"there is no file {code}; check the path given with --code")
-    return run_file(code)[1]
+    return run_file(code).definitions
 
 
 def hint(run: Path) -> str:

@@ -48,18 +48,18 @@ def compare(network: Predictor, dataset: Dataset, part: str) -> str | None:
             f"the run used a different split, so these {part} images may overlap with its other splits; set "
             "data.validation and data.split_seed as in the run"
         )
-    if expected is None or given is None:  # the run of an older version
+    where = f"the {part} images of {dataset.name}"
+    if expected is None or given is None:  # an older version recorded only the fingerprint of the whole data set
         if same_data:
             return None
-        expected, given = run["content_hash"], dataset.content_hash
-    where = f"the {part} images of {dataset.name}"
+        if part not in dataset.drawn:
+            return f"{where} were not compared with those of the run, which recorded only a sha256 of all images"
+        where, expected, given = f"the images of {dataset.name}", run["content_hash"], dataset.content_hash
     if part in dataset.incomplete:
         return f"{where} were not compared with those of the run, because some are missing"
     differ = f"{where} are not those of the run (sha256 {given[:12]}, in the run {expected[:12]})"
     if part == "test" and part not in dataset.drawn:
         return differ
-    if f"{part}_hash" not in run and part not in dataset.drawn:
-        return f"{where} were not compared with those of the run, which was written by an older version"
     raise UserError(
         f"{differ}, so the run may have trained on some of them; give the data of the run with --data.dir, or other "
         "images in a folder test, with --split test"

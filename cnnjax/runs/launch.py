@@ -26,7 +26,7 @@ from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions
 from cnnjax.runs.environment import environment
 from cnnjax.runs.folder import RunFolder
 from cnnjax.runs.metrics_log import MetricsLog
-from cnnjax.runs.origin import Start, read_start, start_variables
+from cnnjax.runs.origin import FROM_SEED, Start, read_start, start_variables
 from cnnjax.runs.phase import Task
 from cnnjax.runs.phased import PhasedOutcome, fit_phases
 from cnnjax.runs.progress import TerminalProgress
@@ -39,9 +39,10 @@ from cnnjax.training import out_of_memory
 from cnnjax.training.early_stopping import EarlyStoppingState
 from cnnjax.training.evaluation import evaluate
 from cnnjax.training.hooks import Hook, Snapshot
-from cnnjax.training.loop import Outcome, fit, plan
+from cnnjax.training.loop import Outcome, plan, training
 from cnnjax.training.profiling import Profile, check_steps
 from cnnjax.training.state import state_of
+from cnnjax.training.turns import Steps, finish
 from cnnjax.transfer.phases import is_open, phase_experiment, resolved
 
 
@@ -83,15 +84,7 @@ def run(
             say(console, f"notice: {notice}")
         experiment = resolved(launch.experiment, dataset, lambda text: say(console, text))
         launch = dataclasses.replace(launch, experiment=experiment)
-        folder.check(experiment)
-        steps_per_epoch = plan_all(experiment, dataset)
-        if profiled is not None:
-            if experiment.phases:
-                raise UserError("--profile is given for an experiment with phases; profile one without phases")
-            done = checkpoint.newest_step(folder.checkpoints)
-            check_steps(profiled, 0 if folder.finished else steps_per_epoch * launch.experiment.train.epochs - done)
-        with folder.locked():
-            results, problems = _run_in(folder, launch, dataset, start, steps_per_epoch, console, profiled)
+        results, problems = finish(run_steps(launch, dataset, console, TerminalProgress(console), profiled, start))
     print_results(launch.name, results, console)
     if problems:
         raise PartlyDone(
@@ -107,28 +100,57 @@ def plan_all(experiment: Experiment, dataset: Dataset) -> int:
     return max(plan(part, dataset)[0] for part in parts)  # they all have as many
 
 
+Finished = tuple[dict[str, Any], list[str]]
+"""The results of a run, and a message for each output that could not be written."""
+
+
+def run_steps(
+    launch: Launch, dataset: Dataset, console: Console, progress: Hook, profiled: range | None = None,
+    start: Start = FROM_SEED,
+) -> Steps[Finished]:  # fmt: skip
+    """Train, resume, or report that the run is finished, pausing after each dispatch; the folder stays locked.
+
+    Raises:
+        CnnjaxError: as in `run`.
+    """
+    folder = RunFolder(launch.folder, launch.definitions)
+    folder.check(launch.experiment)
+    steps_per_epoch = plan_all(launch.experiment, dataset)
+    if profiled is not None:
+        if launch.experiment.phases:
+            raise UserError("--profile is given for an experiment with phases; profile one without phases")
+        done = checkpoint.newest_step(folder.checkpoints)
+        check_steps(profiled, 0 if folder.finished else steps_per_epoch * launch.experiment.train.epochs - done)
+    with folder.locked():
+        return (yield from _run_in(folder, launch, dataset, start, steps_per_epoch, console, progress, profiled))
+
+
 def _run_in(
     folder: RunFolder, launch: Launch, dataset: Dataset, start: Start, steps_per_epoch: int, console: Console,
-    profiled: range | None,
-) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
-    """Return the results, and a message for each output that could not be written."""
-    folder.start(launch.name, launch.experiment)
-    if folder.code_has_changed():
-        say(console, f"notice: {folder.path / COPY} differs from the experiment file in use")
+    progress: Hook, profiled: range | None,
+) -> Steps[Finished]:  # fmt: skip
+    start_run(folder, launch, progress)
     if folder.finished:
         _require_same_data(folder, dataset)
         results = folder.read_results()
         checkpoint.best(folder.checkpoints)
-        problem = tidy(folder, launch.experiment.train, results["epochs"], lambda text: say(console, text))
+        problem = tidy(folder, launch.experiment.train, results["epochs"], progress.notice)
         say(console, f"{launch.folder} is already finished; choose another --seed or --out for a new run")
         return results, [problem] if problem else []
-    entry = environment(lowering(launch.experiment, dataset, steps_per_epoch))
-    folder.record_files(dataset.names, dataset.left_out)
-    changed = folder.record_environment(entry | {"data": dataset.record()})
-    if changed and checkpoint.newest_step(folder.checkpoints):
-        say(console, _environment_notice(changed))
+    record_start(folder, launch, dataset, steps_per_epoch, progress)
     variables = start_variables(launch.experiment, dataset, start, folder)
-    return _train(launch, dataset, folder, console, variables, profiled)
+    outcome: Outcome | PhasedOutcome
+    if launch.experiment.phases:
+        assert variables is not None
+        task = Task(launch.experiment, dataset, folder, functools.partial(_fit_phase, console), progress.notice)
+        outcome, problem = fit_phases(task, variables)
+    else:
+        profile = None if profiled is None else Profile(profiled, launch.folder / "profile")
+        outcome, problem = yield from _fit(launch.experiment, dataset, folder, progress, profile, variables)
+        if profile:
+            say(console, profile.sentence())
+    say(console, "evaluating the best parameters, drawing the report ...")
+    return finish_run(folder, launch, dataset, outcome, problem, variables)
 
 
 def _require_same_data(folder: RunFolder, dataset: Dataset) -> None:
@@ -144,23 +166,32 @@ def _require_same_data(folder: RunFolder, dataset: Dataset) -> None:
         )
 
 
-def _train(
-    launch: Launch, dataset: Dataset, folder: RunFolder, console: Console, start: Variables | None,
-    profiled: range | None,
-) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
-    outcome: Outcome | PhasedOutcome
-    if launch.experiment.phases:
-        assert start is not None
-        fit = functools.partial(_fit, console=console)
-        outcome, problem = fit_phases(
-            Task(launch.experiment, dataset, folder, fit, lambda text: say(console, text)), start
-        )
-    else:
-        profile = None if profiled is None else Profile(profiled, launch.folder / "profile")
-        outcome, problem = _fit(launch.experiment, dataset, folder, start, console=console, profile=profile)
-        if profile:
-            say(console, profile.sentence())
-    say(console, "evaluating the best parameters, drawing the report ...")
+def start_run(folder: RunFolder, launch: Launch, progress: Hook) -> None:
+    """Create the folder of a run, or check that it holds the same experiment."""
+    folder.start(launch.name, launch.experiment)
+    if folder.code_has_changed():
+        progress.notice(f"notice: {folder.path / COPY} differs from the experiment file in use")
+
+
+def record_start(
+    folder: RunFolder, launch: Launch, dataset: Dataset, steps_per_epoch: int, progress: Hook, *, stacked: bool = False
+) -> None:
+    """Record the environment of this start; print a notice if it changes the bits of a run that is resumed."""
+    chosen = lowering(launch.experiment, dataset, steps_per_epoch)
+    if dispatch.members_are_stacked(jax.default_backend()):
+        chosen["stacked"] = stacked
+    entry = environment(chosen)
+    folder.record_files(dataset.names, dataset.left_out)
+    changed = folder.record_environment(entry | {"data": dataset.record()})
+    if changed and checkpoint.newest_step(folder.checkpoints):
+        progress.notice(_environment_notice(changed))
+
+
+def finish_run(
+    folder: RunFolder, launch: Launch, dataset: Dataset, outcome: Outcome | PhasedOutcome, problem: str | None,
+    start: Variables | None = None,
+) -> Finished:  # fmt: skip
+    """Evaluate the best parameters of a finished training, draw its report and write its results."""
     variables = predictor.load(launch.folder, launch.definitions).variables
     results = _evaluate_best(launch.experiment, dataset, outcome, variables)
     problems = [problem] if problem else []
@@ -240,26 +271,44 @@ def phases_table(results: dict[str, Any]) -> Table:
 
 
 def _fit(
-    experiment: Experiment, dataset: Dataset, folder: RunFolder, start: Variables | None, *, console: Console,
-    profile: Profile | None = None,
-) -> tuple[Outcome, str | None]:  # fmt: skip
-    progress = TerminalProgress(console)
+    experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: Hook, profile: Profile | None = None,
+    initial: Variables | None = None,
+) -> Steps[tuple[Outcome, str | None]]:  # fmt: skip
     try:
-        return fit_in_folder(experiment, dataset, folder, progress, profile=profile, initial=start)
+        return (yield from fit_in_folder(experiment, dataset, folder, progress, profile=profile, initial=initial))
     finally:
         progress.close()
         if profile:
             profile.close()
 
 
+def _fit_phase(
+    console: Console, experiment: Experiment, dataset: Dataset, folder: RunFolder, start: Variables
+) -> tuple[Outcome, str | None]:
+    """Train a phase to its end; see `cnnjax.runs.phase.Fit`."""
+    return finish(_fit(experiment, dataset, folder, TerminalProgress(console), initial=start))
+
+
 def fit_in_folder(
     experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: Hook,
     poll: Callable[[], None] = signals.poll, profile: Profile | None = None, initial: Variables | None = None,
-) -> tuple[Outcome, str | None]:  # fmt: skip
+) -> Steps[tuple[Outcome, str | None]]:  # fmt: skip
     """Train from the folder's newest undamaged checkpoint; return the outcome and any problem with metrics.jsonl.
 
     Without a checkpoint it starts from the variables ``initial``, or else from the experiment's seed.
     The order of the hooks is part of the contract: an epoch's line of metrics, its checkpoint, its progress line.
+    """
+    start, log, hooks = resume_in_folder(experiment, dataset, folder, progress, initial)
+    outcome = yield from training(experiment, dataset, start, hooks, poll, profile)
+    return outcome, log.problem
+
+
+def resume_in_folder(
+    experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: Hook, initial: Variables | None = None
+) -> tuple[Snapshot | None, MetricsLog, tuple[Hook, ...]]:
+    """Return the position in the folder's newest undamaged checkpoint, the log of metrics, and all hooks in order.
+
+    Without a checkpoint, the position is the start from ``initial``, or None without these too.
     """
     _, hyperparameters = plan(experiment, dataset)
     saver = Saver(experiment, dataset, folder, progress.notice)
@@ -268,8 +317,7 @@ def fit_in_folder(
         owned = jax.tree.map(jnp.copy, initial)  # the train step donates the state, and the caller keeps these
         start = Snapshot(state_of(experiment, hyperparameters, owned), EarlyStoppingState(), [], 0.0)
     log = MetricsLog(folder, [] if start is None else start.rows, progress.notice)
-    outcome = fit(experiment, dataset, start, (log, saver, progress), poll, profile)
-    return outcome, log.problem
+    return start, log, (log, saver, progress)
 
 
 def _evaluate_best(

@@ -72,7 +72,7 @@ def page(line: Line, records: Mapping[str, Sequence[Record]]) -> tuple[str, str]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     missing = [name for name in line.names if name not in records]
     text = f"Not recorded: {', '.join(missing)}." if missing else filled(line.text, groups, str(line.path)).strip()
-    machines = "; ".join(dict.fromkeys(machine(record) for group in groups for record in group))
+    machines = "; ".join(dict.fromkeys(machine(record.environment) for group in groups for record in group))
     image = f"![Test top-1 over multiply-adds]({PICTURE})"
     return "\n\n".join([HEAD.strip(), table, image, text, f"Run on {machines}.\n"]), picture(networks, groups)
 

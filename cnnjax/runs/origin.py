@@ -2,6 +2,8 @@
 
     run:RUN                 the best parameters of a run, or of a folder that scripts/convert.py wrote
     file:WEIGHTS            a file of published weights; file:timm:WEIGHTS if several publishers use its names
+    NAME                    a published network, such as xception.keras_in1k, or folder:DIR or hf:OWNER/NAME; see
+                            `cnnjax.load_pretrained`
 
 The copy, `RUN/initial`, holds the starting parameters of the run with its preprocessing, so that a run resumes when the
 original has moved.
@@ -31,7 +33,8 @@ from cnnjax.training.state import INIT_STREAM
 INITIAL = "initial"
 NO_EFFECT = (*HEAD_FIELDS, "input_size", "dtype", "dropout", "stochastic_depth", "momentum", "aux_heads")
 """Options in which a network may differ from the one its parameters come from: the head's, and those of training."""
-FORMS = "run:RUN or file:WEIGHTS"
+PUBLISHED_FORMS = ("folder", "hf")
+"""Forms that `cnnjax.load_pretrained` reads, besides names."""
 
 
 class Origin(NamedTuple):
@@ -64,6 +67,9 @@ class Start(NamedTuple):
     def notices(self) -> tuple[str, ...]:
         """Messages of the origin for the user."""
         return () if self.origin is None else self.origin.notices
+
+
+FROM_SEED = Start()
 
 
 def read_start(experiment: Experiment, folder: RunFolder) -> Start:
@@ -112,16 +118,32 @@ def read_origin(text: str, model: Arch, definitions: Definitions = BUILT_IN) -> 
     """Read the network that ``text`` names; a file takes its architecture from ``model``."""
     kind, _, place = text.partition(":")
     readers: dict[str, Callable[[str, Arch, Definitions], Origin]] = {"run": _read_run, "file": _read_file}
-    if kind not in readers or not place:
-        raise UserError(f"init is {quoted(text)}; it must be {FORMS}")
-    return readers[kind](place, model, definitions)
+    if kind in readers and place:
+        return readers[kind](place, model, definitions)
+    network = _published(text)
+    return Origin(network.arch, network.variables, network.preprocessing)
+
+
+def _published(text: str) -> predictor.Predictor:
+    import cnnjax  # by its public name, because the hub builds on runs
+
+    kind, colon, place = text.partition(":")
+    if colon and (kind not in PUBLISHED_FORMS or not place):
+        raise UserError(
+            f"init is {quoted(text)}; it must be run:RUN, file:WEIGHTS, folder:DIR, hf:OWNER/NAME, or the name of a "
+            "published network"
+        )
+    network: predictor.Predictor = cnnjax.load_pretrained(text)
+    return network
 
 
 def origin_arch(text: str) -> Arch | None:
-    """Return the network in ``run:RUN``, or None: a file does not describe its network."""
+    """Return the network that ``text`` names, or None: a file does not describe its network."""
     kind, _, place = text.partition(":")
-    if kind != "run":
+    if kind == "file":
         return None
+    if kind != "run":
+        return _published(text).arch
     saved = checkpoint.best(_run_folder(place) / "checkpoints")
     return predictor.describe(saved).arch
 
@@ -129,8 +151,8 @@ def origin_arch(text: str) -> Arch | None:
 def absolute(text: str) -> str:
     """Return ``text`` with an absolute path, so that it is found from any working directory."""
     kind, _, place = text.partition(":")
-    if kind == "run":
-        return f"run:{Path(place).resolve()}"
+    if kind in ("run", "folder"):
+        return f"{kind}:{Path(place).resolve()}"
     if kind == "file":
         publisher, path = _publisher(place)
         return f"file:{publisher}:{path.resolve()}" if publisher else f"file:{path.resolve()}"

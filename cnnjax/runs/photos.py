@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax.data import Preprocessing, read_image
+from cnnjax.data import Preprocessing
 from cnnjax.data.folder_layout import is_left_out_file, walk
+from cnnjax.data.image_files import low_bits
+from cnnjax.data.preprocessing import read_image_and_range
 from cnnjax.errors import UserError
 
 
@@ -17,6 +19,8 @@ class ReadPhotos(NamedTuple):
     images: np.ndarray
     paths: list[str]
     problems: list[str]
+    dark: list[str]
+    """A message for each image with more than 8 bits per channel whose values are all low."""
 
 
 class FoundPhotos(NamedTuple):
@@ -55,12 +59,18 @@ def find_photos(names: Sequence[str]) -> FoundPhotos:
 
 def read_photos(paths: Sequence[str], preprocessing: Preprocessing) -> ReadPhotos:
     """Read the images, and report the files that cannot be read."""
-    images, readable, problems = [], [], []
+    images, readable, problems, dark = [], [], [], []
     for path in paths:
         try:
-            images.append(read_image(path, preprocessing))
+            pixels, largest = read_image_and_range(path, preprocessing)
+            images.append(pixels)
             readable.append(path)
+            if largest is not None and (bits := low_bits(largest, preprocessing.max_value)):
+                dark.append(
+                    f"{path} has values up to {largest:,}, and {preprocessing.max_value:,} becomes white; if it has "
+                    f"{bits} bits, train with --data.max-value {2**bits - 1}, or convert it to 8 bits"
+                )
         except UserError as error:
             problems.append(str(error))
     shape = (0, preprocessing.height, preprocessing.width, preprocessing.channels)
-    return ReadPhotos(np.stack(images) if images else np.zeros(shape, np.uint8), readable, problems)
+    return ReadPhotos(np.stack(images) if images else np.zeros(shape, np.uint8), readable, problems, dark)

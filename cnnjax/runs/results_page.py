@@ -73,10 +73,10 @@ def _section(question: Mapping[str, Any], records: Mapping[str, Sequence[Record]
     lines = [COLUMNS, ["---", *["---:"] * 6, "---:", "---"]]
     lines += [_row(row, records[row["record"]]) for row in question["rows"]]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    machines = dict.fromkeys(machine(record) for name in names for record in records[name])
+    machines = dict.fromkeys(machine(record.environment) for name in names for record in records[name])
     validation = "\n".join(
         f"- {name}: validation top-1 {_at_best_loss(group)} % at the epoch with the lowest validation loss, "
-        f"{_at_besttop1(group)} % at the best epoch"
+        f"{_at_best_top1(group)} % at the best epoch"
         for name, group in ((name, records[name]) for name in names)
     )
     picture = f"\n\n![{question['title']}]({question['picture']})" if "picture" in question else ""
@@ -103,13 +103,12 @@ def _at_best_loss(group: Sequence[Record]) -> str:
     return mean_and_spread([100 * row["validation_top1"] for row in best])
 
 
-def _at_besttop1(group: Sequence[Record]) -> str:
+def _at_best_top1(group: Sequence[Record]) -> str:
     return mean_and_spread([100 * max(row["validation_top1"] for row in record.rows) for record in group])
 
 
-def machine(record: Record) -> str:
-    """Return the device and the packages of a record."""
-    entry = record.environment
+def machine(entry: Mapping[str, Any]) -> str:
+    """Return the device and the versions in an entry of environment.json."""
     packages = entry["packages"]
     return (
         f"{entry['device']} ({entry['cpus']} CPUs), Python {entry['python']}, cnnjax {packages['cnnjax']}, "

@@ -124,12 +124,24 @@ def require_writable(folder: Path) -> None:
         raise UserError(f"the folder {place} is not writable; choose another output folder, or change its permissions")
 
 
+def require_empty(folder: Path) -> None:
+    """Raise UserError if a folder that will be written exists and is not empty."""
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        raise UserError(f"{folder} exists and is not an empty folder; choose another name")
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its missing parents, and sync the entry of each to disk."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in reversed(missing):
         sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Sync a file to disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -145,8 +157,7 @@ def sync_tree(folder: Path) -> None:
     """Sync ``folder`` and every file and folder below it to disk."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(path)
         elif path.is_dir():
             sync_folder(path)
     sync_folder(folder)
@@ -175,6 +186,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def free_name(path: Path) -> Path:
+    """Return ``path``, or ``path-2``, ``path-3`` and so on if it exists."""
+    names = [path, *(path.with_name(f"{path.name}-{n}") for n in range(2, 1000))]
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def sha256(path: Path) -> str:

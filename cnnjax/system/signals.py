@@ -14,6 +14,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 _messages: list[str] = []
 """Message that `poll` raises; empty until a signal arrives. Global, because signals are per process."""
+_deferring: list[str] = []
+"""Message of the `deferred_signals` in effect, or empty."""
 
 
 def poll() -> None:
@@ -26,7 +28,8 @@ def poll() -> None:
 def deferred_signals(message: str) -> Iterator[Callable[[], None]]:
     """Make `poll`, which is also yielded, raise Interrupted with ``message`` after a signal.
 
-    A second signal ends the process at once. Outside the main thread, signal handlers stay unchanged.
+    A second signal ends the process at once. Outside the main thread, signal handlers stay unchanged. Inside another
+    `deferred_signals`, the outer one stays in effect with its message.
     """
 
     def record(number: int, frame: FrameType | None) -> None:
@@ -34,15 +37,17 @@ def deferred_signals(message: str) -> Iterator[Callable[[], None]]:
             os._exit(Interrupted.exit_code)
         _messages.append(message)
 
-    if threading.current_thread() is not threading.main_thread():
+    if _deferring or threading.current_thread() is not threading.main_thread():
         yield poll
         return
     before = {number: signal.signal(number, record) for number in SIGNALS}
+    _deferring.append(message)
     try:
         yield poll
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _deferring.clear()
         _messages.clear()
 
 

@@ -69,16 +69,48 @@ def evaluate(
 
     ``poll`` is called between batches, so that the caller can interrupt. Few batches are queued on the device at once.
     """
+    step = functools.partial(eval_step, arch, preprocessing, variables)
+    fetched, count = _sums(step, loader, batch_size, poll)
+    return _means(fetched, count)
+
+
+def evaluate_members(
+    arch: Arch, preprocessing: Preprocessing, variables: Variables, loader: Loader, batch_size: int,
+    poll: Callable[[], None] = signals.poll,
+) -> list[dict[str, float]]:  # fmt: skip
+    """Return what `evaluate` returns, for each member of variables with a leading axis over the members."""
+    step = functools.partial(stacked_eval_step, arch, preprocessing, variables)
+    fetched, count = _sums(step, loader, batch_size, poll)
+    members = len(fetched[0].loss)
+    return [_means([EvalSums(*(leaf[m] for leaf in sums)) for sums in fetched], count) for m in range(members)]
+
+
+@functools.partial(jax.jit, static_argnames=("arch", "preprocessing"))
+def stacked_eval_step(
+    arch: Arch, preprocessing: Preprocessing, variables: Variables, data: DeviceSplit, indices: jax.Array,
+    mask: jax.Array,
+) -> EvalSums:  # fmt: skip
+    """Return the sums [M] of `eval_step` for variables with a leading axis [M]."""
+    return jax.vmap(lambda member: eval_step(arch, preprocessing, member, data, indices, mask))(variables)
+
+
+def _sums(
+    step: Callable[..., EvalSums], loader: Loader, batch_size: int, poll: Callable[[], None]
+) -> tuple[list[EvalSums], int]:
+    """Return the sums of each batch on the host, and the number of images."""
     sums: list[EvalSums] = []
     count = 0
     for data, indices, mask in loader.evaluation(batch_size):
-        sums.append(eval_step(arch, preprocessing, variables, data, indices, mask))
+        sums.append(step(data, indices, mask))
         count += int(mask.sum())
         if len(sums) > loader.in_flight:
             jax.block_until_ready(sums[-loader.in_flight])
         poll()
-    fetched = jax.device_get(sums)
-    return {name: math.fsum(float(getattr(s, name)) for s in fetched) / count for name in EvalSums._fields}
+    return jax.device_get(sums), count
+
+
+def _means(sums: list[EvalSums], count: int) -> dict[str, float]:
+    return {name: math.fsum(float(getattr(s, name)) for s in sums) / count for name in EvalSums._fields}
 
 
 def predict_logits(

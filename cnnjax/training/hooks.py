@@ -1,5 +1,6 @@
 """Training hooks for saving, logging and drawing. The loop only calls hooks and does not know the run folder."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cnnjax.training.early_stopping import EarlyStoppingState
@@ -43,3 +44,37 @@ class Hook:
 
     def notice(self, text: str) -> None:
         """Called with a message for the user."""
+
+    def close(self) -> None:
+        """Called when the training has ended, even after an error."""
+
+
+class AllHooks(Hook):
+    """All hooks of a training, combined into one."""
+
+    def __init__(self, hooks: Sequence[Hook]):
+        self.hooks = hooks
+
+    def start(self, plan: Plan) -> None:
+        for hook in self.hooks:
+            hook.start(plan)
+
+    def step(self, epoch: int, step: int, loss: float, top1: float) -> None:
+        for hook in self.hooks:
+            hook.step(epoch, step, loss, top1)
+
+    def epoch(self, snapshot: Snapshot) -> None:
+        for hook in self.hooks:
+            hook.epoch(snapshot)
+
+    def interrupted(self, snapshot: Snapshot) -> None:
+        for hook in self.hooks:
+            hook.interrupted(snapshot)
+
+    def notice(self, text: str) -> None:
+        for hook in self.hooks:
+            hook.notice(text)
+
+    def close(self) -> None:
+        for hook in self.hooks:
+            hook.close()

@@ -1,6 +1,6 @@
 """The training loop: epochs of train steps, each followed by an evaluation. Only hooks write files."""
 
-import math
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -10,24 +10,38 @@ import jax
 import numpy as np
 
 from cnnjax.config import MOST_STEPS, Experiment
-from cnnjax.data import Crops, Dataset, Loader, balanced_order, class_weights, epoch_order, make_loader
-from cnnjax.errors import Diverged, Interrupted, UserError, counted
+from cnnjax.data import (
+    Crops,
+    Dataset,
+    Loader,
+    Preprocessing,
+    balanced_order,
+    class_weights,
+    epoch_order,
+    make_loader,
+)  # fmt: skip
+from cnnjax.errors import Interrupted, UserError, counted
 from cnnjax.functional import abstract_variables, chosen_stages, require_precision
 from cnnjax.ops.dispatch import steps_per_dispatch
-from cnnjax.optim import Hyperparameters, learning_rate, make_hyperparameters
+from cnnjax.optim import Hyperparameters, make_hyperparameters
 from cnnjax.parallel import Placement, one_device
 from cnnjax.partition import split_frozen
 from cnnjax.system import signals
 from cnnjax.training import early_stopping, out_of_memory
 from cnnjax.training.early_stopping import EarlyStoppingState
+from cnnjax.training.epochs import Rate, check_finite, check_validation, epoch_row
 from cnnjax.training.evaluation import evaluate
-from cnnjax.training.hooks import Hook, Plan, Snapshot
+from cnnjax.training.hooks import AllHooks, Hook, Plan, Snapshot
 from cnnjax.training.profiling import Profile
+from cnnjax.training.program import program_of
 from cnnjax.training.state import EpochMetrics, init_state, step_key
 from cnnjax.training.step import Dispatch, make_dispatch, make_train_step
+from cnnjax.training.turns import Steps, finish
 
 SECONDS_BETWEEN_LOOKS = 0.2
 """Minimum time between fetches of metrics for the progress bar; it does not affect results."""
+PROGRAMS_KEPT = 4
+"""Compiled dispatches that a process keeps, so that trainings with the same program compile it once."""
 
 
 class Outcome(NamedTuple):
@@ -48,7 +62,17 @@ def fit(
     experiment: Experiment, dataset: Dataset, start: Snapshot | None = None, hooks: Sequence[Hook] = (),
     poll: Callable[[], None] = signals.poll, profile: Profile | None = None,
 ) -> Outcome:  # fmt: skip
-    """Train from ``start``, or from the experiment's seed, to the end.
+    """Do a `training` to its end."""
+    return finish(training(experiment, dataset, start, hooks, poll, profile))
+
+
+def training(
+    experiment: Experiment, dataset: Dataset, start: Snapshot | None = None, hooks: Sequence[Hook] = (),
+    poll: Callable[[], None] = signals.poll, profile: Profile | None = None,
+) -> Steps[Outcome]:  # fmt: skip
+    """Train from ``start``, or from the experiment's seed, to the end, pausing after each dispatch.
+
+    Several trainings can take turns. The pauses do not count in the seconds of an epoch.
 
     The order is part of the contract: the steps of an epoch, its evaluation, each hook in order, and only then the next
     epoch. A run that is interrupted anywhere and resumed from a snapshot ends bit for bit like an uninterrupted
@@ -62,10 +86,10 @@ def fit(
         Diverged: a loss was NaN or infinite; no hook has seen that epoch.
         UserError: the config does not fit the data or the network, or the device runs out of memory.
     """
-    arch, config, all_hooks = experiment.model, experiment.train, _AllHooks(hooks)
+    arch, config, all_hooks = experiment.model, experiment.train, AllHooks(hooks)
     steps_per_epoch, hyperparameters = plan(experiment, dataset)
     placement = one_device()
-    rate = _Rate(experiment.schedule.name, hyperparameters)
+    rate = Rate(experiment.schedule.name, hyperparameters)
     dispatch = _dispatch(experiment, dataset, steps_per_epoch, profile)
     key, values = step_key(experiment.seed), placement.put(hyperparameters)
     if start is None:
@@ -89,16 +113,19 @@ def fit(
                 done += steps
                 watch.add(done, metrics)
                 poll()
+                paused = time.perf_counter()
+                yield
+                started += time.perf_counter() - paused
             metrics = jax.device_get(state.metrics)
             seconds = time.perf_counter() - started
             step = epoch * steps_per_epoch
-            _check_finite(metrics, epoch, rate)
+            check_finite(metrics, epoch, rate)
             with out_of_memory.in_evaluation(config.eval_batch_size):
                 figures = evaluate(
                     arch, dataset.preprocessing, state.evaluated, validation, config.eval_batch_size, poll
                 )
         except Interrupted:
-            _check_finite(jax.device_get(state.metrics), epoch, rate)
+            check_finite(jax.device_get(state.metrics), epoch, rate)
             all_hooks.interrupted(Snapshot(state, stopping, rows, time.perf_counter() - started))
             raise
         except out_of_memory.ERRORS as error:
@@ -108,8 +135,8 @@ def fit(
             raise out_of_memory.in_training(
                 error, experiment, hyperparameters, dataset.preprocessing, train.sample, all_hooks.notice
             ) from error
-        _check_validation(figures["loss"], epoch, step, rate)
-        rows = [*rows, _row(epoch, step, rate(step - 1), metrics, figures, seconds)]
+        check_validation(figures["loss"], epoch, step, rate)
+        rows = [*rows, epoch_row(epoch, step, rate(step - 1), metrics, figures, seconds)]
         seconds = 0.0
         stopping = early_stopping.update(experiment.early_stopping, stopping, step, figures)
         all_hooks.epoch(Snapshot(state, stopping, rows, seconds))
@@ -118,51 +145,24 @@ def fit(
     return Outcome(snapshot, len(rows), len(rows) < config.epochs, stopping.best_step // steps_per_epoch)
 
 
-class _AllHooks(Hook):
-    """All hooks of a run, combined into one."""
-
-    def __init__(self, hooks: Sequence[Hook]):
-        self.hooks = hooks
-
-    def start(self, plan: Plan) -> None:
-        for hook in self.hooks:
-            hook.start(plan)
-
-    def step(self, epoch: int, step: int, loss: float, top1: float) -> None:
-        for hook in self.hooks:
-            hook.step(epoch, step, loss, top1)
-
-    def epoch(self, snapshot: Snapshot) -> None:
-        for hook in self.hooks:
-            hook.epoch(snapshot)
-
-    def interrupted(self, snapshot: Snapshot) -> None:
-        for hook in self.hooks:
-            hook.interrupted(snapshot)
-
-    def notice(self, text: str) -> None:
-        for hook in self.hooks:
-            hook.notice(text)
-
-
-class _Rate:
-    """The learning rate at a step, as a Python number."""
-
-    def __init__(self, schedule: str, hyperparameters: Hyperparameters):
-        self.schedule, self.hyperparameters = schedule, hyperparameters
-
-    def __call__(self, step: int) -> float:
-        rate = learning_rate(self.schedule, np.int32(step), self.hyperparameters)
-        return float(str(np.float32(rate)))  # the shortest decimal that rounds to this float32
-
-
 def _dispatch(experiment: Experiment, dataset: Dataset, steps_per_epoch: int, profile: Profile | None) -> Dispatch:
-    train_step = make_train_step(experiment, dataset.preprocessing)
     weights = None
     if experiment.train.balance == "weights":
-        weights = class_weights(dataset.train.labels, len(dataset.classes))
-    dispatch = make_dispatch(train_step, experiment.train.batch_size, steps_per_epoch, weights)
+        weights = tuple(class_weights(dataset.train.labels, len(dataset.classes)).tolist())
+    dispatch = shared_dispatch(program_of(experiment), dataset.preprocessing, steps_per_epoch, weights)
     return dispatch if profile is None else profile.traced(dispatch)
+
+
+@functools.lru_cache(maxsize=PROGRAMS_KEPT)
+def shared_dispatch(
+    program: Experiment, preprocessing: Preprocessing, steps_per_epoch: int, weights: tuple[float, ...] | None = None
+) -> Dispatch:  # fmt: skip
+    """Return the jitted dispatch of a program: every training with this program compiles and uses the same one.
+
+    ``weights`` are those of the classes, if the images are weighted by their class.
+    """
+    given = None if weights is None else np.asarray(weights, np.float32)
+    return make_dispatch(make_train_step(program, preprocessing), program.train.batch_size, steps_per_epoch, given)
 
 
 def training_order(experiment: Experiment, labels: np.ndarray, epoch: int) -> np.ndarray:
@@ -222,7 +222,7 @@ def _loaders(
 class _Watch:
     """Follows an epoch on the device without blocking it: reports progress and stops at a non-finite loss."""
 
-    def __init__(self, epoch: int, rate: _Rate, hook: Hook, most_in_flight: int):
+    def __init__(self, epoch: int, rate: Rate, hook: Hook, most_in_flight: int):
         self.epoch, self.rate, self.hook = epoch, rate, hook
         self.most_in_flight = most_in_flight
         self.in_flight: deque[tuple[int, EpochMetrics]] = deque()
@@ -239,46 +239,10 @@ class _Watch:
         if newest and time.perf_counter() - self.last_look > SECONDS_BETWEEN_LOOKS:
             self.last_look = time.perf_counter()
             step, metrics = newest[0], jax.device_get(newest[1])
-            _check_finite(metrics, self.epoch, self.rate)
+            check_finite(metrics, self.epoch, self.rate)
             images = int(metrics.images)
             self.hook.step(self.epoch, step, float(metrics.loss) / images, int(metrics.correct) / images)
 
 
 def _is_ready(array: Any) -> bool:
     return array.is_ready()  # every JAX array has this method, but its type does not declare it
-
-
-def _check_finite(metrics: EpochMetrics, epoch: int, rate: _Rate) -> None:
-    bad_step = int(metrics.bad_step)
-    if bad_step >= 0:
-        raise _diverged(f"the training loss was not finite at step {bad_step}", epoch, bad_step, rate)
-
-
-def _check_validation(loss: float, epoch: int, step: int, rate: _Rate) -> None:
-    if not math.isfinite(loss):
-        raise _diverged(f"the validation loss was not finite at step {step}", epoch, step, rate)
-
-
-def _diverged(problem: str, epoch: int, step: int, rate: _Rate) -> Diverged:
-    kept = f"the checkpoint of epoch {epoch - 1} is kept" if epoch > 1 else "no epoch has been saved yet"
-    return Diverged(
-        f"{problem} (learning rate {rate(step - 1):.4g}); {kept}; "
-        "try a lower --optimizer.lr, --schedule.name warmup_cosine or --optimizer.clip-norm 1"
-    )
-
-
-def _row(
-    epoch: int, step: int, lr: float, metrics: EpochMetrics, validation: dict[str, float], seconds: float
-) -> dict[str, Any]:
-    images = int(metrics.images)
-    return {
-        "epoch": epoch,
-        "step": step,
-        "lr": lr,
-        "train_loss": float(metrics.loss) / images,
-        "train_top1": int(metrics.correct) / images,
-        "gradient_norm": float(metrics.gradient_norm) / images,
-        **{f"validation_{name}": value for name, value in validation.items()},
-        "seconds": round(seconds, 3),
-        "images_per_second": round(images / seconds, 1),
-    }

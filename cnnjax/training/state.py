@@ -16,7 +16,10 @@ INIT_STREAM, STEP_STREAM = 0, 1
 
 
 class EpochMetrics(NamedTuple):
-    """Sums over the training images of the current epoch, and the first step with a non-finite loss (or -1)."""
+    """Sums over the training images of the current epoch.
+
+    ``bad_step`` is the first step with a loss or a gradient that is not finite, or -1.
+    """
 
     loss: jax.Array
     correct: jax.Array

@@ -103,14 +103,14 @@ def _add(metrics: EpochMetrics, step: Gradient, batch: Batch, number: jax.Array)
     images = len(batch.images) if batch.weights is None else (batch.weights > 0).sum(dtype=jnp.int32)
     dtype = metrics.loss.dtype
     loss = metrics.loss + step.loss.astype(dtype) * jnp.asarray(images, dtype)
-    norm = optax.tree.norm(step.params).astype(dtype)
-    first_bad = (metrics.bad_step < 0) & ~jnp.isfinite(loss)
+    norm = metrics.gradient_norm + optax.tree.norm(step.params).astype(dtype) * jnp.asarray(images, dtype)
+    first_bad = (metrics.bad_step < 0) & ~(jnp.isfinite(loss) & jnp.isfinite(norm))
     return EpochMetrics(
         loss=loss,
         correct=metrics.correct + step.correct,
         images=metrics.images + images,
         bad_step=jnp.where(first_bad, number, metrics.bad_step),
-        gradient_norm=metrics.gradient_norm + norm * jnp.asarray(images, dtype),
+        gradient_norm=norm,
     )
 
 
@@ -162,6 +162,41 @@ def make_dispatch(
     [classes] weigh the images by their labels. The metrics are a copy that survives the donation, so that progress can
     be shown.
     """
+    options = compiler_options(jax.default_backend())
+    pure = dispatch_of(train_step, batch_size, steps_per_epoch, class_weights)
+    return jax.jit(pure, static_argnames="steps", donate_argnums=0, compiler_options=options)
+
+
+def make_stacked_dispatch(train_step: TrainStep, batch_size: int, steps_per_epoch: int) -> Dispatch:
+    """Return the jitted ``(states, data, orders, keys, hyperparameters, active, steps=k) -> (states, metrics)``.
+
+    It is the dispatch of several members at once. All arguments but the images have a leading axis [M] over them. The
+    state of a member stays as it is where ``active`` bool [M] is False.
+    """
+    dispatch = dispatch_of(train_step, batch_size, steps_per_epoch)
+
+    def stacked(
+        states: TrainState, data: DeviceSplit, orders: jax.Array, keys: jax.Array, hyperparameters: Hyperparameters,
+        active: jax.Array, *, steps: int, boxes: jax.Array | None = None,
+    ) -> tuple[TrainState, EpochMetrics]:  # fmt: skip
+        def one(
+            state: TrainState, order: jax.Array, key: jax.Array, values: Hyperparameters, is_active: jax.Array,
+            box: jax.Array | None,
+        ) -> tuple[TrainState, EpochMetrics]:  # fmt: skip
+            trained, _ = dispatch(state, data, order, key, values, steps=steps, boxes=box)
+            kept = jax.tree.map(lambda new, old: jnp.where(is_active, new, old), trained, state)
+            return kept, jax.tree.map(jnp.copy, kept.metrics)
+
+        return jax.vmap(one)(states, orders, keys, hyperparameters, active, boxes)
+
+    options = compiler_options(jax.default_backend())
+    return jax.jit(stacked, static_argnames="steps", donate_argnums=0, compiler_options=options)
+
+
+def dispatch_of(
+    train_step: TrainStep, batch_size: int, steps_per_epoch: int, class_weights: np.ndarray | None = None
+) -> Dispatch:  # fmt: skip
+    """Return the pure function that `make_dispatch` compiles."""
 
     def one_step(
         state: TrainState, data: DeviceSplit, order: jax.Array, key: jax.Array, hyperparameters: Hyperparameters,
@@ -194,5 +229,4 @@ def make_dispatch(
             )
         return state, jax.tree.map(jnp.copy, state.metrics)
 
-    options = compiler_options(jax.default_backend())
-    return jax.jit(dispatch, static_argnames="steps", donate_argnums=0, compiler_options=options)
+    return dispatch

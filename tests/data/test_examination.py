@@ -59,6 +59,16 @@ def test_equal_images_in_two_splits_or_classes_are_reported(folder):
     assert notes[0].startswith("exact duplicates within a split, 2 pairs: ")
 
 
+def test_images_of_more_than_8_bits_that_seem_dark_are_reported(folder):
+    values = np.random.default_rng(5).integers(0, 4096, (40, 60), np.uint16)
+    values[0, 0] = 4095
+    Image.fromarray(values).save(folder / "train/cat/deep.png")
+    advice = "have values up to 4,095 of 65,535; if they have 12 bits, train with --data.max-value 4095"
+    assert texts(folder) == ([], [f"images with more than 8 bits {advice}"])
+    Image.fromarray(values * 16).save(folder / "train/cat/deep.png")
+    assert texts(folder) == ([], [])
+
+
 @pytest.mark.parametrize("change", ["jpeg", "smaller", "brighter"])
 def test_near_duplicates_are_reported(folder, change):
     with Image.open(folder / "train/cat/0.png") as image:

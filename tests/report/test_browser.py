@@ -41,9 +41,9 @@ window.addEventListener('load', () => {
 """
 
 
-def measure_page(html, folder, width, dark):
+def measure_page(html, folder, width, dark, probe=PROBE):
     """Return the measurements that the probe script reports in a page of this width."""
-    (folder / "page.html").write_text(html.replace("</body>", f"{PROBE}</body>"))
+    (folder / "page.html").write_text(html.replace("</body>", f"{probe}</body>"))
     (folder / "frame.html").write_text(
         f'<iframe src="page.html" style="width:{width}px;height:900px;border:0"></iframe><pre></pre>'
         "<script>addEventListener('message', e => { document.querySelector('pre').textContent = e.data; });</script>"

@@ -1,5 +1,6 @@
 """Data mistakes that users of other libraries have reported: each is refused, or reported and made harmless."""
 
+import dataclasses
 import json
 import shutil
 
@@ -137,6 +138,27 @@ def test_changed_contents_are_refused_or_reported(trained_on_parts, tmp_path):
     notice = evaluation.compare(run.network, dataset, "test")
     assert notice.startswith("the test images of image_folder are not those of the run (sha256 ")
     assert evaluation.evaluate(run.network, dataset, "test").images == 8
+
+
+def test_runs_without_hashes_of_their_parts_are_compared_as_a_whole(trained_on_parts, trained_without_parts, tmp_path):
+    """As older versions wrote them."""
+
+    def older(trained, name):
+        run, photos = moved(trained, tmp_path / name)
+        network = run.network
+        data = {key: network.data[key] for key in ("name", "content_hash", "split_hash")}
+        run._network = dataclasses.replace(network, data=data)
+        return run, photos
+
+    run, photos = older(trained_on_parts, "parts")
+    assert evaluation.compare(run.network, run.dataset(), "validation") is None
+    copy_images(photos, "train", "test")
+    assert "recorded only a sha256 of all images" in evaluation.compare(run.network, run.dataset(), "validation")
+    run, photos = older(trained_without_parts, "whole")
+    (photos / "train/cat/000.png").unlink()
+    drawn = cnnjax.data.load(Data(source=f"image_folder:{photos}", validation=0.2), like=run.network.preprocessing)
+    with pytest.raises(UserError, match="the images of image_folder are not those of the run .sha256"):
+        evaluation.compare(run.network, drawn, "validation")
 
 
 def test_contents_that_cannot_be_compared_are_reported(trained_on_parts, tmp_path):

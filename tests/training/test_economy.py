@@ -127,6 +127,7 @@ def test_a_resumed_run_uses_the_same_programs(experiment, tmp_path, progress, lo
     with pytest.raises(KeyboardInterrupt):
         train(experiment, tmp_path / "run", watched(progress, log, last=1))
     del log[:]
+    loop.shared_dispatch.cache_clear()  # as in a new process
     train(experiment, tmp_path / "run", watched(progress, log))
     assert log.count("dispatch") == 2 * STEPS
     fresh, resumed = log.programs

@@ -306,3 +306,12 @@ def test_losing_the_lock_after_a_save_keeps_the_older_checkpoints(experiment, tm
     with folder.locked(), pytest.raises(LostLock):
         fit_run(experiment, folder, progress)
     assert len(checkpoint.list_paths(folder.checkpoints)) == 2
+
+
+def test_a_gradient_that_overflows_is_reported_as_diverged(experiment, tmp_path, progress, monkeypatch):
+    """Its norm may be infinite while the loss is still finite, and infinity cannot be written to metrics.jsonl."""
+    norm = optax.tree.norm
+    monkeypatch.setattr(optax.tree, "norm", lambda tree: norm(tree) * 3e38)
+    small = experiment.replace(model=create("mlp"))
+    with pytest.raises(Diverged, match="the norm of the gradient was not finite at step 1 "):
+        train(small, tmp_path / "run", progress)

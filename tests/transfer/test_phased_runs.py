@@ -3,17 +3,18 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from conftest import mostly_slow
 
-from cnnjax import data
+from cnnjax import create, data, load_pretrained
 from cnnjax.config import Phase
 from cnnjax.errors import CnnjaxError, Interrupted, UserError
 from cnnjax.functional import abstract_variables, embedding_size, leaves_by_path
 from cnnjax.runs import predictor
 from cnnjax.runs.folder import RunFolder
-from cnnjax.runs.origin import read_start, start_variables
+from cnnjax.runs.origin import read_origin, read_start, start_variables
 from cnnjax.runs.phased import fit_phases
 from cnnjax.transfer import frozen
 from cnnjax.transfer.phases import frozen_patterns
@@ -188,7 +189,8 @@ def test_a_changed_frozen_value_is_an_error():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"init": "resnet18"}, "init is 'resnet18'; it must be run:RUN or file:WEIGHTS"),
+        ({"init": "resnet18"}, "unknown pretrained network 'resnet18'"),
+        ({"init": "net:resnet18"}, "init is 'net:resnet18'; it must be run:RUN, file:WEIGHTS, folder:DIR"),
         ({"init": "run:nowhere"}, "init is 'run:nowhere', which holds no run"),
         ({"model": BODY.replace(depths=(1, 2), num_classes=10)}, "the experiment's has "),
         ({"model": DENSE.replace(activation="tanh")}, "the experiment's has 'tanh'|has family 'resnet'"),
@@ -205,3 +207,11 @@ def test_origins_that_do_not_fit_are_refused(transfer, dataset, tmp_path, change
     with pytest.raises(UserError, match=message):
         start_variables(experiment, dataset, read_start(experiment, folder), folder)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_starts_from_a_network_in_the_package():
+    origin = read_origin("lenet.fashion_mnist", create("lenet"))
+    expected = load_pretrained("lenet.fashion_mnist")
+    assert origin.arch == expected.arch
+    assert origin.preprocessing == expected.preprocessing
+    assert jax.tree.all(jax.tree.map(np.array_equal, origin.variables, expected.variables))

@@ -126,7 +126,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(place, options, message):
     ("arguments", "message"),
     [
         (("--init", "run:nowhere"), "init is 'run:nowhere', which holds no run"),
-        (("--init", "nothing"), "init is 'nothing'; it must be run:RUN or file:WEIGHTS"),
+        (("--init", "nothing"), "unknown pretrained network 'nothing'"),
         ((), "freezes layers that nothing has trained; give trained parameters with --init"),
     ],
 )

@@ -13,6 +13,7 @@ from cnnjax.functional import init
 from cnnjax.runs.launch import fit_in_folder
 from cnnjax.runs.phase import Task
 from cnnjax.training.hooks import Hook
+from cnnjax.training.turns import finish
 
 BODY = create("resnet20_cifar", depths=(1, 1), width=8, channels=1, input_size=28, num_classes=7)
 """A residual network with norms: stem, two stages, head."""
@@ -64,6 +65,6 @@ def make_task(experiment, dataset, folder, notices, stop_after: int | None = Non
             raise Interrupted("stopped")
 
     def fit(experiment, dataset, folder, initial):
-        return fit_in_folder(experiment, dataset, folder, Hook(), poll, initial=initial)
+        return finish(fit_in_folder(experiment, dataset, folder, Hook(), poll, initial=initial))
 
     return Task(experiment, dataset, folder, fit, notices.append)
