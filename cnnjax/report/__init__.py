@@ -9,9 +9,7 @@ import numpy as np
 
 from cnnjax.config import Experiment
 from cnnjax.data import Dataset, Split, normalize
-from cnnjax.functional import Variables, abstract_variables, features, leaves_by_path
-from cnnjax.models.heads import without_head
-from cnnjax.partition import select
+from cnnjax.functional import Variables, features
 from cnnjax.report import figures, page
 from cnnjax.training.classification import classification_report, softmax
 from cnnjax.training.evaluation import predict_logits
