@@ -1,4 +1,4 @@
-"""The table of `scripts/benchmark.py transfer`, and its errors; its peers run only with PyTorch and Keras."""
+"""The table of `scripts/benchmark.py transfer`, and its errors; the peers need PyTorch and Keras."""
 
 from cnnjax.benchmark.transfer import Figures, Work, _reason, _row, _section
 from tests.script import run_script

@@ -9,9 +9,7 @@ import numpy as np
 
 from cnnjax.config import Experiment
 from cnnjax.data import Dataset, Split, normalize
-from cnnjax.functional import Variables, abstract_variables, features, leaves_by_path
-from cnnjax.models.heads import without_head
-from cnnjax.partition import select
+from cnnjax.functional import Variables, features
 from cnnjax.report import figures, page
 from cnnjax.training.classification import classification_report, softmax
 from cnnjax.training.evaluation import predict_logits
@@ -22,8 +20,6 @@ from cnnjax.training.step import augmented
 EXAMPLES = 32
 SHOWN = 3
 """Number of test images whose feature maps are drawn."""
-PROJECTED = 300
-"""Number of test images whose embeddings are drawn."""
 
 
 def write(
@@ -63,25 +59,6 @@ def write(
         figures.save(figure, folder / f"{stem}.png")
     report = classification_report(logits, test.labels)
     page.write(folder, name, experiment, environment, results, rows, report, dataset.classes)
-
-
-def write_projection(
-    experiment: Experiment, dataset: Dataset, start: Variables, trained: Variables, folder: Path
-) -> None:
-    """Save a projection of the embeddings of some test images, before and after the training, as projection.png."""
-    body, test = without_head(experiment.model), dataset.test
-    chosen = np.unique(np.linspace(0, len(test.labels) - 1, PROJECTED).round().astype(np.int64))
-    like = abstract_variables(body)
-    embeddings = {}
-    for title, whole in (("before training", start), ("after training", trained)):
-        variables = Variables(*(select(tree, leaves_by_path(part)) for tree, part in zip(whole, like, strict=True)))
-        embeddings[title] = predict_logits(
-            body, dataset.preprocessing, variables, test.take(chosen), experiment.train.eval_batch_size
-        )
-    if np.array_equal(embeddings["before training"], embeddings["after training"]):
-        embeddings = {"the backbone was frozen": embeddings["after training"]}
-    classes = tuple(name.replace("$", r"\$") for name in dataset.classes)
-    figures.save(figures.projection(embeddings, test.labels[chosen], classes), folder / "projection.png")
 
 
 def _first_batch(experiment: Experiment, dataset: Dataset) -> Split:

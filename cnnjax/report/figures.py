@@ -178,6 +178,14 @@ def projection(embeddings: dict[str, np.ndarray], labels: np.ndarray, classes: t
     return figure
 
 
+def explained(pictures: list[np.ndarray], named: list[tuple[str, str]]) -> Figure:
+    """Draw images with their heat maps; each is named by its predicted and its true class."""
+    titles = [guess if guess == true else f"{guess}\ntrue: {true}" for guess, true in named]
+    return _grid(
+        pictures, titles, "where the network sees the class that it predicts: right and wrong answers", columns=4
+    )
+
+
 def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the first two principal components [N, 2] of vectors [N, D], and their shares of the variance [2]."""
     centered = vectors.astype(np.float64) - vectors.mean(axis=0)

@@ -40,6 +40,7 @@ CAPTIONS = {
     "confusion.png": "Confusion matrix",
     "mistakes.png": "Most confident mistakes",
     "projection.png": "Embeddings of test images",
+    "gradcam.png": "Grad-CAM of test images",
     "filters.png": "First kernels and feature maps",
     "stages.png": "Feature maps of every stage",
     "examples.png": "Training images as the network sees them",

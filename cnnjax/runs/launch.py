@@ -21,6 +21,7 @@ from cnnjax.functional import Variables
 from cnnjax.ops import dispatch
 from cnnjax.ops.dispatch import steps_per_dispatch
 from cnnjax.parallel import one_device
+from cnnjax.report import transfer_figures
 from cnnjax.runs import predictor
 from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions
 from cnnjax.runs.environment import environment
@@ -199,7 +200,7 @@ def finish_run(
     try:
         environment = folder.read_environment()
         if launch.experiment.phases and start is not None:
-            report.write_projection(launch.experiment, dataset, start, variables, launch.folder)
+            transfer_figures.write(launch.experiment, dataset, start, variables, launch.folder)
         report.write(
             launch.name, launch.experiment, dataset, variables, folder.path, environment, results, outcome.rows
         )

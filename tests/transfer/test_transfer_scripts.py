@@ -65,6 +65,7 @@ def test_finetune_chooses_phases_and_predicts_the_new_classes(place):
     assert results["test"]["top1"] > 0.9
     page = (run / "report.html").read_text()
     assert "Embeddings of test images" in page
+    assert "Grad-CAM of test images" in page
     for expected in ("<h2>Phases</h2>", results["phases"][0]["frozen"]["sha256_before"], "--init run:/"):
         assert expected in page
     again = finetune(place, "--train.eval-batch-size", 12)
