@@ -11,7 +11,7 @@ import pytest
 from conftest import SilentProgress, fit_run
 from rich.console import Console
 
-from cnnjax import create
+from cnnjax import create, data
 from cnnjax.config import Data, EarlyStopping, Experiment, Optimizer, Train
 from cnnjax.errors import Interrupted, PartlyDone, UserError
 from cnnjax.functional import leaves_by_path
@@ -25,6 +25,8 @@ from cnnjax.sweep.running import SweepLaunch
 from cnnjax.system.files import write_bytes
 from cnnjax.system.signals import deferred_signals
 from cnnjax.training.hooks import Plan
+from cnnjax.training.loop import fit, shared_dispatch, training
+from cnnjax.training.turns import take_turns
 from tests.faults.harness import write_digits
 
 COMPILATION = "/jax/core/compile/backend_compile_duration"
@@ -129,6 +131,18 @@ def test_a_member_equals_its_run_alone_bit_for_bit(base, finished, tmp_path):
         assert {k: v for k, v in one.items() if k not in table.CLOCK} == {
             k: v for k, v in other.items() if k not in table.CLOCK
         }
+
+
+def test_members_in_turn_equal_their_runs_alone_bit_for_bit(base):
+    experiments, dataset = [member.experiment for member in expand(base, SWEEP)], data.load(base.data)
+    works = ((number, training(experiment, dataset)) for number, experiment in enumerate(experiments))
+    together = dict(take_turns(works, most=3))
+    assert sorted(together) == [0, 1, 2, 3]
+    for number, experiment in enumerate(experiments):
+        shared_dispatch.cache_clear()  # alone, with a program of its own
+        alone = fit(experiment, dataset).snapshot.state
+        a, b = (jax.tree.leaves(state) for state in (together[number].snapshot.state, alone))
+        assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def test_a_finished_sweep_trains_nothing_and_shares_its_members(base, finished, tmp_path):
