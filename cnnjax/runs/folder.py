@@ -39,7 +39,13 @@ BEFORE_CONFIG = (LOCK, f"{LOCK}{HELD}", ".config.json.writing")
 """Files that may remain if a run is killed before it has written config.json."""
 RESULTS, FIGURES = ("epochs", "best_epoch", "stopped_early", "seconds", "images_per_second"), ("loss", "top1", "images")
 """Required keys of results.json, and of its entry for each split."""
+PHASE = ("phase", "epochs", "best_epoch", "best_step", "stopped_early", "trained_parameters", "on_embeddings")
+"""Required numbers of the record of a phase, besides the figures of each split."""
+FROZEN = ("parameters", "statistics", "moments")
+"""Required numbers of its entry for what is frozen."""
 FILES, MOST_FILES_MIB = "files.json", 256
+INITIAL, PHASES = "initial", "phases"
+"""Folders of the starting parameters and of the phases of a transfer training."""
 
 
 def experiment_from_dict(data: Any, definitions: Definitions = BUILT_IN) -> Experiment:
@@ -77,11 +83,7 @@ class RunFolder:
 
     def check(self, experiment: Experiment) -> None:
         """Raise UserError if the folder holds anything but a run of this experiment. Nothing is written."""
-        if self.checkpoints.is_symlink():
-            raise UserError(
-                f"{self.checkpoints} is a symlink, and a run deletes old files there; replace it with the folder "
-                "itself, or make the whole run folder a symlink"
-            )
+        refuse_links(self.checkpoints, self.path / INITIAL, self.path / PHASES)
         config = self.path / "config.json"
         if config.exists():
             _, recorded = read_config(config, self.definitions)
@@ -204,9 +206,35 @@ class RunFolder:
         path = self.path / "results.json"
         results = read_json(path)
         valid = has_numbers(results, RESULTS) and all(type(results[name]) is int for name in RESULTS[:2])
-        if not valid or not all(has_numbers(results.get(part), FIGURES) for part in PARTS):
+        valid = valid and all(has_numbers(results.get(part), FIGURES) for part in PARTS)
+        if valid and "phases" in results:
+            phases = results["phases"]
+            valid = (
+                isinstance(phases, list) and all(map(is_phase_record, phases)) and has_numbers(results, ["best_phase"])
+            )
+        if not valid:
             raise UserError(f"{path} is damaged; delete it, then run the same command to write it again")
         return results
+
+
+def refuse_links(*folders: Path) -> None:
+    """Raise UserError if one of the folders, in which a run deletes old files, is a symlink."""
+    for folder in folders:
+        if folder.is_symlink():
+            raise UserError(
+                f"{folder} is a symlink, and a run deletes old files there; replace it with the folder itself, or make "
+                "the whole run folder a symlink"
+            )
+
+
+def is_phase_record(record: object) -> bool:
+    """Return whether an untrusted value is the record of a phase; see `cnnjax.runs.phase`."""
+    if not isinstance(record, dict) or not has_numbers(record, PHASE) or not has_numbers(record.get("frozen"), FROZEN):
+        return False
+    texts = (record.get("trains"), record["frozen"].get("sha256_before"), record["frozen"].get("sha256_after"))
+    return all(isinstance(text, str) for text in texts) and all(
+        has_numbers(record.get(part), FIGURES) for part in PARTS
+    )
 
 
 def _is_texts(names: object) -> bool:

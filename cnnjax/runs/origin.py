@@ -26,11 +26,10 @@ from cnnjax.models.layers import Arch
 from cnnjax.partition import join, select
 from cnnjax.runs import predictor
 from cnnjax.runs.definitions import BUILT_IN, Definitions
-from cnnjax.runs.folder import RunFolder
+from cnnjax.runs.folder import INITIAL, RunFolder
 from cnnjax.runs.saving import description
 from cnnjax.training.state import INIT_STREAM
 
-INITIAL = "initial"
 NO_EFFECT = (*HEAD_FIELDS, "input_size", "dtype", "dropout", "stochastic_depth", "momentum", "aux_heads")
 """Options in which a network may differ from the one its parameters come from: the head's, and those of training."""
 PUBLISHED_FORMS = ("folder", "hf")

@@ -19,8 +19,8 @@ from cnnjax.models.heads import head_alone, without_head
 from cnnjax.models.layers import Arch
 from cnnjax.parallel import one_device
 from cnnjax.runs import predictor
-from cnnjax.runs.folder import FIGURES, RunFolder
-from cnnjax.runs.metrics import has_numbers, saved_rows
+from cnnjax.runs.folder import PHASES, RunFolder, is_phase_record, refuse_links
+from cnnjax.runs.metrics import saved_rows
 from cnnjax.runs.saving import METRICS
 from cnnjax.system.files import make_folder, read_json, write_json
 from cnnjax.training import out_of_memory
@@ -31,8 +31,6 @@ from cnnjax.transfer.frozen import frozen, moments, require_unchanged
 from cnnjax.transfer.phases import label, phase_experiment
 
 RECORD = "phase.json"
-COUNTS = ("phase", "epochs", "best_epoch", "best_step", "stopped_early", "trained_parameters")
-"""Required numbers of phase.json, besides the figures of each split."""
 Fit = Callable[[Experiment, Dataset, RunFolder, Variables], tuple[Outcome, str | None]]
 """Function that trains an experiment in a folder from the given variables; see `launch.fit_in_folder`."""
 
@@ -54,7 +52,8 @@ class PhaseRun:
         self.task, self.number, self.phase = task, number, phase
         self.experiment = phase_experiment(task.experiment, phase)
         self.on_embeddings = uses_embeddings(self.experiment, task.dataset, phase)
-        self.folder = RunFolder(task.folder.path / "phases" / f"{number}-{label(phase)}", task.folder.definitions)
+        self.folder = RunFolder(task.folder.path / PHASES / f"{number}-{label(phase)}", task.folder.definitions)
+        refuse_links(self.folder.path, self.folder.checkpoints)
         self.folder.require_lock = task.folder.require_lock
         self.title = f"phase {number} of {len(task.experiment.phases)}, {phase.train}"
 
@@ -107,8 +106,7 @@ class PhaseRun:
         """
         path = self.folder.path / RECORD
         record = read_json(path)
-        valid = has_numbers(record, COUNTS) and isinstance(record.get("frozen"), dict)
-        if not valid or not all(has_numbers(record.get(part), FIGURES) for part in PARTS):
+        if not is_phase_record(record):
             raise UserError(f"{path} is damaged; delete it, then run the same command to write it again")
         return record
 

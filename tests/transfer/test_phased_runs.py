@@ -144,6 +144,15 @@ def test_a_finished_phase_is_not_trained_again(transfer, dataset, uninterrupted,
         run_phases(experiment, dataset, path)
 
 
+@pytest.mark.parametrize("name", ["initial", "phases", "phases/1-head", "phases/1-head/checkpoints"])
+def test_folders_in_which_files_are_deleted_may_not_be_symlinks(transfer, dataset, uninterrupted, tmp_path, name):
+    path = shutil.copytree(uninterrupted[0], tmp_path / "run")
+    (path / name).rename(tmp_path / "elsewhere")
+    (path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"{name} is a symlink, and a run deletes old files there"):
+        run_phases(transfer(), dataset, path)
+
+
 def test_a_run_resumes_without_its_origin(transfer, body, dataset, tmp_path):
     origin = write_run(tmp_path / "origin", body)
     experiment = transfer(origin=origin, phases=PHASES[:1])
