@@ -2,8 +2,8 @@
 # make test     create the environment, then run the fast tests, in less than three minutes on two cores
 # make test-all run every test, with more Hypothesis examples
 # make oracle   create a separate environment (downloads torch); compare the converters with torchvision, timm, Keras
-# make parity   the same for every ResNet variant; writes docs/parity.md
-# make faults   inject all faults of docs/reliability.md into real trainings; FAULTS_SIZE=ci repeats each fewer times
+# make parity   the same for every variant with published weights; writes docs/parity.md
+# make faults   inject all faults of docs/reliability.md into real training runs; FAULTS_SIZE=ci repeats each one fewer times
 # make native   build the optional CPU kernels, which make training faster (needs g++ and oneDNN's headers)
 # make check    run the linter, the type checker and the import contracts
 # make lock     regenerate requirements.lock from pyproject.toml (needs uv)
@@ -67,6 +67,9 @@ check: $(STAMP)
 
 env: $(PLATFORM_STAMP)
 
+# An environment that is complete is updated in place, because other processes may be using it.
+CREATE = test -e $@ || $(PYTHON) -m venv --clear
+
 # The lock pins every package by hash. cnnjax itself is installed without dependencies and without build isolation,
 # because the lock includes the dependencies and the build backend.
 $(STAMP): requirements.lock pyproject.toml
@@ -75,7 +78,7 @@ $(STAMP): requirements.lock pyproject.toml
 	  { echo "$(PYTHON) is older than Python 3.11, which cnnjax needs; try make PYTHON=python3.12"; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' || \
 	  { echo "$(PYTHON) has no venv; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
-	$(PYTHON) -m venv --clear $(VENV)
+	$(CREATE) $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --require-hashes --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -86,9 +89,10 @@ $(STAMP)-%: $(STAMP)
 
 # torch is not in the lock, because the right build depends on the machine. All other packages keep their locked version.
 $(ORACLE_STAMP): requirements.lock pyproject.toml
-	$(PYTHON) -m venv --clear $(ORACLE_VENV)
+	$(CREATE) $(ORACLE_VENV)
 	$(ORACLE_VENV)/bin/python -m pip install --quiet --require-hashes --requirement requirements.lock
 	$(ORACLE_VENV)/bin/python -m pip install --quiet --no-build-isolation --editable ".[oracle]"
+	$(ORACLE_VENV)/bin/python -m pip install --quiet --no-deps --require-hashes --requirement tests/oracle/networks.txt
 	@touch $@
 
 lock:

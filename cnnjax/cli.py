@@ -2,8 +2,10 @@
 
 import ast
 import contextlib
+import functools
 import io
 import itertools
+import logging
 import os
 import shlex
 import sys
@@ -55,19 +57,25 @@ def parse(
     description: str | None = None,
     default: Any = None,
 ) -> T:
-    """Parse a command line into ``target``; raise a one-line UserError for invalid arguments."""
+    """Call ``target`` with a command line; raise a one-line UserError for invalid arguments."""
     defaults = {} if default is None else {"default": default}
     captured = io.StringIO()
+
+    @functools.wraps(target)
+    def prepared(*arguments: Any, **options: Any) -> Callable[[], T]:
+        return functools.partial(target, *arguments, **options)  # called below, where standard error is not captured
+
     try:
         with contextlib.redirect_stderr(captured):
-            return tyro.cli(
-                target, args=list(arguments), prog=prog, description=description, registry=registry, **defaults,
-                config=(tyro.conf.FlagCreatePairsOff,),
+            call: Callable[[], T] = tyro.cli(
+                prepared, args=list(arguments), prog=prog, description=description, registry=registry, **defaults,
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
             )  # fmt: skip
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise UserError(f"{_one_sentence(captured.getvalue())} (see {prog} --help)") from None
+    return call()
 
 
 def _one_sentence(box: str) -> str:
@@ -89,6 +97,7 @@ def main(script: Callable[[list[str]], Any]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for characters that the terminal cannot encode
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # on import it warns users without a writable home
     keep_memory()
     leave_on_signals()
     debug = "--debug" in arguments
@@ -103,7 +112,8 @@ def main(script: Callable[[list[str]], Any]) -> NoReturn:
     except BrokenPipeError:  # the reader of our output, such as head, has exited
         _leave(0)
     except UnicodeEncodeError as error:
-        text = f"{error.object[:100]!a} cannot be written in this system's encoding, {error.encoding}"
+        excerpt = error.object[max(error.start - 40, 0) : error.end + 40]
+        text = f"{excerpt!a} cannot be written in this system's encoding, {error.encoding}"
         _explain(error, f"{text}; set PYTHONUTF8=1, or rename the file", debug)
         _leave(UserError.exit_code)
     except OSError as error:
@@ -269,7 +279,7 @@ def _checked_experiment(path: Path, loaded: Any) -> Any:
     ):  # fmt: skip
         if type(part) not in classes.values():
             raise UserError(
-                f"{path}: {part!r} is of a class that this file does not define with a {key!r}, so the run could not "
+                f"{path}: the class of {part!r} is not defined in this file with a {key!r}, so the run could not "
                 "be reopened; create the model with create(...), or define its class in this file"
             )
     return experiment
@@ -319,3 +329,32 @@ def replace_model(experiment: Any, name: str | None) -> Any:
     from cnnjax.models import variant_like
 
     return experiment.replace(model=variant_like(experiment.model, name))
+
+
+def first_phases(experiment: Any, count: str | None) -> Any:
+    """Return the experiment with its first ``count`` phases; with none it trains once, by its own optimizer."""
+    if count is None:
+        return experiment
+    most = len(experiment.phases)
+    if not count.isdecimal() or int(count) > most:
+        raise UserError(
+            f"--phases is {count[:20]!r} and the experiment has {most} phases; give a number from 0 to {most}"
+        )
+    return experiment.replace(phases=experiment.phases[: int(count)])
+
+
+def start_from(experiment: Any, text: str | None) -> Any:
+    """Return the experiment with ``init``.
+
+    With phases, an experiment whose network is another one than that of the run takes the run's, with its own head.
+    """
+    if text is None:
+        return experiment
+    from cnnjax.models.heads import HEAD_FIELDS
+    from cnnjax.runs.origin import absolute, differences, origin_arch
+
+    model, arch = experiment.model, origin_arch(text)
+    if experiment.phases and arch is not None and differences(model, arch):
+        fields = [name for name in HEAD_FIELDS if hasattr(model, name) and hasattr(arch, name)]
+        model = arch.replace(**{name: getattr(model, name) for name in fields})
+    return experiment.replace(init=absolute(text), model=model)

@@ -60,19 +60,23 @@ class Data(Schema, at="data."):
     dir: InstanceOf[str] | None = None  # pydantic's str must be UTF-8, but a folder's name need not
     """Folder or zip that contains the files; None searches $CNNJAX_DATA and the usual locations."""
     validation: Annotated[Number, Field(gt=0, lt=1)] = 0.1
-    """Share of each class's training images held out for validation, between 0 and 1."""
+    """Fraction of each class's training images held out for validation, between 0 and 1."""
     split_seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the split into training and validation images; runs that differ only in --seed share it."""
     test: Annotated[Number, Field(gt=0, lt=1)] = 0.1
-    """Share of each class's images held out for testing if the source has no test split, between 0 and 1."""
+    """Fraction of each class's images held out for testing if the source has no test split, between 0 and 1."""
     size: Annotated[int, Field(ge=1)] | None = None
     """image_folder and tfds:NAME: height and width in pixels; each image's short side is resized to it and its center
     cropped. None
-    requires images of one size."""
+    requires images of the same size."""
     skip_damaged: bool = False
     """image_folder: skip and report damaged files instead of rejecting the folder."""
     max_value: Annotated[int, Field(ge=255, le=65535)] = 65535
     """image_folder: value that becomes white in images with more than 8 bits, such as 4095 for 12 bits."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes to use; () uses all. Images of the other classes are left out."""
+    per_class: Annotated[int, Field(ge=2)] | None = None
+    """Training and validation images of each class to use, drawn by split_seed, 2 or more; None uses all."""
     stream: Literal["auto", "always", "never"] = "auto"
     """image_folder: decode the photos during training instead of before it; auto: if they need more than 2 GiB."""
 
@@ -115,7 +119,7 @@ class Optimizer(Schema, at="optimizer."):
     lr: Annotated[Number, Field(gt=0)] = 1e-3
     """Base learning rate, greater than 0; the schedule multiplies it."""
     momentum: Share = 0.9
-    """momentum and nesterov: share of the previous update that is kept, in [0, 1)."""
+    """momentum and nesterov: momentum coefficient, in [0, 1)."""
     b1: Share = 0.9
     """adam and adamw: decay of the first moment, in [0, 1)."""
     b2: Share = 0.999
@@ -128,6 +132,9 @@ class Optimizer(Schema, at="optimizer."):
     """Weight decay of kernels, not biases and norms: decoupled in adamw, else added to the gradient; 0 or more."""
     clip_norm: Annotated[Number, Field(gt=0)] | None = None
     """Maximum global norm of the gradient, greater than 0; None does not clip."""
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """Learning rate of a stage as a share of that of the stage above it, in (0, 1]; the head has the full rate. None
+    trains all stages at one rate."""
 
 
 class Schedule(Schema, at="schedule."):
@@ -169,12 +176,15 @@ class Train(Schema, at="train."):
     """Stages whose activations are recomputed in the backward pass instead of stored: less memory, more time, the same
     result up to rounding. Their names are those of `features`, such as stem stage1; all: every stage."""
     label_smoothing: Share = 0.0
-    """Share of each label that is spread evenly over all classes, in [0, 1)."""
+    """Label smoothing: fraction of each label's probability spread evenly over all classes, in [0, 1)."""
     ema_decay: Share | None = None
     """Decay of exponential moving averages of parameters and statistics, in [0, 1), growing from 0.1 over the first
     steps. The averages are evaluated, saved as the best, and used to predict. None keeps no averages."""
     freeze: tuple[str, ...] = ()
     """Parameters that are not trained: patterns of their paths, such as conv1/* or stage1."""
+    balance: Literal["none", "weights", "sampling"] = "none"
+    """Uneven classes. weights: each image counts in the loss by the inverse size of its class; sampling: an epoch shows
+    each class equally often, so it repeats images of small classes and leaves out some of large ones."""
     keep: Annotated[int, Field(ge=1)] = 2
     """Number of newest checkpoints to keep, 1 or more; the best one is always kept."""
 
@@ -198,6 +208,41 @@ class EarlyStopping(Schema, at="early_stopping."):
     """Improvement that must be exceeded to reset the patience, 0 or more."""
 
 
+STAGES = re.compile(r"stages:([1-9]\d{0,3})")
+
+
+class Phase(Schema, at="phase."):
+    """One part of a transfer training: what is trained, how long, and by which rule. The rest is frozen.
+
+    A phase starts from the best parameters of the phase before it. Sections that are None are those of the experiment.
+    """
+
+    train: str = "head"
+    """head; stages:N for the last N stages and the head; all; auto for phases chosen by the number of images."""
+    epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)] = 5
+    """Maximum passes over the training images, 1 or more."""
+    lr: Annotated[Number, Field(gt=0)] | None = None
+    """Base learning rate, greater than 0; None: that of the optimizer."""
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """Learning rate of a stage as a share of that of the stage above it; None: that of the optimizer."""
+    norms: Literal["frozen", "train"] = "frozen"
+    """Batch norms of trained stages. frozen: their parameters and statistics do not change, and they normalize by the
+    statistics; train: they are trained like every layer, and normalize by the batch."""
+    embeddings: bool = True
+    """head: compute the embeddings of the frozen backbone once and train on them, if nothing is augmented."""
+    optimizer: Optimizer | None = None
+    schedule: Schedule | None = None
+    early_stopping: EarlyStopping | None = None
+    augmentation: Augmentation | None = None
+
+    @field_validator("train")
+    @classmethod
+    def _names_a_part(cls, train: str) -> str:
+        if train not in ("head", "all", "auto") and not STAGES.fullmatch(train):
+            raise ValueError("head, stages:N such as stages:2, all or auto")
+        return train
+
+
 def _cross_entropy() -> Any:
     from cnnjax.losses import CrossEntropy  # imported here, so that a config does not need JAX
 
@@ -212,11 +257,16 @@ class Experiment(Schema, Generic[ModelT, LossT]):
     data: Data = Data()
     augmentation: Augmentation = Augmentation()
     loss: LossT = Field(default_factory=_cross_entropy)
-    """The loss to minimise; see `cnnjax.losses`."""
+    """The loss to minimize; see `cnnjax.losses`."""
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     train: Train = Train()
     early_stopping: EarlyStopping = EarlyStopping()
+    init: InstanceOf[str] | None = None
+    """Where the parameters come from: run:RUN, file:WEIGHTS, or the name of published weights. With phases the head is
+    new and its number of classes may differ; 0 classes means those of the data. None draws all by the seed."""
+    phases: tuple[Phase, ...] = ()
+    """Phases of a transfer training, in order. () trains once, by optimizer, schedule and train."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of the initial parameters, the order of the images and all other randomness of the training."""
 
@@ -229,8 +279,10 @@ class Experiment(Schema, Generic[ModelT, LossT]):
 
 
 def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested data by dotted name: ``{"optimizer.lr": 0.1}``."""
+    """Return nested data by dotted name: ``{"optimizer.lr": 0.1, "phases.0.train": "head"}``."""
     flat: dict[str, Any] = {}
     for name, value in data.items():
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            value = {str(index): item for index, item in enumerate(value)}
         flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
     return flat

@@ -1,7 +1,7 @@
 """Sample networks from the design spaces of Radosavovic et al. 2020, "Designing Network Design Spaces".
 
 Section 3.2 starts from AnyNetX_A, in which each of four stages has its own depth, width, bottleneck ratio and group
-width, and narrows it step by step; section 3.3 replaces depths and widths by the quantized linear rule (RegNetX), and
+width, and narrows it step by step; section 3.3 replaces depths and widths with the quantized linear rule (RegNetX), and
 section 5.2 adds squeeze-and-excitation (RegNetY). `SPACES` is the table of the constraints.
 
 Depths are drawn uniformly, all other values log-uniformly, within the ranges below. Deviation: each width is rounded

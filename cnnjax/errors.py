@@ -42,24 +42,31 @@ class Diverged(CnnjaxError):
 
 
 def printable(text: str) -> str:
-    """Return text from a file with its control characters replaced, which a terminal would execute."""
+    """Return text from a file, with the control characters that a terminal would interpret replaced."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-MOST_LISTED = 10
-"""Maximum names in a message."""
+MOST_LISTED, LONGEST_LIST = 10, 200
+"""Maximum names, and maximum characters of all of them, in a message."""
 
 
 def listed(names: Iterable[str], most: int = MOST_LISTED) -> str:
-    """Return the first names, separated by commas, and how many more there are."""
+    """Return the first names, separated by commas, and how many more there are. Long names are cut in the middle."""
     names = list(names)
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    shown: list[str] = []
+    for name in names[:most]:
+        short = name if len(name) <= LONGEST_LIST else f"{name[: LONGEST_LIST // 2]}...{name[-LONGEST_LIST // 2 :]}"
+        if shown and len(", ".join([*shown, short])) > LONGEST_LIST:
+            break
+        shown.append(short)
+    more = f" and {len(names) - len(shown):,} more" if len(names) > len(shown) else ""
+    return ", ".join(shown) + more
 
 
 def counted(count: int, noun: str) -> str:
-    """Return ``"1 file"`` or ``"2,000 files"``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    """Return ``"1 file"``, ``"2,000 files"`` or ``"3 classes"``."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 
 _short = reprlib.Repr()

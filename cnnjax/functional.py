@@ -1,4 +1,4 @@
-"""Pure functions over a model definition: `init`, `apply` and `features`. Only this file splits and merges modules.
+"""Pure functions over a model definition: `init`, `apply`, `features`, ... Only this file splits and merges modules.
 
 Each function depends only on its arguments, so it composes with `jax.jit` (with the `Arch` static), `jax.grad`,
 `jax.vmap` and `jax.eval_shape`. Parameters and batch statistics are plain nested dicts of arrays.
@@ -13,11 +13,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnnjax.errors import UserError, choose, listed
+from cnnjax.models.heads import without_head
 from cnnjax.models.layers import Arch, Features, Network, Outputs, kernel_shape
 from cnnjax.ops.dispatch import parameter_dtype
+from cnnjax.partition import is_frozen
 
 Tree = dict[str, Any]
 """A nested dict of arrays."""
+
+
+HEAD = "head"
+"""Name of the layers that map an embedding to classes, among a network's parameters."""
 
 
 class Variables(NamedTuple):
@@ -58,7 +64,7 @@ def init(arch: Arch, key: jax.Array) -> Variables:
 
 def apply(
     arch: Arch, variables: Variables, images: jax.Array, *, train: bool = False, key: jax.Array | None = None,
-    remat: tuple[str, ...] = (),
+    remat: tuple[str, ...] = (), frozen: tuple[str, ...] = (),
 ) -> tuple[Outputs, Tree]:  # fmt: skip
     """Run the network.
 
@@ -70,6 +76,10 @@ def apply(
         key: PRNG key for dropout and stochastic depth; needed only with ``train``, and only by networks that use them.
         remat: names of stages (see `stages`), or "all". Their activations are recomputed for the gradient instead of
             stored, which saves memory and costs time; the results are the same up to rounding.
+        frozen: patterns of frozen parameters (see `cnnjax.partition`). With ``train``, a module whose parameters are
+            all frozen runs in evaluation mode, with everything in it: norms use their running statistics and do not
+            change them, dropout and stochastic depth do nothing. If all but the head is frozen, so do those dropouts
+            between them that belong to no layer with parameters.
 
     Returns:
         Outputs with logits [N, classes] in float32 (float64 for a float64 network), and the batch statistics, which
@@ -78,20 +88,88 @@ def apply(
     Raises:
         UserError: the variables do not belong to ``arch``, the images do not fit it, or a stage does not exist.
     """
-    module = _merge(arch, variables, images)
+    _check_images(arch, images)
+    module = _merge(arch, variables)
     module.train() if train else module.eval()
+    if train and frozen:
+        _freeze(arch, module, frozen)
     module.remat = chosen_stages(arch, remat)
     rngs = None if key is None else nnx.Rngs(default=key)
     outputs = module(_cast(arch, images), rngs)
     _, _, batch_stats = _split(module)
-    return jax.tree.map(lambda logits: logits.astype(parameter_dtype(arch.dtype)), outputs), _nest(batch_stats)
+    return _logits(arch, outputs), _nest(batch_stats)
 
 
 def features(arch: Arch, variables: Variables, images: jax.Array) -> Features:
     """Return each stage's activation [N, H, W, C] by name, in order, in evaluation mode, for any image size."""
-    module = _merge(arch, variables, images)
+    _check_images(arch, images)
+    module = _merge(arch, variables)
     module.eval()
     return module.features(_cast(arch, images))
+
+
+def apply_after(arch: Arch, variables: Variables, stage: str, activations: Features) -> Outputs:
+    """Run the rest of a network, after one of its stages, in evaluation mode.
+
+    Args:
+        arch: the model definition.
+        variables: variables of ``arch``.
+        stage: name of the stage whose activation the rest of the network reads; see `stages`.
+        activations: the result of `features`; the activation of ``stage`` may be changed.
+
+    Returns:
+        The outputs; `apply` on the same images returns the same if no activation was changed.
+    """
+    names = stages(arch)
+    first = {name: activations[name] for name in names[: names.index(stage) + 1]}
+    module = _merge(arch, variables)
+    module.eval()
+    return _logits(arch, module.classify(module.continue_from(first, first[stage])))
+
+
+def _freeze(arch: Arch, module: Network, patterns: tuple[str, ...]) -> None:
+    """Put every module whose parameters are all frozen into evaluation mode."""
+    params = {path: is_frozen("/".join(map(str, path)), patterns) for path in _definition(arch).params}
+    only_head = all(frozen for path, frozen in params.items() if str(path[0]) != HEAD)
+    for path, part in nnx.iter_modules(module):
+        below = [frozen for leaf, frozen in params.items() if leaf[: len(path)] == path]
+        outside = only_head and not below and str(path[0]) != HEAD
+        if outside or (below and all(below)):
+            part.eval()
+
+
+@functools.lru_cache(maxsize=256)
+def parameter_groups(arch: Arch) -> dict[str, tuple[str, ...]]:
+    """Return the paths of the parameters of each stage, in order, and of the ``head``, from the images up.
+
+    The head is all that the network lacks without classes. Other layers behind the last stage belong to that stage.
+
+    Raises:
+        UserError: the network cannot omit its head, or does not declare its stages.
+    """
+    module = nnx.eval_shape(lambda: _build(arch, nnx.Rngs(0)))
+    modules = {id(node): path for path, node in nnx.iter_graph(module)}
+    try:
+        stages = {stage.name: [modules[id(layer)] for layer in stage.layers] for stage in module.stages()}
+    except NotImplementedError:
+        raise UserError(
+            f"the network {arch.family} declares no stages; implement stages() to train it in phases"
+        ) from None
+    body, last = _definition(without_head(arch)).params, next(reversed(stages), HEAD)
+    groups: dict[str, list[str]] = {name: [] for name in [*stages, HEAD]}
+    for path in _definition(arch).params:
+        owners = (name for name, layers in stages.items() if any(path[: len(layer)] == layer for layer in layers))
+        groups[next(owners, last) if path in body else HEAD].append("/".join(map(str, path)))
+    return {name: tuple(paths) for name, paths in groups.items() if paths}
+
+
+@functools.lru_cache(maxsize=256)
+def embedding_size(arch: Arch) -> int:
+    """Return the length of a network's embedding, without allocating the network."""
+    body = without_head(arch)
+    images = jax.ShapeDtypeStruct((1, *body.image_shape), jnp.float32)
+    outputs, _ = jax.eval_shape(functools.partial(apply, body), abstract_variables(body), images)
+    return outputs.logits.shape[1]
 
 
 @functools.lru_cache(maxsize=256)
@@ -128,36 +206,59 @@ def layer_calls(arch: Arch, image_shape: tuple[int, int, int] | None = None) -> 
     """Return the layer calls on one image (H, W, C), in order, without allocating any array."""
     calls: list[LayerCall] = []
 
+    def record(path: Path, layer: Any, call: Call, x: jax.Array) -> jax.Array | None:
+        output = call(x)
+        if output is not x and output is not None:  # skip no-ops, such as dropout or a missing shortcut
+            parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param)))
+            name = "/".join(map(str, path))
+            calls.append(LayerCall(name, kind_of(layer), output.shape[1:], kernel_shape(layer), parameters))
+        return output
+
     def trace(images: jax.Array) -> Outputs:
-        module = _build(arch, nnx.Rngs(0))
-        module.eval()
-        for path, layer in _innermost(module):
-            _observe(path, layer, calls)
-        return module(_cast(arch, images))
+        return observed_network(arch, record)(_cast(arch, images))
 
     jax.eval_shape(trace, jax.ShapeDtypeStruct((1, *(image_shape or arch.image_shape)), jnp.float32))
     return calls
 
 
-def _innermost(module: nnx.Module) -> list[tuple[Path, nnx.Module]]:
-    """Return the layers: the modules that contain no other module."""
+Call = Callable[[jax.Array], Any]
+"""A layer's own forward pass."""
+Observer = Callable[[Path, Any, Call, jax.Array], Any]
+"""Function of a layer's path, the layer, its forward pass and its input; returns the output."""
+
+
+def observed_network(arch: Arch, observe: Observer, whole: tuple[type, ...] = ()) -> Network:
+    """Return the network in evaluation mode; ``observe`` runs each layer's calls. For use in a trace.
+
+    Layers are the modules that contain no other module, and the modules of a type in ``whole``.
+    """
+    module = _build(arch, nnx.Rngs(0))
+    module.eval()
+    for path, layer in _layers(module, whole):
+        _observe(path, layer, observe)
+    return module
+
+
+def _layers(module: nnx.Module, whole: tuple[type, ...]) -> list[tuple[Path, nnx.Module]]:
     modules = dict(nnx.iter_modules(module))
     parents = {path[:-1] for path in modules if path}
-    return [(path, layer) for path, layer in modules.items() if path not in parents]
+    roots = {path for path, layer in modules.items() if isinstance(layer, whole)}
+    inside = {path for path in modules if any(path[:depth] in roots for depth in range(len(path)))}
+    return [
+        (path, layer)
+        for path, layer in modules.items()
+        if path not in inside and (path in roots or path not in parents)
+    ]
 
 
-def _observe(path: Path, layer: Any, calls: list[LayerCall]) -> None:
-    """Make a layer record its calls, by turning it into an instance of a recording subclass."""
+def _observe(path: Path, layer: Any, observe: Observer) -> None:
+    """Let ``observe`` run a layer's calls, by turning the layer into an instance of a subclass."""
     kind = type(layer)
 
     class Observed(kind):  # type: ignore[valid-type, misc]
-        def __call__(self, x: jax.Array, *args: Any, **options: Any) -> jax.Array | None:
-            output = super().__call__(x, *args, **options)
-            if output is not x and output is not None:  # skip no-ops, such as dropout or a missing shortcut
-                parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param)))
-                name = "/".join(map(str, path))
-                calls.append(LayerCall(name, kind.__name__, output.shape[1:], kernel_shape(layer), parameters))
-            return output
+        def __call__(self, x: jax.Array, *args: Any, **options: Any) -> Any:
+            forward = super().__call__
+            return observe(path, self, lambda x: forward(x, *args, **options), x)
 
         def in_one_pass(self, *arguments: Any, in_steps: Callable[[], jax.Array]) -> jax.Array:
             return in_steps()
@@ -166,6 +267,12 @@ def _observe(path: Path, layer: Any, calls: list[LayerCall]) -> None:
             return in_steps()
 
     object.__setattr__(layer, "__class__", Observed)
+
+
+def kind_of(layer: Any) -> str:
+    """Return the name of a layer's class, for an observed layer too."""
+    kind = type(layer)
+    return kind.__bases__[0].__name__ if kind.__name__ == "Observed" else kind.__name__
 
 
 def _build(arch: Arch, rngs: nnx.Rngs) -> Network:
@@ -188,11 +295,14 @@ def _definition(arch: Arch) -> _Definition:
     return _Definition(*_split(module))
 
 
-def _merge(arch: Arch, variables: Variables, images: jax.Array) -> Network:
+def _check_images(arch: Arch, images: jax.Array) -> None:
     if images.ndim != 4 or images.shape[-1] != arch.channels:
         raise UserError(
             f"images have shape {tuple(images.shape)}; the network takes [N, H, W, C] with C = {arch.channels}"
         )
+
+
+def _merge(arch: Arch, variables: Variables) -> Network:
     check_variables(arch, variables)
     definition = _definition(arch)
     states: list[Any] = [
@@ -233,6 +343,10 @@ def leaves_by_path(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _cast(arch: Arch, images: jax.Array) -> jax.Array:
     return images.astype(jnp.dtype(arch.dtype))
+
+
+def _logits(arch: Arch, outputs: Outputs) -> Outputs:
+    return jax.tree.map(lambda logits: logits.astype(parameter_dtype(arch.dtype)), outputs)
 
 
 def _describe(leaf: Any) -> str:

@@ -91,6 +91,28 @@ class CrossEntropy(Loss, at="loss."):
         return optax.softmax_cross_entropy(logits, targets)
 
 
+class BinaryCrossEntropy(Loss, at="loss."):
+    """Cross-entropy of two classes, from the logit of the second class against the first: logits[1] - logits[0].
+
+    A head with one output z has the logits (0, z), so this is its cross-entropy -y log sigmoid(z) -
+    (1 - y) log(1 - sigmoid(z)). Label smoothing moves y towards 1/2, as in `CrossEntropy`.
+    """
+
+    kind: ClassVar[str] = "binary_cross_entropy"
+
+    def __call__(self, outputs: LossOutputs, batch: Batch, hyperparameters: LossHyperparameters) -> jax.Array:
+        """Return the cross-entropy [B]."""
+        logits = outputs.logits
+        if logits.shape[-1] != 2:
+            raise UserError(
+                f"the loss binary_cross_entropy is given for {logits.shape[-1]} classes; it must have 2, so use "
+                "cross_entropy"
+            )
+        smoothing = jnp.asarray(hyperparameters.label_smoothing, logits.dtype)
+        target = optax.smooth_labels(batch.soft_targets(2, logits.dtype), smoothing)[:, 1]
+        return optax.sigmoid_binary_cross_entropy(logits[:, 1] - logits[:, 0], target)
+
+
 def weighted_mean(losses: jax.Array, weights: jax.Array | None) -> jax.Array:
     """Return the weighted mean of losses [B], or 0 if the weights [B] sum to 0."""
     if weights is None:
@@ -99,7 +121,7 @@ def weighted_mean(losses: jax.Array, weights: jax.Array | None) -> jax.Array:
     return jnp.where(total > 0, (losses * weights).sum() / jnp.where(total > 0, total, 1), 0)
 
 
-LOSSES: dict[str, type[Loss]] = {CrossEntropy.kind: CrossEntropy}
+LOSSES: dict[str, type[Loss]] = {loss.kind: loss for loss in (CrossEntropy, BinaryCrossEntropy)}
 
 
 def from_dict(data: object, losses: Mapping[str, type[Loss]] = LOSSES) -> Loss:

@@ -1,11 +1,10 @@
-"""Hyperparameters, learning-rate schedules, update rules and frozen parameters.
+"""Hyperparameters, learning-rate schedules and update rules.
 
 The values in a config (learning rate, momentum, decay, schedule constants) become `Hyperparameters`: arrays that the
-train step takes as an argument. The names in a config select the program. Trainings that differ only in values
+train step takes as an argument. The names in a config select the program. Runs that differ only in values
 therefore share one compiled program, and can run side by side under ``jax.vmap``.
 """
 
-import fnmatch
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import numpy as np
 import optax
 
 from cnnjax.config import Experiment, Optimizer, Schedule, in_steps
-from cnnjax.errors import UserError, near_matches
+from cnnjax.errors import UserError
 
 Scalar = Any
 """A float32 or int32 scalar, traced or not."""
@@ -39,7 +38,8 @@ class ScheduleConstants(NamedTuple):
 class Hyperparameters(NamedTuple):
     """Values that the train step takes as arguments: float32 scalars, and int32 step counts.
 
-    ``clip_norm`` and ``ema_decay`` are None if the program does not clip gradients or average parameters.
+    ``clip_norm``, ``ema_decay`` and ``layer_decay`` are None if the program does not clip gradients, average parameters
+    or train stages at different rates.
     """
 
     lr: Scalar
@@ -53,6 +53,7 @@ class Hyperparameters(NamedTuple):
     schedule: ScheduleConstants
     clip_norm: Scalar | None = None
     ema_decay: Scalar | None = None
+    layer_decay: Scalar | None = None
 
 
 def make_hyperparameters(experiment: Experiment, steps_per_epoch: int) -> Hyperparameters:
@@ -63,6 +64,7 @@ def make_hyperparameters(experiment: Experiment, steps_per_epoch: int) -> Hyperp
         label_smoothing=np.float32(train.label_smoothing),
         clip_norm=None if optimizer.clip_norm is None else np.float32(optimizer.clip_norm),
         ema_decay=None if train.ema_decay is None else np.float32(train.ema_decay),
+        layer_decay=None if optimizer.layer_decay is None else np.float32(optimizer.layer_decay),
         **{
             name: np.float32(getattr(optimizer, name))
             for name in ("lr", "momentum", "b1", "b2", "decay", "eps", "weight_decay")
@@ -145,7 +147,7 @@ def is_decayed(params: Any) -> Any:
 def make_rule(config: Optimizer) -> Rule:
     """Return the optax update rule: clipping by global norm, then weight decay, then the optimizer.
 
-    Every program includes weight decay (a decay of 0 has no effect), so that trainings with and without it share one
+    Every program includes weight decay (a decay of 0 has no effect), so that runs with and without it share one
     program. Clipping costs a pass over the gradient, so only programs with ``clip_norm`` include it. The structure of
     the optimizer state depends only on the config, not on the hyperparameters.
     """
@@ -178,57 +180,18 @@ def _promoting(chain: optax.GradientTransformation) -> optax.GradientTransformat
     return optax.GradientTransformation(chain.init, update)
 
 
-def split_frozen(params: Mapping[str, Any], patterns: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the trainable and the frozen parameters as two trees.
+def scale_by_stage(updates: Any, groups: Mapping[str, tuple[str, ...]], decay: Scalar) -> Any:
+    """Return the updates, each multiplied by decay ** k: k is 0 in the last group, 1 in the group below it, and so on.
 
     Args:
-        params: nested dicts of arrays.
-        patterns: shell patterns of frozen parameter paths, such as ``conv1/*``; a pattern also freezes everything
-            below a path that it matches.
-
-    Raises:
-        UserError: a pattern matches no parameter, or no parameter is left to train.
+        updates: nested dicts of arrays, the updates of some or all parameters.
+        groups: paths of all parameters by group, from the images up; see `cnnjax.functional.parameter_groups`.
+        decay: the layer decay, a float32 scalar.
     """
-    paths = [path for path, _ in _leaves(params)]
-    for pattern in patterns:
-        if not any(_matches(path, pattern) for path in paths):
-            raise UserError(f"train.freeze {pattern!r} matches no parameter; {near_matches(pattern, paths)}")
-    if paths and all(_is_frozen(path, patterns) for path in paths):
-        raise UserError(f"train.freeze {list(patterns)} leaves no parameter to train; remove a pattern")
-    return _select(params, patterns, frozen=False), _select(params, patterns, frozen=True)
+    below = {path: len(groups) - 1 - index for index, paths in enumerate(groups.values()) for path in paths}
 
+    def scaled(path: Any, update: jax.Array) -> jax.Array:
+        factor = jnp.asarray(decay) ** below["/".join(str(entry.key) for entry in path)]
+        return update * factor.astype(update.dtype)
 
-def join(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge the two trees that `split_frozen` returned."""
-    joined = dict(trainable)
-    for name, node in frozen.items():
-        joined[name] = join(joined[name], node) if name in joined else node
-    return dict(sorted(joined.items()))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves: list[tuple[str, Any]] = []
-    for name, node in tree.items():
-        path = f"{prefix}{name}"
-        leaves += _leaves(node, f"{path}/") if isinstance(node, Mapping) else [(path, node)]
-    return leaves
-
-
-def _matches(path: str, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, f"{pattern}/*")
-
-
-def _is_frozen(path: str, patterns: tuple[str, ...]) -> bool:
-    return any(_matches(path, pattern) for pattern in patterns)
-
-
-def _select(tree: Mapping[str, Any], patterns: tuple[str, ...], *, frozen: bool, prefix: str = "") -> dict[str, Any]:
-    selected: dict[str, Any] = {}
-    for name, node in tree.items():
-        path = f"{prefix}{name}"
-        if isinstance(node, Mapping):
-            if below := _select(node, patterns, frozen=frozen, prefix=f"{path}/"):
-                selected[name] = below
-        elif _is_frozen(path, patterns) is frozen:
-            selected[name] = node
-    return selected
+    return jax.tree_util.tree_map_with_path(scaled, updates)

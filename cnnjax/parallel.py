@@ -27,12 +27,12 @@ class Placement:
         """Place a copy of the tree's arrays on each device.
 
         On a mesh of one, arrays stay uncommitted: a jitted function of committed arrays is a different program, and a
-        resumed training has to run the same program as an uninterrupted one.
+        resumed run has to use the same program as an uninterrupted one.
         """
         return jax.tree.map(jax.device_put, tree)
 
     def restored(self, tree: Any) -> Any:
-        """Place arrays that a library has committed to a device the way `put` would have placed them."""
+        """Return arrays that a library has committed to a device, placed as `put` would have placed them."""
         return jax.tree.map(lambda leaf: jax.device_put(np.array(leaf)), tree)
 
     def abstract(self, tree: Any) -> Any:

@@ -1,97 +1,84 @@
-"""Registry of published weights: publisher, variant and published accuracy.
+"""Registry of published weights: where they are, their hash, license, preprocessing and published accuracy.
 
-Top-1 is in percent on ImageNet's 50,000 validation images (single crop), or on CIFAR-10's test images.
+The table is in pretrained.csv, one row per publication. `tests/oracle/registry.py` writes it from the tables in
+torchvision, timm and Keras. Top-1 and top-5 are in percent, as the publisher states them: on ImageNet's 50,000
+validation images (single crop), on CIFAR-10's test images, or on the test images that a model card names.
 """
 
+import csv
+import fnmatch
+import functools
+from pathlib import Path
 from typing import NamedTuple
+
+from cnnjax.errors import choose
+
+TABLE = Path(__file__).with_name("pretrained.csv")
+COLUMNS = (
+    "name", "source", "weights", "address", "hash", "size_mib", "license", "data", "top1", "top5", "input_size",
+    "resize", "interpolation", "normalization",
+)  # fmt: skip
+OWN = "cnnjax"
+"""Source of the networks that are part of the package."""
 
 
 class Published(NamedTuple):
     """One publication of weights for a variant."""
 
-    variant: str
+    name: str
+    """Variant and tag, such as ``resnet50.tv_in1k_v2``."""
     source: str
-    """Publisher whose names the file uses; see `cnnjax.convert`."""
+    """Publisher whose names the file uses; see `cnnjax.convert`. ``cnnjax`` for a network in the package."""
     weights: str
     """The publisher's name of the weights."""
-    top1: float
-    """Top-1 accuracy stated by the publisher."""
+    address: str
+    """Address of the file; empty for a network in the package."""
+    hash: str
+    """Published hash of the file: ``sha256:`` and its first digits, ``md5:`` and all digits, or empty."""
+    size_mib: float | None
+    """Published size of the file in MiB."""
+    license: str
+    """License of the weights, or of the library that publishes them if it states no other."""
+    data: str
+    """Data set of the classes: imagenet, cifar10 or fashion_mnist."""
+    top1: float | None
+    top5: float | None
+    input_size: int
+    """Height and width of the images, in pixels, for which the accuracy is stated."""
+    resize: int | None
+    """Length of the short side before the center crop; None: resize to the input size, whatever the aspect ratio."""
+    interpolation: str
+    normalization: str
+    """Name in `cnnjax.convert.sources.NORMALIZATIONS`."""
+
+    @property
+    def variant(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def file_name(self) -> str:
+        return self.address.rpartition("/")[2]
 
 
-PUBLISHED = (
-    # torchvision: table of all available classification weights
-    Published("resnet18", "torchvision", "IMAGENET1K_V1", 69.758),
-    Published("resnet34", "torchvision", "IMAGENET1K_V1", 73.314),
-    Published("resnet50", "torchvision", "IMAGENET1K_V1", 76.130),
-    Published("resnet50", "torchvision", "IMAGENET1K_V2", 80.858),
-    Published("resnet101", "torchvision", "IMAGENET1K_V1", 77.374),
-    Published("resnet101", "torchvision", "IMAGENET1K_V2", 81.886),
-    Published("resnet152", "torchvision", "IMAGENET1K_V1", 78.312),
-    Published("resnet152", "torchvision", "IMAGENET1K_V2", 82.284),
-    Published("resnext50_32x4d", "torchvision", "IMAGENET1K_V1", 77.618),
-    Published("resnext50_32x4d", "torchvision", "IMAGENET1K_V2", 81.198),
-    Published("resnext101_32x8d", "torchvision", "IMAGENET1K_V1", 79.312),
-    Published("resnext101_32x8d", "torchvision", "IMAGENET1K_V2", 82.834),
-    Published("resnext101_64x4d", "torchvision", "IMAGENET1K_V1", 83.246),
-    Published("wide_resnet50_2", "torchvision", "IMAGENET1K_V1", 78.468),
-    Published("wide_resnet50_2", "torchvision", "IMAGENET1K_V2", 81.602),
-    Published("wide_resnet101_2", "torchvision", "IMAGENET1K_V1", 78.848),
-    Published("wide_resnet101_2", "torchvision", "IMAGENET1K_V2", 82.510),
-    Published("alexnet", "torchvision", "IMAGENET1K_V1", 56.522),
-    Published("googlenet", "torchvision", "IMAGENET1K_V1", 69.778),
-    Published("regnet_x_16gf", "torchvision", "IMAGENET1K_V1", 80.058),
-    Published("regnet_x_16gf", "torchvision", "IMAGENET1K_V2", 82.716),
-    Published("regnet_x_1_6gf", "torchvision", "IMAGENET1K_V1", 77.040),
-    Published("regnet_x_1_6gf", "torchvision", "IMAGENET1K_V2", 79.668),
-    Published("regnet_x_32gf", "torchvision", "IMAGENET1K_V1", 80.622),
-    Published("regnet_x_32gf", "torchvision", "IMAGENET1K_V2", 83.014),
-    Published("regnet_x_3_2gf", "torchvision", "IMAGENET1K_V1", 78.364),
-    Published("regnet_x_3_2gf", "torchvision", "IMAGENET1K_V2", 81.196),
-    Published("regnet_x_400mf", "torchvision", "IMAGENET1K_V1", 72.834),
-    Published("regnet_x_400mf", "torchvision", "IMAGENET1K_V2", 74.864),
-    Published("regnet_x_800mf", "torchvision", "IMAGENET1K_V1", 75.212),
-    Published("regnet_x_800mf", "torchvision", "IMAGENET1K_V2", 77.522),
-    Published("regnet_x_8gf", "torchvision", "IMAGENET1K_V1", 79.344),
-    Published("regnet_x_8gf", "torchvision", "IMAGENET1K_V2", 81.682),
-    Published("regnet_y_128gf", "torchvision", "IMAGENET1K_SWAG_LINEAR_V1", 86.068),
-    Published("regnet_y_16gf", "torchvision", "IMAGENET1K_V1", 80.424),
-    Published("regnet_y_16gf", "torchvision", "IMAGENET1K_V2", 82.886),
-    Published("regnet_y_16gf", "torchvision", "IMAGENET1K_SWAG_LINEAR_V1", 83.976),
-    Published("regnet_y_1_6gf", "torchvision", "IMAGENET1K_V1", 77.950),
-    Published("regnet_y_1_6gf", "torchvision", "IMAGENET1K_V2", 80.876),
-    Published("regnet_y_32gf", "torchvision", "IMAGENET1K_V1", 80.878),
-    Published("regnet_y_32gf", "torchvision", "IMAGENET1K_V2", 83.368),
-    Published("regnet_y_32gf", "torchvision", "IMAGENET1K_SWAG_LINEAR_V1", 84.622),
-    Published("regnet_y_3_2gf", "torchvision", "IMAGENET1K_V1", 78.948),
-    Published("regnet_y_3_2gf", "torchvision", "IMAGENET1K_V2", 81.982),
-    Published("regnet_y_400mf", "torchvision", "IMAGENET1K_V1", 74.046),
-    Published("regnet_y_400mf", "torchvision", "IMAGENET1K_V2", 75.804),
-    Published("regnet_y_800mf", "torchvision", "IMAGENET1K_V1", 76.420),
-    Published("regnet_y_800mf", "torchvision", "IMAGENET1K_V2", 78.828),
-    Published("regnet_y_8gf", "torchvision", "IMAGENET1K_V1", 80.032),
-    Published("regnet_y_8gf", "torchvision", "IMAGENET1K_V2", 82.828),
-    Published("vgg11", "torchvision", "IMAGENET1K_V1", 69.020),
-    Published("vgg11_bn", "torchvision", "IMAGENET1K_V1", 70.370),
-    Published("vgg13", "torchvision", "IMAGENET1K_V1", 69.928),
-    Published("vgg13_bn", "torchvision", "IMAGENET1K_V1", 71.586),
-    Published("vgg16", "torchvision", "IMAGENET1K_V1", 71.592),
-    Published("vgg16_bn", "torchvision", "IMAGENET1K_V1", 73.360),
-    Published("vgg19", "torchvision", "IMAGENET1K_V1", 72.376),
-    Published("vgg19_bn", "torchvision", "IMAGENET1K_V1", 74.218),
-    # Keras: table of available models
-    Published("vgg16", "keras", "imagenet", 71.3),
-    Published("vgg19", "keras", "imagenet", 71.3),
-    Published("resnet50_v1", "keras", "imagenet", 74.9),
-    Published("resnet101_v1", "keras", "imagenet", 76.4),
-    Published("resnet152_v1", "keras", "imagenet", 76.6),
-    Published("resnet50_v2", "keras", "imagenet", 76.0),
-    Published("resnet101_v2", "keras", "imagenet", 77.2),
-    Published("resnet152_v2", "keras", "imagenet", 78.0),
-    Published("xception", "keras", "imagenet", 79.0),
-    # github.com/akamaster/pytorch_resnet_cifar10: table of test errors
-    Published("resnet20_cifar", "cifar", "resnet20", 91.73),
-    Published("resnet32_cifar", "cifar", "resnet32", 92.63),
-    Published("resnet44_cifar", "cifar", "resnet44", 93.10),
-    Published("resnet56_cifar", "cifar", "resnet56", 93.39),
-    Published("resnet110_cifar", "cifar", "resnet110", 93.68),
-)
+@functools.cache
+def registry() -> dict[str, Published]:
+    """Return all publications by name."""
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        return {row["name"]: _published(row) for row in csv.DictReader(file)}
+
+
+def _published(row: dict[str, str]) -> Published:
+    numbers = {name: float(row[name]) if row[name] else None for name in ("size_mib", "top1", "top5")}
+    resize = None if row["resize"] == "exact" else int(row["resize"])
+    return Published(**{**row, **numbers, "input_size": int(row["input_size"]), "resize": resize})  # type: ignore[arg-type]
+
+
+def find(name: str) -> Published:
+    """Return the publication of that name; raise UserError with near matches if there is none."""
+    return registry()[choose("pretrained network", name, registry())]
+
+
+def list_pretrained(pattern: str = "*") -> list[str]:
+    """Return the names that match a shell pattern, which may leave out the tag: ``resnet50`` or ``resnet50.tv*``."""
+    names = list(registry())
+    return sorted({*fnmatch.filter(names, pattern), *fnmatch.filter(names, f"{pattern}.*")})

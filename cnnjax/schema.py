@@ -71,7 +71,7 @@ class Schema:
             raise UserError(_message(type(self), values, error, where)) from None
 
     def _validate(self, **values: Any) -> None:
-        """Set the fields; every subclass replaces this by pydantic's ``__init__``."""
+        """Set the fields; every subclass replaces this with pydantic's ``__init__``."""
 
     def replace(self, **options: Any) -> Self:
         """Return a copy with some fields changed; an unknown name raises UserError with near matches."""

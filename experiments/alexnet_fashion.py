@@ -1,4 +1,4 @@
-"""AlexNet as it is taught, with batch norm, at a quarter of its width and 28 pixels, on Fashion-MNIST.
+"""AlexNet as commonly taught, with batch norm, at a quarter of its width and 28 pixels, on Fashion-MNIST.
 
 The 11x11 convolution of stride 4 is replaced by a 3x3 one. For full size: --model.width 96 --model.stem imagenet
 --model.resize 227, on an accelerator.

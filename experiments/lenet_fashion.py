@@ -1,7 +1,7 @@
-"""LeNet-5 as it is taught, with sigmoid and average pooling, on Fashion-MNIST.
+"""LeNet-5 as commonly taught, with sigmoid and average pooling, on Fashion-MNIST.
 
 Command:  python scripts/train.py lenet_fashion --data.dir DIR
-Shows:    the accuracy of the classic network with adam in 30 epochs at Keras's default batch of 32
+Shows:    the accuracy of the classic network with Adam in 30 epochs at Keras's default batch size of 32
 Device:   any; 2 CPU cores suffice
 Time:     2 min of training on 2 CPU cores
 Expected: 89.9 % test top-1 (seed 0); 89.6 % in the course

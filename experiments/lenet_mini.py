@@ -1,4 +1,4 @@
-"""LeNet-5 with ReLU and adam on the embedded subset of Fashion-MNIST: the first thing to run.
+"""LeNet-5 with ReLU and Adam on the embedded subset of Fashion-MNIST: the first thing to run.
 
 Command:  python scripts/train.py lenet_mini      (or: make train)
 Shows:    the whole path from images to a report, without a download

@@ -1,7 +1,7 @@
 """The plain 20-layer network (no shortcuts) on CIFAR-10 for 64,000 steps, as in He et al. 2015, section 4.2.
 
-Unlike the paper, only kernels decay, images are normalised per channel, and the parameters of the best epoch on a
-held-out split of 5,000 images are kept.
+Unlike in the paper, weight decay applies only to kernels, images are normalized per channel, and the parameters of the
+best epoch on a held-out split of 5,000 images are kept.
 
 Command:  python scripts/train.py plain20_cifar10 --data.dir DIR_OR_ZIP
 Shows:    the benefit of shortcuts: resnet20_cifar10 is the same network with them

@@ -3,6 +3,7 @@
 usage: python scripts/benchmark.py train --models NAME ... [OPTIONS]     a training step
        python scripts/benchmark.py infer --models NAME ... [OPTIONS]     from images to logits
        python scripts/benchmark.py stream FOLDER [OPTIONS]              photos decoded and cropped for training
+       python scripts/benchmark.py transfer FOLDER --init WEIGHTS       a new head for Xception, from photos to the end
        python scripts/benchmark.py sweep [OPTIONS]                      members of a sweep, together and apart
        python scripts/benchmark.py memory MODEL [OPTIONS]                peak memory, and the largest batch that fits
 
@@ -23,7 +24,8 @@ def benchmark(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return
-    command = choose("command", cli.first(arguments, "command"), ("train", "infer", "stream", "sweep", "memory"))
+    commands = ("train", "infer", "stream", "sweep", "transfer", "memory")
+    command = choose("command", cli.first(arguments, "command"), commands)
     if command == "memory":
         from cnnjax.benchmark import memory
 
@@ -33,6 +35,11 @@ def benchmark(arguments: list[str]) -> None:
         from cnnjax.benchmark import streaming
 
         streaming.run(arguments[1:])
+        return
+    if command == "transfer":
+        from cnnjax.benchmark import transfer
+
+        transfer.run(arguments[1:])
         return
     if command == "sweep":
         from cnnjax.benchmark import sweeping

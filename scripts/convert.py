@@ -36,8 +36,9 @@ def run(arguments: list[str]) -> None:
 
 def convert(name: str, source: str, arguments: list[str]) -> None:
     """Convert a file of published weights."""
-    from cnnjax.convert import source_of
+    from cnnjax.convert import Choice, source_of
     from cnnjax.convert.folder import convert_to_run
+    from cnnjax.convert.sources import ChannelOrder, Interpolation
     from cnnjax.models import create
 
     variant = create(name)
@@ -50,6 +51,10 @@ def convert(name: str, source: str, arguments: list[str]) -> None:
         classes: tuple[str, ...] = (),
         mean: tuple[float, ...] = (),
         std: tuple[float, ...] = (),
+        channel_order: ChannelOrder | None = None,
+        interpolation: Interpolation | None = None,
+        key: str | None = None,
+        prefix: str | None = None,
         model: type(variant) = variant,  # type: ignore[valid-type]
         debug: bool = False,
     ) -> Any:
@@ -58,14 +63,18 @@ def convert(name: str, source: str, arguments: list[str]) -> None:
         Args:
             file: The file of published weights.
             out: The run folder to create; it must not exist, or be empty.
-            classes: Class names in the order of the outputs, or one .txt file with a name per line; by default the
-                classes are numbered.
+            classes: Class names in the order of the outputs, one .txt file with a name per line, one .json file, or
+                imagenet; by default the classes are numbered.
             mean: Mean per channel, of values in [0, 1]; by default the publisher's.
             std: Standard deviation per channel; by default the publisher's.
+            channel_order: Order of the channels that the network takes; by default the publisher's.
+            interpolation: Resampling filter for images of other sizes; by default the publisher's.
+            key: Entry of a torch file that holds the state dict; by default the usual ones, a moving average first.
+            prefix: Prefix of the tensors to read, which is removed; by default usual ones that every name has.
             model: The network as published; --classes sets its number of classes.
             debug: Show the traceback of an error.
         """
-        return file, out, classes, mean, std, model
+        return file, out, classes, mean, std, channel_order, interpolation, Choice(key, prefix), model
 
     file, out, *given, model = cli.parse(options, arguments, f"scripts/convert.py {name} --from {source}")
     cli.use_precision(model)

@@ -1,12 +1,13 @@
 """List, check, prepare and export data sets.
 
 usage: python scripts/data.py list
-       python scripts/data.py check SOURCE [--data.dir DIR] [--out DIR]           counts, damage, duplicates, leaks
-       python scripts/data.py prepare tfds:NAME [--data.dir DIR]                  prepare a data set with TensorFlow
-       python scripts/data.py export SOURCE FOLDER [--count 10] [--data.dir DIR]  test images as PNG
-       python scripts/data.py embed FOLDER [--data.dir DIR]                       the embedded subset of fashion_mnist
+       python scripts/data.py check SOURCE [--data.dir DIR] [--out DIR]     counts, damage, duplicates, leaks
+       python scripts/data.py prepare tfds:NAME [--data.dir DIR]            prepare a data set with TensorFlow
+       python scripts/data.py export SOURCE FOLDER [--count 10] [OPTIONS]   test images as PNG
+       python scripts/data.py embed FOLDER [--data.dir DIR]                 the embedded subset of fashion_mnist
 """
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -15,27 +16,44 @@ import tyro
 
 from cnnjax import cli
 from cnnjax.errors import PartlyDone, choose, counted, printable, require
+from cnnjax.system.files import require_writable
 
 DataDir = Annotated[str | None, tyro.conf.arg(name="data.dir")]
 
 
 def export(
-    source: tyro.conf.Positional[str], folder: tyro.conf.Positional[Path], count: int = 10, data_dir: DataDir = None,
+    source: tyro.conf.Positional[str],
+    folder: tyro.conf.Positional[Path],
+    count: int = 10,
+    data_dir: DataDir = None,
+    data_size: Annotated[int | None, tyro.conf.arg(name="data.size")] = None,
+    data_max_value: Annotated[int, tyro.conf.arg(name="data.max-value")] = 65535,
+    data_skip_damaged: Annotated[bool, tyro.conf.arg(name="data.skip-damaged")] = False,
     debug: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     """Write the first test images of a data set as PNG files, named after their classes.
 
     Args:
-        source: Name of the data set.
+        source: Name of the data set, such as image_folder:PATH or fashion_mnist.
         folder: Output folder.
         count: Number of images, 1 or more.
         data_dir: The folder (or zip) that holds the data set's files.
+        data_size: image_folder and tfds:NAME: resize the short side to this many pixels and crop the center.
+        data_max_value: image_folder: value that becomes white in images with more than 8 bits.
+        data_skip_damaged: image_folder: skip and report damaged files instead of rejecting the folder.
         debug: Show the traceback of an error.
     """
+    from cnnjax.config import Data
+    from cnnjax.data import load
     from cnnjax.data.export import export_images
 
     require(count >= 1, "--count", count, "1 or more")
-    for path in export_images(source, folder, count, data_dir):
+    require_writable(folder)
+    config = Data(source=source, dir=data_dir, size=data_size, max_value=data_max_value, skip_damaged=data_skip_damaged)
+    dataset = load(config, divide=False)
+    for notice in dataset.notices:
+        print("notice:", printable(notice), file=sys.stderr)
+    for path in export_images(dataset, folder, count):
         print(path)
 
 
@@ -49,6 +67,7 @@ def embed(folder: tyro.conf.Positional[Path], data_dir: DataDir = None, debug: b
     """
     from cnnjax.data.export import embed_subset
 
+    require_writable(folder)
     print(f"{folder}: {embed_subset(folder, data_dir):,} bytes")
 
 
@@ -72,6 +91,8 @@ def check(
     from cnnjax.data.examination import examine, find_duplicates
     from cnnjax.report import data_page
 
+    out = out or Path("data-check")
+    require_writable(out)
     with Console(stderr=True).status("") as status:
         examined = examine(Data(source=source, dir=data_dir), status.update)
         duplicates = find_duplicates(examined, status.update)
@@ -88,7 +109,7 @@ def check(
         print(f"{name}: {value}")
     for finding in found:
         print(printable(f"{'wrong' if finding.wrong else 'note'}: {finding.text}"))
-    _, written = data_page.write(out or Path("data-check"), source, examined, found, duplicates)
+    _, written = data_page.write(out, source, examined, found, duplicates)
     print(f"open {written}")
     if wrong := sum(finding.wrong for finding in found):
         raise PartlyDone(f"{source}: {counted(wrong, 'problem')} found, listed above and in {written}")

@@ -1,16 +1,22 @@
-"""Evaluate a trained network on one split of its data.
+"""Evaluate a trained network on one split of its data, or a published network on labelled images.
 
 usage: python scripts/evaluate.py RUN [--split test|validation|train] [--data.dir DIR]
+       python scripts/evaluate.py --pretrained NAME --data.source image_folder:DIR [--ground-truth FILE]
+       python scripts/evaluate.py --all PATTERN --data.source image_folder:DIR [--out evaluation.csv]
 
 RUN is a run folder, such as runs/lenet_mini. Prints loss, top-1, top-5, the expected calibration error, and precision,
 recall and F1 of each class, for the parameters that were best on the validation split.
+
+NAME is a published network (python scripts/pretrained.py list), or folder:DIR or hf:OWNER/NAME. Prints top-1 and top-5
+beside the published figures. The folders in DIR are named after the classes: by name, by id or by number from 0. --all
+evaluates every published network that matches a pattern such as "resnet*", and writes one CSV file.
 """
 
 from pathlib import Path
 from typing import Literal
 
 from cnnjax import cli
-from cnnjax.errors import UserError
+from cnnjax.errors import PartlyDone, UserError, counted, printable
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -18,6 +24,11 @@ def evaluate(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return
+    for option in ("--pretrained", "--all"):
+        rest, name = cli.take_option(arguments, option)
+        if name is not None:
+            evaluate_published(option, name, rest)
+            return
     run = Path(cli.first(arguments, "run folder"))
 
     from rich.console import Console
@@ -63,9 +74,55 @@ def evaluate(arguments: list[str]) -> None:
         raise UserError(f"{run} does not record which data it was trained on (no config.json); give --data.source NAME")
     dataset = loaded.dataset(config, divide=split != "test")
     for notice in dataset.notices:
-        print(f"notice: {notice}")
+        print("notice:", printable(notice))
     report = evaluation.evaluate(loaded.network, dataset, split)
+    if difference := evaluation.compare(loaded.network, dataset, split):
+        print("notice:", printable(difference))
     evaluation.print_report(report, loaded.network, dataset, split, Console())
+
+
+def evaluate_published(option: str, name: str, arguments: list[str]) -> None:
+    """Evaluate one published network (``--pretrained NAME``) or several (``--all PATTERN``)."""
+    from rich.console import Console
+
+    from cnnjax.config import Data
+
+    def options(
+        *,
+        data: Data = Data(),  # noqa: B008, it is immutable
+        ground_truth: Path | None = None,
+        out: Path = Path("evaluation.csv"),
+        platform: cli.Platform = "auto",
+        debug: bool = False,
+    ) -> tuple[Data, Path | None, Path, cli.Platform]:
+        """Evaluate published networks on labelled images.
+
+        Args:
+            data: The data to evaluate on; the test images if there are any, otherwise all images of the folder.
+            ground_truth: Text file with a line FILE CLASS for each photo of a flat folder.
+            out: The CSV file that --all writes.
+            platform: Device to compute on; auto picks an accelerator if there is one.
+            debug: Show the traceback of an error.
+        """
+        return data, ground_truth, out, platform
+
+    if not any(argument.startswith("--data.source") for argument in arguments) and "--help" not in arguments:
+        raise UserError(f"{option} {name} is given without data; add --data.source, such as image_folder:DIR")
+    config, ground_truth, out, platform = cli.parse(options, arguments, f"scripts/evaluate.py {option} {name}")
+    cli.start_jax(platform)
+
+    from cnnjax.hub import evaluation
+    from cnnjax.hub.loading import load_pretrained
+    from cnnjax.pretrained import registry
+
+    if option == "--pretrained":
+        evaluation.require_images(config, ground_truth)
+        evaluated = evaluation.evaluate(load_pretrained(name, prepare=cli.use_precision), config, ground_truth)
+        evaluation.print_evaluation(name, evaluated, registry().get(name), Console())
+    elif failures := evaluation.evaluate_all(name, config, ground_truth, out, Console()):
+        raise PartlyDone(f"{counted(failures, 'network')} could not be evaluated; {out} says why")
+    else:
+        print(out)
 
 
 if __name__ == "__main__":

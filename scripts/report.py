@@ -2,14 +2,14 @@
 
 usage: python scripts/report.py --record RUN...           copy the small files of finished runs, or of a sweep, to
                                                           experiments/records
-       python scripts/report.py --results                 write docs/results.md from the records
-       python scripts/report.py --check NAME [--seed N] [--data.dir DIR]
-                                                          repeat a recorded run and compare every figure
+       python scripts/report.py --results                 write docs/results.md and docs/line.md from the records
+       python scripts/report.py --check NAME [--seed N] [--data.dir DIR] [--init ORIGIN]
+                                                          repeat a recorded run and compare every value
        python scripts/report.py RUN RUN... [--out FILE]   compare runs in one HTML page
        python scripts/report.py SWEEP                     rebuild the table and the page of a sweep, from the folder
                                                           that scripts/sweep.py wrote
 
---check trains in a temporary folder and reports whether all figures are equal bit for bit, or which differ, by how much
+--check trains in a temporary folder and reports whether all values are equal bit for bit, or which differ, by how much
 and why. Exit code 1: the figures differ.
 """
 
@@ -65,23 +65,28 @@ def record(runs: list[str]) -> None:
 
 
 def write_results(arguments: list[str]) -> None:
-    """Write docs/results.md."""
-    from cnnjax.runs import records, results_page
+    """Write docs/results.md, and docs/line.md with its picture."""
+    from cnnjax.runs import line_page, records, results_page
     from cnnjax.sweep import records as sweep_records
     from cnnjax.system.files import write_bytes
 
     if arguments:
         raise UserError(f"--results is given with {arguments[0]!r}, but accepts no argument; leave it out")
-    text = results_page.page(records.read_records(RECORDS), RECORDS / "questions.toml")
-    text = "\n".join([text, *sweep_records.sections(RECORDS)])
-    write_bytes(RESULTS, text.encode())
-    print(f"wrote {RESULTS.relative_to(ROOT)}")
+    recorded, line = records.read_records(RECORDS), line_page.read(RECORDS / "line.toml")
+    text = results_page.page(recorded, RECORDS / "questions.toml", line.names)
+    pages = {RESULTS: "\n".join([text, *sweep_records.sections(RECORDS)])}
+    if written := line_page.page(line, recorded):
+        pages |= dict(zip((RESULTS.with_name("line.md"), RESULTS.with_name(line_page.PICTURE)), written, strict=True))
+    for path, text in pages.items():
+        write_bytes(path, text.encode())
+        print(f"wrote {path.relative_to(ROOT)}")
 
 
 def check(arguments: list[str]) -> None:
     """Repeat a recorded run and compare."""
     arguments, seed = cli.take_option(arguments, "--seed")
     arguments, data_dir = cli.take_option(arguments, "--data.dir")
+    arguments, init = cli.take_option(arguments, "--init")
     if len(arguments) != 1:
         raise UserError(
             f"--check is given {len(arguments)} names; give the name of one record, such as --check lenet_mini"
@@ -98,6 +103,8 @@ def check(arguments: list[str]) -> None:
     experiment = recorded.experiment
     if data_dir is not None:
         experiment = experiment.replace(data=experiment.data.replace(dir=data_dir))
+    if init is not None:
+        experiment = experiment.replace(init=init)
     cli.start_jax("auto", recorded.environment["lowering"].get("deterministic", False), experiment.model)
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / name
@@ -106,11 +113,11 @@ def check(arguments: list[str]) -> None:
         comparison = records.compare(recorded, records.read_record(out))
     title = f"{name}, seed {recorded.experiment.seed}"
     if comparison.equal:
-        print(f"{title}: all {comparison.figures} figures are equal bit for bit")
+        print(f"{title}: all {comparison.figures} values are equal bit for bit")
         return
     reasons = [f"{key} was {old!r} and is {new!r}" for key, (old, new) in comparison.reasons.items()]
     raise PartlyDone(
-        f"{title}: {comparison.different} of {comparison.figures} figures differ, by at most {comparison.largest:.2g}; "
+        f"{title}: {comparison.different} of {comparison.figures} values differ, by at most {comparison.largest:.2g}; "
         f"the first: {comparison.first}; likely because {listed(reasons, 3) or 'the code has changed'}"
     )
 

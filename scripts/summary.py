@@ -1,6 +1,7 @@
 """Show a network's layers, output shapes, parameters and multiply-adds, without allocating it.
 
 usage: python scripts/summary.py MODEL [OPTIONS]
+       python scripts/summary.py MODEL --diagram OUT.svg the same, and a drawing of the network
        python scripts/summary.py RUN                     the network of a run folder, and its preprocessing
        python scripts/summary.py --all [--write]         one line per model; --write writes docs/models.md
 
@@ -8,12 +9,15 @@ usage: python scripts/summary.py MODEL [OPTIONS]
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from cnnjax import cli
 from cnnjax.errors import UserError
+
+if TYPE_CHECKING:
+    from cnnjax.models.layers import Arch
 
 RECORD = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 
@@ -41,19 +45,31 @@ def summarize(arguments: list[str]) -> None:
     def options(
         arch: Annotated[type(variant), tyro.conf.arg(name="")] = variant,  # type: ignore[valid-type]
         *,
+        diagram: Path | None = None,
         debug: bool = False,
-    ) -> Arch:
+    ) -> tuple[Arch, Path | None]:
         """Show a network's layers, output shapes, parameters and multiply-adds.
 
         Args:
             arch: The network's options.
+            diagram: Draw the network to this file, which must end in .svg.
             debug: Show the traceback of an error.
         """
-        return arch
+        return arch, diagram
 
-    arch = cli.parse(options, arguments[1:], f"scripts/summary.py {name}")
+    arch, diagram = cli.parse(options, arguments[1:], f"scripts/summary.py {name}")
     cli.use_precision(arch)
     Console().print(summary_table(arch, name))
+    draw(arch, name, diagram)
+
+
+def draw(arch: "Arch", title: str, path: Path | None) -> None:
+    """Write the drawing of a network, if a path is given."""
+    if path is not None:
+        from cnnjax.diagram import write_diagram
+
+        write_diagram(arch, title, path)
+        print(f"diagram: {path}")
 
 
 def summarize_run(run: Path, arguments: list[str]) -> None:
@@ -67,23 +83,28 @@ def summarize_run(run: Path, arguments: list[str]) -> None:
     from cnnjax.runs.definitions import of_run
 
     code, trust_code = cli.code_options(arguments)
-    cli.parse(run_options, arguments, f"scripts/summary.py {run}")
+    diagram = cli.parse(run_options, arguments, f"scripts/summary.py {run}")
     definitions = of_run(run, code, trust_code)
     network = predictor.describe(checkpoint.best(run / "checkpoints"), definitions.families)
     cli.use_precision(network.arch)
     Console().print(summary_table(network.arch, run.name))
     print(printable(f"classes: {listed(network.classes)}"))
     print(f"preprocessing: {network.preprocessing.describe()}")
+    draw(network.arch, run.name, diagram)
 
 
-def run_options(*, code: Path | None = None, trust_code: bool = False, debug: bool = False) -> None:
+def run_options(
+    *, diagram: Path | None = None, code: Path | None = None, trust_code: bool = False, debug: bool = False
+) -> Path | None:
     """Show the network of a run folder and its preprocessing.
 
     Args:
+        diagram: Draw the network to this file, which must end in .svg.
         code: The experiment file that defines the run's network. It is executed.
         trust_code: Execute the copy of that file in the run folder; only for folders that you trust.
         debug: Show the traceback of an error.
     """
+    return diagram
 
 
 def summarize_all(arguments: list[str]) -> None:

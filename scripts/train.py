@@ -23,10 +23,12 @@ def train(arguments: list[str]) -> None:
         return
     name, base, definitions = cli.load_experiment(cli.first(arguments, "experiment"), *cli.code_options(arguments))
     rest, model = cli.take_option(arguments[1:], "--model")
+    rest, start = cli.take_option(rest, "--init")
+    rest, phases = cli.take_option(rest, "--phases")
 
     from cnnjax.config import Experiment
 
-    chosen = cli.replace_model(base, model)
+    chosen = cli.start_from(cli.first_phases(cli.replace_model(base, model), phases), start)
 
     def options(
         experiment: Annotated[
@@ -50,8 +52,8 @@ def train(arguments: list[str]) -> None:
             out: The run folder; by default runs/NAME, where NAME includes the overridden values.
             resume: auto resumes the run in the folder; never refuses a folder that holds a run.
             platform: Device to compute on; auto picks an accelerator if there is one.
-            profile: Steps to profile, such as 10:20 (10 to 19, counted from 0 at this start). JAX's profiler writes a
-                trace to the run folder; results do not change.
+            profile: Steps to profile, such as 10:20 (10 to 19, counted from 0 when this process starts training). JAX's
+                profiler writes a trace to the run folder; results do not change.
             deterministic: Use only deterministic GPU kernels, which may be slower; on a CPU results are always
                 deterministic.
             code: The experiment file that defines the network, loss or data set of a run folder. It is executed.
@@ -60,7 +62,10 @@ def train(arguments: list[str]) -> None:
         """
         return experiment, out, resume, platform, profile, deterministic
 
-    description = "--model NAME replaces the network by another variant, before the other options apply."
+    description = (
+        "Before the other options apply: --model NAME replaces the network with another variant, --init run:RUN, "
+        "file:WEIGHTS or NAME starts from trained parameters, and --phases N keeps the first N phases."
+    )
     prog = f"scripts/train.py {arguments[0]}"
     parsed = cli.parse(options, rest, prog, description=description)
     experiment, out, resume, platform, profile, deterministic = parsed
@@ -68,13 +73,15 @@ def train(arguments: list[str]) -> None:
     from rich.console import Console  # imported late to keep --help fast
 
     import cnnjax
-    from cnnjax.runs.naming import run_name
+    from cnnjax.runs.naming import run_name, short_origin
     from cnnjax.system.stdio import lasting_output
     from cnnjax.training.profiling import read_steps
 
     profiled = None if profile is None else read_steps(profile)
     cli.start_jax(platform, deterministic, experiment.model)
-    full_name = run_name(f"{name},model={model}" if model else name, chosen, experiment)
+    replaced = {"model": model, "init": start and short_origin(start), "phases": phases}
+    named = ",".join([name, *(f"{option}={value}" for option, value in replaced.items() if value)])
+    full_name = run_name(named, chosen, experiment)
     with lasting_output() as output:
         cnnjax.train(
             experiment, out or Path("runs") / full_name, name=full_name, resume=resume, profile=profiled,

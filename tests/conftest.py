@@ -33,7 +33,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ["CNNJAX_CACHE"] = "0"
 # With this set, a script does not restart the process to change its allocator settings.
 os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-# Without the native part, each script would print a notice on standard error.
+# Without the native library, each script would print a notice on standard error.
 if not LIBRARY.exists():
     os.environ["CNNJAX_NATIVE"] = "0"
 
@@ -186,7 +186,7 @@ class SilentProgress(Hook):
 
 
 class Fitted(NamedTuple):
-    """Outcome of a training in a folder, and the problem with metrics.jsonl, if any."""
+    """Outcome of a run in a folder, and the problem with metrics.jsonl, if any."""
 
     outcome: Outcome
     problem: str | None

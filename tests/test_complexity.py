@@ -13,6 +13,7 @@ from tests.forms import mark_deep, mark_deep_ones
 
 HAND = {  # parameters and multiply-adds, worked out by hand in each model file's docstring
     "lenet": (61_706, 416_520),
+    "lenet_1998": (60_000, 326_520),
     "mlp": (266_610, 266_200),
 }
 TORCHVISION = {  # parameters and giga multiply-adds, from the metadata of torchvision's weights
@@ -58,6 +59,7 @@ KERAS = {  # trainable parameters
     "resnet50_v2": 25_568_360,
     "resnet101_v2": 44_577_896,
     "resnet152_v2": 60_236_904,
+    "inception_v3_keras": 23_817_352,
     "xception": 22_855_952,
     "legacy_xception": 22_855_952,
 }
@@ -65,6 +67,7 @@ BY_HAND = {  # parameters, from the layer sizes in each paper, or from timm's ne
     "alexnet_bn": 62_381_096,
     "alexnet_lrn": 60_965_224,
     "googlenet_paper": 6_998_552,
+    "inception_v3": 27_161_264,  # torchvision counts the multiply-adds without the auxiliary head
     "regnet_y_128gf": 644_812_894,
     "regnet_x_400mf_pycls": 5_157_512,
     "regnet_y_800mf_pycls": 6_263_168,

@@ -1,6 +1,17 @@
 import pytest
 
-from cnnjax.errors import Diverged, Interrupted, UserError, choose, listed, near_matches, printable, quoted, require
+from cnnjax.errors import (
+    Diverged,
+    Interrupted,
+    UserError,
+    choose,
+    counted,
+    listed,
+    near_matches,
+    printable,
+    quoted,
+    require,
+)
 
 
 def test_exit_codes():
@@ -25,6 +36,20 @@ def test_long_lists_are_cut_to_ten_names():
     assert listed("abc") == "a, b, c"
     assert listed(map(str, range(1200))) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 1,190 more"
     assert near_matches("zzz", map(str, range(10, 30))).endswith("18, 19 and 10 more")
+
+
+def test_long_names_in_lists_are_cut():
+    names = [f"/photos/{'x' * 60}/{number}.png" for number in range(20)]
+    assert listed(names) == f"{names[0]}, {names[1]} and 18 more"
+    assert len(listed(["/a" * 2000, *names])) < 240
+    assert listed(["/a" * 2000 + ".png"]).endswith("/a.png")
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "text"), [(1, "file", "1 file"), (2000, "file", "2,000 files"), (0, "class", "0 classes")]
+)
+def test_counted_nouns_have_their_plural(count, noun, text):
+    assert counted(count, noun) == text
 
 
 def test_require_reports_the_given_and_the_allowed_value():

@@ -41,8 +41,8 @@ def initial_values(leaf) -> str:
     values = np.asarray(leaf, np.float64)
     if (values == values.flat[0]).all():
         return f"  all {values.flat[0]:g}"
-    centred = abs(values.mean()) < values.std() / 10
-    return f"  mean 0 std {values.std():.2g}" if centred else f"  mean {values.mean():.2g}"
+    centered = abs(values.mean()) < values.std() / 10
+    return f"  mean 0 std {values.std():.2g}" if centered else f"  mean {values.mean():.2g}"
 
 
 @pytest.mark.parametrize("name", mark_deep_ones(list_models()))

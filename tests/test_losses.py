@@ -8,7 +8,7 @@ import pytest
 
 from cnnjax import losses
 from cnnjax.errors import UserError
-from cnnjax.losses import Batch, CrossEntropy, weighted_mean
+from cnnjax.losses import Batch, BinaryCrossEntropy, CrossEntropy, weighted_mean
 from cnnjax.models.layers import Outputs
 
 RNG = np.random.default_rng(0)
@@ -33,6 +33,28 @@ def test_cross_entropy_equals_its_formula(targets, smoothing):
     distributions = np.eye(4)[targets] if targets.ndim == 1 else targets
     expected = cross_entropy(LOGITS, (1 - smoothing) * distributions + smoothing / 4)
     np.testing.assert_allclose(loss_of(LOGITS, targets, smoothing), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_binary_cross_entropy_equals_its_formula_and_the_cross_entropy_of_two_classes(smoothing):
+    z, labels = RNG.normal(size=6) * 3, RNG.integers(0, 2, 6)
+    p, y = 1 / (1 + np.exp(-z)), (1 - smoothing) * labels + smoothing / 2
+    expected = -y * np.log(p) - (1 - y) * np.log(1 - p)
+    outputs = Outputs(jnp.asarray(np.stack([np.zeros(6), z], 1), jnp.float32))
+    batch, values = (
+        Batch(IMAGES, jnp.asarray(labels, jnp.int32)),
+        SimpleNamespace(label_smoothing=np.float32(smoothing)),
+    )
+    np.testing.assert_allclose(BinaryCrossEntropy()(outputs, batch, values), expected, rtol=1e-5)
+    np.testing.assert_allclose(CrossEntropy()(outputs, batch, values), expected, rtol=1e-5)
+    shifted = Outputs(outputs.logits + 3)
+    np.testing.assert_allclose(BinaryCrossEntropy()(shifted, batch, values), expected, rtol=1e-4)
+
+
+def test_binary_cross_entropy_needs_two_classes():
+    batch = Batch(IMAGES, jnp.asarray(LABELS, jnp.int32))
+    with pytest.raises(UserError, match="binary_cross_entropy is given for 4 classes; it must have 2"):
+        BinaryCrossEntropy()(Outputs(jnp.asarray(LOGITS)), batch, SimpleNamespace(label_smoothing=np.float32(0)))
 
 
 def test_labels_equal_one_hot_soft_labels():

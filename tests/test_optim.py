@@ -11,7 +11,8 @@ import pytest
 from cnnjax import create
 from cnnjax.config import Experiment, Optimizer, Schedule, Train
 from cnnjax.errors import UserError
-from cnnjax.optim import is_decayed, join, learning_rate, make_hyperparameters, make_rule, split_frozen
+from cnnjax.optim import is_decayed, learning_rate, make_hyperparameters, make_rule
+from cnnjax.partition import join, split_frozen
 
 LR, STEPS = 0.1, 5
 

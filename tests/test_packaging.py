@@ -1,6 +1,12 @@
 """The dependencies by Python version: pairs of jax and flax that import together."""
 
+import os
+import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -37,7 +43,43 @@ def test_the_lock_holds_one_allowed_pair_for_each_python(python, declared, locke
         assert version in allowed.specifier
 
 
+def make(*arguments):
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_updates_a_complete_environment_in_place(tmp_path):
+    """Clearing it would break the processes that use it."""
+    environment = tmp_path / "env"
+    new = make("env", "--dry-run", f"PYTHON={sys.executable}", f"VENV={environment}")
+    (stamp,) = re.findall(r"^touch (\S+)$", new, re.MULTILINE)
+    installed = environment / "bin/python"
+    installed.parent.mkdir(parents=True)
+    installed.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/installs\n')
+    installed.chmod(0o755)
+    Path(stamp).touch()
+    os.utime(stamp, (0, 0))  # older than pyproject.toml and the lock
+    make("env", f"PYTHON={sys.executable}", f"VENV={environment}")
+    assert installed.exists()
+    assert (tmp_path / "installs").read_text().count("pip install") == 2
+    assert Path(stamp).stat().st_mtime > 0
+
+
 @pytest.mark.parametrize(("python", "flax"), [("3.12", "0.12.8"), ("3.13", "0.12.9")])
 def test_a_pair_that_does_not_import_is_not_allowed(python, flax, declared):
     (allowed,) = [r for r in declared if r.name == "flax" and applies(r, python)]
     assert flax not in allowed.specifier
+
+
+def test_the_wheel_holds_the_data_of_the_package(tmp_path):
+    from hatchling.builders.wheel import WheelBuilder
+
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    included = {f"cnnjax/hub/included/{path.name}" for path in (ROOT / "cnnjax" / "hub" / "included").iterdir()}
+    assert len(included) == 2
+    files = {f"{folder}/{file}" for folder in included for file in ("model.safetensors", "config.json", "README.md")}
+    classes = {f"cnnjax/data/imagenet_classes/{file}" for file in ("classes.tsv", "LICENSE")}
+    readers = {f"cnnjax/export/readers/read_{kind}.py" for kind in ("stablehlo", "onnx", "safetensors")}
+    assert {"cnnjax/pretrained.csv", *files, *classes, *readers} <= names

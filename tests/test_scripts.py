@@ -21,6 +21,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import mostly_slow, write_digits
+from PIL import Image
 
 from cnnjax import checkpoint, create
 from cnnjax.functional import leaves_by_path
@@ -129,7 +130,7 @@ def test_predict_prints_the_top_3_with_percentages(workplace):
 def test_predict_reads_folders_prints_json_or_csv_and_reports_unreadable_files(workplace, tmp_path):
     folder = shutil.copytree(workplace / "photos", tmp_path / "photos")
     (folder / "deeper").mkdir()
-    (folder / "deeper" / "notes.txt").write_text("text")
+    (folder / "deeper" / "damaged.png").write_text("text")
     count = len(list((workplace / "photos").iterdir()))
     done = run_script("predict.py", "runs/done", folder, "--json", cwd=workplace)
     assert done.returncode == 1
@@ -138,13 +139,92 @@ def test_predict_reads_folders_prints_json_or_csv_and_reports_unreadable_files(w
     assert len(answers) == count
     assert len(answers[0]["classes"]) == 3
     assert 0 < answers[0]["classes"][0]["probability"] <= 1
-    (folder / "deeper" / "notes.txt").unlink()
+    (folder / "deeper" / "damaged.png").unlink()
     done = run_script("predict.py", "runs/done", folder, "--csv", "--top", 2, cwd=workplace)
     assert done.returncode == 0, done.stderr
     rows = list(csv.reader(done.stdout.splitlines()))
     assert rows[0] == ["file", "rank", "class", "probability"]
     assert len(rows) == 1 + 2 * count
     assert run_script("predict.py", "runs/done", folder / "deeper", cwd=workplace).returncode == 2
+
+
+def test_predict_leaves_out_what_training_leaves_out(workplace, tmp_path):
+    folder = shutil.copytree(workplace / "photos", tmp_path / "photos")
+    photo = next(path for path in folder.iterdir())
+    photo.rename(photo.with_suffix(""))
+    (folder / "readme.txt").write_text("text")
+    (folder / "__MACOSX").mkdir()
+    (folder / "__MACOSX/0.png").write_text("text")
+    done = run_script("predict.py", "runs/done", folder, "--json", cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(list((workplace / "photos").iterdir()))
+    assert done.stderr == f"notice: 1 file not used (not images): {folder}/readme.txt\n"
+    done = run_script("predict.py", "runs/done", folder / "readme.txt", cwd=workplace)
+    assert done.returncode == 2
+
+
+def test_predict_reports_images_that_seem_dark(workplace, tmp_path):
+    values = np.random.default_rng(0).integers(0, 4096, (28, 28), np.uint16)
+    values[0, 0] = 4095
+    Image.fromarray(values).save(tmp_path / "dark.png")
+    Image.fromarray(values * 16).save(tmp_path / "bright.png")
+    done = run_script("predict.py", "runs/done", tmp_path / "dark.png", tmp_path / "bright.png", cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == (
+        f"notice: {tmp_path}/dark.png has values up to 4,095, and 65,535 becomes white; if it has 12 bits, train with "
+        "--data.max-value 4095, or convert it to 8 bits\n"
+    )
+
+
+def test_predict_names_a_folder_that_it_cannot_open(workplace, tmp_path, monkeypatch):
+    folder = shutil.copytree(workplace / "photos", tmp_path / "photos")
+    shutil.copytree(workplace / "photos", folder / "closed")
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    done = run_script("predict.py", "runs/done", folder, "--json", cwd=workplace)
+    assert done.returncode == 1
+    assert f"error: the folder {folder}/closed cannot be opened (Permission denied)" in done.stderr
+    assert len(done.stdout.splitlines()) == len(list((workplace / "photos").iterdir()))
+    done = run_script("predict.py", "runs/done", folder / "closed", cwd=workplace)
+    assert done.returncode == 2
+
+
+def test_export_takes_the_options_of_the_data_set(tmp_path):
+    for name, size in (("cat", (30, 20)), ("dog", (16, 24))):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = np.random.default_rng(number).integers(0, 256, size, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    export = ["data.py", "export", "image_folder:photos", "out"]
+    done = run_script(*export, cwd=tmp_path)
+    assert (done.returncode, "give --data.size PIXELS" in done.stderr) == (2, True)
+    done = run_script(*export, "--data.size", 12, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "notice: image_folder has no test images; 2 of 20 training images" in done.stderr
+    assert done.stdout.splitlines() == ["out/00000-cat.png", "out/00001-dog.png"]
+    with Image.open(tmp_path / "out/00000-cat.png") as image:
+        assert image.size == (12, 12)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["check", "nowhere", "--out", "out/deeper"], ["export", "nowhere", "out"], ["embed", "out"]]
+)
+def test_the_output_folder_is_checked_before_the_data_are_read(tmp_path, monkeypatch, arguments):
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / "out")
+    done = run_script("data.py", *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: the folder {tmp_path}/out is not writable; choose another output folder")
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "out").write_text("")
+    done = run_script("data.py", *arguments, cwd=tmp_path)
+    assert done.stderr.startswith(f"error: {tmp_path}/out is a file, and the output needs a folder of that name")
 
 
 def test_summary_prints_the_published_counts(workplace):
@@ -154,6 +234,13 @@ def test_summary_prints_the_published_counts(workplace):
     assert "416,520" in done.stdout
     larger = run_script("summary.py", "lenet", "--input-size", 32, cwd=workplace)
     assert "576" in larger.stdout
+
+
+def test_summary_draws_the_network(workplace):
+    done = run_script("summary.py", "lenet", "--diagram", "lenet.svg", cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    assert "diagram: lenet.svg" in done.stdout
+    assert "5×5 conv, 16" in (workplace / "lenet.svg").read_text(encoding="utf-8")
 
 
 @pytest.mark.trains_long
@@ -218,7 +305,7 @@ def test_the_run_name_includes_a_changed_model(workplace, digits):
         ),
         (["evaluate.py", "--help"], ["RUN", "--split"]),
         (["predict.py", "--help"], ["IMAGE", "--top INT"]),
-        (["summary.py", "--help"], ["MODEL", "lenet, mlp, plain18"]),
+        (["summary.py", "--help"], ["MODEL", "lenet, lenet_1998, mlp, plain18"]),
         (["data.py", "--help"], ["export", "embed"]),
         (["data.py", "list"], ["fashion_mnist_mini", "Ankle boot"]),
         (["data.py", "export", "--help"], ["--count INT"]),
@@ -563,6 +650,47 @@ def test_text_that_the_terminal_cannot_encode_is_escaped(workplace, digits, tmp_
     done = call("evaluate.py", folder, cwd=workplace, **environment)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.many_processes
+def test_a_user_without_a_writable_home_gets_no_warning(workplace):
+    photo = next((workplace / "photos").iterdir())
+    homeless = {"HOME": "/dev/null", "XDG_CACHE_HOME": "", "XDG_CONFIG_HOME": "", "MPLCONFIGDIR": ""}
+    done = call("predict.py", "runs/done", photo, cwd=workplace, **homeless)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.many_processes
+def test_paths_that_are_not_utf8_are_used(tmp_path):
+    """A folder, an image and a text file of another encoding, in every script that reads images."""
+    photos = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 8), ("test", 2)):
+        for name in ("cat", "dog"):
+            (photos / part / name).mkdir(parents=True)
+            for number in range(count):
+                file = os.fsdecode(f"{number}".encode() + b"\xe9.png")
+                Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(photos / part / name / file)
+    (photos / "train/dog" / os.fsdecode(b"\xe9.txt")).write_text("a note")
+    options = ["--model", "mlp", "--model.num-classes", 2, "--train.epochs", 1, "--train.batch-size", 4]
+    source = ["--data.source", "image_folder", "--data.dir", photos, "--data.validation", 0.25]
+    done = call("train.py", "lenet_mini", *options, *source, "--out", tmp_path / "run", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "run/report.html").exists()
+    done = call("train.py", "lenet_mini", *options, *source, "--out", tmp_path / "run", cwd=tmp_path)
+    assert "is already finished" in done.stdout
+    done = call("evaluate.py", tmp_path / "run", "--split", "validation", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "image_folder, validation: 4 images" in done.stdout
+    done = call("predict.py", tmp_path / "run", photos / "test", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(Path(json.loads(line)["file"]).is_file() for line in done.stdout.splitlines())
+    (photos / "test/cat" / os.fsdecode(b"\xff.png")).write_bytes(b"damaged")
+    for part in ("train", "test"):
+        (photos / part / "dog").rename(photos / part / os.fsdecode(b"\xe9$\\frac"))
+    done = call("data.py", "check", f"image_folder:{photos}", "--out", tmp_path / "check", cwd=tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert "1 damaged file" in (tmp_path / "check/data.html").read_text()
 
 
 @pytest.mark.many_processes

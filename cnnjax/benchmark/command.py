@@ -35,7 +35,7 @@ class Options(Schema, at="--"):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype of the networks; parameters are float32."""
     against: tuple[str, ...] = tuple(peer.name for peer in OTHERS)
-    """Peers to compare with: torch, keras, xla (cnnjax without the native part, if that is in use), or none."""
+    """Peers to compare with: torch, keras, xla (cnnjax without the native library, if that is in use), or none."""
     input_size: int | None = None
     """Height and width of the images in pixels; None: the default of each network."""
     turns: Annotated[int, Field(ge=1)] = 3
@@ -48,7 +48,7 @@ class Options(Schema, at="--"):
         for name in self.against:
             choose("peer", name, [*(peer.name for peer in OTHERS), "none"])
         consistent = "none" not in self.against or len(self.against) == 1
-        require(consistent, "--against", self.against, "names of peers, or only none")
+        require(consistent, "--against", self.against, "names of peers, or none alone")
         size = {} if self.input_size is None else {"input_size": self.input_size}
         for name in self.models:
             network(name, dtype=self.dtype, **size)

@@ -2,7 +2,7 @@
 
 Training uses `fit` on arrays in host memory, as Keras users do: one endless `fit`, which a callback pauses between
 laps. Inference uses a jitted `stateless_call` on images on the device, as cnnjax does; `predict` would also copy each
-batch. A layer of the network normalises the uint8 images.
+batch. A layer of the network normalizes the uint8 images.
 """
 
 import os
@@ -69,7 +69,7 @@ class Gate(keras.callbacks.Callback):
         threading.Thread(target=work, daemon=True).start()
 
     def run(self, steps: int) -> None:
-        """Run some steps of `fit`, and wait for the device."""
+        """Run ``steps`` steps of `fit`, and wait for the device."""
         self.requested.put(steps)
         if error := self.ended.get():
             raise error

@@ -37,7 +37,7 @@ from cnnjax.training.step import make_train_step
 
 GIB = 2**30
 MULTIPLE = 8
-"""Divisor of the largest batch."""
+"""The largest batch is rounded down to a multiple of this."""
 PARTS = 4
 """Default number of parts of a batch."""
 LEGEND = (
@@ -93,7 +93,7 @@ class MemoryOptions(NamedTuple):
     def __str__(self) -> str:
         parts = [f"--train.remat {' '.join(self.remat)}"] if self.remat else []
         parts += [f"--train.accumulate {self.accumulate}"] if self.accumulate > 1 else []
-        return " ".join(parts) or "everything kept"
+        return " ".join(parts) or "all activations stored"
 
 
 class Row(NamedTuple):

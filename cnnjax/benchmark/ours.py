@@ -39,7 +39,7 @@ def prepare(job: Job) -> Prepared:
 
 
 def training(job: Job, arch: Arch, preprocessing: Preprocessing) -> Prepared:
-    """Train on images on the device; a lap is some steps of an endless training."""
+    """Train on images on the device; a lap is a number of steps of an endless run."""
     experiment = Experiment(model=arch, optimizer=Optimizer(name=job.optimizer, lr=LEARNING_RATE))
     hyperparameters = jax.device_put(make_hyperparameters(experiment, job.batches))
     dispatch = make_dispatch(make_train_step(experiment, preprocessing), job.batch, job.batches)
@@ -57,7 +57,7 @@ def training(job: Job, arch: Arch, preprocessing: Preprocessing) -> Prepared:
         on_jax.queued(step, steps // chunk)
 
     facts = on_jax.facts(
-        how=f"{chunk} steps a dispatch; " if chunk > 1 else "",
+        how=f"{chunk} steps per dispatch; " if chunk > 1 else "",
         packages=PACKAGES,
         parameters=parameters(arch),
         first_step_seconds=timed(run, chunk),

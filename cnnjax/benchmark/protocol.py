@@ -30,7 +30,7 @@ class Prepared(NamedTuple):
     """A peer that has built its network and run its first step."""
 
     run: Callable[[int], Any]
-    """Run some steps and return when the device has finished."""
+    """Run the given number of steps and return when the device has finished."""
     facts: Facts
     peak_bytes: Callable[[], int] = machine.peak_memory
 
@@ -42,7 +42,7 @@ def serve(prepare: Callable[[Job], Prepared]) -> NoReturn:
 
 def _serve(prepare: Callable[[Job], Prepared], job: Job) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    os.dup2(2, 1)  # library output must not mix with the replies
     try:
         prepared = prepare(job)
         machine.forget_peak_memory()
@@ -101,7 +101,7 @@ class Child:
         return Facts.from_dict(self._answer())
 
     def lap(self, steps: int) -> Lap:
-        """Run some steps; raise `Ended` if the process exits."""
+        """Run ``steps`` steps; raise `Ended` if the process exits."""
         assert self.process.stdin
         with contextlib.suppress(BrokenPipeError):  # the missing answer reports it
             self.process.stdin.write(f"lap {steps}\n")

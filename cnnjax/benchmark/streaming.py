@@ -1,7 +1,7 @@
 """How fast photos are decoded and cropped for training: `scripts/benchmark.py stream`.
 
-The loaders take turns, each in its own process, and nothing trains meanwhile. Every process reads the photos of the
-folder ``train`` in random order, cuts a random resized crop and makes batches.
+The loaders take turns, each in its own process, and no training runs at the same time. Every process reads the photos
+of the folder ``train`` in random order, cuts a random resized crop and makes batches.
 """
 
 import json

@@ -19,7 +19,7 @@ HEADER = (
 )  # fmt: skip
 TITLES: dict[Task, str] = {"train": "Training", "infer": "Inference"}
 PASSES: dict[Task, int] = {"train": 3, "infer": 1}
-"""Passes through the multiply-adds: one forward, and in training two more backward."""
+"""Factor on the forward multiply-adds: 1 for inference; 3 for training, where the backward pass counts twice."""
 
 
 def block_title(job: Job) -> str:
@@ -29,7 +29,7 @@ def block_title(job: Job) -> str:
 
 
 def peak_rate(blocks: Sequence[Block]) -> tuple[float, str]:
-    """Return the peak rate of the device in operations per second, the best figure of the run, and its source."""
+    """Return the best peak rate of the device that any peer reported, in operations per second, and its source."""
     rates = [(row.facts.peak_rate, row.facts.peak_source) for b in blocks for row in b.rows[:1] if row.facts]
     return max(rates, default=(0.0, ""))
 
@@ -83,9 +83,9 @@ def legend(task: Task, blocks: Sequence[Block], turns: int) -> str:
         f"{block.job.model} {row.facts.parameters:,}" for block in blocks for row in block.rows[:1] if row.facts
     ))  # fmt: skip
     what = {
-        "train": "A step normalises a batch of random uint8 images, trains on it and accumulates loss and accuracy; "
-        "lenet uses adam, all others SGD with momentum 0.9.",
-        "infer": "A step normalises a batch of random uint8 images on the device and computes the logits.",
+        "train": "A step normalizes a batch of random uint8 images, trains on it and accumulates loss and accuracy; "
+        "lenet uses Adam, all others SGD with momentum 0.9.",
+        "infer": "A step normalizes a batch of random uint8 images on the device and computes the logits.",
     }[task]
     parts = [
         f"Parameters, the same for each peer: {networks}. {what}",
@@ -98,7 +98,7 @@ def legend(task: Task, blocks: Sequence[Block], turns: int) -> str:
         f"Of peak: share of {peak / TERA:.3g} TFLOP/s ({source}), at two operations per multiply-add"
         f"{', times three in training' * (task == 'train')}." if peak else "",
         "ours / peer: images/s of cnnjax divided by the peer's; above 1, cnnjax is faster.",
-        "xla is cnnjax without the native part."
+        "xla is cnnjax without the native library."
         if any(row.peer.name == "xla" for b in blocks for row in b.rows)
         else "",
         f"{facts.threads} threads" + ("; every process keeps freed memory, in huge pages." if memory_is_kept() else ".")

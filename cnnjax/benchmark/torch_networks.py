@@ -1,6 +1,6 @@
 """Networks of the benchmark in PyTorch: torchvision's if it has them, otherwise small modules with the same layers.
 
-Each takes normalised images [N, C, H, W] and returns logits. Does not import JAX.
+Each takes normalized images [N, C, H, W] and returns logits. Does not import JAX.
 """
 
 import contextlib
@@ -31,11 +31,12 @@ def make(job: Job) -> Any:
         raise UserError("torchvision is not installed; install it with pip install -e .[bench]") from None
     if job.model not in models.list_models():
         raise UserError(f"the PyTorch peer does not support {job.model}")
-    return models.get_model(job.model, weights=None, num_classes=job.num_classes)
+    options = {"aux_logits": False, "init_weights": False} if job.model == "googlenet" else {}
+    return models.get_model(job.model, weights=None, num_classes=job.num_classes, **options)
 
 
 def import_torchvision() -> None:
-    """Import torchvision even if its operators were built for another torch, which needs two of them declared."""
+    """Import torchvision; if its compiled operators do not load with this torch, declare the two that it needs."""
     if not (match := find_spec("torchvision")) or not match.origin:
         raise ImportError("torchvision is not installed")
     for operators in Path(match.origin).parent.glob("_C*"):
@@ -125,37 +126,61 @@ class ResNeXtBlock(nn.Module):
         return self.head(functional.relu(self.third(y) + x))
 
 
-class SeparableEntry(nn.Module):
-    """The block of the same name in `cnnjax.benchmark.blocks`."""
+class Residual(nn.Module):
+    """The sum of two branches of one input."""
 
-    def __init__(self, job: Job):
+    def __init__(self, body: Any, shortcut: Any):
         super().__init__()
-        channels = job.image_shape[2]
-        outputs = 2 * channels
-        self.shortcut = convolution(channels, outputs, 1, 2)
-        self.body = nn.Sequential(separable(channels, outputs), separable(outputs, outputs), nn.MaxPool2d(3, 2, 1))
-        self.head = head(outputs, job.num_classes)
+        self.body, self.shortcut = body, shortcut
 
     def forward(self, x: Any) -> Any:
-        return self.head(self.body(x) + self.shortcut(x))
+        return self.body(x) + self.shortcut(x)
 
 
-class SeparableMiddle(nn.Module):
-    """The block of the same name in `cnnjax.benchmark.blocks`."""
-
-    def __init__(self, job: Job):
-        super().__init__()
-        channels = job.image_shape[2]
-        self.body = nn.Sequential(*(separable(channels, channels) for _ in range(3)))
-        self.head = head(channels, job.num_classes)
-
-    def forward(self, x: Any) -> Any:
-        return self.head(self.body(x) + x)
+def separable_entry(job: Job) -> Any:
+    """Return the block of the same name in `cnnjax.benchmark.blocks`."""
+    channels = job.image_shape[2]
+    outputs = 2 * channels
+    return nn.Sequential(pooled_block(channels, outputs, outputs), head(outputs, job.num_classes))
 
 
-def convolution(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> Any:
-    """Return a convolution without bias, and batch norm."""
-    conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
+def separable_middle(job: Job) -> Any:
+    """Return the block of the same name in `cnnjax.benchmark.blocks`."""
+    channels = job.image_shape[2]
+    return nn.Sequential(middle_block(channels), head(channels, job.num_classes))
+
+
+def xception(job: Job) -> Any:
+    """Return the network of Chollet 2017, figure 5."""
+    return nn.Sequential(
+        convolution(job.image_shape[2], 32, 3, 2, padding=0), nn.ReLU(), convolution(32, 64, 3, padding=0), nn.ReLU(),
+        pooled_block(64, 128, 128, activates_first=False), pooled_block(128, 256, 256), pooled_block(256, 728, 728),
+        *(middle_block(728) for _ in range(8)),
+        pooled_block(728, 728, 1024), *separable(1024, 1536)[1:], *separable(1536, 2048), nn.ReLU(),
+        head(2048, job.num_classes),
+    )  # fmt: skip
+
+
+def pooled_block(inputs: int, inner: int, outputs: int, *, activates_first: bool = True) -> Any:
+    """Return two separable convolutions and a pooling layer, with a 1x1 convolution as the shortcut."""
+    first = separable(inputs, inner)
+    body = nn.Sequential(
+        first if activates_first else first[1:], separable(inner, outputs), nn.MaxPool2d(3, 2, padding=1)
+    )  # fmt: skip
+    return Residual(body, convolution(inputs, outputs, 1, 2))
+
+
+def middle_block(channels: int) -> Any:
+    """Return three separable convolutions with the identity as the shortcut."""
+    return Residual(nn.Sequential(*(separable(channels, channels) for _ in range(3))), nn.Identity())
+
+
+def convolution(
+    inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1, padding: int | None = None
+) -> Any:  # fmt: skip
+    """Return a convolution without bias, and batch norm; by default, a kernel without stride keeps the size."""
+    padding = size // 2 if padding is None else padding
+    conv = nn.Conv2d(inputs, outputs, size, stride, padding, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
@@ -170,6 +195,6 @@ def head(inputs: int, classes: int) -> Any:
 
 
 SMALL: dict[str, Callable[[Job], Any]] = {
-    "lenet": lenet, "mlp": mlp, "resnext_block": ResNeXtBlock, "separable_entry": SeparableEntry,
-    "separable_middle": SeparableMiddle,
+    "lenet": lenet, "mlp": mlp, "resnext_block": ResNeXtBlock, "separable_entry": separable_entry,
+    "separable_middle": separable_middle, "xception": xception,
 }  # fmt: skip

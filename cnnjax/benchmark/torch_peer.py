@@ -1,6 +1,6 @@
 """The PyTorch peer. Eager and compiled variants in both memory layouts race for a few steps; the fastest is measured.
 
-The images stay on the device as uint8. Each training step gathers its batch by a permutation and normalises it, as
+The images stay on the device as uint8. Each training step gathers its batch with a permutation and normalizes it, as
 cnnjax does. bfloat16 uses autocast. Does not import JAX.
 """
 
@@ -36,7 +36,7 @@ class Variant(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A variant that works. ``run`` runs some steps and returns when the device has finished."""
+    """A variant that works. ``run`` runs a number of steps and returns when the device has finished."""
 
     name: str
     run: Callable[[int], None]
@@ -79,7 +79,7 @@ def prepare(job: Job) -> Prepared:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     facts = Facts(
-        how=f"{best.name}; tried, ms a step: {', '.join(reports)}",
+        how=f"{best.name}; tried, ms per step: {', '.join(reports)}",
         packages=packages(),
         platform="cuda" if device.type == "cuda" else "cpu",
         device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -115,7 +115,7 @@ def packages() -> tuple[str, ...]:
 
 
 def race(job: Job, device: Any, variant: Variant) -> Candidate:
-    """Run the first step, then some laps, and take their median: the first laps may be faster than all later ones."""
+    """Run the first step, then a few laps, and take the median lap: the first laps may be faster than later ones."""
     torch.manual_seed(0)
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
     model = torch_networks.make(job).to(device, memory_format=layout)
@@ -137,7 +137,7 @@ def images_on(job: Job, device: Any, variant: Variant, images: Any) -> Callable[
     return lambda picked: resident[picked].permute(0, 3, 1, 2)
 
 
-def normaliser(job: Job, device: Any) -> Callable[[Any], Any]:
+def normalizer(job: Job, device: Any) -> Callable[[Any], Any]:
     mean, std = (torch.tensor(values, device=device).reshape(1, -1, 1, 1) for values in (job.mean, job.std))
     return lambda images: (images.float() / 255 - mean) / std
 
@@ -147,9 +147,9 @@ def autocast(job: Job, device: Any) -> Any:
 
 
 def training(job: Job, device: Any, variant: Variant, model: Any) -> Callable[[int], None]:
-    """Return a function that trains for some steps and fetches the loss and the number of correct answers."""
+    """Return a function that trains for a number of steps and fetches the loss and the correct predictions."""
     images, labels = job.made_up()
-    pick, normalise = images_on(job, device, variant, images), normaliser(job, device)
+    pick, normalize = images_on(job, device, variant, images), normalizer(job, device)
     resident_labels = torch.from_numpy(labels).long().to(device)
     rule = torch.optim.Adam if job.optimizer == "adam" else torch.optim.SGD
     momentum = {} if job.optimizer == "adam" else {"momentum": 0.9}
@@ -159,7 +159,7 @@ def training(job: Job, device: Any, variant: Variant, model: Any) -> Callable[[i
 
     def forward(picked_images: Any, picked_labels: Any) -> tuple[Any, Any]:
         with autocast(job, device):
-            logits = model(normalise(picked_images)).float()
+            logits = model(normalize(picked_images)).float()
         correct = (logits.argmax(dim=1) == picked_labels).sum()
         return nn.functional.cross_entropy(logits, picked_labels), correct
 
@@ -186,12 +186,12 @@ def training(job: Job, device: Any, variant: Variant, model: Any) -> Callable[[i
 
 def inference(job: Job, device: Any, variant: Variant, model: Any) -> Callable[[int], None]:
     """Return a function that computes the logits of a batch repeatedly."""
-    pick, normalise = images_on(job, device, variant, job.made_up()[0]), normaliser(job, device)
+    pick, normalize = images_on(job, device, variant, job.made_up()[0]), normalizer(job, device)
     images = pick(slice(None))
 
     def forward(images: Any) -> Any:
         with autocast(job, device):
-            return model(normalise(images)).float()
+            return model(normalize(images)).float()
 
     model.eval()
     run_forward: Any = torch.compile(forward, dynamic=False) if variant.compiled else forward

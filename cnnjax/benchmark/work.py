@@ -38,7 +38,7 @@ class Peer(NamedTuple):
 
 OURS = Peer("cnnjax", "cnnjax.benchmark.ours", "jax")
 XLA = Peer("xla", "cnnjax.benchmark.ours", "jax", (("CNNJAX_NATIVE", "0"),))
-"""cnnjax without the native part; listed only if cnnjax uses it."""
+"""cnnjax without the native library; listed only if cnnjax uses it."""
 OTHERS = (
     XLA,
     Peer("torch", "cnnjax.benchmark.torch_peer", "torch"),
@@ -104,11 +104,11 @@ class Facts(Schema):
     step_seconds: Number
     """Approximate seconds per step, measured in the warm-up."""
     granularity: int = 1
-    """Divisor of the steps per lap."""
+    """The number of steps per lap is a multiple of this."""
     multiply_adds: int = 0
     """Multiply-adds of the network for one image; only cnnjax counts them."""
     native: bool = False
-    """Whether the native part computes convolutions."""
+    """Whether the native library computes convolutions."""
     peak_rate: Number = 0.0
     """Peak rate of the device in operations per second; only cnnjax reports it."""
     peak_source: str = ""

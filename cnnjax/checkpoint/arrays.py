@@ -90,7 +90,7 @@ def shapes(tree: Any) -> dict[str, str]:
 def silent_orbax() -> Iterator[None]:
     """Suppress the tracebacks that orbax prints for errors that it also raises.
 
-    After an error (also one of another file in the block), pending writes log further errors when they end. This waits
+    After any error in the block, pending writes to other files log further errors when they end. This waits
     for them, and leaves the loggers off for those that are garbage collected later.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
@@ -105,7 +105,7 @@ def silent_orbax() -> Iterator[None]:
             length = -1
             while length != (length := len(output.getvalue())):
                 time.sleep(QUIET_SECONDS)
-                gc.collect()  # futures log exceptions that were never retrieved when they are collected
+                gc.collect()  # when collected, futures log exceptions that were never retrieved
             raise
     for logger, level in zip(loggers, before, strict=True):
         logger.setLevel(level)

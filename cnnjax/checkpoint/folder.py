@@ -1,13 +1,12 @@
 """The checkpoints of a folder: list them, find the newest undamaged one and the best one, delete old ones."""
 
 import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
 from cnnjax.checkpoint.verify import NAME, Checkpoint, Damaged, checked, open_checkpoint, step_of
 from cnnjax.errors import UserError
-from cnnjax.system.files import read_json, remove
+from cnnjax.system.files import free_name, read_json, remove
 
 
 def list_paths(folder: Path) -> list[Path]:
@@ -35,7 +34,7 @@ def newest_good(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         try:
             return open_checkpoint(path), notices
         except Damaged as error:
-            renamed = _free_name(folder / f"damaged-{path.name}")
+            renamed = free_name(folder / f"damaged-{path.name}")
             try:
                 path.rename(renamed)
             except OSError as rename_error:
@@ -111,8 +110,3 @@ def _recorded_best(path: Path) -> int:
 def _best_step(info: dict[str, Any], default: int) -> int:
     """Return the best step recorded in a checkpoint's info, or ``default``."""
     return info.get("early_stopping", {}).get("best_step", default)
-
-
-def _free_name(path: Path) -> Path:
-    names = [path, *(path.with_name(f"{path.name}-{n}") for n in range(2, 1000))]
-    return next(name for name in names if not os.path.lexists(name))

@@ -78,7 +78,7 @@ def _verified_info(path: Path) -> Any:
     for name, file in files.items():
         size = file.stat().st_size
         if _is_description(name) and size > LARGEST_DESCRIPTION_MIB * 2**20:
-            raise UserError(f"{name} has {size / 2**20:.0f} MiB; it may have at most {LARGEST_DESCRIPTION_MIB}")
+            raise UserError(f"{name} is {size / 2**20:.0f} MiB; the limit is {LARGEST_DESCRIPTION_MIB} MiB")
     manifest = read_json(path / "manifest.json")
     if not isinstance(manifest, dict) or read_bytes(path / "manifest.json") != json_bytes(manifest):
         raise UserError("manifest.json has been altered")
@@ -129,7 +129,9 @@ def checked(path: Path, info: Any) -> dict[str, Any]:
     }
     for name, is_valid in valid.items():
         if not is_valid:
-            raise Damaged(f"checkpoint {path} was not written by cnnjax: its {name} is {quoted(info.get(name))}")
+            raise Damaged(
+                f"checkpoint {path} was not written by cnnjax: its field {name!r} is {quoted(info.get(name))}"
+            )
     return info
 
 

@@ -6,29 +6,42 @@ A converter is a `rules.Table`. The tables of each family are in one file, and `
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from cnnjax.convert import alexnet, googlenet, regnet, resnet, vgg, xception
+from cnnjax.convert import alexnet, googlenet, inception_v3, keras_model, regnet, resnet, vgg, xception
 from cnnjax.convert.rules import from_variables, to_variables
 from cnnjax.convert.safetensors_file import write_safetensors
 from cnnjax.convert.sources import Normalization, Source
+from cnnjax.convert.tensors import USUAL, Choice, naming
 from cnnjax.convert.weight_files import open_tensors
 from cnnjax.errors import UserError, choose, listed
 from cnnjax.functional import Variables, abstract_variables, check_variables
 from cnnjax.models.layers import Arch
 
-__all__ = ["Normalization", "Source", "load_weights", "save_weights", "source_of"]
+__all__ = [
+    "USUAL", "Choice", "Converted", "Normalization", "Source", "convert_weights", "largest_file", "load_weights",
+    "save_weights", "source_of",
+]  # fmt: skip
 
 _FAMILIES: dict[str, Callable[[Any], dict[str, Source]]] = {
     "alexnet": alexnet.sources, "vgg": vgg.sources, "googlenet": googlenet.sources, "resnet": resnet.sources,
-    "regnet": regnet.sources, "xception": xception.sources,
+    "regnet": regnet.sources, "inception_v3": inception_v3.sources, "xception": xception.sources,
 }  # fmt: skip
+
+
+PUBLISHERS = ("torchvision", "timm", "keras", "cifar")
 
 
 def source_of(arch: Arch, name: str) -> Source:
     """Return a publisher of weights for this form of the network, such as ``"torchvision"``."""
+    sources = sources_of(arch)
+    return sources[choose("source", name, sources)]
+
+
+def sources_of(arch: Arch) -> dict[str, Source]:
+    """Return the publishers of weights for this form of the network; raise UserError if there are none."""
     if arch.family not in _FAMILIES:
         raise UserError(
             f"published weights of the family {arch.family!r} cannot be converted; choose from: {listed(_FAMILIES)}"
@@ -36,7 +49,7 @@ def source_of(arch: Arch, name: str) -> Source:
     sources = _FAMILIES[arch.family](arch)
     if not sources:
         raise UserError(f"there are no published weights for this form of {arch.family!r}; change the model's options")
-    return sources[choose("source", name, sources)]
+    return sources
 
 
 def load_weights(arch: Arch, source: str, path: Path) -> Variables:
@@ -50,10 +63,59 @@ def load_weights(arch: Arch, source: str, path: Path) -> Variables:
     Raises:
         UserError: the file cannot be read, or a tensor is missing, unexpected or of the wrong shape.
     """
+    converted = convert_weights(arch, source, path)
+    if converted.arch.replace(input_size=arch.input_size) != arch:
+        raise UserError(
+            f"{path} holds a model with another head: it needs num_classes={converted.arch.num_classes} and "
+            f"head_hidden={getattr(converted.arch, 'head_hidden', ())}"
+        )
+    return converted.variables
+
+
+class Converted(NamedTuple):
+    """A network as it is in a weight file."""
+
+    arch: Arch
+    """The network; a file of a whole model sets its number of classes and the hidden layers of its head."""
+    variables: Variables
+    normalization: Normalization | None
+    """How the layers of a whole model scale the images; None: the publisher's way."""
+    notices: tuple[str, ...] = ()
+    """What was chosen or left out, for the user."""
+
+
+def convert_weights(arch: Arch, source: str, path: Path, choice: Choice = USUAL) -> Converted:
+    """Return the network in a file of published weights; a whole model in a Keras file brings its own head.
+
+    Args:
+        arch: the network as published; with 0 classes, the head in the file is ignored.
+        source: publisher whose names the file uses, as for `load_weights`.
+        path: the file, as for `load_weights`.
+        choice: which of the file's tensors to read.
+
+    Raises:
+        UserError: the file cannot be read; a tensor is missing, unexpected or of the wrong shape; or the layers of a
+            whole model are not known, or compute something else than the network.
+    """
     table = source_of(arch, source).table
+    with open_tensors(path, largest_file(arch), choice) as tensors:
+        if tensors.definition is None:
+            return Converted(arch, to_variables(table, arch, tensors), None, tensors.notices)
+        with naming(path):
+            model = keras_model.adapt(arch, table, tensors.definition, tensors)
+        if getattr(model.arch, "head_hidden", ()):
+            table = table._replace(rules=(*keras_model.head_rules(), *table.rules))
+        table = table._replace(head=(*table.head, "hidden_*"))
+        variables = to_variables(table, model.arch, model.tensors)
+        with naming(path):
+            model.check(variables)
+        return Converted(model.arch, variables, model.normalization, tensors.notices)
+
+
+def largest_file(arch: Arch) -> int:
+    """Return the maximum bytes of a file of the network's weights, which may include an optimizer's state."""
     size = 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_variables(arch)))
-    with open_tensors(path, largest=4 * size + 2**26) as tensors:  # may include an optimizer's state
-        return to_variables(table, arch, tensors)
+    return 4 * size + 2**26
 
 
 def save_weights(arch: Arch, variables: Variables, source: str, path: Path) -> None:

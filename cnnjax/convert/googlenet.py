@@ -31,8 +31,8 @@ def _torch(arch: GoogLeNet) -> Table:
 def sources(arch: GoogLeNet) -> dict[str, Source]:
     """Return the publishers of weights for this form.
 
-    With pretrained weights, torchvision's network maps ImageNet's mean and deviation to 0.5 and 0.5 before its first
-    layer (``transform_input``), so its layers see values in [-1, 1].
+    With pretrained weights, torchvision's network maps ImageNet's mean and standard deviation to 0.5 and 0.5 before its
+    first layer (``transform_input``), so its layers see values in [-1, 1].
     """
     if arch.form != "torchvision" or not arch.batch_norm or arch.stem != "imagenet":
         return {}

@@ -1,7 +1,8 @@
 """Converters: readable tables of rules, and the code that applies them.
 
-A rule gives the name of one of our leaves in the source and the layout of its axes there. Every leaf of the network and
-every tensor of the source is used exactly once, except the tensors that a table lists as ignored. Nothing is guessed.
+A rule maps one of our leaves to its name in the source and gives the layout of its axes there. Every leaf of the
+network and every tensor of the source is used exactly once, except the tensors that a table lists as ignored. Nothing
+is guessed.
 """
 
 import fnmatch
@@ -82,7 +83,7 @@ def torch_dense(theirs: str, ours: str, layout: Layout = OI) -> Rules:
 
 
 def torch_norm(theirs: str, ours: str) -> Rules:
-    """Return the rules of a batch normalisation in torch's names."""
+    """Return the rules of a batch norm in torch's names."""
     names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
     return tuple(Rule(f"{theirs}.{their}", f"{ours}/{our}", SAME) for their, our in names.items())
 
@@ -106,7 +107,7 @@ def keras_separable(theirs: str, ours: str) -> Rules:
 
 
 def keras_norm(theirs: str, ours: str) -> Rules:
-    """Return the rules of a batch normalisation in Keras's names."""
+    """Return the rules of a batch norm in Keras's names."""
     names = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
     return tuple(Rule(f"{theirs}/{their}", f"{ours}/{our}", SAME) for their, our in names.items())
 
@@ -126,6 +127,11 @@ class Table(NamedTuple):
             if name := rule.source_name(path):
                 return name, rule.layout
         raise UserError(f"this source has no tensor for {path}; choose a form of the network that it publishes")
+
+
+def table_names(table: Table, arch: Arch) -> set[str]:
+    """Return the source's names of all leaves of the network."""
+    return {table.find(path)[0] for path in _leaves(abstract_variables(arch))}
 
 
 def to_variables(table: Table, arch: Arch, tensors: Tensors) -> Variables:
@@ -167,8 +173,8 @@ def _check(
             missing.append(f"{name} {list(shape)} (our {path})")
         elif shapes[name].shape != shape:
             wrong.append(f"{name} is {list(shapes[name].shape)} instead of {list(shape)} (our {path})")
-        elif shapes[name].dtype not in ("float32", "float16", "bfloat16"):
-            wrong.append(f"{name} is {shapes[name].dtype} instead of float32, float16 or bfloat16 (our {path})")
+        elif shapes[name].dtype not in ("float32", "float16", "bfloat16", "float64"):
+            wrong.append(f"{name} is {shapes[name].dtype} instead of a float type (our {path})")
     used = {name for name, _ in plan.values()}
     unexpected = [
         f"{name[:LONGEST_NAME]} {list(shapes[name].shape)}"

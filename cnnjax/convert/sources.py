@@ -4,13 +4,16 @@ from typing import Literal, NamedTuple
 
 from cnnjax.convert.rules import Table
 
+ChannelOrder = Literal["rgb", "bgr"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
 
 class Normalization(NamedTuple):
     """Mean and standard deviation of each channel, for values in [0, 1], in the network's channel order."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    channel_order: Literal["rgb", "bgr"] = "rgb"
+    channel_order: ChannelOrder = "rgb"
 
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -19,6 +22,8 @@ CAFFE = Normalization((103.939 / 255, 116.779 / 255, 123.68 / 255), (1 / 255,) *
 """Keras's mode "caffe": blue first, values up to 255, the mean subtracted."""
 SYMMETRIC = Normalization((0.5,) * 3, (0.5,) * 3)
 """Keras's mode "tf": values in [-1, 1]."""
+NORMALIZATIONS = {"imagenet": IMAGENET, "caffe": CAFFE, "symmetric": SYMMETRIC}
+"""By their names in the registry of published weights."""
 
 
 class Geometry(NamedTuple):
@@ -26,8 +31,8 @@ class Geometry(NamedTuple):
 
     resize: Literal["exact", "short"]
     crop_share: float = 1.0
-    """Side of the crop as a share of the resized short side."""
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    """Side of the crop as a fraction of the resized short side."""
+    interpolation: Interpolation = "bilinear"
 
     def resize_size(self, input_size: int) -> int | None:
         """Return the length of the short side before the crop, rounded down as in timm, or None for ``exact``."""

@@ -14,23 +14,22 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.convert.tensors import GET_AGAIN, Shape, Tensors
-from cnnjax.convert.torch_pickle import Described, Storage, Tensor, read_pickle
+from cnnjax.convert.state_dict import select
+from cnnjax.convert.tensors import GET_AGAIN, Shape, Tensors, naming
+from cnnjax.convert.torch_pickle import Described, Storage, read_pickle
 from cnnjax.errors import UserError, printable
 from cnnjax.system.archives import open_zip
 from cnnjax.system.files import open_plain
 
-WRAPPERS = ("state_dict", "model")
-"""Keys under which training scripts save the state dict along with other data."""
 LARGEST_PICKLE = 8 * 2**20
-"""Maximum bytes of the pickle that describes the tensors; a thousand tensors need some hundred thousand."""
+"""Maximum bytes of the pickle that describes the tensors; a thousand tensors need a few hundred thousand."""
 OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 ReadStorage = Callable[[Storage], np.ndarray]
 
 
 @contextlib.contextmanager
-def open_torch_zip(path: Path, largest: int) -> Iterator[Tensors]:
+def open_torch_zip(path: Path, largest: int, key: str | None) -> Iterator[Tensors]:
     """Open a state dict saved by torch 1.6 or later; storages of more than ``largest`` bytes are not read."""
     with open_zip(path) as archive:
         for name, member in archive.members.items():
@@ -48,11 +47,11 @@ def open_torch_zip(path: Path, largest: int) -> Iterator[Tensors]:
         def read(storage: Storage) -> np.ndarray:
             return np.frombuffer(archive.read(f"{folder}/data/{storage.key}", largest), _dtype(storage))
 
-        yield _tensors(path, described.value, read)
+        yield _tensors(path, described.value, key, read)
 
 
 @contextlib.contextmanager
-def open_old_torch(path: Path, largest: int) -> Iterator[Tensors]:
+def open_old_torch(path: Path, largest: int, key: str | None) -> Iterator[Tensors]:
     """Open a state dict saved before torch 1.6: pickles, then the length and the values of each storage."""
     with open_plain(path) as file:
         start = io.BytesIO(file.read(LARGEST_PICKLE))
@@ -64,11 +63,11 @@ def open_old_torch(path: Path, largest: int) -> Iterator[Tensors]:
             raise UserError(f"{path} was saved with another byte order; save it again on this kind of machine")
         offsets, offset = {}, start.tell()
         size = os.fstat(file.fileno()).st_size
-        for key in keys:
-            if key not in kinds:
+        for name in keys:
+            if name not in kinds:
                 raise UserError(f"{path} contains values that belong to no tensor; {GET_AGAIN}")
-            offsets[key] = offset + 8
-            offset += 8 + kinds[key].length * _dtype(kinds[key]).itemsize
+            offsets[name] = offset + 8
+            offset += 8 + kinds[name].length * _dtype(kinds[name]).itemsize
         if offset > size:
             raise UserError(f"{path} is truncated: it has {size:,} bytes and needs {offset:,}; {GET_AGAIN}")
 
@@ -81,7 +80,7 @@ def open_old_torch(path: Path, largest: int) -> Iterator[Tensors]:
                 raise UserError(f"{path} contains a tensor of {needed:,} bytes; the limit is {largest:,}; {GET_AGAIN}")
             return np.frombuffer(file.read(needed), _dtype(storage))
 
-        yield _tensors(path, parts[3].value, read)
+        yield _tensors(path, parts[3].value, key, read)
 
 
 def _read_pickle(path: Path, file: io.BytesIO) -> Described:
@@ -91,8 +90,9 @@ def _read_pickle(path: Path, file: io.BytesIO) -> Described:
         raise UserError(f"{path}: {error}; it was not opened; give a file that contains only tensors") from error
 
 
-def _tensors(path: Path, described: Any, read: ReadStorage) -> Tensors:
-    tensors = _state_dict(path, described)
+def _tensors(path: Path, described: Any, key: str | None, read: ReadStorage) -> Tensors:
+    with naming(path):
+        tensors, notices = select(described, key)
 
     def read_tensor(name: str) -> np.ndarray:
         tensor = tensors[name]
@@ -102,26 +102,10 @@ def _tensors(path: Path, described: Any, read: ReadStorage) -> Tensors:
         strides = [stride * values.itemsize for stride in tensor.strides]
         # `read_pickle` has checked that the view lies within the storage.
         view = np.lib.stride_tricks.as_strided(values[tensor.offset :], tensor.shape, strides, writeable=False)
-        return np.array(view, np.float32, order="C")
+        return np.array(view, np.float64 if values.dtype == np.float64 else np.float32, order="C")
 
     shapes = {name: Shape(tensor.shape, tensor.storage.dtype) for name, tensor in tensors.items()}
-    return Tensors(path, shapes, read_tensor)
-
-
-def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
-    """Return the tensors of a state dict by name; it may be wrapped under one of `WRAPPERS`."""
-    wrappers = [name for name in WRAPPERS if isinstance(content, dict) and isinstance(content.get(name), dict)]
-    if len(wrappers) > 1:
-        raise UserError(f"{path} contains both {' and '.join(wrappers)}; save the right one as a separate file")
-    if wrappers:
-        content = content[wrappers[0]]
-    if not isinstance(content, dict):
-        raise UserError(f"{path} contains a {type(content).__name__.lower()}; it must be a state dict: tensors by name")
-    for name, tensor in content.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            entry = printable(str(name)[:80])
-            raise UserError(f"{path} is not a state dict: its entry {entry!r} is not a plain tensor; {GET_AGAIN}")
-    return content
+    return Tensors(path, shapes, read_tensor, notices=notices)
 
 
 def _dtype(storage: Storage) -> np.dtype:

@@ -1,7 +1,7 @@
 """Pickles in torch files, read as data: nothing is imported, no object is created, no function is called.
 
 A pickle is a program for a small stack machine. Python's pickletools parses its instructions; this module executes the
-few that a state dict needs and rejects all others. A call of one of torch's functions becomes a record of its
+few that a state dict needs and rejects all others. A call to one of torch's functions becomes a record of its
 arguments.
 
 torch's own reader (``weights_only``) is not used: before torch 2.6 a file could make it run code (CVE-2025-32434), a
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from cnnjax.errors import UserError, printable
 
 MOST_INSTRUCTIONS = 1_000_000
-"""Maximum instructions; a state dict of a thousand tensors with optimizer state has some hundred thousand."""
+"""Maximum instructions; a state dict of a thousand tensors with optimizer state has a few hundred thousand."""
 LITERALS = {
     "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING",
     "SHORT_BINSTRING",

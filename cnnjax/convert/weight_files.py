@@ -4,13 +4,15 @@ The format is detected from the first bytes, not from the name.
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cnnjax.convert.keras_file import HDF5_MAGIC, open_archive, open_h5
 from cnnjax.convert.safetensors_file import open_safetensors
-from cnnjax.convert.tensors import GET_AGAIN, Tensors
+from cnnjax.convert.state_dict import without_prefix
+from cnnjax.convert.tensors import GET_AGAIN, USUAL, Choice, Tensors, naming
 from cnnjax.convert.torch_file import open_old_torch, open_torch_zip
 from cnnjax.errors import UserError
 from cnnjax.system.archives import open_zip
@@ -20,37 +22,31 @@ ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
 MOST_TENSORS = 100_000
 LARGEST_HEADER = 10 * 2**20
-"""Maximum bytes of a safetensors header; the largest networks here need some hundred thousand."""
-PARALLEL_PREFIX = "module."
+"""Maximum bytes of a safetensors header; the largest networks here need a few hundred thousand."""
 
-Opener = Callable[[Path, int], contextlib.AbstractContextManager[Tensors]]
+Opener = Callable[..., contextlib.AbstractContextManager[Tensors]]
 
 
 @contextlib.contextmanager
-def open_tensors(path: Path, largest: int) -> Iterator[Tensors]:
+def open_tensors(path: Path, largest: int, choice: Choice = USUAL) -> Iterator[Tensors]:
     """Open a torch, safetensors or Keras file.
 
     Args:
         path: the file.
         largest: maximum bytes of the unpacked weights in an archive.
+        choice: which of the file's tensors to read.
 
     Raises:
         UserError: the file is missing, damaged or in another format; reading a tensor may raise it, too.
     """
     with contextlib.ExitStack() as stack:
         with _as_user_error(path):
-            tensors = stack.enter_context(_opener(path)(path, largest))
+            tensors = stack.enter_context(_opener(path, choice)(path, largest))
         if len(tensors.shapes) > MOST_TENSORS:
             raise UserError(f"{path} holds {len(tensors.shapes):,} tensors, more than any network; {GET_AGAIN}")
-        yield _without_prefix(tensors._replace(read=_as_user_error(path)(tensors.read)))
-
-
-def _without_prefix(tensors: Tensors) -> Tensors:
-    """Remove the prefix that torch's DataParallel adds to every name."""
-    if not all(name.startswith(PARALLEL_PREFIX) for name in tensors.shapes):
-        return tensors
-    shapes = {name.removeprefix(PARALLEL_PREFIX): shape for name, shape in tensors.shapes.items()}
-    return Tensors(tensors.path, shapes, lambda name: tensors.read(PARALLEL_PREFIX + name))
+        with naming(path):
+            tensors = without_prefix(tensors._replace(read=_as_user_error(path)(tensors.read)), choice.prefix)
+        yield tensors
 
 
 @contextlib.contextmanager
@@ -65,7 +61,16 @@ def _as_user_error(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is damaged or in another format ({message}); {GET_AGAIN}") from error
 
 
-def _opener(path: Path) -> Opener:
+def _opener(path: Path, choice: Choice) -> Opener:
+    opener = _opener_of_format(path)
+    if opener in (open_torch_zip, open_old_torch):
+        return functools.partial(opener, key=choice.key)
+    if choice.key is not None:
+        raise UserError(f"--key chooses an entry of a torch file, and {path} is none; leave it out")
+    return opener
+
+
+def _opener_of_format(path: Path) -> Opener:
     try:
         with open_plain(path) as file:
             start = file.read(16)

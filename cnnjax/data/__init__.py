@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from cnnjax.config import Data
+from cnnjax.data import selection
 from cnnjax.data.adapted import Adapted
 from cnnjax.data.augmentation import augment
 from cnnjax.data.crops import resize_boxes
@@ -11,19 +12,22 @@ from cnnjax.data.dataset import (
     Loaded,
     Source,
     Split,
+    balanced_order,
+    class_weights,
     content_hash,
     epoch_order,
     indices_hash,
 )
 from cnnjax.data.division import PARTS, Names, divide_as_recorded, divide_by_seed
 from cnnjax.data.loader import Crops, DeviceSplit, Loader, make_loader
-from cnnjax.data.preprocessing import Preprocessing, normalize, read_image
+from cnnjax.data.preprocessing import Embedded, Preprocessing, normalize, prepare_photo, read_image
 from cnnjax.data.sources import SOURCES, SourceEntry, find_source
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, counted
 
 __all__ = [
-    "SOURCES", "Crops", "Dataset", "DeviceSplit", "Loaded", "Loader", "Preprocessing", "Source", "SourceEntry", "Split",
-    "augment", "epoch_order", "load", "make_loader", "normalize", "read_image", "resize_boxes",
+    "SOURCES", "Crops", "Dataset", "DeviceSplit", "Embedded", "Loaded", "Loader", "Preprocessing", "Source",
+    "SourceEntry", "Split", "augment", "balanced_order", "class_weights", "epoch_order", "load", "make_loader",
+    "normalize", "prepare_photo", "read_image", "resize_boxes",
 ]  # fmt: skip
 
 
@@ -34,31 +38,32 @@ def load(
     """Load a data set from the table ``sources``; hold out the splits that it does not have, stratified by class.
 
     Args:
-        config: which data set, and how it is divided.
+        config: which data set, and how it is split.
         sources: the table.
-        divide: False holds out no image for validation, for an evaluation on the test images.
+        divide: False holds out no validation images; use it to evaluate on the test images.
         like: preprocessing of a trained network; the images are resized, cropped and converted to fit it.
-        recorded: paths of a run's images by part. They replace the division by seed, see `divide_as_recorded`.
+        recorded: paths of a run's images by split. They replace the seeded split; see `divide_as_recorded`.
 
     Raises:
-        UserError: no such source, its files are missing or damaged, or the division leaves a part empty.
+        UserError: there is no such source, its files are missing or damaged, or a split would be empty.
     """
     name = config.source
     loaded = find_source(name, sources).load_from(config, like)
     for part, source in loaded.parts.items():
         if (highest := source.labels.max()) >= len(loaded.classes):
             raise UserError(
-                f"{name}: the {part} labels go up to {highest}, and there are {len(loaded.classes)} classes"
+                f"{name}: the {part} labels go up to {highest}, and it has {counted(len(loaded.classes), 'class')}"
             )
     digest = loaded.fingerprint or content_hash(*(loaded.parts[part] for part in PARTS if part in loaded.parts))
     notices = [*loaded.notices, *_check_fingerprint(name, digest, sources)]
+    loaded = selection.selected(config, loaded, recorded)
     division = divide_as_recorded(loaded, recorded) if recorded else None
     division = division or divide_by_seed(config, loaded, divide)
     parts = {"train": division.train.source, "validation": division.validation.source, "test": division.test.source}
     if len({source.image_shape for source in parts.values()}) > 1:
         raise UserError(
             f"{name}: training images are {parts['train'].image_shape} and test images {parts['test'].image_shape}; "
-            "all must be of one size"
+            "all must have the same size"
         )
     shape = parts["train"].image_shape
     if like is not None and shape != (like.height, like.width, like.channels):
@@ -73,9 +78,13 @@ def load(
         classes=loaded.classes,
         preprocessing=like or _preprocessing(config, loaded, shape),
         split_hash=indices_hash(division.validation_indices),
-        content_hash=digest,
+        content_hash=selection.digest(config, digest),
         notices=(*notices, *division.notices),
         names=division.names(),
+        left_out=loaded.left_out,
+        part_hashes=division.hashes(digest),
+        drawn=division.drawn,
+        incomplete=division.incomplete,
     )
 
 
@@ -92,7 +101,7 @@ def _preprocessing(config: Data, loaded: Loaded, shape: tuple[int, int, int]) ->
 
 
 def _check_fingerprint(name: str, digest: str, sources: Mapping[str, SourceEntry]) -> list[str]:
-    """Refuse the published files of another data set; return a notice if they are not the published ones."""
+    """Raise UserError if the files are those of another data set; return a notice if they are not as published."""
     for other, known in sources.items():
         if known.content_hash == digest and name in sources and other != name:
             raise UserError(

@@ -10,7 +10,7 @@ from cnnjax.config import Augmentation
 
 
 def augment(config: Augmentation, key: jax.Array, images: jax.Array) -> jax.Array:
-    """Map uint8 [N, H, W, C] to the same shape: a random crop of the padded image, then a random mirroring.
+    """Map uint8 [N, H, W, C] to the same shape: a random crop of the padded image, then a random horizontal flip.
 
     Both are drawn independently for each image, as in He et al. 2015, section 4.2 (CIFAR-10, padding 4).
     """

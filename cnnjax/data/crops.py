@@ -1,4 +1,4 @@
-"""Random resized crops, as torchvision's `RandomResizedCrop` draws them (Szegedy et al. 2014, section 6).
+"""Random resized crops, as torchvision's `RandomResizedCrop` draws them (Szegedy et al. 2015, section 6).
 
 The box of an image is a pure function of (seed, epoch, index). `draw_boxes` draws it on the host; `Photos.read_crops`
 cuts it from the decoded photo, `resize_boxes` on the device from an image that is already there.

@@ -9,12 +9,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from cnnjax.data.preprocessing import Preprocessing
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, counted, listed
 
 
 class Source(Protocol):
-    """Random access to labelled images of one size: a part of a data set. Only the images that `read` returns need to
-    be in memory.
+    """Random access to labeled images of the same size: one split of a data set.
+
+    Only the images that `read` returns need to be in memory.
     """
 
     @property
@@ -69,6 +70,8 @@ class Loaded(NamedTuple):
     """Notices for the user, one sentence each."""
     names: Mapping[str, Sequence[str]] = MappingProxyType({})
     """Path of each image by part, if each is a file."""
+    left_out: Mapping[str, Sequence[str]] = MappingProxyType({})
+    """Paths of ``damaged`` and ``unused`` files; unused ones are not images, or are outside the layout."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,14 +92,29 @@ class Dataset:
     """Notices for the user, one sentence each."""
     names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     """Path of each image of train, validation and test, if each is a file."""
+    left_out: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    """Paths of ``damaged`` and ``unused`` files; see `Loaded`."""
+    part_hashes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """sha256 of each part; see `division.part_hash`."""
+    drawn: frozenset[str] = frozenset()
+    """Parts that were drawn from the training images by the seed."""
+    incomplete: frozenset[str] = frozenset()
+    """Parts of which images that a run has recorded are missing."""
 
     def part(self, name: str) -> Source:
         """Return the part called train, validation or test."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     def record(self) -> dict[str, str]:
-        """Return the entries of a run's files that identify this data set and its split."""
-        return {"name": self.name, "content_hash": self.content_hash, "split_hash": self.split_hash}
+        """Return the entries of a run's files that identify this data set, its split and its parts, and name the first
+        files that were left out.
+        """
+        hashes = {f"{part}_hash": digest for part, digest in self.part_hashes.items()}
+        left_out = {
+            kind: f"{counted(len(names), 'file')}: {listed(names)}" for kind, names in self.left_out.items() if names
+        }
+        identity = {"name": self.name, "content_hash": self.content_hash, "split_hash": self.split_hash}
+        return {**identity, **hashes, **left_out}
 
 
 def content_hash(*sources: Source) -> str:
@@ -118,8 +136,8 @@ def stratified_split(
     Args:
         labels: int [N].
         fraction: share of each class in the second part, in (0, 1).
-        seed: the same seed gives the same division.
-        part: what the second part is for, to name the option in an error.
+        seed: the same seed gives the same split.
+        part: name of the held-out split, such as validation; used in error messages.
 
     Returns:
         Two sorted index arrays int64, disjoint, together all of ``range(N)``.
@@ -146,3 +164,26 @@ def indices_hash(indices: np.ndarray) -> str:
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     """Return the order int32 [count] of the training images in an epoch; it depends only on the arguments."""
     return np.random.default_rng([seed, epoch]).permutation(count).astype(np.int32)
+
+
+def balanced_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
+    """Return an order int32 [N] of the training images in which the classes occur equally often, to within one image.
+
+    Images of small classes are repeated; those of large classes take turns from epoch to epoch at random. It depends
+    only on the arguments.
+    """
+    rng = np.random.default_rng([seed, epoch, 0xBA1A])
+    classes, total = np.unique(labels), len(labels)
+    chosen = []
+    for number, label in enumerate(classes):
+        members, count = np.flatnonzero(labels == label), total // len(classes) + (number < total % len(classes))
+        rounds = [rng.permutation(members) for _ in range(-(-count // len(members)))]
+        chosen.append(np.concatenate(rounds)[:count])
+    return rng.permutation(np.concatenate(chosen)).astype(np.int32)
+
+
+def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return a weight float32 [classes] per class, inverse to its number of images; the mean over all images is 1."""
+    counts = np.bincount(labels, minlength=classes)
+    present = max(int((counts > 0).sum()), 1)
+    return (len(labels) / (present * np.maximum(counts, 1))).astype(np.float32)

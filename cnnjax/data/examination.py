@@ -57,6 +57,8 @@ class Examined(NamedTuple):
     """Path and reason of each file that cannot be read."""
     left_out: list[str]
     """Files that are not images, or are outside the layout."""
+    largest: int | None = None
+    """Largest value in image files with more than 8 bits per channel; None if there are none."""
 
 
 class Pair(NamedTuple):
@@ -72,7 +74,7 @@ class Duplicates(NamedTuple):
 
     pairs: list[Pair]
     compared: bool
-    """Whether near duplicates were looked for; if not, there are more than `MOST_COMPARED` images."""
+    """Whether the search for near duplicates ran; it is skipped above `MOST_COMPARED` images."""
 
 
 def examine(
@@ -124,12 +126,15 @@ def _examine_folder(place: Path, report: Callable[[str], None]) -> Examined:
         looked: list[Any] = [None] * len(entries)
         damaged: dict[str, str] = {}
         left_out: list[str] = []
+        largest: list[int] = []
 
         def look(index: int) -> None:
             name = entries[index][0]
             try:
                 picture = decode_picture(files.read(name))
                 looked[index] = _look(picture.image, picture.mode)
+                if picture.largest is not None:
+                    largest.append(picture.largest)
             except Exception as error:  # Pillow, zipfile and zlib raise many kinds of errors for a damaged file
                 if is_left_out(name, error):
                     left_out.append(name)
@@ -143,11 +148,12 @@ def _examine_folder(place: Path, report: Callable[[str], None]) -> Examined:
             report(f"{indices.stop:,} of {len(entries):,} files read")
     readable = [index for index, one in enumerate(looked) if one is not None]
     names, parts, labels = zip(*(entries[index] for index in readable), strict=True) if readable else ((), (), ())
-    return _gathered(
+    examined = _gathered(
         classes, list(names), list(parts), np.array(labels, np.int32), [looked[index] for index in readable],
         functools.partial(_preview_of_file, place, names), dict(sorted(damaged.items())),
         sorted([*layout.unused, *left_out]),
     )  # fmt: skip
+    return examined._replace(largest=max(largest, default=None))
 
 
 def _look(image: Image.Image, mode: str) -> tuple[Any, ...]:
@@ -192,7 +198,7 @@ def _preview(image: Image.Image) -> np.ndarray:
 
 
 def find_duplicates(examined: Examined, report: Callable[[str], None] = lambda text: None) -> Duplicates:
-    """Return pairs of equal images, and of near duplicates, such as the same photo resized or recompressed."""
+    """Return pairs of exact duplicates, and of near duplicates, such as the same photo resized or recompressed."""
     pairs = list(_equal(examined.digests))
     count = len(examined.names)
     if count > MOST_COMPARED:

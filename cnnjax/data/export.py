@@ -4,23 +4,22 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnjax.data.dataset import Source
+from cnnjax.data.dataset import Dataset, Source
 from cnnjax.data.idx import write_idx
 from cnnjax.data.image_files import from_pixels
-from cnnjax.data.sources import IDX_FILES, SOURCES, find_source
+from cnnjax.data.sources import IDX_FILES, SOURCES
 
 IMAGES_A_CLASS = {"train": 1000, "test": 200}
 
 
-def export_images(source: str, folder: Path, count: int, data_dir: str | None = None) -> list[Path]:
+def export_images(dataset: Dataset, folder: Path, count: int) -> list[Path]:
     """Write the first ``count`` test images as PNG files named by number and class; return their paths."""
-    loaded = find_source(source).load(data_dir)
-    test = loaded.parts["test"]
+    test = dataset.test
     images = test.read(np.arange(min(count, len(test.labels))))
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for index, (image, label) in enumerate(zip(images, test.labels, strict=False)):
-        name = loaded.classes[label].replace("/", "_").replace(" ", "_")
+        name = dataset.classes[label].replace("/", "_").replace(" ", "_")
         paths.append(folder / f"{index:05d}-{name}.png")
         from_pixels(image).save(paths[-1])
     return paths

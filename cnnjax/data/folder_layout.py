@@ -17,7 +17,13 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from cnnjax.data.image_files import MOST_FILE_BYTES, UnknownFormatError, open_picture_file, read_picture_file
+from cnnjax.data.image_files import (
+    MOST_FILE_BYTES,
+    UnknownFormatError,
+    open_picture_file,
+    read_header,
+    read_picture_file,
+)
 from cnnjax.errors import UserError
 from cnnjax.system.archives import open_zip
 
@@ -27,7 +33,7 @@ LAYOUT = "train/CLASS/FILE and test/CLASS/FILE"
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """A non-image with one of these suffixes counts as damaged; a non-image with any other suffix is left out."""
 DEEPEST = 5
-"""Maximum depth of folders that are searched."""
+"""Maximum depth of folders at which symlinks to folders are followed."""
 
 Arranged = dict[str, dict[str, list[str]]]
 """Paths of each split's files by class."""
@@ -77,18 +83,33 @@ def open_files(place: Path) -> Iterator[Files]:
         )  # fmt: skip
 
 
-def walk(folder: str, prefix: str = "", depth: int = 1) -> Iterator[str]:
-    """Yield the visible files below a folder by their paths, and empty folders with ``/`` at the end."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not is_visible([entry.name]):
-                continue
-            if entry.is_dir():
-                yield f"{prefix}{entry.name}/"
-                if depth < DEEPEST:
-                    yield from walk(entry.path, f"{prefix}{entry.name}/", depth + 1)
-            else:
-                yield f"{prefix}{entry.name}"
+def raise_error(error: OSError) -> None:
+    raise error
+
+
+def walk(folder: str, on_error: Callable[[OSError], None] = raise_error) -> Iterator[str]:
+    """Yield the visible files below a folder by their paths, and folders with ``/`` at the end.
+
+    Below `DEEPEST` folders, symlinks to folders are yielded as files, so that a loop of symlinks ends. ``on_error`` is
+    called for a folder that cannot be opened.
+    """
+    waiting = [(folder, "", 1)]
+    while waiting:
+        parent, prefix, depth = waiting.pop()
+        try:
+            opened = os.scandir(parent)
+        except OSError as error:
+            on_error(error)
+            continue
+        with opened as entries:
+            for entry in entries:
+                if not is_visible([entry.name]):
+                    continue
+                if entry.is_dir(follow_symlinks=depth <= DEEPEST):
+                    yield f"{prefix}{entry.name}/"
+                    waiting.append((entry.path, f"{prefix}{entry.name}/", depth + 1))
+                else:
+                    yield f"{prefix}{entry.name}"
 
 
 def find_base(folder: Path) -> Path | None:
@@ -108,8 +129,20 @@ def is_image(name: str) -> bool:
 
 
 def is_left_out(name: str, error: Exception) -> bool:
-    """Return whether a file that raised ``error`` is no image and not named like one; otherwise it is damaged."""
+    """Return whether a file that raised ``error`` is not an image and has no image suffix; otherwise it is damaged."""
     return isinstance(error, UnknownFormatError) and not is_image(name)
+
+
+def is_left_out_file(path: str) -> bool:
+    """Return whether a file is not an image and has no image suffix; only the header of the file is read."""
+    if is_image(path):
+        return False
+    try:
+        with open_picture_file(path) as file:
+            read_header(file)
+    except Exception as error:  # Pillow raises many kinds of errors for a damaged file
+        return is_left_out(path, error)
+    return False
 
 
 class Layout(NamedTuple):
@@ -135,6 +168,11 @@ def arrange(place: Path, names: list[str]) -> Layout:
     depth = 1 if len(tops) == 1 and not tops & PARTS.keys() else 0
     folders = {path[depth] for name in visible if len(path := name.split("/")) > depth + 1}
     parted = bool(folders & PARTS.keys())
+    for part in PARTS.values():
+        if len(synonyms := [name for name in sorted(folders) if PARTS.get(name) == part]) > 1:
+            raise UserError(
+                f"{place} has the folders {' and '.join(synonyms)}, which all stand for the {part} images; keep one"
+            )
     if parted and "train" not in folders:
         raise UserError(f"{place} has no folder train with a folder for each class; lay it out as {LAYOUT}")
     classes = {path[depth] for name in visible if len(path := name.split("/")) == depth + 2 and path[-1]}
@@ -169,12 +207,12 @@ def arrange(place: Path, names: list[str]) -> Layout:
             del arranged[part]
         elif missing := [name for name in arranged["train"] if name not in arranged[part]]:
             raise UserError(
-                f"{place}: the {part} images have no class {missing[0]!r} and the training images have one; "
+                f"{place}: the {part} images have no class {missing[0]!r}, but the training images do; "
                 "both must have the same classes"
             )
         elif extra := [name for name in arranged[part] if name not in arranged["train"]]:
             raise UserError(
-                f"{place}: the {part} images have a class {extra[0]!r} and the training images have none of that name; "
+                f"{place}: the {part} images have a class {extra[0]!r}, but the training images do not; "
                 "both must have the same classes"
             )
     return Layout(arranged, unused, f"{tops.pop()}/" if depth else "")

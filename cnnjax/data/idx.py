@@ -49,9 +49,7 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
         raise UserError(f"{path} cannot be read as an IDX file: {str(error) or type(error).__name__}") from error
     if len(body) != expected:
         actual = "more" if len(body) > expected else f"{len(body):,}"
-        raise UserError(
-            f"{path} says it holds {expected:,} bytes {list(shape)} and holds {actual}; download the file again"
-        )
+        raise UserError(f"{path} declares {expected:,} bytes {list(shape)} but holds {actual}; download the file again")
     return np.frombuffer(body, np.uint8).reshape(shape)
 
 
@@ -60,8 +58,13 @@ def is_gzip(file: io.BufferedReader) -> bool:
     return file.peek(2)[:2] == b"\x1f\x8b"
 
 
+def idx_bytes(array: np.ndarray) -> bytes:
+    """Return a uint8 array as the content of an IDX file."""
+    header = bytes([0, 0, UNSIGNED_BYTES, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    return header + np.ascontiguousarray(array, np.uint8).tobytes()
+
+
 def write_idx(path: Path, array: np.ndarray) -> None:
     """Write a uint8 array as IDX; gzipped reproducibly if the name ends in ``.gz``."""
-    header = bytes([0, 0, UNSIGNED_BYTES, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-    data = header + np.ascontiguousarray(array, np.uint8).tobytes()
+    data = idx_bytes(array)
     path.write_bytes(gzip.compress(data, compresslevel=9, mtime=0) if path.suffix == ".gz" else data)

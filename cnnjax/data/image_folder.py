@@ -14,22 +14,22 @@ import numpy as np
 from cnnjax.data import photo_index, photos
 from cnnjax.data.dataset import Loaded, Split
 from cnnjax.data.folder_layout import Arranged, Files, Layout, arrange, check_classes, is_left_out, open_files
-from cnnjax.data.image_files import MOST_VALUE, as_mode, check_file_size, decode_picture
+from cnnjax.data.image_files import MOST_VALUE, as_mode, check_file_size, decode_picture, low_bits
 from cnnjax.data.photos import SAMPLED_CONTENTS, SAMPLED_PIXELS, Photos
 from cnnjax.data.pixels import allocate_pixels, training_statistics
 from cnnjax.data.preprocessing import Preprocessing, fit
-from cnnjax.errors import UserError, listed
+from cnnjax.errors import UserError, counted, listed
 from cnnjax.system import signals
 
 STREAMED_BYTES = 2 * 2**30
-"""Decoded size from which a folder is streamed instead of decoded into memory."""
+"""Decoded size above which a folder is streamed instead of decoded into memory."""
 
 
 class Options(NamedTuple):
     """How the images of a folder are read."""
 
     geometry: Preprocessing | None = None
-    """Resize and crop. None requires images of one size."""
+    """Resize and crop. None requires images of the same size."""
     channels: int | None = None
     """1 or 3; None: 1 if all images are grayscale, else 3."""
     skip_damaged: bool = False
@@ -62,13 +62,14 @@ def load_image_folder(place: Path, options: Options = Options()) -> Loaded:  # n
             opened.enter_context(closing.pop_all())  # a zip stays open as long as its photos are used
             return loaded
         decoded = decode(place, files, names, options)
-    labelled = _labelled(place, layout.arranged, decoded.kept)
-    parts = {part: Split(decoded.pixels[positions], labels) for part, (labels, positions) in labelled.items()}
+    labeled = _labeled(place, layout.arranged, decoded.kept)
+    parts = {part: Split(decoded.pixels[positions], labels) for part, (labels, positions) in labeled.items()}
     mean, std = training_statistics(place, parts["train"].images)
     kept = layout.names([name for name, is_kept in zip(names, decoded.kept, strict=True) if is_kept])
     return Loaded(
         parts, tuple(layout.arranged["train"]), mean, std,
-        names={part: kept[positions] for part, (_, positions) in labelled.items()},
+        names={part: kept[positions] for part, (_, positions) in labeled.items()},
+        left_out=_left_out(layout, decoded.left_out, decoded.damaged),
         notices=(
             *_notices(place, layout.unused + decoded.left_out, decoded.damaged),
             *_range_notice(decoded.largest_values, options),
@@ -81,8 +82,8 @@ def _range_notice(largest_values: Sequence[int], options: Options) -> list[str]:
     if not largest_values:
         return []
     largest, white = max(largest_values), options.max_value
-    bits = largest.bit_length()
-    advice = f"; if they have {bits} bits, give --data.max-value {2**bits - 1}" if bits < white.bit_length() else ""
+    bits = low_bits(largest, white)
+    advice = f"; if they have {bits} bits, give --data.max-value {2**bits - 1}" if bits else ""
     return [f"images with more than 8 bits: {white:,} becomes white, and the largest value seen is {largest:,}{advice}"]
 
 
@@ -96,7 +97,7 @@ def _is_streamed(options: Options, count: int) -> bool:
     return count * options.geometry.height * options.geometry.width * 3 > STREAMED_BYTES
 
 
-def _labelled(place: Path, arranged: Arranged, kept: np.ndarray) -> dict[str, tuple[np.ndarray, slice]]:
+def _labeled(place: Path, arranged: Arranged, kept: np.ndarray) -> dict[str, tuple[np.ndarray, slice]]:
     """Return each split's labels int32 [N], and its range among the files that are kept.
 
     Args:
@@ -105,16 +106,16 @@ def _labelled(place: Path, arranged: Arranged, kept: np.ndarray) -> dict[str, tu
         kept: whether each file is used, bool, in the order of ``arranged``.
     """
     numbers = {name: number for number, name in enumerate(arranged["train"])}
-    labelled, start, first = {}, 0, 0
+    labeled, start, first = {}, 0, 0
     for part, by_class in arranged.items():
         labels = np.repeat(
             np.array([numbers[name] for name in by_class], np.int32), [len(images) for images in by_class.values()]
         )
         labels, start = labels[kept[start : start + len(labels)]], start + len(labels)
         check_classes(place, part, by_class, labels)
-        labelled[part] = labels, slice(first, first + len(labels))
+        labeled[part] = labels, slice(first, first + len(labels))
         first += len(labels)
-    return labelled
+    return labeled
 
 
 def _notices(place: Path, left_out: Sequence[str], damaged: Sequence[str]) -> tuple[str, ...]:
@@ -122,10 +123,14 @@ def _notices(place: Path, left_out: Sequence[str], damaged: Sequence[str]) -> tu
     sentences = []
     if left_out:
         why = "not images, or outside the layout"
-        sentences.append(f"{len(left_out):,} files of {place} are not used ({why}): {listed(left_out)}")
+        sentences.append(f"{counted(len(left_out), 'file')} of {place} not used ({why}): {listed(left_out)}")
     if damaged:
-        sentences.append(f"{len(damaged):,} damaged files of {place} are not used: {listed(damaged)}")
+        sentences.append(f"{counted(len(damaged), 'damaged file')} of {place} not used: {listed(damaged)}")
     return tuple(sentences)
+
+
+def _left_out(layout: Layout, not_images: Sequence[str], damaged: Sequence[str]) -> dict[str, list[str]]:
+    return {"damaged": layout.names(damaged), "unused": layout.names([*layout.unused, *not_images])}
 
 
 def _streamed(
@@ -139,20 +144,20 @@ def _streamed(
     if index.damaged and not options.skip_damaged:
         raise _damaged(place, [names[i] for i in index.damaged], next(iter(index.damaged.values())))
     usable = index.usable
-    channels = options.channels or (1 if index.grey[usable].all() else 3)
+    channels = options.channels or (1 if index.gray[usable].all() else 3)
     sizes = np.stack([index.heights, index.widths], axis=1)[usable]
     kept = [name for name, is_kept in zip(names, usable, strict=True) if is_kept]
     parts = {
         part: Photos(
             place, files, kept[positions], labels, sizes[positions], geometry, channels, opened
         )
-        for part, (labels, positions) in _labelled(place, layout.arranged, usable).items()
+        for part, (labels, positions) in _labeled(place, layout.arranged, usable).items()
     }  # fmt: skip
     train = parts["train"]
     mean, std = training_statistics(place, train.read(train.sample(SAMPLED_PIXELS)))
     notice = (
-        f"{len(kept):,} photos of {place} are read during training; mean and standard deviation are those of up to "
-        f"{SAMPLED_PIXELS:,} photos, and the fingerprint covers all names and sizes and the content of up to "
+        f"{counted(len(kept), 'photo')} of {place} will be read during training; mean and standard deviation are those "
+        f"of up to {SAMPLED_PIXELS:,} photos, and the fingerprint covers all names and sizes and the content of up to "
         f"{SAMPLED_CONTENTS} files of each split"
     )
     used = {part: layout.names(source.names) for part, source in parts.items()}
@@ -161,6 +166,7 @@ def _streamed(
         parts, tuple(layout.arranged["train"]), mean, std,
         fingerprint=photos.fingerprint(parts, used, stamps[usable, 0]),
         names=used,
+        left_out=_left_out(layout, left_out, damaged),
         notices=(
             notice, *_notices(place, layout.unused + left_out, damaged), *_range_notice(train.largest_values, options)
         ),
@@ -191,7 +197,7 @@ def decode(place: Path, files: Files, names: list[str], options: Options) -> Dec
         try:
             check_file_size(files.stamp(name)[0])
             wanted = None if geometry or not first else (width, height)
-            image, grey, _, largest = decode_picture(files.read(name), wanted, max_value=options.max_value)
+            image, gray, _, largest = decode_picture(files.read(name), wanted, max_value=options.max_value)
         except Exception as error:  # zipfile and zlib raise many kinds of errors for a damaged file
             if is_left_out(name, error):
                 left_out.append(name)
@@ -204,14 +210,14 @@ def decode(place: Path, files: Files, names: list[str], options: Options) -> Dec
         if not first:
             first = name
             width, height = (width, height) if geometry else image.size
-            channels = options.channels or (1 if grey else 3)
+            channels = options.channels or (1 if gray else 3)
             pixels = allocate_pixels(place, (len(names), height, width, channels))
         if geometry is None and image.size != (width, height):
             raise UserError(
-                f"{place}/{first} is {width}x{height} pixels and {name} {image.width}x{image.height}; all must be of "
-                "one size: give --data.size PIXELS to resize and crop them"
+                f"{place}/{first} is {width}x{height} pixels and {name} {image.width}x{image.height}; all must have "
+                "the same size: give --data.size PIXELS to resize and crop them"
             )
-        if not grey and pixels.shape[-1] == 1 and options.channels is None:
+        if not gray and pixels.shape[-1] == 1 and options.channels is None:
             before = pixels[:count]
             pixels = allocate_pixels(place, (len(names), height, width, 3))
             pixels[:count] = before

@@ -19,7 +19,7 @@ from cnnjax.parallel import Placement, device_memory
 
 T = TypeVar("T")
 RESIDENT_SHARE = 0.25
-"""Share of the device's memory up to which the images of a source stay there."""
+"""Maximum fraction of the device's memory for images that stay there."""
 CHUNK_BYTES = 2**28
 """Maximum bytes of a streamed chunk, which holds at least one step."""
 AHEAD = 2
@@ -36,7 +36,7 @@ class DeviceSplit(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Some steps' images on the device; ``order`` [M] begins with those of the epoch's step ``start`` (None: 0).
+    """The images of a few steps on the device; ``order`` [M] lists them from the epoch's step ``start`` on (None: 0).
 
     ``boxes`` int32 [M, 4] are the random resized crops that the step has to make, in the same order.
     """

@@ -34,7 +34,7 @@ class PhotoIndex(NamedTuple):
 
     heights: np.ndarray
     widths: np.ndarray
-    grey: np.ndarray
+    gray: np.ndarray
     left_out: dict[int, str]
     """Files that are not images and have no image suffix, with the reason."""
     damaged: dict[int, str]
@@ -69,20 +69,20 @@ def open_index(place: Path, files: Files, names: Sequence[str], stamps: np.ndarr
 
 def build_index(files: Files, names: Sequence[str], thorough: bool = False) -> PhotoIndex:
     """Read the header of each file; see `open_index`."""
-    sizes, grey = np.zeros((2, len(names)), np.int32), np.zeros(len(names), bool)
+    sizes, gray = np.zeros((2, len(names)), np.int32), np.zeros(len(names), bool)
     left_out: dict[int, str] = {}
     damaged: dict[int, str] = {}
     for index, name in enumerate(names):
         signals.poll()
         try:
             with files.open(name) as file:
-                (width, height), grey[index] = read_header(file)
+                (width, height), gray[index] = read_header(file)
             if thorough:
                 decode_picture(files.read(name))
             sizes[:, index] = height, width
         except Exception as error:  # zipfile and zlib raise many kinds of errors for a damaged file
             (left_out if is_left_out(name, error) else damaged)[index] = str(error)
-    return PhotoIndex(sizes[0], sizes[1], grey, left_out, damaged)
+    return PhotoIndex(sizes[0], sizes[1], gray, left_out, damaged)
 
 
 def _cache_path(place: Path, names: Sequence[str], stamps: np.ndarray, thorough: bool) -> Path | None:
@@ -106,7 +106,7 @@ def _read(path: Path) -> PhotoIndex | None:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             problems = json.loads(str(arrays["problems"]))
             left_out, damaged = ({int(index): reason for index, reason in part.items()} for part in problems)
-            index = PhotoIndex(arrays["heights"], arrays["widths"], arrays["grey"], left_out, damaged)
+            index = PhotoIndex(arrays["heights"], arrays["widths"], arrays["gray"], left_out, damaged)
         os.utime(path)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
@@ -118,7 +118,7 @@ def _write(path: Path, index: PhotoIndex) -> None:
     with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=path.parent) as aside:
         file = Path(aside) / "index.npz"
         problems = json.dumps([index.left_out, index.damaged])
-        np.savez(file, heights=index.heights, widths=index.widths, grey=index.grey, problems=np.array(problems))
+        np.savez(file, heights=index.heights, widths=index.widths, gray=index.gray, problems=np.array(problems))
         file.replace(path)
         others = sorted(path.parent.glob("*.npz"), key=lambda other: other.stat().st_mtime_ns, reverse=True)
         for other in others[MOST_CACHED:]:

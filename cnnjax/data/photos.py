@@ -22,7 +22,7 @@ SAMPLED_PIXELS = 1024
 
 
 class Photos:
-    """Labelled photos in a directory or a zip. `read` resizes and crops them by their geometry."""
+    """Labeled photos in a directory or a zip. `read` resizes and crops them by their geometry."""
 
     def __init__(
         self, place: Path, files: Files, names: Sequence[str], labels: np.ndarray, sizes: np.ndarray,

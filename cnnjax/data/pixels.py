@@ -14,7 +14,7 @@ def training_statistics(place: Path, images: np.ndarray) -> tuple[tuple[float, .
     """Return `mean_and_std` of training images; raise UserError if a channel is constant."""
     mean, std = mean_and_std(images)
     if not min(std):
-        raise UserError(f"{place}: the training images all have one uniform color; give images that differ")
+        raise UserError(f"{place}: a channel has the same value in all training images; give images that differ")
     return mean, std
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from cnnjax.data.image_files import MOST_VALUE, as_mode, decode_picture, read_picture_file
+from cnnjax.data.image_files import MOST_VALUE, as_mode, decode_picture, eight_bits, from_pixels, read_picture_file
 from cnnjax.errors import UserError
 from cnnjax.ops.dispatch import parameter_dtype
 from cnnjax.schema import Number, Schema
@@ -49,7 +49,7 @@ class Preprocessing(Schema, at="preprocessing."):
     @classmethod
     def _is_of_one_or_three_channels(cls, mean: tuple[float, ...]) -> tuple[float, ...]:
         if len(mean) not in (1, 3):
-            raise ValueError("1 number (grey) or 3 (RGB)")
+            raise ValueError("1 number (grayscale) or 3 (RGB)")
         return mean
 
     @field_validator("std")
@@ -81,11 +81,23 @@ class Preprocessing(Schema, at="preprocessing."):
         return f"{size} ({self.interpolation}){cropped}, {order}, (pixels / 255 - [{mean}]) / [{std}]"
 
 
+class Embedded(Preprocessing):
+    """The preprocessing of embeddings, which a network takes as they are. Image files cannot become embeddings."""
+
+    height: int = 1
+    width: int = 1
+    mean: tuple[Number, ...] = (0.0,)
+    std: tuple[Number, ...] = (1.0,)
+
+
 def normalize(preprocessing: Preprocessing, images: jax.Array | np.ndarray, dtype: str = "float32") -> jax.Array:
     """Map uint8 [N, H, W, C], red first, to floats in the network's order: ``(images / 255 - mean) / std``.
 
-    ``dtype`` is the network's: pixels are float64 for a float64 network and float32 for every other.
+    ``dtype`` is the network's: pixels are float64 for a float64 network and float32 for every other. Embeddings stay as
+    they are.
     """
+    if isinstance(preprocessing, Embedded):
+        return jnp.asarray(images).astype(parameter_dtype(dtype))
     if preprocessing.channel_order == "bgr":
         images = images[..., ::-1]
     pixel = parameter_dtype(dtype)
@@ -122,6 +134,15 @@ def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:
     Raises:
         UserError: the file does not exist or is not an image.
     """
+    return read_image_and_range(path, preprocessing)[0]
+
+
+def read_image_and_range(path: str, preprocessing: Preprocessing) -> tuple[np.ndarray, int | None]:
+    """Return `read_image`, and the largest value in the file if it has more than 8 bits per channel.
+
+    Raises:
+        UserError: the file does not exist or is not an image.
+    """
     try:
         picture = decode_picture(read_picture_file(Path(path)), max_value=preprocessing.max_value)
         pixels = np.asarray(fit(as_mode(picture.image, preprocessing.channels), preprocessing))
@@ -131,4 +152,27 @@ def read_image(path: str, preprocessing: Preprocessing) -> np.ndarray:
         raise UserError(
             f"{path} cannot be read as an image ({error}); give a PNG, JPEG or another common format"
         ) from error
+    return pixels.reshape(preprocessing.height, preprocessing.width, preprocessing.channels), picture.largest
+
+
+def prepare_photo(photo: str | Path | Image.Image | np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Return an image file, a Pillow image or an array uint8 [H, W] or [H, W, C] as uint8 [H, W, C], resized, cropped
+    and converted to grayscale or RGB.
+
+    Raises:
+        UserError: it cannot be read, or is not an image.
+    """
+    if isinstance(photo, str | Path):
+        return read_image(str(photo), preprocessing)
+    if isinstance(photo, np.ndarray):
+        if photo.dtype != np.uint8 or photo.ndim not in (2, 3) or (photo.ndim == 3 and photo.shape[-1] not in (1, 3)):
+            raise UserError(
+                f"an image is an array {photo.dtype}{list(photo.shape)}; it must be uint8 [H, W], [H, W, 1] or "
+                "[H, W, 3], with values from 0 to 255"
+            )
+        photo = from_pixels(photo if photo.ndim == 3 else photo[..., None])
+    if not isinstance(photo, Image.Image):
+        raise UserError(f"an image is a {type(photo).__name__}; give a file, a Pillow image or an array")
+    upright, _ = eight_bits(photo, preprocessing.max_value)
+    pixels = np.asarray(fit(as_mode(upright, preprocessing.channels), preprocessing))
     return pixels.reshape(preprocessing.height, preprocessing.width, preprocessing.channels)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,25 +16,13 @@ from cnnjax.data.folder_layout import LAYOUT, find_base
 from cnnjax.data.idx import read_idx
 from cnnjax.data.image_folder import Options, load_image_folder, square
 from cnnjax.data.preprocessing import Preprocessing
+from cnnjax.data.published import check_published
 from cnnjax.errors import UserError, choose, listed
 from cnnjax.system import signals
 
 FASHION_MEAN, FASHION_STD = (0.2860,), (0.3530,)
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-MNIST_MD5 = {
-    "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-    "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
-    "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
-    "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
-}
-KMNIST_MD5 = {
-    "train-images-idx3-ubyte": "bdb82020997e1d708af4cf47b453dcf7",
-    "train-labels-idx1-ubyte": "e144d726b3acfaa3e44228e80efcd344",
-    "t10k-images-idx3-ubyte": "5c965bf0a639b31b8f53240b1b52f4d7",
-    "t10k-labels-idx1-ubyte": "7320c461ea6c1c855c0b718fb2a4b134",
-}
-"""Checksums of the published .gz files."""
 FOLDER_OPTIONS = ("size", "skip_damaged", "max_value", "stream")
 """Options of `config.Data` that only some data sets have."""
 TFDS = "tfds:"
@@ -88,7 +75,6 @@ def idx_loader(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     *usual_places: str,
-    md5: Mapping[str, str] = {},
 ) -> Callable[[str | None], Loaded]:
     """Return a loader of the four IDX files of MNIST or a similar data set, plain or gzipped.
 
@@ -99,7 +85,8 @@ def idx_loader(
         places = search_places(name, folder, *usual_places)
         for place in places:
             if all(_find(place, stem) for stems in IDX_FILES.values() for stem in stems):
-                return Loaded(read_parts(place), classes, mean, std, notices=_unpublished(name, place, md5))
+                parts = read_parts(place)
+                return Loaded(parts, classes, mean, std, notices=_check(name, place, parts))
         missing = ", ".join(f"{stem}[.gz]" for stems in IDX_FILES.values() for stem in stems)
         raise UserError(
             f"{name} was not found: none of {', '.join(map(str, places))} holds all of {missing}; put the four files "
@@ -109,17 +96,13 @@ def idx_loader(
     return load
 
 
-def _unpublished(name: str, place: Path, md5: Mapping[str, str]) -> tuple[str, ...]:
-    """Return a sentence if the IDX files are not the published ones, or are not gzipped and cannot be compared."""
-    if not md5:
-        return ()
-    paths = {path: stem for stems in IDX_FILES.values() for stem in stems if (path := _find(place, stem))}
-    if any(path.suffix != ".gz" for path in paths):
-        return (f"the files of {name} were not compared with the published ones, whose checksums are of .gz files",)
-    digests = {path: hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() for path in paths}
-    if unknown := [str(path) for path, stem in paths.items() if digests[path] != md5[stem]]:
-        return (f"files of {name} that are not the published ones (MD5): {', '.join(unknown)}",)
-    return ()
+def _check(name: str, place: Path, parts: Mapping[str, Split]) -> tuple[str, ...]:
+    """Return the notices of `check_published` for the IDX files in a folder."""
+    paths = {stem: path for stems in IDX_FILES.values() for stem in stems if (path := _find(place, stem))}
+    arrays: dict[str, np.ndarray] = {}
+    for part, (images, labels) in IDX_FILES.items():
+        arrays |= {images: parts[part].images[..., 0], labels: parts[part].labels.astype(np.uint8)}
+    return check_published(name, paths, arrays)
 
 
 def load_images(folder: str | None) -> Loaded:
@@ -160,7 +143,7 @@ def tfds_folder() -> str:
 
 
 def load_cifar10(folder: str | None) -> Loaded:
-    """Load CIFAR-10 from the published files or from an image folder; mean and deviation are those of the full set."""
+    """Load CIFAR-10 from the published files or an image folder; mean and std are those of the full set."""
     if published := find_cifar(CIFAR10, "cifar10", folder):
         return Loaded(published.parts, CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, notices=published.notices)
     places = [place for root in search_roots(folder) for place in (root / "cifar10", root / "cifar10.zip", root)]
@@ -223,7 +206,7 @@ def read_parts(folder: Path) -> dict[str, Split]:
 
 
 def read_split(folder: Path, part: str) -> Split:
-    """Read one part, ``train`` or ``test``, of a folder of IDX files, with a last axis of one grey channel."""
+    """Read one part, ``train`` or ``test``, of a folder of IDX files, with a last axis of one grayscale channel."""
     image_file, label_file = (_find(folder, stem) for stem in IDX_FILES[part])
     assert image_file and label_file
     signals.poll()
@@ -263,10 +246,8 @@ SOURCES = {
         FASHION_CLASSES,
         content_hash="aff50281d5acc921807bfc876514979e391816c85d90f1d97fd4d1bf0a5ebece",
     ),
-    "mnist": SourceEntry(
-        idx_loader("mnist", DIGITS, (0.1307,), (0.3081,), "/usr/share/datasets/mnist", md5=MNIST_MD5), DIGITS
-    ),
-    "kmnist": SourceEntry(idx_loader("kmnist", KMNIST_CLASSES, (0.1918,), (0.3483,), md5=KMNIST_MD5), KMNIST_CLASSES),
+    "mnist": SourceEntry(idx_loader("mnist", DIGITS, (0.1307,), (0.3081,), "/usr/share/datasets/mnist"), DIGITS),
+    "kmnist": SourceEntry(idx_loader("kmnist", KMNIST_CLASSES, (0.1918,), (0.3483,)), KMNIST_CLASSES),
     "cifar10": SourceEntry(load_cifar10, CIFAR10_CLASSES),
     "cifar100": SourceEntry(load_cifar100, CIFAR100_CLASSES),
     "image_folder": SourceEntry(load_images, options=FOLDER_OPTIONS, configured=load_configured_images),

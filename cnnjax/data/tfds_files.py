@@ -56,7 +56,7 @@ class ImageSpec(NamedTuple):
     """In pixels, or None if the metadata does not give it."""
     width: int | None
     channels: int
-    """1 for grey, 3 for RGB."""
+    """1 for grayscale, 3 for RGB."""
     num_classes: int
 
 
@@ -198,7 +198,7 @@ def check_chunks(path: Path) -> int:
             data_size, kind_and_records, unpacked = struct.unpack("<8xQ8xQQ", header)
             if unpacked > MOST_CHUNK_BYTES:
                 raise UserError(
-                    f"{path} has records that unpack to {unpacked:,} bytes; at most {MOST_CHUNK_BYTES:,} are taken"
+                    f"{path} has records that unpack to {unpacked:,} bytes; at most {MOST_CHUNK_BYTES:,} are allowed"
                 )
             largest = max(largest, unpacked)
             # A chunk has at least as many bytes as records, and does not end within a block header.

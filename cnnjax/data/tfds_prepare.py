@@ -11,7 +11,7 @@ from pathlib import Path
 from cnnjax.errors import UserError
 
 PACKAGES = ("tensorflow", "importlib_resources")
-"""Packages that tensorflow-datasets imports while it prepares: those of the extra."""
+"""Packages that tensorflow-datasets imports while it prepares a data set; the tfds-prepare extra installs them."""
 EXTRA = "pip install cnnjax[tfds-prepare]"
 
 

@@ -33,7 +33,7 @@ FORM = "tfds:NAME, tfds:NAME/CONFIG or tfds:NAME/CONFIG:VERSION, with a version 
 NAME = re.compile(r"([a-z]\w{0,99})(?:/(\w[\w.+-]{0,99}))?(?::(\d{1,9}\.\d{1,9}\.\d{1,9}))?", re.ASCII | re.IGNORECASE)
 
 MOST_AT_ONCE, BYTES_AT_ONCE = 256, 2**26
-"""Maximum records, and maximum bytes, to read together, which is ten times as fast as one by one."""
+"""Maximum records, and maximum bytes, to read together, which is ten times as fast as reading them one by one."""
 
 
 class Prepared(NamedTuple):
@@ -55,7 +55,7 @@ def load_tfds(name: str, roots: list[Path], geometry: Preprocessing | None = Non
     Args:
         name: NAME, NAME/CONFIG or NAME/CONFIG:VERSION; without a version, the newest.
         roots: the folders to look in, each laid out NAME/VERSION or NAME/CONFIG/VERSION.
-        geometry: resize and crop; None requires images of one size.
+        geometry: resize and crop; None requires images of the same size.
 
     Raises:
         UserError: the data set is missing, has another format or other features, or is damaged.
@@ -160,7 +160,7 @@ def decode(
             try:
                 content, label = parse(record)
                 check_file_size(len(content))
-                image, grey, *_ = decode_picture(
+                image, gray, *_ = decode_picture(
                     content, (width, height) if width and height and not geometry else None
                 )
             except Exception as error:  # a damaged record raises errors of many types
@@ -170,10 +170,10 @@ def decode(
             width, height = width or image.width, height or image.height
             if geometry is None and image.size != (width, height):
                 raise UserError(
-                    f"{place} is {image.width}x{image.height} pixels, not {width}x{height}; all must be of one size: "
-                    "give --data.size PIXELS to resize and crop them"
+                    f"{place} is {image.width}x{image.height} pixels, not {width}x{height}; all must have the "
+                    "same size: give --data.size PIXELS to resize and crop them"
                 )
-            if spec.channels == 1 and not grey:
+            if spec.channels == 1 and not gray:
                 raise UserError(
                     f"{place} is in color and features.json says 1 channel; prepare the data set again with 3"
                 )

@@ -5,16 +5,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from cnnjax.errors import choose
-from cnnjax.models import alexnet, googlenet, lenet, mlp, regnet, resnet, vgg, xception
+from cnnjax.models import alexnet, googlenet, inception_v3, lenet, lenet_1998, mlp, regnet, resnet, vgg, xception
 from cnnjax.models.layers import Arch
+from cnnjax.pretrained import list_pretrained
 
 FAMILIES: dict[str, type[Arch]] = {cls.family: cls for cls in (
-    lenet.LeNet, mlp.MLP, alexnet.AlexNet, vgg.VGG, googlenet.GoogLeNet, resnet.ResNet, regnet.RegNet,
-    regnet.AnyNet, xception.Xception,
+    lenet.LeNet, lenet_1998.LeNet1998, mlp.MLP, alexnet.AlexNet, vgg.VGG, googlenet.GoogLeNet, resnet.ResNet,
+    regnet.RegNet, regnet.AnyNet, inception_v3.InceptionV3, xception.Xception,
 )}  # fmt: skip
 VARIANTS: dict[str, Arch] = {
-    **lenet.VARIANTS, **mlp.VARIANTS, **alexnet.VARIANTS, **vgg.VARIANTS, **googlenet.VARIANTS, **resnet.VARIANTS,
-    **regnet.VARIANTS, **xception.VARIANTS,
+    **lenet.VARIANTS, **lenet_1998.VARIANTS, **mlp.VARIANTS, **alexnet.VARIANTS, **vgg.VARIANTS, **googlenet.VARIANTS,
+    **resnet.VARIANTS, **regnet.VARIANTS, **inception_v3.VARIANTS, **xception.VARIANTS,
 }  # fmt: skip
 
 
@@ -37,9 +38,13 @@ def variant_like(arch: Arch, name: str) -> Arch:
     return create(name, **kept)
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of the variants that match a shell pattern, such as ``"le*"``."""
-    return sorted(fnmatch.filter(VARIANTS, pattern))
+def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
+    """Return the names of the variants that match a shell pattern, such as ``"le*"``.
+
+    With ``pretrained``, return the names of published weights, such as ``"resnet50.tv_in1k_v2"``; the pattern may leave
+    out the tag after the dot.
+    """
+    return list_pretrained(pattern) if pretrained else sorted(fnmatch.filter(VARIANTS, pattern))
 
 
 def from_dict(data: object, families: Mapping[str, type[Arch]] = FAMILIES) -> Arch:

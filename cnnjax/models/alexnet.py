@@ -17,8 +17,8 @@ Each pooling layer takes the maximum of 3x3 windows with stride 2. Forms:
     bn           as it is taught today: ReLU, then batch norm, after each convolution.
     lrn          the original: local response normalization in the first two stages, and two groups in stages 2, 4 and
                  5, which the authors placed on two GPUs.
-Deviations: kernels start Glorot-uniform and biases at 0 (the paper: normal with a deviation of 0.01, and biases of 1 in
-some layers). The paper states 224 pixels; its layer sizes need 227.
+Deviations: kernels start Glorot-uniform and biases at 0 (the paper: normal with a standard deviation of 0.01, and
+biases of 1 in some layers). The paper states 224 pixels; its layer sizes need 227.
 Expected: alexnet 61,100,840 parameters, 0.714 G multiply-adds at 224 px; alexnet_bn 58,301,834 parameters with one
 channel and 10 classes; alexnet_lrn 60,965,224 parameters.
 """
@@ -30,9 +30,9 @@ import jax
 from flax import nnx
 from pydantic import Field, model_validator
 
+from cnnjax.models.heads import HeadedArch, apply_head, make_head
 from cnnjax.models.layers import (
     LARGEST_SIZE,
-    Arch,
     BatchNorm,
     Conv,
     Dense,
@@ -55,13 +55,11 @@ CHANNELS = {"torchvision": (64, 192, 384, 256, 256), "bn": (96, 256, 384, 384, 2
 """Channels of the five convolutions, at full width."""
 
 
-class AlexNet(Arch):
+class AlexNet(HeadedArch):
     """AlexNet: five convolutional stages, then three dense layers with dropout."""
 
     family = "alexnet"
 
-    num_classes: Annotated[int, Field(ge=0, le=LARGEST_SIZE)] = 1000
-    """Number of classes; 0 omits the last dense layer, and the network returns its embedding."""
     form: Literal["torchvision", "bn", "lrn"] = "torchvision"
     """torchvision: as torchvision ships it; bn: batch norm after each activation; lrn: the original."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
@@ -71,9 +69,9 @@ class AlexNet(Arch):
     width: Size = 64
     """Channels of the first convolution; all other widths are proportional, rounded down."""
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.5
-    """Share of values that is set to zero, in training, in each of the two dropout layers."""
+    """Dropout rate of each of the two dropout layers."""
     momentum: Annotated[Number, Field(ge=0, le=1)] = 0.99
-    """Share of the running statistics that a training step keeps, in the bn form."""
+    """Momentum of the running statistics, as in Flax, in the bn form."""
     epsilon: Annotated[Number, Field(gt=0)] = 1e-3
     """Constant added to the variance in norms, in the bn form."""
 
@@ -140,7 +138,7 @@ class AlexNetModule(Network):
         self.dropout = Dropout(arch.dropout)
         self.dense1 = Dense(side * side * five, hidden, dtype=arch.dtype, rngs=rngs)
         self.dense2 = Dense(hidden, hidden, dtype=arch.dtype, rngs=rngs)
-        self.head = Dense(hidden, arch.num_classes, dtype=arch.dtype, rngs=rngs) if arch.num_classes else None
+        self.head = make_head(arch, hidden, rngs)
 
     def stages(self) -> Sequence[Stage]:
         def resized(stage: ConvStage, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
@@ -162,7 +160,7 @@ class AlexNetModule(Network):
         else:  # and in the paper, after it
             x = self.dropout(self.activation(self.dense1(x)), rngs)
             x = self.dropout(self.activation(self.dense2(x)), rngs)
-        return Outputs(x if self.head is None else self.head(x))
+        return Outputs(apply_head(self.head, x, rngs))
 
 
 class ConvStage(nnx.Module):

@@ -40,6 +40,18 @@ class SqueezeExcite(nnx.Module):
         return x * conv_norm_act(self.fc2, None, reduced, activation=jax.nn.sigmoid)
 
 
+class Chain(nnx.Module):
+    """Layers applied one after the other."""
+
+    def __init__(self, *layers: nnx.Module):
+        self.layers = nnx.List(layers)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
 class Branches(nnx.Module):
     """Apply parallel branches to one input and concatenate their outputs along the channels, in the given order.
 

@@ -28,10 +28,9 @@ import jax
 from flax import nnx
 from pydantic import Field
 
-from cnnjax.models.blocks import Branches
+from cnnjax.models.blocks import Branches, Chain
+from cnnjax.models.heads import HeadedArch, apply_head, make_head
 from cnnjax.models.layers import (
-    LARGEST_SIZE,
-    Arch,
     BatchNorm,
     Conv,
     ConvNormAct,
@@ -86,27 +85,25 @@ STAGES = {
 """Blocks of each stage."""
 
 
-class GoogLeNet(Arch):
+class GoogLeNet(HeadedArch):
     """GoogLeNet: a stem, nine Inception blocks, global average pooling, a dense head."""
 
     family = "googlenet"
 
-    num_classes: Annotated[int, Field(ge=0, le=LARGEST_SIZE)] = 1000
-    """Number of classes; 0 omits all heads, and the network returns its embedding."""
     form: Literal["torchvision", "paper"] = "torchvision"
     """torchvision: as torchvision ships it; paper: 5x5 convolutions and the paper's pooling."""
     batch_norm: bool = True
     """Normalize after each convolution; if False, apply local response normalization in the stem."""
     aux_heads: bool = False
-    """Add the two auxiliary heads, whose losses `CrossEntropy.aux_weight` weighs."""
+    """Add the two auxiliary heads, whose losses are weighted by `CrossEntropy.aux_weight`."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """imagenet: reduces the size by 8; cifar: 3x3 convolutions without stride or pooling, for small images."""
     width: Annotated[Size, Field(ge=4)] = 64
     """Channels of the first convolution; all other widths are proportional, rounded down."""
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.2
-    """Share of the embedding that is set to zero in training; the paper uses 0.4."""
+    """Dropout rate on the embedding; the paper uses 0.4."""
     momentum: Annotated[Number, Field(ge=0, le=1)] = 0.9
-    """Share of the running statistics that a training step keeps; torch's momentum is 1 minus this value."""
+    """Momentum of the running statistics, as in Flax; torch's momentum is 1 minus this value."""
     epsilon: Annotated[Number, Field(gt=0)] = 1e-3
     """Constant added to the variance in norms."""
 
@@ -134,7 +131,7 @@ class GoogLeNetModule(Network):
                 inputs = widths.total
             setattr(self, stage, nnx.List(blocks))
         self.dropout = Dropout(arch.dropout)
-        self.head = Dense(inputs, arch.num_classes, dtype=arch.dtype, rngs=rngs) if arch.num_classes else None
+        self.head = make_head(arch, inputs, rngs)
         has_aux = arch.aux_heads and arch.num_classes > 0
         self.aux1 = AuxiliaryHead(arch, total(arch, "4a"), rngs) if has_aux else None
         self.aux2 = AuxiliaryHead(arch, total(arch, "4d"), rngs) if has_aux else None
@@ -160,7 +157,7 @@ class GoogLeNetModule(Network):
         aux: tuple[jax.Array, ...] = ()
         if self.aux1 is not None and self.aux2 is not None:
             aux = self.aux1(features["stage2"], rngs), self.aux2(features["stage3"], rngs)
-        return Outputs(self.head(self.dropout(embedding, rngs)), aux)
+        return Outputs(apply_head(self.head, self.dropout(embedding, rngs), rngs), aux)
 
 
 class Stem(nnx.Module):
@@ -183,18 +180,6 @@ class Stem(nnx.Module):
         x = self.conv3(self.conv2(x))
         x = x if self.response is None else self.response(x)
         return self.pool(x) if self.pools else x
-
-
-class Chain(nnx.Module):
-    """Layers applied one after the other."""
-
-    def __init__(self, *layers: nnx.Module):
-        self.layers = nnx.List(layers)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for layer in self.layers:
-            x = layer(x)
-        return x
 
 
 def inception(arch: GoogLeNet, inputs: int, widths: Widths, rngs: nnx.Rngs) -> Branches:

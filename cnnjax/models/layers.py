@@ -15,7 +15,8 @@ from pydantic import Field
 
 from cnnjax.errors import UserError, near_matches, quoted, require
 from cnnjax.ops.batch_norm import affine, normalize_batch, scale_and_offset
-from cnnjax.ops.conv import Affine, conv_affine, conv_general_dilated
+from cnnjax.ops.conv import Affine, conv_affine
+from cnnjax.ops.conv import conv_general_dilated as conv_general_dilated
 from cnnjax.ops.dispatch import parameter_dtype as parameter_dtype
 from cnnjax.ops.pooling import global_average as global_average
 from cnnjax.ops.pooling import max_pool as max_pool
@@ -121,13 +122,17 @@ class Network(nnx.Module):
         raise NotImplementedError(f"{type(self).__name__} must implement classify")
 
     def features(self, images: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
-        """Run the stages on images [N, H, W, C] of any size that they accept.
+        """Run the stages on images [N, H, W, C] of any size that they accept."""
+        return self.continue_from({}, images, rngs)
+
+    def continue_from(self, first: Features, x: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
+        """Run the stages that follow the ``first`` ones, whose activations are known, on the last of them, ``x``.
 
         Each rematerialized stage is a separate checkpoint: only its inputs are stored, and it is recomputed when its
         gradient is needed.
         """
-        x, features = images, {}
-        for name, run, layers in self.stages():
+        features = dict(first)
+        for name, run, layers in self.stages()[len(first) :]:
             if name in self.remat:  # outputs only what changes: statistics once, no parameters
                 run = nnx.remat(run, graph_updates=False)
             features[name] = x = run(*layers, x, rngs)
@@ -221,12 +226,15 @@ class Conv(nnx.Conv):
 
 
 class Dense(nnx.Linear):
-    """A dense layer with Glorot-uniform kernel and zero-initialized bias."""
+    """A dense layer with zero-initialized bias and, by default, a Glorot-uniform kernel."""
 
-    def __init__(self, inputs: int, outputs: int, *, dtype: str, rngs: nnx.Rngs):
+    def __init__(
+        self, inputs: int, outputs: int, *, kernel_init: Initializer = GLOROT, dtype: str, rngs: nnx.Rngs
+    ):  # fmt: skip
         super().__init__(
-            inputs, outputs, dtype=jnp.dtype(dtype), param_dtype=parameter_dtype(dtype), kernel_init=GLOROT, rngs=rngs
-        )
+            inputs, outputs, dtype=jnp.dtype(dtype), param_dtype=parameter_dtype(dtype), kernel_init=kernel_init,
+            rngs=rngs,
+        )  # fmt: skip
 
     @jax.named_scope("dense")
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
@@ -238,18 +246,18 @@ class BatchNorm(nnx.Module):
     """Batch normalization over N, H and W (Ioffe and Szegedy 2015), computed in float32 or float64.
 
     With ``unbiased_variance`` the running variance averages the batch variance times count / (count - 1), as in torch.
-    A training batch itself is always normalized by its biased variance.
+    A training batch itself is always normalized by its biased variance. Without ``scales`` the scale is 1.
     """
 
     def __init__(
         self, channels: int, *, momentum: float, epsilon: float, unbiased_variance: bool, zero_scale: bool = False,
-        dtype: str, rngs: nnx.Rngs,
+        scales: bool = True, dtype: str, rngs: nnx.Rngs,
     ):  # fmt: skip
         self.momentum, self.epsilon, self.unbiased_variance = momentum, epsilon, unbiased_variance
         self.dtype = jnp.dtype(dtype)
         self.use_running_average = False  # set by train() and eval()
         param_dtype = parameter_dtype(dtype)
-        self.scale = nnx.Param(jnp.full(channels, 0.0 if zero_scale else 1.0, param_dtype))
+        self.scale = nnx.Param(jnp.full(channels, 0.0 if zero_scale else 1.0, param_dtype)) if scales else None
         self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
         self.mean = nnx.BatchStat(jnp.zeros(channels, param_dtype))
         self.var = nnx.BatchStat(jnp.ones(channels, param_dtype))
@@ -267,11 +275,14 @@ class BatchNorm(nnx.Module):
             factor, offset = self.as_scale_and_offset()
             return affine(x, factor, offset, dtype=self.dtype, activation=activation, residual=residual)
         y, mean, var = normalize_batch(
-            x, self.scale.get_value(), self.bias.get_value(), epsilon=self.epsilon, dtype=self.dtype,
+            x, self._scale(), self.bias.get_value(), epsilon=self.epsilon, dtype=self.dtype,
             activation=activation, residual=residual,
         )  # fmt: skip
         self._move(mean, var, count=x.size // x.shape[-1])
         return y
+
+    def _scale(self) -> jax.Array:
+        return jnp.ones_like(self.bias.get_value()) if self.scale is None else self.scale.get_value()
 
     def _move(self, mean: jax.Array, var: jax.Array, count: int) -> None:
         running = var * (count / max(count - 1, 1)) if self.unbiased_variance else var
@@ -281,7 +292,7 @@ class BatchNorm(nnx.Module):
     def as_scale_and_offset(self) -> tuple[jax.Array, jax.Array]:
         """Return the norm in evaluation mode as x * scale [C] + offset [C]."""
         statistics = self.mean.get_value(), self.var.get_value()
-        return scale_and_offset(self.scale.get_value(), self.bias.get_value(), *statistics, self.epsilon)
+        return scale_and_offset(self._scale(), self.bias.get_value(), *statistics, self.epsilon)
 
 
 class ConvNormAct(nnx.Module):

@@ -4,7 +4,7 @@ Source: LeCun, Bottou, Bengio, Haffner 1998, "Gradient-Based Learning Applied to
 Deviations, all of them common: 28x28 images with SAME padding in the first convolution (the paper pads its digits to
 32x32); every map of the second convolution sees all six maps of the first (the paper's table I connects only some);
 plain average or max pooling (the paper's has a weight and a bias per map); a dense layer with softmax instead of radial
-basis units; the activation is a field (the paper: a scaled tanh).
+basis units; the activation is a field (the paper: a scaled tanh). `lenet_1998` is the network as published.
 Expected at 28x28x1 and 10 classes: 61,706 parameters, 416,520 multiply-adds.
 
     layer    kernel       28x28x1 becomes
@@ -18,7 +18,7 @@ Expected at 28x28x1 and 10 classes: 61,706 parameters, 416,520 multiply-adds.
     head                  classes
 
 All sizes from 28 to 31 end in 5x5 and the same 400 values, so they share their parameters; 32 ends in 6x6 and 576
-values and is rejected. (A lecture's "30x30 ends in 7x7" holds if *both* convolutions are SAME: 30, 15, 15, 7. Here the
+values and is rejected. (30x30 would end in 7x7 only if *both* convolutions were SAME: 30, 15, 15, 7. Here the
 second one is VALID: 30, 15, 11, 5.)
 
 Two other heads accept every larger size with the same parameters:
@@ -39,6 +39,7 @@ from flax import nnx
 from pydantic import Field
 
 from cnnjax.models.layers import (
+    LARGEST_SIZE,
     Activation,
     Arch,
     Conv,
@@ -64,7 +65,8 @@ class LeNet(Arch):
 
     family = "lenet"
 
-    num_classes: Size = 10
+    num_classes: Annotated[int, Field(ge=0, le=LARGEST_SIZE)] = 10
+    """Number of classes; 0 omits the last layer, and the network returns its embedding."""
     input_size: Annotated[Size, Field(ge=SMALLEST_INPUT)] = 28
     channels: Size = 1
     activation: Activation = "sigmoid"
@@ -96,16 +98,16 @@ class LeNetModule(Network):
         self.flatten = Flatten((side, side, 16), fits=f"{smallest} to {smallest + 3}") if arch.head == "dense" else None
         self.dense1: Conv | Dense
         self.dense2: Conv | Dense
-        self.head: Conv | Dense
+        self.head: Conv | Dense | None
         if arch.head == "conv":
             convolution = functools.partial(Conv, padding="VALID", dtype=dtype, rngs=rngs)
             self.dense1, self.dense2 = convolution(16, 120, side), convolution(120, 84, 1)
-            self.head = convolution(84, arch.num_classes, 1)
+            self.head = convolution(84, arch.num_classes, 1) if arch.num_classes else None
         else:
             inputs = side * side * 16 if arch.head == "dense" else 16
             self.dense1 = Dense(inputs, 120, dtype=dtype, rngs=rngs)
             self.dense2 = Dense(120, 84, dtype=dtype, rngs=rngs)
-            self.head = Dense(84, arch.num_classes, dtype=dtype, rngs=rngs)
+            self.head = Dense(84, arch.num_classes, dtype=dtype, rngs=rngs) if arch.num_classes else None
         self.kind = arch.head
 
     def stages(self) -> Sequence[Stage]:
@@ -125,7 +127,8 @@ class LeNetModule(Network):
             x = global_average(x)
         x = self.activation(self.dense1(x))
         x = self.activation(self.dense2(x))
-        x = self.head(x)
+        if self.head is not None:
+            x = self.head(x)
         return Outputs(global_average(x) if self.kind == "conv" else x)
 
 

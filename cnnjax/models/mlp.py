@@ -6,11 +6,25 @@ Expected at 28x28x1 and 10 classes: 266,610 parameters, 266,200 multiply-adds.
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 from flax import nnx
+from pydantic import Field
 
-from cnnjax.models.layers import Arch, Dense, Features, Flatten, Network, Outputs, Size, Stage, activation, as_map
+from cnnjax.models.layers import (
+    LARGEST_SIZE,
+    Arch,
+    Dense,
+    Features,
+    Flatten,
+    Network,
+    Outputs,
+    Size,
+    Stage,
+    activation,
+    as_map,
+)
 
 
 class MLP(Arch):
@@ -18,7 +32,8 @@ class MLP(Arch):
 
     family = "mlp"
 
-    num_classes: Size = 10
+    num_classes: Annotated[int, Field(ge=0, le=LARGEST_SIZE)] = 10
+    """Number of classes; 0 omits the last layer, and the network returns its embedding."""
     input_size: Size = 28
     channels: Size = 1
 
@@ -35,7 +50,7 @@ class MLPModule(Network):
         self.flatten = Flatten(arch.image_shape, fits=f"{arch.input_size}")
         self.dense1 = Dense(height * width * channels, 300, dtype=arch.dtype, rngs=rngs)
         self.dense2 = Dense(300, 100, dtype=arch.dtype, rngs=rngs)
-        self.head = Dense(100, arch.num_classes, dtype=arch.dtype, rngs=rngs)
+        self.head = Dense(100, arch.num_classes, dtype=arch.dtype, rngs=rngs) if arch.num_classes else None
 
     def stages(self) -> Sequence[Stage]:
         def hidden1(flatten: Flatten, dense: Dense, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
@@ -47,7 +62,8 @@ class MLPModule(Network):
         return Stage("stage1", hidden1, (self.flatten, self.dense1)), Stage("stage2", hidden2, (self.dense2,))
 
     def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:
-        return Outputs(self.head(features["stage2"][:, 0, 0, :]))
+        embedding = features["stage2"][:, 0, 0, :]
+        return Outputs(embedding if self.head is None else self.head(embedding))
 
 
 VARIANTS = {"mlp": MLP()}

@@ -43,7 +43,7 @@ class Axis(NamedTuple):
         return max((self.windows - 1) * self.stride + self.size - self.before - self.length, 0)
 
     def divisors(self, limit: int) -> np.ndarray:
-        """Return the positions of each window [windows] that lie within ``limit`` positions of the input."""
+        """Return the number of positions of each window [windows] that lie within ``limit`` positions of the input."""
         starts = np.arange(self.windows) * self.stride - self.before
         ends = np.minimum(starts + self.size, self.length + limit)
         return ends - np.maximum(starts, -limit)

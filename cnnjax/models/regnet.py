@@ -30,14 +30,13 @@ from flax import nnx
 from pydantic import Field, model_validator
 
 from cnnjax.models.blocks import SqueezeExcite
+from cnnjax.models.heads import HeadedArch, apply_head, make_head
 from cnnjax.models.layers import (
     HE,
     LARGEST_SIZE,
-    Arch,
     BatchNorm,
     Conv,
     ConvNormAct,
-    Dense,
     Features,
     Network,
     Outputs,
@@ -66,11 +65,9 @@ class StagePlan(NamedTuple):
     bottleneck: int = 1
 
 
-class StagedNet(Arch):
+class StagedNet(HeadedArch):
     """A stem, stages of blocks, global average pooling and a dense head; `plan` returns the stages."""
 
-    num_classes: Annotated[int, Field(ge=0, le=LARGEST_SIZE)] = 1000
-    """Number of classes; 0 omits the head, and the network returns its embedding."""
     se_ratio: Annotated[Number, Field(ge=0, le=1)] = 0.0
     """Width of the squeeze-and-excitation gate as a share of the block's input channels; 0 omits the gates."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
@@ -78,9 +75,9 @@ class StagedNet(Arch):
     stem_width: Size = 32
     """Channels of the stem."""
     stochastic_depth: Annotated[Number, Field(ge=0, lt=1)] = 0.0
-    """Share of images that skip the last block in training, in [0, 1); proportionally less for earlier blocks."""
+    """Stochastic depth: probability of skipping the last block in training, in [0, 1); smaller for earlier blocks."""
     momentum: Annotated[Number, Field(ge=0, le=1)] = 0.9
-    """Share of the running statistics that a training step keeps; torch's momentum is 1 minus this value."""
+    """Momentum of the running statistics, as in Flax; torch's momentum is 1 minus this value."""
     epsilon: Annotated[Number, Field(gt=0)] = 1e-5
     """Constant added to the variance in norms."""
 
@@ -93,7 +90,7 @@ class StagedNet(Arch):
 
 
 class AnyNet(StagedNet):
-    """A network of the space AnyNet: every stage has its own depth, width, bottleneck ratio and group width."""
+    """A network of the AnyNet design space: every stage has its own depth, width, bottleneck ratio and group width."""
 
     family = "anynet"
 
@@ -202,7 +199,7 @@ class StagedNetModule(Network):
                 blocks.append(Block(arch, inputs, stage, 2 if index == 0 else 1, rate, rngs))
                 inputs = stage.width
             setattr(self, f"stage{number}", nnx.List(blocks))
-        self.head = Dense(inputs, arch.num_classes, dtype=arch.dtype, rngs=rngs) if arch.num_classes else None
+        self.head = make_head(arch, inputs, rngs)
 
     def stages(self) -> Sequence[Stage]:
         names = [f"stage{number}" for number in range(1, self.depth + 1)]
@@ -210,7 +207,7 @@ class StagedNetModule(Network):
 
     def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:
         embedding = global_average(features[f"stage{self.depth}"])
-        return Outputs(embedding if self.head is None else self.head(embedding))
+        return Outputs(apply_head(self.head, embedding, rngs))
 
 
 def run_stem(stem: ConvNormAct, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
@@ -225,8 +222,7 @@ class Block(nnx.Module):
         self.activation = activation(arch.activation)
         self.conv1 = layer(arch, inputs, inner, 1, rngs)
         self.conv2 = layer(arch, inner, inner, 3, rngs, stride=stride, groups=inner // stage.group_width)
-        gate = max(1, round(arch.se_ratio * inputs))
-        self.gate = SqueezeExcite(inner, gate, dtype=arch.dtype, rngs=rngs) if arch.se_ratio else None
+        self.gate = make_gate(arch, inputs, inner, rngs) if arch.se_ratio else None
         self.conv3 = layer(arch, inner, width, 1, rngs, activates=False)
         changes = inputs != width or stride != 1
         self.shortcut = layer(arch, inputs, width, 1, rngs, stride=stride, activates=False) if changes else None
@@ -239,6 +235,12 @@ class Block(nnx.Module):
         if self.drop.drops:
             return self.activation(self.drop(self.conv3(y), rngs) + shortcut)
         return conv_norm_act(self.conv3.conv, self.conv3.norm, y, activation=self.activation, residual=shortcut)
+
+
+def make_gate(arch: StagedNet, inputs: int, inner: int, rngs: nnx.Rngs) -> SqueezeExcite:
+    """Return the gate on the 3x3 convolution; its width depends on the block's input channels."""
+    reduced = max(1, round(arch.se_ratio * inputs))
+    return SqueezeExcite(inner, reduced, activation=activation(arch.activation), dtype=arch.dtype, rngs=rngs)
 
 
 def layer(

@@ -30,13 +30,11 @@ import jax.numpy as jnp
 from flax import nnx
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from cnnjax.models.heads import HeadedArch, apply_head, make_head
 from cnnjax.models.layers import (
     HE,
-    LARGEST_SIZE,
-    Arch,
     BatchNorm,
     Conv,
-    Dense,
     Features,
     Network,
     Outputs,
@@ -55,13 +53,11 @@ MOST_STAGES, MOST_BLOCKS = 10, 700
 """Upper bounds for definitions from untrusted files; the deepest network of the paper has 600 blocks in 3 stages."""
 
 
-class ResNet(Arch):
+class ResNet(HeadedArch):
     """A residual network: a stem, stages of residual blocks, global average pooling, a dense head."""
 
     family = "resnet"
 
-    num_classes: Annotated[int, Field(ge=0, le=LARGEST_SIZE)] = 1000
-    """Number of classes; 0 omits the head, and the network returns its embedding."""
     depths: tuple[int, ...] = (3, 4, 6, 3)
     """Number of blocks in each stage."""
     block: Literal["basic", "bottleneck"] = "bottleneck"
@@ -81,9 +77,9 @@ class ResNet(Arch):
     zero_init_residual: bool = False
     """Start each block as the identity, with scale 0 in its last norm (Goyal et al. 2017, section 5.1)."""
     stochastic_depth: Annotated[Number, Field(ge=0, lt=1)] = 0.0
-    """Share of images that skip the last block in training, in [0, 1); proportionally less for earlier blocks."""
+    """Stochastic depth: probability of skipping the last block in training, in [0, 1); smaller for earlier blocks."""
     momentum: Annotated[Number, Field(ge=0, le=1)] = 0.9
-    """Share of the running statistics that a training step keeps; torch's momentum is 1 minus this value."""
+    """Momentum of the running statistics, as in Flax; torch's momentum is 1 minus this value."""
     epsilon: Annotated[Number, Field(gt=0)] = 1e-5
     """Constant added to the variance in norms."""
     unbiased_variance: bool = True
@@ -148,7 +144,7 @@ class ResNetModule(Network):
             setattr(self, f"stage{index + 1}", nnx.List(blocks))
         if self.preactivated:
             self.norm = make_norm(arch, inputs, rngs)
-        self.head = Dense(inputs, arch.num_classes, dtype=arch.dtype, rngs=rngs) if arch.num_classes else None
+        self.head = make_head(arch, inputs, rngs)
 
     def stages(self) -> Sequence[Stage]:
         names = [f"stage{number}" for number in range(1, self.depth + 1)]
@@ -159,7 +155,7 @@ class ResNetModule(Network):
         if self.preactivated:
             x = self.activation(self.norm(x))
         embedding = global_average(x)
-        return Outputs(embedding if self.head is None else self.head(embedding))
+        return Outputs(apply_head(self.head, embedding, rngs))
 
 
 class Stem(nnx.Module):

@@ -29,10 +29,9 @@ import jax
 from flax import nnx
 from pydantic import Field, field_validator
 
+from cnnjax.models.heads import HeadedArch, apply_head, make_head
 from cnnjax.models.layers import (
     HE,
-    LARGEST_SIZE,
-    Arch,
     BatchNorm,
     Conv,
     ConvNormAct,
@@ -57,13 +56,11 @@ STAGES, MOST_LAYERS = 5, 100
 """Number of stages, and an upper bound on convolutions in a definition from an untrusted file."""
 
 
-class VGG(Arch):
+class VGG(HeadedArch):
     """VGG: five stages of 3x3 convolutions, then three dense layers with dropout."""
 
     family = "vgg"
 
-    num_classes: Annotated[int, Field(ge=0, le=LARGEST_SIZE)] = 1000
-    """Number of classes; 0 omits the last dense layer, and the network returns its embedding."""
     input_size: Annotated[Size, Field(ge=2**STAGES)] = 224
     depths: tuple[int, ...] = (2, 2, 3, 3, 3)
     """Number of convolutions in each of the five stages."""
@@ -74,9 +71,9 @@ class VGG(Arch):
     head: Literal["dense", "gap"] = "dense"
     """dense: two hidden dense layers; gap: global average pooling and one dense layer."""
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.5
-    """Share of values that is set to zero, in training, after each hidden dense layer or after the average."""
+    """Dropout rate after each hidden dense layer, or after the global average."""
     momentum: Annotated[Number, Field(ge=0, le=1)] = 0.9
-    """Share of the running statistics that a training step keeps; torch's momentum is 1 minus this value."""
+    """Momentum of the running statistics, as in Flax; torch's momentum is 1 minus this value."""
     epsilon: Annotated[Number, Field(gt=0)] = 1e-5
     """Constant added to the variance in norms."""
 
@@ -106,7 +103,7 @@ class VGGModule(Network):
         self.dropout = Dropout(arch.dropout)
         self.hidden = HiddenLayers(arch, inputs, rngs) if arch.head == "dense" else None
         inputs = inputs if self.hidden is None else 64 * arch.width
-        self.head = Dense(inputs, arch.num_classes, dtype=arch.dtype, rngs=rngs) if arch.num_classes else None
+        self.head = make_head(arch, inputs, rngs)
 
     def stages(self) -> Sequence[Stage]:
         def run_stage(layers: Iterable[ConvNormAct], x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
@@ -120,7 +117,7 @@ class VGGModule(Network):
     def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:
         x = features[f"stage{STAGES}"]
         x = self.dropout(global_average(x), rngs) if self.hidden is None else self.hidden(x, rngs)
-        return Outputs(x if self.head is None else self.head(x))
+        return Outputs(apply_head(self.head, x, rngs))
 
 
 class HiddenLayers(nnx.Module):

@@ -28,12 +28,10 @@ from flax import nnx
 from pydantic import Field
 
 from cnnjax.models.blocks import SeparableConv
+from cnnjax.models.heads import HeadedArch, apply_head, make_head
 from cnnjax.models.layers import (
-    LARGEST_SIZE,
-    Arch,
     BatchNorm,
     Conv,
-    Dense,
     Features,
     Network,
     Outputs,
@@ -52,13 +50,11 @@ MOST_BLOCKS = 200
 """Upper bound on blocks in a definition from an untrusted file."""
 
 
-class Xception(Arch):
+class Xception(HeadedArch):
     """Xception: a stem, four stages of separable convolutions with shortcuts, global average pooling, a dense head."""
 
     family = "xception"
 
-    num_classes: Annotated[int, Field(ge=0, le=LARGEST_SIZE)] = 1000
-    """Number of classes; 0 omits the head, and the network returns its embedding."""
     input_size: Size = 299
     width: Annotated[Size, Field(ge=2)] = 32
     """Channels of the first convolution; all other widths are proportional, rounded down."""
@@ -69,9 +65,9 @@ class Xception(Arch):
     form: Literal["keras", "timm"] = "keras"
     """Padding of the pooling layers: SAME as in Keras, or 1 on both sides as in timm's legacy_xception."""
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
-    """Share of the embedding that is set to zero in training; the paper uses 0.5 on ImageNet."""
+    """Dropout rate on the embedding; the paper uses 0.5 on ImageNet."""
     momentum: Annotated[Number, Field(ge=0, le=1)] = 0.99
-    """Share of the running statistics that a training step keeps; torch's momentum is 1 minus this value."""
+    """Momentum of the running statistics, as in Flax; torch's momentum is 1 minus this value."""
     epsilon: Annotated[Number, Field(gt=0)] = 1e-3
     """Constant added to the variance in norms."""
     unbiased_variance: bool = False
@@ -97,7 +93,7 @@ class XceptionModule(Network):
         self.stage4 = nnx.List([PooledBlock(arch, 728, 728, 1024, rngs), ExitBlock(arch, rngs)])
         self.dropout = Dropout(arch.dropout)
         embedding = arch.scaled(2048)
-        self.head = Dense(embedding, arch.num_classes, dtype=arch.dtype, rngs=rngs) if arch.num_classes else None
+        self.head = make_head(arch, embedding, rngs)
 
     def stages(self) -> Sequence[Stage]:
         return (
@@ -110,7 +106,8 @@ class XceptionModule(Network):
 
     def classify(self, features: Features, rngs: nnx.Rngs | None = None) -> Outputs:
         embedding = global_average(features["stage4"])
-        return Outputs(embedding if self.head is None else self.head(self.dropout(embedding, rngs)))
+        dropped = embedding if self.head is None else self.dropout(embedding, rngs)
+        return Outputs(apply_head(self.head, dropped, rngs))
 
 
 class Stem(nnx.Module):

@@ -1,1 +1,1 @@
-"""Operations, each computed by the algorithm for the backend. Only this package uses the native part."""
+"""Operations, each computed by the algorithm for the backend. Only this package uses the native library."""

@@ -41,7 +41,7 @@ def conv_affine(
 ) -> jax.Array:  # fmt: skip
     """Return activation(conv(images) * scale + offset + residual).
 
-    The native part computes it in one pass; other algorithms call ``in_steps()``, which computes it step by step.
+    The native library computes it in one pass; other algorithms call ``in_steps()``, which computes it step by step.
     """
     if conv_algorithm(images, kernel, window) != "native":
         return in_steps()

@@ -1,6 +1,6 @@
 """Rules that select how an operation is computed: by backend, dtype and shape, never by timing.
 
-On an accelerator, XLA computes all operations. On a CPU some of XLA's are slow, and the optional native part
+On an accelerator, XLA computes all operations. On a CPU some of XLA's are slow, and the optional native library
 (`cnnjax.ops.native`) is faster for most of them; docs/performance.md has the measurements. `record` returns the
 choices for a run's environment.json.
 
@@ -28,7 +28,7 @@ PoolAlgorithm = Literal["reduce_window", "slices"]
 SMALLEST_MAP = 4
 """Maximum positions of an output map for the "patches" algorithm."""
 FEW_POSITIONS = 1024
-"""Maximum positions in a batch for which a matrix product beats the native part, which has to reorder the kernel."""
+"""Maximum positions in a batch for which a matrix product beats the native library, which has to reorder the kernel."""
 VECTOR_WIDTH = 16
 """Channels that fill a vector register of oneDNN's kernels."""
 
@@ -39,12 +39,12 @@ def parameter_dtype(dtype: Any) -> Any:
 
 
 def has_kernels(dtype: Any) -> bool:
-    """Return whether the native part has its own kernels for ``dtype`` on this machine."""
+    """Return whether the native library has its own kernels for ``dtype`` on this machine."""
     return jax.default_backend() == "cpu" and dtype == jnp.float32 and library.load_kernels() is not None
 
 
 def conv_library(dtype: Any) -> str:
-    """Return the convolution backend: the version of the native part, "xla", or "xla-cpu" with the rules below."""
+    """Return the convolution backend: the version of the native library, "xla", or "xla-cpu" with the rules below."""
     if jax.default_backend() != "cpu":
         return "xla"
     loaded = library.load()
@@ -83,7 +83,7 @@ def pool_algorithm() -> PoolAlgorithm:
 
 
 def kernel_gradient_is_dot(images: Any, window: Window, spatial: tuple[int, ...]) -> bool:
-    """Return whether a matrix product by XLA replaces the native part for a kernel gradient.
+    """Return whether a matrix product by XLA replaces the native library for a kernel gradient.
 
     oneDNN is slow for 1x1 kernels whose input channels do not fill its vectors.
     """

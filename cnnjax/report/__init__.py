@@ -8,17 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.config import Experiment
-from cnnjax.data import Dataset, Split, epoch_order, normalize
-from cnnjax.functional import Variables, features
+from cnnjax.data import Dataset, Split, normalize
+from cnnjax.functional import Variables, abstract_variables, features, leaves_by_path
+from cnnjax.models.heads import without_head
+from cnnjax.partition import select
 from cnnjax.report import figures, page
 from cnnjax.training.classification import classification_report, softmax
 from cnnjax.training.evaluation import predict_logits
+from cnnjax.training.loop import training_order
 from cnnjax.training.state import step_key
 from cnnjax.training.step import augmented
 
 EXAMPLES = 32
 SHOWN = 3
 """Number of test images whose feature maps are drawn."""
+PROJECTED = 300
+"""Number of test images whose embeddings are drawn."""
 
 
 def write(
@@ -34,9 +39,7 @@ def write(
     """Save curves, confusion matrix, mistakes, kernels, feature maps and examples as PNG, and write report.html."""
     arch, preprocessing, test = experiment.model, dataset.preprocessing, dataset.test
     logits = predict_logits(arch, preprocessing, variables, test, experiment.train.eval_batch_size)
-    classes = tuple(
-        name.replace("$", r"\$") for name in dataset.classes
-    )  # matplotlib reads text between two $ as a formula
+    classes = tuple(map(figures.label, dataset.classes))
     first_batch = _first_batch(experiment, dataset)
     images = test.read(np.arange(min(SHOWN, len(test.labels))))
     maps = features(arch, variables, normalize(preprocessing, images, arch.dtype))
@@ -62,9 +65,28 @@ def write(
     page.write(folder, name, experiment, environment, results, rows, report, dataset.classes)
 
 
+def write_projection(
+    experiment: Experiment, dataset: Dataset, start: Variables, trained: Variables, folder: Path
+) -> None:
+    """Save a projection of the embeddings of some test images, before and after the training, as projection.png."""
+    body, test = without_head(experiment.model), dataset.test
+    chosen = np.unique(np.linspace(0, len(test.labels) - 1, PROJECTED).round().astype(np.int64))
+    like = abstract_variables(body)
+    embeddings = {}
+    for title, whole in (("before training", start), ("after training", trained)):
+        variables = Variables(*(select(tree, leaves_by_path(part)) for tree, part in zip(whole, like, strict=True)))
+        embeddings[title] = predict_logits(
+            body, dataset.preprocessing, variables, test.take(chosen), experiment.train.eval_batch_size
+        )
+    if np.array_equal(embeddings["before training"], embeddings["after training"]):
+        embeddings = {"the backbone was frozen": embeddings["after training"]}
+    classes = tuple(name.replace("$", r"\$") for name in dataset.classes)
+    figures.save(figures.projection(embeddings, test.labels[chosen], classes), folder / "projection.png")
+
+
 def _first_batch(experiment: Experiment, dataset: Dataset) -> Split:
     """Return the augmented images of the first training step, at most ``EXAMPLES`` of them."""
-    order = epoch_order(experiment.seed, 0, len(dataset.train.labels))
+    order = training_order(experiment, dataset.train.labels, 0)
     picked = order[: experiment.train.batch_size]
     images, labels = dataset.train.read(picked), dataset.train.labels[picked]
     key = jax.random.fold_in(step_key(experiment.seed), 0)

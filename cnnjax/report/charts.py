@@ -4,6 +4,7 @@ import html
 import json
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 WIDTH, HEIGHT = 460, 260
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 14, 36
@@ -24,6 +25,7 @@ svg text { font: 11px system-ui, sans-serif; fill: var(--dim); }
 .bar { fill: var(--s1); opacity: .75; }
 .ideal { stroke: var(--dim); stroke-dasharray: 4 4; }
 .best { fill: none; stroke: var(--fg); stroke-width: 1.5; }
+.border { stroke: var(--dim); stroke-dasharray: 2 3; }
 .cursor { stroke: var(--dim); visibility: hidden; }
 .key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin: 0 .35em 0 .9em; }
 .value { min-height: 1.5em; font-variant-numeric: tabular-nums; color: var(--dim); font-size: .85rem; }
@@ -49,7 +51,7 @@ SERIES_COLORS = 6
 
 def line_chart(
     title: str, x_name: str, x: Sequence[float], series: Mapping[str, Sequence[float | None]], *, digits: int = 4,
-    unit: str = "", best: tuple[str, int] | None = None,
+    unit: str = "", best: tuple[str, int] | None = None, borders: Mapping[float, str] = MappingProxyType({}),
 ) -> str:  # fmt: skip
     """Return a line chart that shows values under the pointer.
 
@@ -61,6 +63,7 @@ def line_chart(
         digits: decimals of displayed values.
         unit: suffix of displayed values, such as " %".
         best: series and index of a point to mark.
+        borders: names of parts of the horizontal axis, by the position at which each begins.
     """
     step = max(1, math.ceil(len(x) / MOST_POINTS))
     kept = sorted({*range(0, len(x), step), len(x) - 1, *([] if best is None else [best[1]])})
@@ -82,6 +85,10 @@ def line_chart(
         if tick == int(tick)
     ]
     parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 3}" text-anchor="middle">{html.escape(x_name)}</text>')
+    for position, name in borders.items():
+        at = LEFT + (WIDTH - LEFT - RIGHT) * min(max((position - first) / (last - first or 1), 0), 1)
+        parts.append(f'<line class="border" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
+        parts.append(f'<text x="{at + 3:.1f}" y="{TOP - 3}">{html.escape(name)}</text>')
     for number, line in enumerate(series.values()):
         points = [(px, line[i]) for px, i in zip(across, kept, strict=True)]
         drawn = " ".join(f"{px:.1f},{up(v):.1f}" for px, v in points if v is not None and math.isfinite(v))

@@ -11,12 +11,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cnnjax.data.examination import CORRELATION, MOST_COMPARED, Duplicates, Examined, Pair
+from cnnjax.data.image_files import MOST_VALUE, low_bits
 from cnnjax.errors import counted, listed
-from cnnjax.report import page
+from cnnjax.report import figures, page
 from cnnjax.system.files import write_bytes
 
 IMBALANCE = 3
-"""Ratio of the largest to the smallest class from which an imbalance is reported."""
+"""Minimum ratio of the largest to the smallest class at which an imbalance is reported."""
 SHOWN_CLASSES, SHOWN_PER_CLASS, SHOWN_PAIRS = 12, 8, 16
 
 
@@ -46,7 +47,7 @@ def _files(examined: Examined) -> list[Finding]:
 def _alike(examined: Examined, duplicates: Duplicates) -> list[Finding]:
     found = []
     kinds = {
-        "equal images": [pair for pair in duplicates.pairs if pair.likeness == 1],
+        "exact duplicates": [pair for pair in duplicates.pairs if pair.likeness == 1],
         f"near duplicates (correlation of thumbnails {CORRELATION} or more)": [
             pair for pair in duplicates.pairs if pair.likeness < 1
         ],
@@ -64,7 +65,7 @@ def _alike(examined: Examined, duplicates: Duplicates) -> list[Finding]:
             found.append(Finding(f"{kind} within a split, {_pairs(examined, pairs)}", False))
     if not duplicates.compared:
         found.append(
-            Finding(f"near duplicates were not looked for: there are more than {MOST_COMPARED:,} images", False)
+            Finding(f"the search for near duplicates was skipped: there are more than {MOST_COMPARED:,} images", False)
         )
     return found
 
@@ -76,6 +77,14 @@ def _pairs(examined: Examined, pairs: Sequence[Pair]) -> str:
 
 def _images(examined: Examined) -> list[Finding]:
     found = []
+    if examined.largest is not None and (bits := low_bits(examined.largest, MOST_VALUE)):
+        found.append(
+            Finding(
+                f"images with more than 8 bits have values up to {examined.largest:,} of {MOST_VALUE:,}; if they have "
+                f"{bits} bits, train with --data.max-value {2**bits - 1}",
+                False,
+            )
+        )
     if uniform := [examined.names[index] for index in np.flatnonzero(examined.uniform)]:
         found.append(Finding(f"{counted(len(uniform), 'image')} of one uniform color: {listed(uniform)}", True))
     for part in dict.fromkeys(examined.parts.tolist()):
@@ -135,7 +144,7 @@ def write(
     notes = "".join(f"<li>{html.escape(f.text)}</li>" for f in found if not f.wrong)
     body = [
         f"<h1>{html.escape(name)}</h1>",
-        f"<p>{len(examined.names):,} images in {len(examined.classes):,} classes.</p>",
+        f"<p>{counted(len(examined.names), 'image')} in {counted(len(examined.classes), 'class')}.</p>",
         "<h2>Problems</h2>", f"<ul>{wrong}</ul>" if wrong else "<p>Nothing.</p>",
         "<h2>Notes</h2>", f"<ul>{notes}</ul>" if notes else "<p>Nothing.</p>",
         "<h2>Images by class</h2>", page.table(header, rows),
@@ -166,7 +175,7 @@ def _examples(examined: Examined) -> Figure:
     for axis in axes.flat:
         axis.axis("off")
     for label in shown:
-        axes[label, 0].text(-0.1, 0.5, examined.classes[label][:20], ha="right", va="center",
+        axes[label, 0].text(-0.1, 0.5, figures.label(examined.classes[label][:20]), ha="right", va="center",
                             transform=axes[label, 0].transAxes)  # fmt: skip
         for axis, index in zip(axes[label], np.flatnonzero(examined.labels == label), strict=False):
             axis.imshow(examined.read(int(index)))
@@ -183,5 +192,5 @@ def _pair_figure(examined: Examined, duplicates: Duplicates) -> Figure:
     for column, pair in enumerate(pairs):
         for row, index in enumerate(pair[:2]):
             axes[row, column].imshow(examined.read(index))
-            axes[row, column].set_title(f"{examined.names[index][-14:]}", fontsize=6)
+            axes[row, column].set_title(figures.label(examined.names[index][-14:]), fontsize=6)
     return figure

@@ -1,6 +1,7 @@
 """The figures of a report, drawn with matplotlib. No display is needed."""
 
 import io
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cnnjax.data import Source
+from cnnjax.errors import printable
 from cnnjax.system.files import write_bytes
 from cnnjax.training.classification import class_figures, classification_report
 
@@ -24,6 +26,11 @@ BARE: dict[str, Any] = {"xticks": [], "yticks": []}
 """Options of axes that show only an image; invisible ticks would take half of the drawing time."""
 
 
+def label(text: str) -> str:
+    """Return text from a file, such as a class name, as matplotlib draws it literally."""
+    return printable(text).replace("$", r"\$")  # text between two $ would be a formula
+
+
 def save(figure: Figure, path: Path) -> None:
     """Save a figure as PNG; equal figures give equal bytes."""
     buffer = io.BytesIO()
@@ -32,7 +39,10 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def curves(rows: list[dict[str, Any]], best_epoch: int, metric: str, label_smoothing: float) -> Figure:
-    """Plot training and validation loss and top-1 per epoch, and mark the epoch that is best by ``metric``."""
+    """Plot training and validation loss and top-1 per epoch, and mark the epoch that is best by ``metric``.
+
+    Dotted lines separate the phases of a transfer training.
+    """
     figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = [row["epoch"] for row in rows]
     for axes, name, scale in zip(figure.subplots(1, 2), ("loss", "top1"), (1, 100), strict=True):
@@ -46,6 +56,9 @@ def curves(rows: list[dict[str, Any]], best_epoch: int, metric: str, label_smoot
             f"{best:.4f}" if name == "loss" else f"{best:.2f} %"
         )
         axes.plot(best_epoch, best, "o", color=COLORS["validation"], markersize=9, fillstyle="none", label=label)
+        starts = [row["epoch"] for before, row in itertools.pairwise(rows) if before.get("phase") != row.get("phase")]
+        for start in starts:  # of another phase
+            axes.axvline(start - 0.5, color="#59636e", linestyle=":", linewidth=1)
         axes.set(xlabel="epoch", ylabel="cross-entropy (nats)" if name == "loss" else "top-1 (%)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
@@ -146,6 +159,34 @@ def stages(images: np.ndarray, maps: dict[str, np.ndarray]) -> Figure:
                         f"{name}\n{activation.shape[0]}x{activation.shape[1]}x{activation.shape[2]}", fontsize=8
                     )
     return figure
+
+
+def projection(embeddings: dict[str, np.ndarray], labels: np.ndarray, classes: tuple[str, ...]) -> Figure:
+    """Draw the first two principal components of embeddings [N, D], one panel for each entry, colored by class."""
+    figure = Figure(figsize=(5.2 * len(embeddings), 4.6), layout="constrained")
+    for axes, (title, vectors) in zip(
+        figure.subplots(1, len(embeddings), squeeze=False)[0], embeddings.items(), strict=True
+    ):
+        points, shares = principal_components(vectors)
+        for label in np.unique(labels):
+            of_class = points[labels == label]
+            axes.scatter(of_class[:, 0], of_class[:, 1], s=9, alpha=0.7, color=f"C{label % 10}", label=classes[label])
+        axes.set(title=title, xlabel=f"{100 * shares[0]:.0f} % of the variance", ylabel=f"{100 * shares[1]:.0f} %")
+        axes.set(xticks=[], yticks=[])
+        if len(classes) <= 10:
+            axes.legend()
+    return figure
+
+
+def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first two principal components [N, 2] of vectors [N, D], and their shares of the variance [2]."""
+    centered = vectors.astype(np.float64) - vectors.mean(axis=0)
+    left, scales, _ = np.linalg.svd(centered, full_matrices=False)
+    variances = np.zeros(max(2, len(scales)))
+    variances[: len(scales)] = scales**2
+    points = np.zeros((len(vectors), 2))
+    points[:, : len(scales[:2])] = left[:, :2] * scales[:2]
+    return points, variances[:2] / max(variances.sum(), np.finfo(np.float64).tiny)
 
 
 def first_kernels(params: dict[str, Any], image_shape: tuple[int, int, int]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from cnnjax.complexity import complexity
 from cnnjax.models import VARIANTS, create
-from cnnjax.pretrained import PUBLISHED
+from cnnjax.pretrained import OWN, Published, registry
 
 HEADINGS = ("model", "parameters", "GMACs", "input", "published by", "published top-1, %")
 
@@ -11,15 +11,21 @@ def row(name: str) -> tuple[str, ...]:
     """Return the cells of one variant."""
     arch = create(name)
     counts = complexity(arch)
-    published = [entry for entry in PUBLISHED if entry.variant == name]
+    published = publications(name)
     return (
         name,
         f"{counts.parameters:,}",
         f"{counts.multiply_adds / 1e9:.3f}" if counts.multiply_adds >= 1e6 else f"{counts.multiply_adds / 1e9:.5f}",
         "x".join(map(str, arch.image_shape)),
         ", ".join(dict.fromkeys(entry.source for entry in published)) or "-",
-        ", ".join(f"{entry.top1:.2f} ({entry.weights})" for entry in published) or "-",
+        ", ".join(f"{entry.top1:.2f} ({entry.weights})" for entry in published if entry.top1) or "-",
     )
+
+
+def publications(name: str) -> list[Published]:
+    """Return others' publications of a variant; those of timm, which are many, only if there is no other publisher."""
+    entries = [entry for entry in registry().values() if entry.variant == name and entry.source != OWN]
+    return [entry for entry in entries if entry.source != "timm"] or entries
 
 
 def page() -> str:
@@ -30,10 +36,19 @@ def page() -> str:
     return f"""# Models
 
 Written by `python scripts/summary.py --all --write`. Parameters are the trainable ones, without running statistics.
-GMACs are billions of multiply-adds of convolutions and dense layers for one image of the input size, which is the crop
-of the published weights. Top-1 is the publisher's figure, on the ImageNet validation images, or on the CIFAR-10 test
-images for the *_cifar networks. timm publishes many of these networks too, with weights from other training recipes.
-`scripts/convert.py` reads the published weights.
+GMACs are billions of multiply-adds of convolutions and dense layers for one image of the input size, the crop size used
+with the published weights. Top-1 is the publisher's figure, on the ImageNet validation images, or on the CIFAR-10 test
+images for the *_cifar networks. timm publishes many of these networks too, with weights from other training recipes;
+`python scripts/pretrained.py list` shows all of them. [pretrained.md](pretrained.md) describes how to load them.
 
 {table}
+
+## Diagrams
+
+`python scripts/summary.py NAME --diagram OUT.svg` draws a network from a trace of its forward pass: stages with the
+shape of their output, blocks, parallel branches, shortcuts, auxiliary heads; equal blocks in a row are drawn once. It
+accepts the options of the model and run folders, and every network whose layers follow each other or branch and join
+again. This is `resnet20_cifar`:
+
+![Diagram of ResNet-20 for CIFAR-10](images/resnet20_cifar.svg)
 """

@@ -2,8 +2,9 @@
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cnnjax.config import Experiment, flatten
@@ -38,6 +39,7 @@ details { margin: 1rem 0; }
 CAPTIONS = {
     "confusion.png": "Confusion matrix",
     "mistakes.png": "Most confident mistakes",
+    "projection.png": "Embeddings of test images",
     "filters.png": "First kernels and feature maps",
     "stages.png": "Feature maps of every stage",
     "examples.png": "Training images as the network sees them",
@@ -63,13 +65,14 @@ def write(
     early = ", stopped early" if results["stopped_early"] else ""
     body = [
         f"<h1>{html.escape(name)}</h1>",
-        f"<p>The best of {results['epochs']} epochs is epoch {results['best_epoch']}{early}. "
+        f"<p>Best epoch: {results['best_epoch']} of {results['epochs']}{early}. "
         f"{results['seconds']:.1f} s of training, {results['images_per_second']:,.0f} images/s.</p>",
         table(["", "loss", "top-1", "images"], figures),
         "<h2>Run</h2>",
-        table(["", ""], provenance(name, environment), texts=True),
+        table(["", ""], provenance(name, environment, experiment.init), texts=True),
+        *phases_section(results),
         "<h2>Curves</h2>",
-        curves(rows, results["best_epoch"], experiment.early_stopping.metric),
+        curves(rows, results["best_epoch"], experiment.early_stopping.metric, borders(rows, results)),
         _picture(folder / "confusion.png"),
         "<h2>Classes</h2>",
         table(["class", "precision", "recall", "F1", "images"], class_rows(report, classes)),
@@ -93,14 +96,19 @@ def write_page(path: Path, title: str, body: Sequence[str], *, style: str = "", 
         + "\n".join(body)
         + f"\n<script>{charts.SCRIPT}{script}</script></body></html>\n"
     )
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors="replace"))  # a path need not be UTF-8
 
 
-def provenance(name: str, environment: dict[str, Any]) -> list[list[str]]:
-    """Return the command, commit, device, versions, kernels and data, one row each."""
+def provenance(name: str, environment: dict[str, Any], init: str | None = None) -> list[list[str]]:
+    """Return the command, commit, device, versions, kernels and data, one row each.
+
+    The name of a run holds only the last part of where its parameters come from; ``init`` is all of it.
+    """
     commit = environment.get("commit") or "not from a git checkout"
     packages = environment.get("packages", {})
     first, *options = name.split(",")
+    options = [f"init={init}" if init and option.startswith("init=") else option for option in options]
+    data = environment.get("data", {})
     command = " ".join([f"python scripts/train.py {first}", *(_option(option) for option in options)])
     if not all("=" in option for option in options):  # a long name is cut and ends with a hash
         command = "python scripts/train.py config.json (in the run folder)"
@@ -110,7 +118,8 @@ def provenance(name: str, environment: dict[str, Any]) -> list[list[str]]:
         ["device", f"{environment.get('device')} ({environment.get('backend')}), {environment.get('cpus')} CPUs"],
         ["versions", ", ".join([f"Python {environment.get('python')}", *(f"{k} {v}" for k, v in packages.items())])],
         ["kernels", ", ".join(f"{k}: {v}" for k, v in environment.get("lowering", {}).items())],
-        ["data", f"{environment.get('data', {}).get('name')}, {environment.get('data', {}).get('content_hash')}"],
+        ["data", f"{data.get('name')}, {data.get('content_hash')}"],
+        *([f"{kind} files", data[kind]] for kind in ("damaged", "unused") if kind in data),
     ]
 
 
@@ -120,7 +129,48 @@ def _option(named: str) -> str:
     return f"--{option} {value.replace('+', ' ')}"
 
 
-def curves(rows: Sequence[dict[str, Any]], best_epoch: int, metric: str) -> str:
+def phases_section(results: dict[str, Any]) -> list[str]:
+    """Return what each phase of a transfer training trained and froze, and how good it was; empty without phases."""
+    if "phases" not in results:
+        return []
+    rows = []
+    for phase in results["phases"]:
+        frozen = phase["frozen"]
+        source = "embeddings" if phase["on_embeddings"] else "images"
+        rows.append([
+            f"{phase['phase']}: {phase['trains']}", source, f"{phase['trained_parameters']:,}",
+            f"{frozen['parameters']:,}", f"{frozen['statistics']:,}",
+            f"{phase['best_epoch']} of {phase['epochs']}", f"{phase['validation']['loss']:.4f}",
+            *(f"{100 * phase[part]['top1']:.2f} %" for part in ("validation", "test")),
+        ])  # fmt: skip
+    header = ["phase", "trained on", "trained", "frozen", "frozen statistics", "best epoch", "validation loss",
+              "validation top-1", "test top-1"]  # fmt: skip
+    digests = [
+        [f"{phase['phase']}: {phase['trains']}", phase["frozen"]["sha256_before"], phase["frozen"]["sha256_after"]]
+        for phase in results["phases"]
+    ]
+    return [
+        "<h2>Phases</h2>",
+        f"<p>Each phase starts from the best parameters of the one before it. The parameters of this run are those of "
+        f"phase {results['best_phase']}, the best by validation.</p>",
+        table(header, rows),
+        details("sha256 of the frozen values", table(["phase", "before", "after"], digests)),
+    ]
+
+
+def borders(rows: Sequence[dict[str, Any]], results: dict[str, Any]) -> dict[float, str]:
+    """Return the name of each phase by the epoch at which it begins, for the charts; empty without phases."""
+    names = {phase["phase"]: phase["trains"] for phase in results.get("phases", ())}
+    first: dict[float, str] = {}
+    for row in rows:
+        if (name := names.pop(row.get("phase"), None)) is not None:
+            first[row["epoch"] - 0.5] = name
+    return first
+
+
+def curves(
+    rows: Sequence[dict[str, Any]], best_epoch: int, metric: str, borders: Mapping[float, str] = MappingProxyType({})
+) -> str:
     """Return the charts of a training: loss, top-1, learning rate and gradient norm per epoch."""
     epochs = [row["epoch"] for row in rows]
     mark = ("validation", best_epoch - 1)
@@ -129,7 +179,9 @@ def curves(rows: Sequence[dict[str, Any]], best_epoch: int, metric: str) -> str:
         return {part: [scale * row[f"{part}_{figure}"] for row in rows] for part in ("train", "validation")}
 
     drawn = [
-        charts.line_chart("Loss (nats)", "epoch", epochs, both("loss"), best=mark if metric == "loss" else None),
+        charts.line_chart(
+            "Loss (nats)", "epoch", epochs, both("loss"), best=mark if metric == "loss" else None, borders=borders
+        ),
         charts.line_chart(
             "Top-1 (%)",
             "epoch",
@@ -138,8 +190,11 @@ def curves(rows: Sequence[dict[str, Any]], best_epoch: int, metric: str) -> str:
             digits=2,
             unit=" %",
             best=mark if metric == "top1" else None,
+            borders=borders,
         ),
-        charts.line_chart("Learning rate", "epoch", epochs, {"rate": [row["lr"] for row in rows]}, digits=6),
+        charts.line_chart(
+            "Learning rate", "epoch", epochs, {"rate": [row["lr"] for row in rows]}, digits=6, borders=borders
+        ),
     ]
     if any("gradient_norm" in row for row in rows):
         norms = [row.get("gradient_norm") for row in rows]

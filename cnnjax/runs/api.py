@@ -1,5 +1,6 @@
 """Python API to train and use networks. The scripts call it."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +9,7 @@ from rich.console import Console
 
 from cnnjax import data
 from cnnjax.config import Data, Experiment
+from cnnjax.data.division import PARTS
 from cnnjax.errors import UserError, require
 from cnnjax.models.layers import Arch
 from cnnjax.runs import evaluation, launch, predictor
@@ -74,24 +76,37 @@ class Run:
     def dataset(self, config: Data | None = None, *, divide: bool = True) -> data.Dataset:
         """Return the run's data set, or the one in ``config``, converted to the network's input.
 
-        Images that are files are divided by the paths that the run recorded, even if files were added since.
+        Image files are split by the paths that the run recorded, even if files were added since. In another folder,
+        this applies only if its images are those of the run; otherwise names that are equal mean nothing.
         ``divide=False`` omits the validation split.
 
         Raises:
             UserError: the run does not record its data, and no ``config`` is given.
         """
-        config = config or recorded_data(self.path, self.definitions)
+        own = recorded_data(self.path, self.definitions)
+        config = config or own
         if config is None:
             raise UserError(f"{self.path} does not record which data it was trained on; give --data.source NAME")
         files = RunFolder(self.path, self.definitions).read_files()
-        like = self.network.preprocessing
-        return data.load(config, self.definitions.sources, divide=divide, like=like, recorded=files)
+        load = functools.partial(
+            data.load, config, self.definitions.sources, divide=divide, like=self.network.preprocessing
+        )  # fmt: skip
+        dataset = load(recorded=files)
+        if files is None or own is None or _place(config) == _place(own):
+            return dataset
+        recorded = {part: self.network.data.get(f"{part}_hash") for part in PARTS}
+        differs = all(recorded.values()) and recorded != dict(dataset.part_hashes)
+        return load(recorded=None) if differs else dataset
+
+
+def _place(config: Data) -> tuple[str, Path | None]:
+    return config.source, None if config.dir is None else Path(config.dir).resolve()
 
 
 def train(
     experiment: Experiment, out: str | Path, *, name: str | None = None, resume: Literal["auto", "never"] = "auto",
     profile: range | None = None, definitions: Definitions = BUILT_IN, console: Console | None = None,
-    resume_command: str = "the same call",
+    resume_command: str = "repeat the same call",
 ) -> Run:  # fmt: skip
     """Train, or resume an interrupted run, and return the finished run.
 
@@ -100,7 +115,7 @@ def train(
         out: the run folder. If it holds a finished run of the same experiment, that run is returned unchanged.
         name: the run's name; by default the name of the folder.
         resume: auto resumes the run in the folder; never refuses a folder that holds a run.
-        profile: steps to trace with JAX's profiler, counted from 0 at this start.
+        profile: steps to trace with JAX's profiler, counted from 0 when this process starts training.
         definitions: tables of networks, losses and data sets; required if the experiment uses your own data sets.
         console: where to print progress; by default standard output. ``Console(quiet=True)`` prints nothing.
         resume_command: the command to resume with, printed after an interrupt.

@@ -21,12 +21,7 @@ def evaluate(network: Predictor, dataset: Dataset, part: str) -> Report:
             f"the run has the classes {listed(network.classes)}, and {dataset.name} has {listed(dataset.classes)}; "
             "give data of the same classes with --data.source"
         )
-    same_images = network.data.get("content_hash") == dataset.content_hash
-    if part != "test" and same_images and network.data["split_hash"] != dataset.split_hash:
-        raise UserError(
-            f"the run used a different split, so these {part} images may overlap with its other splits; set "
-            "data.validation and data.split_seed as in the run"
-        )
+    compare(network, dataset, part)
     split = dataset.part(part)
     require_images(part, split, dataset.name)
     if split.image_shape != network.arch.image_shape:
@@ -35,6 +30,40 @@ def evaluate(network: Predictor, dataset: Dataset, part: str) -> Report:
             "give data of that size with --data.source"
         )
     return classification_report(network.logits_of(split), mapped_labels(network, dataset, split.labels))
+
+
+def compare(network: Predictor, dataset: Dataset, part: str) -> str | None:
+    """Compare the contents of one split with those that the run recorded; return a notice if they may differ.
+
+    Raises:
+        UserError: they differ, and images that the run trained on may be among them.
+    """
+    run = network.data
+    expected, given = run.get(f"{part}_hash"), dataset.part_hashes.get(part)
+    if not run or (expected is not None and expected == given):
+        return None
+    same_data = run["content_hash"] == dataset.content_hash
+    if part != "test" and same_data and run["split_hash"] != dataset.split_hash:
+        raise UserError(
+            f"the run used a different split, so these {part} images may overlap with its other splits; set "
+            "data.validation and data.split_seed as in the run"
+        )
+    where = f"the {part} images of {dataset.name}"
+    if expected is None or given is None:  # an older version recorded only the fingerprint of the whole data set
+        if same_data:
+            return None
+        if part not in dataset.drawn:
+            return f"{where} were not compared with those of the run, which recorded only a sha256 of all images"
+        where, expected, given = f"the images of {dataset.name}", run["content_hash"], dataset.content_hash
+    if part in dataset.incomplete:
+        return f"{where} were not compared with those of the run, because some are missing"
+    differ = f"{where} are not those of the run (sha256 {given[:12]}, in the run {expected[:12]})"
+    if part == "test" and part not in dataset.drawn:
+        return differ
+    raise UserError(
+        f"{differ}, so the run may have trained on some of them; give the data of the run with --data.dir, or other "
+        "images in a folder test, with --split test"
+    )
 
 
 def mapped_labels(network: Predictor, dataset: Dataset, labels: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 config.json        the experiment and its name; `scripts/train.py RUN/config.json` reproduces the run
 experiment.py      the user's file, if it defines a network, loss or data set; executed only if the user trusts it
-files.json         the paths of the training, validation and test images, if they are files
+files.json         the paths of the training, validation and test images, if they are files, and of the files left out
 environment.json   one entry per start: versions, device, commit, lowering choices
 metrics.jsonl      one line per epoch
 checkpoints/       see `cnnjax.checkpoint`
@@ -18,6 +18,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cnnjax import losses, models
@@ -116,10 +117,15 @@ class RunFolder:
         copy = self.path / COPY
         return self.definitions.code is not None and copy.exists() and read_bytes(copy) != self.definitions.code
 
-    def record_files(self, names: Mapping[str, Sequence[str]]) -> None:
-        """Write the paths of the images of each part, if they are files; a resumed run keeps its first ones."""
+    def record_files(
+        self, names: Mapping[str, Sequence[str]], left_out: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> None:
+        """Write the paths of the images of each part, if they are files, and of the damaged and unused files.
+
+        A resumed run keeps its first ones.
+        """
         if names and not (self.path / FILES).exists():
-            text = json.dumps({part: list(paths) for part, paths in names.items()}, indent=0)
+            text = json.dumps({part: list(paths) for part, paths in {**names, **left_out}.items()}, indent=0)
             write_bytes(self.path / FILES, text.encode())  # ASCII, since a path need not be UTF-8
 
     def read_files(self) -> dict[str, list[str]] | None:
@@ -131,9 +137,9 @@ class RunFolder:
             names = json.loads(read_bytes(path, MOST_FILES_MIB))
         except (ValueError, RecursionError):
             names = None
-        if not isinstance(names, dict) or names.keys() != set(PARTS) or not all(map(_is_texts, names.values())):
+        if not isinstance(names, dict) or not names.keys() >= set(PARTS) or not all(map(_is_texts, names.values())):
             raise UserError(f"{path} is damaged: it must hold a list of paths for each of {', '.join(PARTS)}")
-        return names
+        return {part: names[part] for part in PARTS}
 
     def record_environment(self, entry: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Add an entry for this start; return the changed fields that affect the exact bits of a result.
@@ -173,7 +179,7 @@ class RunFolder:
                 raise
 
     def write_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Replace the file by these rows."""
+        """Replace the file's contents with these rows."""
         self.require_lock()
         write_bytes(self.path / "metrics.jsonl", b"".join(map(metrics_line, rows)))
 

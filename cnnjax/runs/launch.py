@@ -1,11 +1,13 @@
 """Turn an experiment into a finished run folder: train, evaluate the best parameters, draw the report."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
@@ -24,6 +26,9 @@ from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions
 from cnnjax.runs.environment import environment
 from cnnjax.runs.folder import RunFolder
 from cnnjax.runs.metrics_log import MetricsLog
+from cnnjax.runs.origin import FROM_SEED, Start, read_start, start_variables
+from cnnjax.runs.phase import Task
+from cnnjax.runs.phased import PhasedOutcome, fit_phases
 from cnnjax.runs.progress import TerminalProgress
 from cnnjax.runs.saving import Saver, tidy
 from cnnjax.system import signals
@@ -31,11 +36,14 @@ from cnnjax.system.compilation import are_deterministic
 from cnnjax.system.console import say
 from cnnjax.system.signals import deferred_signals
 from cnnjax.training import out_of_memory
+from cnnjax.training.early_stopping import EarlyStoppingState
 from cnnjax.training.evaluation import evaluate
 from cnnjax.training.hooks import Hook, Snapshot
 from cnnjax.training.loop import Outcome, plan, training
 from cnnjax.training.profiling import Profile, check_steps
+from cnnjax.training.state import state_of
 from cnnjax.training.turns import Steps, finish
+from cnnjax.transfer.phases import is_open, phase_experiment, resolved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +58,12 @@ class Launch:
 
 def run(
     launch: Launch, console: Console, resume: Literal["auto", "never"] = "auto", profiled: range | None = None,
-    resume_command: str = "the same call",
+    resume_command: str = "repeat the same call",
 ) -> dict[str, Any]:  # fmt: skip
     """Train, resume, or report that the run is finished; return the results, which are also in results.json.
 
-    The profiler's trace of the steps ``profiled``, counted from this start, is written to the run folder.
-    ``resume_command`` is printed if a signal interrupts the run.
+    The profiler's trace of the steps ``profiled``, counted from when this process starts training, is written to the
+    run folder. ``resume_command`` is printed if a signal interrupts the run.
 
     Raises:
         UserError: the config does not fit the data or the folder, a checkpoint could not be saved, or memory ran out.
@@ -68,11 +76,15 @@ def run(
         if resume == "never" and (launch.folder / "config.json").exists():
             raise UserError(f"{launch.folder} holds a run, and --resume is never; choose another folder with --out")
         # Validate the input before creating the folder.
-        folder.check(launch.experiment)
-        dataset = data.load(launch.experiment.data, launch.definitions.sources)
-        for notice in dataset.notices:
+        if not is_open(launch.experiment):
+            folder.check(launch.experiment)
+        start = read_start(launch.experiment, folder)
+        dataset = data.load(launch.experiment.data, launch.definitions.sources, like=start.preprocessing)
+        for notice in (*start.notices, *dataset.notices):
             say(console, f"notice: {notice}")
-        results, problems = finish(run_steps(launch, dataset, console, TerminalProgress(console), profiled))
+        experiment = resolved(launch.experiment, dataset, lambda text: say(console, text))
+        launch = dataclasses.replace(launch, experiment=experiment)
+        results, problems = finish(run_steps(launch, dataset, console, TerminalProgress(console), profiled, start))
     print_results(launch.name, results, console)
     if problems:
         raise PartlyDone(
@@ -82,13 +94,20 @@ def run(
     return results
 
 
+def plan_all(experiment: Experiment, dataset: Dataset) -> int:
+    """Return the steps per epoch; raise UserError if the config, or that of a phase, does not fit."""
+    parts = [phase_experiment(experiment, phase) for phase in experiment.phases] or [experiment]
+    return max(plan(part, dataset)[0] for part in parts)  # they all have as many
+
+
 Finished = tuple[dict[str, Any], list[str]]
 """The results of a run, and a message for each output that could not be written."""
 
 
 def run_steps(
-    launch: Launch, dataset: Dataset, console: Console, progress: Hook, profiled: range | None = None
-) -> Steps[Finished]:
+    launch: Launch, dataset: Dataset, console: Console, progress: Hook, profiled: range | None = None,
+    start: Start = FROM_SEED,
+) -> Steps[Finished]:  # fmt: skip
     """Train, resume, or report that the run is finished, pausing after each dispatch; the folder stays locked.
 
     Raises:
@@ -96,17 +115,19 @@ def run_steps(
     """
     folder = RunFolder(launch.folder, launch.definitions)
     folder.check(launch.experiment)
-    steps_per_epoch, _ = plan(launch.experiment, dataset)
+    steps_per_epoch = plan_all(launch.experiment, dataset)
     if profiled is not None:
+        if launch.experiment.phases:
+            raise UserError("--profile is given for an experiment with phases; profile one without phases")
         done = checkpoint.newest_step(folder.checkpoints)
         check_steps(profiled, 0 if folder.finished else steps_per_epoch * launch.experiment.train.epochs - done)
     with folder.locked():
-        return (yield from _run_in(folder, launch, dataset, steps_per_epoch, console, progress, profiled))
+        return (yield from _run_in(folder, launch, dataset, start, steps_per_epoch, console, progress, profiled))
 
 
 def _run_in(
-    folder: RunFolder, launch: Launch, dataset: Dataset, steps_per_epoch: int, console: Console, progress: Hook,
-    profiled: range | None,
+    folder: RunFolder, launch: Launch, dataset: Dataset, start: Start, steps_per_epoch: int, console: Console,
+    progress: Hook, profiled: range | None,
 ) -> Steps[Finished]:  # fmt: skip
     start_run(folder, launch, progress)
     if folder.finished:
@@ -117,12 +138,19 @@ def _run_in(
         say(console, f"{launch.folder} is already finished; choose another --seed or --out for a new run")
         return results, [problem] if problem else []
     record_start(folder, launch, dataset, steps_per_epoch, progress)
-    profile = None if profiled is None else Profile(profiled, launch.folder / "profile")
-    outcome, problem = yield from _fit(launch, dataset, folder, progress, profile)
-    if profile:
-        say(console, profile.sentence())
+    variables = start_variables(launch.experiment, dataset, start, folder)
+    outcome: Outcome | PhasedOutcome
+    if launch.experiment.phases:
+        assert variables is not None
+        task = Task(launch.experiment, dataset, folder, functools.partial(_fit_phase, console), progress.notice)
+        outcome, problem = fit_phases(task, variables)
+    else:
+        profile = None if profiled is None else Profile(profiled, launch.folder / "profile")
+        outcome, problem = yield from _fit(launch.experiment, dataset, folder, progress, profile, variables)
+        if profile:
+            say(console, profile.sentence())
     say(console, "evaluating the best parameters, drawing the report ...")
-    return finish_run(folder, launch, dataset, outcome, problem)
+    return finish_run(folder, launch, dataset, outcome, problem, variables)
 
 
 def _require_same_data(folder: RunFolder, dataset: Dataset) -> None:
@@ -153,14 +181,15 @@ def record_start(
     if dispatch.members_are_stacked(jax.default_backend()):
         chosen["stacked"] = stacked
     entry = environment(chosen)
-    folder.record_files(dataset.names)
+    folder.record_files(dataset.names, dataset.left_out)
     changed = folder.record_environment(entry | {"data": dataset.record()})
     if changed and checkpoint.newest_step(folder.checkpoints):
         progress.notice(_environment_notice(changed))
 
 
 def finish_run(
-    folder: RunFolder, launch: Launch, dataset: Dataset, outcome: Outcome, problem: str | None
+    folder: RunFolder, launch: Launch, dataset: Dataset, outcome: Outcome | PhasedOutcome, problem: str | None,
+    start: Variables | None = None,
 ) -> Finished:  # fmt: skip
     """Evaluate the best parameters of a finished training, draw its report and write its results."""
     variables = predictor.load(launch.folder, launch.definitions).variables
@@ -169,6 +198,8 @@ def finish_run(
     folder.require_lock()
     try:
         environment = folder.read_environment()
+        if launch.experiment.phases and start is not None:
+            report.write_projection(launch.experiment, dataset, start, variables, launch.folder)
         report.write(
             launch.name, launch.experiment, dataset, variables, folder.path, environment, results, outcome.rows
         )
@@ -199,7 +230,7 @@ def lowering(experiment: Experiment, dataset: Dataset, steps_per_epoch: int) -> 
 def _environment_notice(changed: dict[str, tuple[Any, Any]]) -> str:
     now = ", ".join(f"{name} {new}" for name, (_, new) in changed.items())
     before = ", ".join(f"{name} {_shortened(old)}" for name, (old, _) in changed.items())
-    return f"notice: resuming with {now}; it was {before} before, so the result will not be bit-identical"
+    return f"notice: resuming with {now} (previously {before}), so the result will not be bit-identical"
 
 
 def _shortened(value: Any) -> str:
@@ -219,45 +250,79 @@ def print_results(name: str, results: dict[str, Any], console: Console) -> None:
         figures = results[part]
         table.add_row(part, f"{figures['loss']:.4f}", f"{100 * figures['top1']:.2f} %", f"{figures['images']:,}")
     console.print(table)
+    if "phases" in results:
+        console.print(phases_table(results))
     say(console, f"{results['seconds']:.1f} s of training, {results['images_per_second']:,.0f} images/s")
 
 
+def phases_table(results: dict[str, Any]) -> Table:
+    """Return what each phase trained, and how good it was; a star marks the one whose parameters are the run's."""
+    table = Table()
+    for column in ("phase", "trained", "frozen", "epochs", "validation loss", "validation", "test"):
+        table.add_column(column, justify="left" if column == "phase" else "right")
+    for phase in results["phases"]:
+        star = " *" if phase["phase"] == results["best_phase"] else ""
+        shares = (f"{100 * phase[part]['top1']:.2f} %" for part in ("validation", "test"))
+        counts = (f"{phase['trained_parameters']:,}", f"{phase['frozen']['parameters']:,}", f"{phase['epochs']}")
+        table.add_row(
+            f"{phase['phase']}: {phase['trains']}{star}", *counts, f"{phase['validation']['loss']:.4f}", *shares
+        )
+    return table
+
+
 def _fit(
-    launch: Launch, dataset: Dataset, folder: RunFolder, progress: Hook, profile: Profile | None
-) -> Steps[tuple[Outcome, str | None]]:
+    experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: Hook, profile: Profile | None = None,
+    initial: Variables | None = None,
+) -> Steps[tuple[Outcome, str | None]]:  # fmt: skip
     try:
-        return (yield from fit_in_folder(launch.experiment, dataset, folder, progress, profile=profile))
+        return (yield from fit_in_folder(experiment, dataset, folder, progress, profile=profile, initial=initial))
     finally:
         progress.close()
         if profile:
             profile.close()
 
 
+def _fit_phase(
+    console: Console, experiment: Experiment, dataset: Dataset, folder: RunFolder, start: Variables
+) -> tuple[Outcome, str | None]:
+    """Train a phase to its end; see `cnnjax.runs.phase.Fit`."""
+    return finish(_fit(experiment, dataset, folder, TerminalProgress(console), initial=start))
+
+
 def fit_in_folder(
     experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: Hook,
-    poll: Callable[[], None] = signals.poll, profile: Profile | None = None,
+    poll: Callable[[], None] = signals.poll, profile: Profile | None = None, initial: Variables | None = None,
 ) -> Steps[tuple[Outcome, str | None]]:  # fmt: skip
     """Train from the folder's newest undamaged checkpoint; return the outcome and any problem with metrics.jsonl.
 
+    Without a checkpoint it starts from the variables ``initial``, or else from the experiment's seed.
     The order of the hooks is part of the contract: an epoch's line of metrics, its checkpoint, its progress line.
     """
-    start, log, hooks = resume_in_folder(experiment, dataset, folder, progress)
+    start, log, hooks = resume_in_folder(experiment, dataset, folder, progress, initial)
     outcome = yield from training(experiment, dataset, start, hooks, poll, profile)
     return outcome, log.problem
 
 
 def resume_in_folder(
-    experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: Hook
+    experiment: Experiment, dataset: Dataset, folder: RunFolder, progress: Hook, initial: Variables | None = None
 ) -> tuple[Snapshot | None, MetricsLog, tuple[Hook, ...]]:
-    """Return the position in the folder's newest undamaged checkpoint, the log of metrics, and all hooks in order."""
+    """Return the position in the folder's newest undamaged checkpoint, the log of metrics, and all hooks in order.
+
+    Without a checkpoint, the position is the start from ``initial``, or None without these too.
+    """
     _, hyperparameters = plan(experiment, dataset)
     saver = Saver(experiment, dataset, folder, progress.notice)
     start = saver.resume(hyperparameters)
+    if start is None and initial is not None:
+        owned = jax.tree.map(jnp.copy, initial)  # the train step donates the state, and the caller keeps these
+        start = Snapshot(state_of(experiment, hyperparameters, owned), EarlyStoppingState(), [], 0.0)
     log = MetricsLog(folder, [] if start is None else start.rows, progress.notice)
     return start, log, (log, saver, progress)
 
 
-def _evaluate_best(experiment: Experiment, dataset: Dataset, outcome: Outcome, variables: Variables) -> dict[str, Any]:
+def _evaluate_best(
+    experiment: Experiment, dataset: Dataset, outcome: Outcome | PhasedOutcome, variables: Variables
+) -> dict[str, Any]:
     """Return the metrics of the best parameters on all three splits, and the training time over all starts."""
     results: dict[str, Any] = {
         "epochs": outcome.epochs,
@@ -265,6 +330,14 @@ def _evaluate_best(experiment: Experiment, dataset: Dataset, outcome: Outcome, v
         "best_epoch": outcome.best_epoch,
         **speed(outcome.rows, experiment.train.batch_size),
     }
+    if isinstance(outcome, PhasedOutcome):  # each phase has evaluated its best parameters
+        best = outcome.phases[outcome.best_phase]
+        return {
+            **results,
+            **{part: best[part] for part in PARTS},
+            "best_phase": best["phase"],
+            "phases": outcome.phases,
+        }
     batch_size = experiment.train.eval_batch_size
     for part in PARTS:
         split = dataset.part(part)

@@ -1,6 +1,7 @@
 """Run names, and the options in which two experiments differ."""
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 from cnnjax.config import Experiment, flatten
@@ -28,6 +29,12 @@ def run_name(name: str, base: Experiment, experiment: Experiment) -> str:
     if len(full) <= LONGEST_NAME:
         return full
     return f"{full[: LONGEST_NAME - 9]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+
+
+def short_origin(text: str) -> str:
+    """Return where parameters come from without its folder, for the name of a run."""
+    kind, colon, place = text.rpartition(":")
+    return f"{kind}{colon}{Path(place).name}"
 
 
 def _short(value: Any) -> str:

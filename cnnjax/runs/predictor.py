@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from cnnjax import checkpoint, models
-from cnnjax.data import Preprocessing, Source, Split, read_image
+from cnnjax.data import Preprocessing, Source, Split, prepare_photo, read_image
 from cnnjax.errors import UserError, require
 from cnnjax.functional import Variables, abstract_variables
 from cnnjax.models.layers import Arch
@@ -17,6 +18,9 @@ from cnnjax.training.classification import softmax, top_classes
 from cnnjax.training.evaluation import predict_logits
 
 BATCH_SIZE = 256
+
+Photo = str | Path | Image.Image | np.ndarray
+"""An image file, a Pillow image, or an array uint8 [H, W] or [H, W, C]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +46,11 @@ class Predictor:
     def top(self, images: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
         """Return each image's k most likely classes with their probabilities."""
         self.require_classes()
-        probabilities = softmax(self.logits(images))
+        logits = self.logits(images)
+        probabilities = softmax(logits)
         return [
             [(self.classes[c], float(probabilities[i, c])) for c in row]
-            for i, row in enumerate(top_classes(probabilities, k))
+            for i, row in enumerate(top_classes(logits, k))  # small probabilities may all be 0
         ]
 
     def require_classes(self) -> None:
@@ -56,6 +61,24 @@ class Predictor:
     def read(self, paths: Sequence[str]) -> np.ndarray:
         """Read image files as uint8 [N, H, W, C], resized for the network; raise UserError if one is unreadable."""
         return np.stack([read_image(path, self.preprocessing) for path in paths])
+
+    def predict(self, images: Photo | Sequence[Photo], top: int = 3) -> list[list[tuple[str, float]]]:
+        """Return each image's ``top`` most likely classes with their probabilities, most likely first.
+
+        Args:
+            images: one or more image files, Pillow images, or arrays uint8 [H, W] or [H, W, C], of any size; an array
+                [N, H, W, C] is N images.
+            top: number of classes, 1 or more.
+
+        Raises:
+            UserError: no image is given, or one cannot be read.
+        """
+        require(top >= 1, "top", top, "1 or more")
+        one = isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4)
+        photos: list[Any] = [images] if one else list(images)  # type: ignore[arg-type]
+        if not photos:
+            raise UserError("no image is given; give one or more files, Pillow images or arrays")
+        return self.top(np.stack([prepare_photo(photo, self.preprocessing) for photo in photos]), top)
 
 
 def load(
@@ -77,15 +100,19 @@ def load(
             raise UserError(f"{error}{advice}") from error
         raise
     prepare(described.arch)
-    like = abstract_variables(described.arch)._asdict()
     return Predictor(
         arch=described.arch,
-        variables=Variables(**checkpoint.restore(saved, "variables", like)),
+        variables=restored(saved, described.arch),
         classes=described.classes,
         preprocessing=described.preprocessing,
         checkpoint=saved.path,
         data=described.data,
     )
+
+
+def restored(saved: checkpoint.Checkpoint, arch: Arch) -> Variables:
+    """Return the variables in a checkpoint of this network."""
+    return Variables(**checkpoint.restore(saved, "variables", abstract_variables(arch)._asdict()))
 
 
 class Description(NamedTuple):
@@ -103,9 +130,13 @@ def describe(saved: checkpoint.Checkpoint, families: Mapping[str, type[Arch]] = 
     Raises:
         UserError: it is not a valid description of a cnnjax network with its classes and preprocessing.
     """
-    info = saved.info
+    return describe_info(saved.path, saved.info, families)
+
+
+def describe_info(path: Path, info: object, families: Mapping[str, type[Arch]] = models.FAMILIES) -> Description:
+    """Read the description of a network in the file or folder ``path``; see `describe`."""
     if not isinstance(info, dict) or not {"model", "classes", "preprocessing"} <= info.keys():
-        raise UserError(f"{saved.path} does not describe its network; give the folder of a cnnjax run")
+        raise UserError(f"{path} does not describe its network; give the folder of a cnnjax run")
     try:
         arch = models.from_dict(info["model"], families)
         preprocessing = Preprocessing.from_dict(info["preprocessing"], "preprocessing")
@@ -114,8 +145,8 @@ def describe(saved: checkpoint.Checkpoint, families: Mapping[str, type[Arch]] = 
         require(named, "classes", classes, "a list, each item text")
         require(len(classes) == arch.num_classes, "the number of classes", len(classes), f"{arch.num_classes}")
         require(isinstance(data, dict), "data", data, "an object with names")
-        for name in ("content_hash", "split_hash") if data else ():
+        for name in ("content_hash", "split_hash", *data) if data else ():
             require(isinstance(data.get(name), str), f"data.{name}", data.get(name), "text")
     except UserError as error:
-        raise UserError(f"{saved.path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
     return Description(arch, tuple(classes), preprocessing, data)

@@ -10,7 +10,7 @@ from cnnjax.training.hooks import Hook, Plan, Snapshot
 
 
 class TerminalProgress(Hook):
-    """Shows epoch, step, loss, accuracy, images/s and the remaining time of a training."""
+    """Shows epoch, step, loss, accuracy, images/s and the remaining time of a run."""
 
     def __init__(self, console: Console):
         self.console = console

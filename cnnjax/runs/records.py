@@ -17,6 +17,7 @@ from cnnjax.errors import UserError
 from cnnjax.runs.definitions import COPY, of_run
 from cnnjax.runs.environment import DECISIVE
 from cnnjax.runs.folder import RunFolder, read_config
+from cnnjax.runs.naming import short_origin
 from cnnjax.system.files import make_folder, read_bytes, read_json, sync_folder, sync_tree, write_bytes, write_json
 
 COPIED = ("environment.json", "metrics.jsonl", "results.json")
@@ -57,7 +58,8 @@ class Comparison(NamedTuple):
 def record(run: Path, records: Path) -> Path:
     """Copy the small files of a finished run to the records; return the record's folder.
 
-    The record omits the data folder, because it is a path of this machine.
+    The record omits the data folder, and the folder of the parameters that the run started from, because they are paths
+    of this machine.
 
     Raises:
         UserError: the run is not finished, or another run is recorded under the same name and seed.
@@ -69,6 +71,8 @@ def record(run: Path, records: Path) -> Path:
     name, experiment = read_config(run / "config.json", of_run(run, trust_code=(run / COPY).is_file()))
     target = records / record_name(name) / f"seed-{experiment.seed}"
     config["name"], config["experiment"]["data"]["dir"] = record_name(name), None
+    if experiment.init is not None:
+        config["experiment"]["init"] = short_origin(experiment.init)
     if target.exists():
         recorded = read_json(target / "config.json")
         if recorded["experiment"] != config["experiment"]:

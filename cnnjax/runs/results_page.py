@@ -35,8 +35,8 @@ load on the machine increases them.
 COLUMNS = ("network", "parameters", "seeds", "epochs", "best epoch", "seconds", "test top-1", "claimed", "source")
 
 
-def page(records: Mapping[str, Sequence[Record]], questions: Path) -> str:
-    """Return the page as Markdown.
+def page(records: Mapping[str, Sequence[Record]], questions: Path, elsewhere: Sequence[str] = ()) -> str:
+    """Return the page as Markdown; ``elsewhere`` names the records of other pages.
 
     Raises:
         UserError: the questions name a record that does not exist, or a record belongs to no question.
@@ -47,9 +47,18 @@ def page(records: Mapping[str, Sequence[Record]], questions: Path) -> str:
         raise UserError(
             f"{questions} names records that do not exist: {listed(missing)}; record those runs with --record RUN"
         )
-    if unused := sorted(records.keys() - set(named)):
+    if unused := sorted(records.keys() - {*named, *elsewhere}):
         raise UserError(f"no question of {questions} has a row for the records {listed(unused)}; add one for each")
     return "\n".join([HEAD, *(_section(question, records) for question in entries)])
+
+
+def filled(text: str, groups: Sequence[Sequence[Record]], title: str) -> str:
+    """Return a text with the test top-1 of the first group in place of {1}, and so on."""
+    figures = [f"{top1(group)} %" for group in groups]
+    try:
+        return string.Formatter().vformat(text, ["", *figures], {})
+    except (KeyError, IndexError, ValueError):
+        raise UserError(f"the text of {title} may contain only {{1}} to {{{len(figures)}}}, one for each row") from None
 
 
 def mean_and_spread(values: Sequence[float], digits: int = 2) -> str:
@@ -60,13 +69,7 @@ def mean_and_spread(values: Sequence[float], digits: int = 2) -> str:
 
 def _section(question: Mapping[str, Any], records: Mapping[str, Sequence[Record]]) -> str:
     names = list(dict.fromkeys(row["record"] for row in question["rows"]))
-    figures = [f"{_top1(records[row['record']])} %" for row in question["rows"]]
-    try:
-        text = string.Formatter().vformat(question["text"], ["", *figures], {})
-    except (KeyError, IndexError, ValueError):
-        raise UserError(
-            f"the text of {question['title']!r} may contain only {{1}} to {{{len(figures)}}}, one for each row"
-        ) from None
+    text = filled(question["text"], [records[row["record"]] for row in question["rows"]], repr(question["title"]))
     lines = [COLUMNS, ["---", *["---:"] * 6, "---:", "---"]]
     lines += [_row(row, records[row["record"]]) for row in question["rows"]]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -86,11 +89,12 @@ def _row(row: Mapping[str, str], group: Sequence[Record]) -> list[str]:
         f"{row['label']} (`{row['record']}`)", f"{complexity(group[0].experiment.model).parameters:,}",
         str(len(group)), mean_and_spread([r["epochs"] for r in results], 0),
         mean_and_spread([r["best_epoch"] for r in results], 0), mean_and_spread([r["seconds"] for r in results], 0),
-        f"{_top1(group)} %", row.get("claimed", "") and f"{row['claimed']} %", row.get("source", ""),
+        f"{top1(group)} %", row.get("claimed", "") and f"{row['claimed']} %", row.get("source", ""),
     ]  # fmt: skip
 
 
-def _top1(group: Sequence[Record]) -> str:
+def top1(group: Sequence[Record]) -> str:
+    """Return the mean and spread of the test top-1 in percent."""
     return mean_and_spread([100 * record.results["test"]["top1"] for record in group])
 
 

@@ -1,4 +1,4 @@
-"""Save the state of a training in checkpoints, and restore it.
+"""Save the train state in checkpoints, and restore it.
 
 Items of format 2: ``variables``, which are evaluated and published (the moving averages if the training keeps them),
 and ``training``, all other fields of the `TrainState`. `cnnjax.runs.format_1` reads the items of format 1.
@@ -64,10 +64,7 @@ class Saver(Hook):
     def _save(self, snapshot: Snapshot, extra: dict[str, Any], *, within_epoch: bool = False) -> None:
         info: dict[str, Any] = {
             "epoch": len(snapshot.rows),
-            "model": self.experiment.model.to_dict(),
-            "classes": list(self.dataset.classes),
-            "preprocessing": self.dataset.preprocessing.to_dict(),
-            "data": self.dataset.record(),
+            **description(self.experiment, self.dataset),
             "early_stopping": snapshot.early_stopping.to_dict(),
             **extra,
         }
@@ -97,6 +94,16 @@ class Saver(Hook):
     def _prune(self, stopping: EarlyStoppingState) -> None:
         self.folder.require_lock()
         checkpoint.prune(self.folder.checkpoints, self.experiment.train.keep, stopping.best_step)
+
+
+def description(experiment: Experiment, dataset: Dataset) -> dict[str, Any]:
+    """Return a checkpoint's description of its network, which `predictor.describe` reads."""
+    return {
+        "model": experiment.model.to_dict(),
+        "classes": list(dataset.classes),
+        "preprocessing": dataset.preprocessing.to_dict(),
+        "data": dataset.record(),
+    }
 
 
 def read_state(saved: Checkpoint, experiment: Experiment, hyperparameters: Hyperparameters) -> TrainState:
@@ -140,7 +147,7 @@ def read_resume_info(saved: Checkpoint, folder: RunFolder, dataset: Dataset, tra
     """Read the contents of a training checkpoint other than the arrays, as untrusted data.
 
     Raises:
-        UserError: it is not a checkpoint of a training on this data, or its numbers are inconsistent.
+        UserError: it is not a training checkpoint for this data, or its numbers are inconsistent.
     """
     info = saved.info
     if not info.get("data") or not {"epoch", "early_stopping"} <= info.keys():

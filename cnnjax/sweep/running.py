@@ -10,7 +10,7 @@ from rich.console import Console
 from cnnjax import data
 from cnnjax.config import Experiment
 from cnnjax.data import Dataset
-from cnnjax.errors import PartlyDone, counted, listed, require
+from cnnjax.errors import PartlyDone, UserError, counted, listed, require
 from cnnjax.models import variant_like
 from cnnjax.ops.dispatch import members_are_stacked
 from cnnjax.runs.definitions import BUILT_IN, Definitions
@@ -89,6 +89,11 @@ def planned(launch: SweepLaunch, only: Sequence[str] = ()) -> Iterator[Planned]:
             dataset = data.load(config, launch.definitions.sources)
         steps = {}
         for member in group:
+            if member.experiment.init or member.experiment.phases:
+                raise UserError(
+                    f"the member {member.title} has init or phases; a sweep trains from the seed in one phase, so "
+                    "train it with scripts/train.py"
+                )
             RunFolder(launch.member_folder(member), launch.definitions).check(member.experiment)
             per_epoch, _ = plan(member.experiment, dataset)
             steps[member.title] = per_epoch * member.experiment.train.epochs

@@ -40,10 +40,10 @@ class _Open(NamedTuple):
 
 
 def can_be_stacked(member: Member, dataset: Dataset) -> bool:
-    """Return whether the images of the group stay on the device, so that its members can share them."""
+    """Return whether the images of the group stay on the device unweighted, so that its members can share them."""
     batch_size = member.experiment.train.batch_size
     steps = steps_per_dispatch(jax.default_backend(), len(dataset.train.labels) // batch_size)
-    return loading_plan(dataset.train, batch_size, steps).resident
+    return loading_plan(dataset.train, batch_size, steps).resident and member.experiment.train.balance != "weights"
 
 
 Run = tuple[Member, Launch, Hook]

@@ -17,7 +17,7 @@ from pathlib import Path
 from cnnjax.system.private_apis import use_compilation_cache
 
 BOUND = 512 * 2**20
-"""Maximum bytes in the folder when a process starts to use it; a program takes from 3 KB to some MB."""
+"""Maximum bytes in the folder when a process starts to use it; a program takes from 3 KB to a few MB."""
 SUFFIX = ".program"
 DIGEST_BYTES = 32
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
@@ -63,11 +63,16 @@ def keep_programs() -> None:
 
 def cache_folder() -> Path | None:
     """Return the folder of compiled programs, or None if the cache is disabled."""
+    return user_cache("compiled")
+
+
+def user_cache(name: str) -> Path | None:
+    """Return the folder of that name in the user's cache folder, or None if caches are disabled."""
     chosen = os.environ.get("CNNJAX_CACHE", "")
     if chosen == "0":
         return None
     folder = Path(chosen or os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return (folder if chosen else folder / "cnnjax").absolute() / "compiled"
+    return (folder if chosen else folder / "cnnjax").absolute() / name
 
 
 def make_private(folder: Path) -> None:
@@ -82,10 +87,10 @@ def make_private(folder: Path) -> None:
         raise PermissionError(f"{folder} is not writable")
 
 
-def prune(folder: Path, bound: int = BOUND) -> None:
-    """Delete the least recently used programs until the rest fit into ``bound`` bytes."""
+def prune(folder: Path, bound: int = BOUND, suffix: str = SUFFIX) -> None:
+    """Delete the least recently used files with this suffix until the rest fit into ``bound`` bytes."""
     programs = []
-    for path in folder.glob(f"*{SUFFIX}"):
+    for path in folder.glob(f"*{suffix}"):
         with contextlib.suppress(FileNotFoundError):  # another process prunes too
             status = path.stat()
             programs.append((status.st_mtime_ns, status.st_size, path))

@@ -33,13 +33,17 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def json_bytes(value: Any) -> bytes:
-    """Return strict JSON (no NaN), indented; the same value gives the same bytes."""
+    """Return strict JSON (no NaN), indented; the same value gives the same bytes.
+
+    The bytes of a path that are not UTF-8, which Python holds as lone surrogates, are escaped.
+    """
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     try:
-        return text.encode()
-    except UnicodeEncodeError as error:  # from a file name in another encoding
+        text.encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
         excerpt = text[max(error.start - 40, 0) : error.end + 40].strip()
         raise UserError(f"{excerpt!a} is not valid UTF-8; rename that file, folder or class") from None
+    return text.encode(errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -76,7 +80,7 @@ def read_bytes(path: Path, most_mib: int = 16) -> bytes:
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most_mib * 2**20:
-            raise UserError(f"{path} has {size / 2**20:.0f} MiB; the limit is {most_mib} MiB")
+            raise UserError(f"{path} is {size / 2**20:.0f} MiB; the limit is {most_mib} MiB")
         return file.read()
 
 
@@ -86,7 +90,9 @@ def read_json(path: Path) -> Any:
         return parse_json(read_bytes(path))
     except FileNotFoundError:
         raise UserError(f"there is no file {path}; check the path") from None
-    except (ValueError, RecursionError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}; check its permissions") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
 
 
@@ -104,9 +110,24 @@ def _require_valid(value: Any, levels: int) -> None:
         for part in [*value, *value.values()] if isinstance(value, dict) else value:
             _require_valid(part, levels - 1)
     elif isinstance(value, str):
-        value.encode()  # raises for a lone surrogate
+        value.encode(errors="surrogateescape")  # raises for a lone surrogate that is not a byte of a path
     elif isinstance(value, int | float) and not abs(value) <= LARGEST_JSON:
         raise ValueError(f"a number is NaN, or larger than {LARGEST_JSON}")
+
+
+def require_writable(folder: Path) -> None:
+    """Raise UserError if an output folder, or the folder in which it would be created, is not writable."""
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise UserError(f"{place} is a file, and the output needs a folder of that name; choose another folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"the folder {place} is not writable; choose another output folder, or change its permissions")
+
+
+def require_empty(folder: Path) -> None:
+    """Raise UserError if a folder that will be written exists and is not empty."""
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        raise UserError(f"{folder} exists and is not an empty folder; choose another name")
 
 
 def make_folder(folder: Path) -> None:
@@ -115,6 +136,12 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in reversed(missing):
         sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Sync a file to disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -130,8 +157,7 @@ def sync_tree(folder: Path) -> None:
     """Sync ``folder`` and every file and folder below it to disk."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(path)
         elif path.is_dir():
             sync_folder(path)
     sync_folder(folder)
@@ -160,6 +186,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def free_name(path: Path) -> Path:
+    """Return ``path``, or ``path-2``, ``path-3`` and so on if it exists."""
+    names = [path, *(path.with_name(f"{path.name}-{n}") for n in range(2, 1000))]
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def sha256(path: Path) -> str:

@@ -11,6 +11,7 @@ import functools
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,12 +27,34 @@ class LostLock(UserError):
     """The lock file is no longer the one that this process holds; another process may hold the new one."""
 
 
+class Held(UserError):
+    """Another process holds the lock."""
+
+
+@contextlib.contextmanager
+def waiting_for(path: Path, notice: Callable[[], None], seconds: float = 0.2) -> Iterator[Callable[[], None]]:
+    """Hold the lock file ``path`` as `locked` does, but wait for it; ``notice`` is called once if that takes time."""
+    notified = False
+    while True:
+        with contextlib.ExitStack() as stack:
+            try:
+                require = stack.enter_context(locked(path))
+            except Held:
+                if not notified:
+                    notice()
+                    notified = True
+                time.sleep(seconds)
+                continue
+            yield require
+            return
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[Callable[[], None]]:
     """Hold the lock file ``path``, which stays; yield a function that raises LostLock if it was deleted or replaced.
 
     Raises:
-        UserError: another process holds it; the message names its pid and host.
+        Held: another process holds it; the message names its pid and host.
     """
     try:
         descriptor = _acquire(path)
@@ -135,9 +158,7 @@ def _holder(path: Path) -> str:
     return text if re.fullmatch(r"pid \d{1,9} on host \S*", text) else ""
 
 
-def _held_by_another(path: Path, advice: str = "") -> UserError:
+def _held_by_another(path: Path, advice: str = "") -> Held:
     holder = _holder(path)
     name = f" ({holder})" if holder else ""
-    return UserError(
-        f"another process{name} is training in {path.parent}; wait for it, or choose another --out{advice}"
-    )
+    return Held(f"another process{name} is training in {path.parent}; wait for it, or choose another --out{advice}")

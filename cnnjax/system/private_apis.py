@@ -8,8 +8,8 @@ from typing import Any
 def use_compilation_cache(make: Callable[[str], Any]) -> None:
     """Make JAX store compiled programs in ``make(folder)``; raise ImportError if this JAX has no such function.
 
-    JAX's own cache needs another package to be bounded, and it reports a damaged program at every start but never
-    replaces it. Seen on jax 0.10.2 and 0.11.2: `jax.experimental.compilation_cache` sets only the folder.
+    JAX's own cache can limit its size only with another package, and it reports a damaged program at every start but
+    never replaces it. Seen on jax 0.10.2 and 0.11.2: `jax.experimental.compilation_cache` sets only the folder.
     """
     from jax._src import compilation_cache
 

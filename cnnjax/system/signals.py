@@ -28,7 +28,7 @@ def poll() -> None:
 def deferred_signals(message: str) -> Iterator[Callable[[], None]]:
     """Make `poll`, which is also yielded, raise Interrupted with ``message`` after a signal.
 
-    A second signal exits at once. Outside the main thread, signal handlers stay unchanged. Inside another
+    A second signal ends the process at once. Outside the main thread, signal handlers stay unchanged. Inside another
     `deferred_signals`, the outer one stays in effect with its message.
     """
 

@@ -8,7 +8,7 @@ from cnnjax.training.state import TrainState
 
 
 class Snapshot(NamedTuple):
-    """Position of a training, from which it can resume."""
+    """Position within a run, from which training can resume."""
 
     state: TrainState
     early_stopping: EarlyStoppingState
@@ -19,7 +19,7 @@ class Snapshot(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The size of a training, and the number of steps that were done before it starts."""
+    """The length of a run, and the number of steps done before this process started."""
 
     epochs: int
     steps_per_epoch: int

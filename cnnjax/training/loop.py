@@ -7,14 +7,25 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from cnnjax.config import MOST_STEPS, Experiment
-from cnnjax.data import Crops, Dataset, Loader, Preprocessing, epoch_order, make_loader
-from cnnjax.errors import Interrupted, UserError
+from cnnjax.data import (
+    Crops,
+    Dataset,
+    Loader,
+    Preprocessing,
+    balanced_order,
+    class_weights,
+    epoch_order,
+    make_loader,
+)  # fmt: skip
+from cnnjax.errors import Interrupted, UserError, counted
 from cnnjax.functional import abstract_variables, chosen_stages, require_precision
 from cnnjax.ops.dispatch import steps_per_dispatch
-from cnnjax.optim import Hyperparameters, make_hyperparameters, split_frozen
+from cnnjax.optim import Hyperparameters, make_hyperparameters
 from cnnjax.parallel import Placement, one_device
+from cnnjax.partition import split_frozen
 from cnnjax.system import signals
 from cnnjax.training import early_stopping, out_of_memory
 from cnnjax.training.early_stopping import EarlyStoppingState
@@ -34,7 +45,7 @@ PROGRAMS_KEPT = 4
 
 
 class Outcome(NamedTuple):
-    """Result of a training."""
+    """Result of a run."""
 
     snapshot: Snapshot
     epochs: int
@@ -64,11 +75,12 @@ def training(
     Several trainings can take turns. The pauses do not count in the seconds of an epoch.
 
     The order is part of the contract: the steps of an epoch, its evaluation, each hook in order, and only then the next
-    epoch. A training that is interrupted anywhere and resumed from a snapshot ends bit for bit like an uninterrupted
+    epoch. A run that is interrupted anywhere and resumed from a snapshot ends bit for bit like an uninterrupted
     one: the order of the images and their random resized crops are functions of (seed, epoch), all other randomness is
     a function of (seed, step), and
     the snapshot holds everything else that training changes. ``poll`` is called between steps and between evaluation
-    batches; if it raises Interrupted, the hooks receive a snapshot within the epoch. ``profile`` traces some steps.
+    batches; if it raises Interrupted, the hooks receive a snapshot within the epoch. ``profile`` traces the selected
+    steps.
 
     Raises:
         Diverged: a loss was NaN or infinite; no hook has seen that epoch.
@@ -88,7 +100,7 @@ def training(
     all_hooks.start(Plan(config.epochs, steps_per_epoch, config.batch_size, int(state.step)))
 
     while len(rows) < config.epochs and not early_stopping.should_stop(experiment.early_stopping, stopping):
-        order = epoch_order(experiment.seed, len(rows), len(dataset.train.labels))
+        order = training_order(experiment, dataset.train.labels, len(rows))
         area = experiment.augmentation.crop_area
         crops = None if area is None else Crops(experiment.seed, len(rows), area)
         done = int(state.step) - len(rows) * steps_per_epoch  # above 0 if resumed within the epoch
@@ -134,14 +146,30 @@ def training(
 
 
 def _dispatch(experiment: Experiment, dataset: Dataset, steps_per_epoch: int, profile: Profile | None) -> Dispatch:
-    dispatch = shared_dispatch(program_of(experiment), dataset.preprocessing, steps_per_epoch)
+    weights = None
+    if experiment.train.balance == "weights":
+        weights = tuple(class_weights(dataset.train.labels, len(dataset.classes)).tolist())
+    dispatch = shared_dispatch(program_of(experiment), dataset.preprocessing, steps_per_epoch, weights)
     return dispatch if profile is None else profile.traced(dispatch)
 
 
 @functools.lru_cache(maxsize=PROGRAMS_KEPT)
-def shared_dispatch(program: Experiment, preprocessing: Preprocessing, steps_per_epoch: int) -> Dispatch:
-    """Return the jitted dispatch of a program: every training with this program compiles and uses the same one."""
-    return make_dispatch(make_train_step(program, preprocessing), program.train.batch_size, steps_per_epoch)
+def shared_dispatch(
+    program: Experiment, preprocessing: Preprocessing, steps_per_epoch: int, weights: tuple[float, ...] | None = None
+) -> Dispatch:  # fmt: skip
+    """Return the jitted dispatch of a program: every training with this program compiles and uses the same one.
+
+    ``weights`` are those of the classes, if the images are weighted by their class.
+    """
+    given = None if weights is None else np.asarray(weights, np.float32)
+    return make_dispatch(make_train_step(program, preprocessing), program.train.batch_size, steps_per_epoch, given)
+
+
+def training_order(experiment: Experiment, labels: np.ndarray, epoch: int) -> np.ndarray:
+    """Return the order int32 [N] of the training images in an epoch, counted from 0."""
+    if experiment.train.balance == "sampling":
+        return balanced_order(experiment.seed, epoch, labels)
+    return epoch_order(experiment.seed, epoch, len(labels))
 
 
 def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, Hyperparameters]:
@@ -155,7 +183,7 @@ def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, Hyperparameters
         )
     if len(dataset.classes) != arch.num_classes:
         raise UserError(
-            f"{dataset.name} has {len(dataset.classes)} classes and the network has {arch.num_classes}; "
+            f"{dataset.name} has {counted(len(dataset.classes), 'class')} and the network has {arch.num_classes}; "
             f"set model.num_classes to {len(dataset.classes)}"
         )
     if batch_size > count:

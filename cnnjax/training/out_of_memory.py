@@ -88,7 +88,7 @@ def step_fits(
     experiment: Experiment, hyperparameters: Hyperparameters, preprocessing: Preprocessing,
     sample: Callable[[int], DeviceSplit], batch_size: int,
 ) -> bool:  # fmt: skip
-    """Run some steps with this batch size, queued as in training, and return whether they fit into memory."""
+    """Run a few steps with this batch size, queued as in training, and return whether they fit into memory."""
     try:
         data = sample(batch_size)
         count = len(data.labels)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.config import Experiment
-from cnnjax.data import Crops, Dataset, Preprocessing, epoch_order, make_loader
+from cnnjax.data import Crops, Dataset, Preprocessing, make_loader
 from cnnjax.errors import CnnjaxError, Interrupted
 from cnnjax.ops.dispatch import steps_per_dispatch
 from cnnjax.parallel import one_device
@@ -24,7 +24,7 @@ from cnnjax.training.early_stopping import EarlyStoppingState
 from cnnjax.training.epochs import Rate, check_finite, check_validation, epoch_row
 from cnnjax.training.evaluation import evaluate_members
 from cnnjax.training.hooks import AllHooks, Hook, Plan, Snapshot
-from cnnjax.training.loop import Outcome, plan
+from cnnjax.training.loop import Outcome, plan, training_order
 from cnnjax.training.program import program_of
 from cnnjax.training.state import EpochMetrics, TrainState, init_state, step_key
 from cnnjax.training.step import Dispatch, make_stacked_dispatch, make_train_step
@@ -66,9 +66,9 @@ class _Live(Generic[K]):
         stopped = early_stopping.should_stop(self.experiment.early_stopping, stopping)
         return len(rows) >= self.experiment.train.epochs or stopped
 
-    def order(self, count: int) -> np.ndarray:
+    def order(self, labels: np.ndarray) -> np.ndarray:
         """Return the order of the images in the current epoch."""
-        return epoch_order(self.experiment.seed, len(self.snapshot.rows), count)
+        return training_order(self.experiment, labels, len(self.snapshot.rows))
 
     def crops(self) -> Crops | None:
         area = self.experiment.augmentation.crop_area
@@ -165,12 +165,12 @@ class _Training:
 
     def __init__(self, first: "_Live[Any]", dataset: Dataset):
         config, placement = first.experiment.train, one_device()
-        self.count, self.steps_per_epoch = len(dataset.train.labels), first.steps_per_epoch
+        self.labels, self.steps_per_epoch = dataset.train.labels, first.steps_per_epoch
         steps = steps_per_dispatch(jax.default_backend(), self.steps_per_epoch)
         self.steps, self.placement = steps, placement
         self.train = make_loader(dataset.train, config.batch_size, steps, placement)
         self.validation = make_loader(dataset.validation, config.batch_size, steps, placement)
-        self.images = self.train.sample(self.count)
+        self.images = self.train.sample(len(self.labels))
         self.source = dataset.train
         self.dispatch = shared_stacked_dispatch(
             program_of(first.experiment), dataset.preprocessing, self.steps_per_epoch
@@ -178,7 +178,7 @@ class _Training:
 
     def epoch(self, states: TrainState, packed: "Sequence[_Live[Any]]", active: np.ndarray) -> Iterator[TrainState]:
         """Train the rest of an epoch; yield the states after each device call."""
-        orders = np.stack([member.order(self.count) for member in packed])
+        orders = np.stack([member.order(self.labels) for member in packed])
         crops = [member.crops() for member in packed]
         boxes = [crop.boxes(self.source, order) for crop, order in zip(crops, orders, strict=True) if crop is not None]
         placed = self.placement.put((orders, np.stack(boxes) if boxes else None, active))

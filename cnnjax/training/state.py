@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from cnnjax.config import Experiment
-from cnnjax.functional import Tree, Variables, init
+from cnnjax.functional import Tree, Variables, init, leaves_by_path
 from cnnjax.ops.dispatch import parameter_dtype
-from cnnjax.optim import Hyperparameters, join, make_rule, split_frozen
+from cnnjax.optim import Hyperparameters, make_rule
+from cnnjax.partition import frozen_statistics, join, select, split_frozen
 
 INIT_STREAM, STEP_STREAM = 0, 1
 
@@ -75,7 +76,7 @@ def init_state(experiment: Experiment, hyperparameters: Hyperparameters) -> Trai
 
 
 def state_of(experiment: Experiment, hyperparameters: Hyperparameters, variables: Variables) -> TrainState:
-    """Return the initial state of a training that starts from the given variables."""
+    """Return the initial train state for the given variables."""
     trainable, _ = split_frozen(variables.params, experiment.train.freeze)
     rule = make_rule(experiment.optimizer)(hyperparameters, hyperparameters.lr)
     # Copies, because the train step donates the state and a buffer can be donated only once.
@@ -90,15 +91,22 @@ def step_key(seed: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), STEP_STREAM)
 
 
-def averaged(ema: Ema, variables: Variables, decay: Any) -> Ema:
+def averaged(ema: Ema, variables: Variables, decay: Any, freeze: tuple[str, ...] = ()) -> Ema:
     """Return the averages after a step that ended with ``variables``.
 
-    The decay grows from 0.1 as (1 + n) / (10 + n) over the first steps, so that the initial values fade quickly.
+    The decay grows from 0.1 as (1 + n) / (10 + n) over the first steps, so that the initial values fade quickly. Frozen
+    values are not averaged, because rounding would change them.
     """
     updates = ema.updates.astype(jnp.float32)
     keep = jnp.minimum(decay, (1 + updates) / (10 + updates))
     with jax.numpy_dtype_promotion("standard"):  # optax relies on it
         params, batch_stats = optax.incremental_update(variables, Variables(ema.params, ema.batch_stats), 1 - keep)
+    if freeze:
+        trainable, _ = split_frozen(params, freeze)
+        params = join(trainable, split_frozen(variables.params, freeze)[1])
+        fixed = frozen_statistics(variables.params, variables.batch_stats, freeze)
+        moving = leaves_by_path(batch_stats).keys() - fixed
+        batch_stats = join(select(batch_stats, moving), select(variables.batch_stats, fixed))
     return Ema(params, batch_stats, ema.updates + 1)
 
 

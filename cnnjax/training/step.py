@@ -5,15 +5,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
 from cnnjax.config import Augmentation, Experiment
 from cnnjax.data import DeviceSplit, Preprocessing, augment, normalize, resize_boxes
-from cnnjax.functional import Tree, Variables, apply
+from cnnjax.functional import Tree, Variables, apply, parameter_groups
 from cnnjax.losses import Batch, weighted_mean
 from cnnjax.ops.dispatch import compiler_options, is_unrolled
-from cnnjax.optim import Hyperparameters, learning_rate, make_rule, split_frozen
+from cnnjax.optim import Hyperparameters, learning_rate, make_rule, scale_by_stage
+from cnnjax.partition import split_frozen
 from cnnjax.training.state import EpochMetrics, TrainState, averaged, empty_metrics, joined
 
 NO_AUGMENTATION = Augmentation()
@@ -35,7 +37,7 @@ Dispatch = Callable[..., tuple[TrainState, EpochMetrics]]
 
 
 def augmented(config: Augmentation, images: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the images as the network sees them, before `normalize`, and the PRNG key for the network."""
+    """Return the augmented images, not yet normalized, and the PRNG key for the network."""
     if config == NO_AUGMENTATION:
         return images, key
     network_key, augmentation_key = jax.random.split(key)
@@ -56,7 +58,9 @@ def make_train_step(experiment: Experiment, preprocessing: Preprocessing) -> Tra
         def loss_fn(trainable: Tree, batch_stats: Tree, batch: Batch, key: jax.Array) -> Any:
             variables = Variables(joined(trainable, frozen), batch_stats)
             pixels = normalize(preprocessing, batch.images, arch.dtype)
-            outputs, new_stats = apply(arch, variables, pixels, train=True, key=key, remat=train.remat)
+            outputs, new_stats = apply(
+                arch, variables, pixels, train=True, key=key, remat=train.remat, frozen=train.freeze
+            )
             losses = loss(outputs, batch, hyperparameters)
             return weighted_mean(losses, batch.weights), (outputs.logits, new_stats)
 
@@ -82,10 +86,12 @@ def make_train_step(experiment: Experiment, preprocessing: Preprocessing) -> Tra
         with jax.named_scope("optimizer"):
             rate = learning_rate(experiment.schedule.name, state.step, hyperparameters)
             updates, opt_state = rule(hyperparameters, rate).update(step.params, state.opt_state, trainable)
+            if hyperparameters.layer_decay is not None:
+                updates = scale_by_stage(updates, parameter_groups(arch), hyperparameters.layer_decay)
             params = joined(optax.apply_updates(trainable, updates), frozen)
             ema = state.ema
             if ema is not None:
-                ema = averaged(ema, Variables(params, step.batch_stats), hyperparameters.ema_decay)
+                ema = averaged(ema, Variables(params, step.batch_stats), hyperparameters.ema_decay, train.freeze)
         metrics = _add(state.metrics, step, batch, state.step + 1)
         return TrainState(state.step + 1, params, step.batch_stats, opt_state, metrics, ema)
 
@@ -145,16 +151,19 @@ def accumulated(gradient: GradientFn, parts: int) -> GradientFn:
     return whole
 
 
-def make_dispatch(train_step: TrainStep, batch_size: int, steps_per_epoch: int) -> Dispatch:
+def make_dispatch(
+    train_step: TrainStep, batch_size: int, steps_per_epoch: int, class_weights: np.ndarray | None = None
+) -> Dispatch:  # fmt: skip
     """Return the jitted ``(state, data, order, key, hyperparameters, steps=k) -> (state, metrics)``.
 
     It runs k steps in one device call and donates the state. The images of a step depend only on ``state.step`` and the
     epoch's ``order`` [N]; if ``order`` begins with the images of a later step of the epoch, ``start`` is the number of
-    that step. ``boxes`` int32 [N, 4] are random resized crops of the images in that order. The metrics are a copy that
-    survives the donation, so that progress can be shown.
+    that step. ``boxes`` int32 [N, 4] are random resized crops of the images in that order. ``class_weights`` float32
+    [classes] weigh the images by their labels. The metrics are a copy that survives the donation, so that progress can
+    be shown.
     """
     options = compiler_options(jax.default_backend())
-    pure = dispatch_of(train_step, batch_size, steps_per_epoch)
+    pure = dispatch_of(train_step, batch_size, steps_per_epoch, class_weights)
     return jax.jit(pure, static_argnames="steps", donate_argnums=0, compiler_options=options)
 
 
@@ -184,7 +193,9 @@ def make_stacked_dispatch(train_step: TrainStep, batch_size: int, steps_per_epoc
     return jax.jit(stacked, static_argnames="steps", donate_argnums=0, compiler_options=options)
 
 
-def dispatch_of(train_step: TrainStep, batch_size: int, steps_per_epoch: int) -> Dispatch:
+def dispatch_of(
+    train_step: TrainStep, batch_size: int, steps_per_epoch: int, class_weights: np.ndarray | None = None
+) -> Dispatch:  # fmt: skip
     """Return the pure function that `make_dispatch` compiles."""
 
     def one_step(
@@ -201,7 +212,9 @@ def dispatch_of(train_step: TrainStep, batch_size: int, steps_per_epoch: int) ->
         images = data.images[picked]
         if boxes is not None:
             images = resize_boxes(images, lax.dynamic_slice(boxes, (first * batch_size, 0), (batch_size, 4)))
-        batch = Batch(images, data.labels[picked])
+        labels = data.labels[picked]
+        weights = None if class_weights is None else jnp.asarray(class_weights)[labels]
+        batch = Batch(images, labels, weights)
         return train_step(state._replace(metrics=metrics), batch, key, hyperparameters)
 
     def dispatch(

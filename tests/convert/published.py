@@ -1,5 +1,6 @@
 """Small networks in the layouts of published files, written by hand."""
 
+import json
 import pickle
 import re
 import zipfile
@@ -17,7 +18,6 @@ from cnnjax.system.files import json_bytes
 
 TINY = {"depths": (1, 2), "width": 8, "num_classes": 5, "input_size": 32}
 TORCH, KERAS_V1, KERAS_V2 = (create(name, **TINY) for name in ("resnet18", "resnet50_v1", "resnet50_v2"))
-KINDS = {"kernel": "Conv2D", "gamma": "BatchNormalization"}
 
 
 def tensors_of(arch, source, seed=0) -> dict[str, np.ndarray]:
@@ -47,30 +47,45 @@ def write_legacy_h5(path: Path, tensors) -> Path:
     return path
 
 
-def write_keras3_h5(path: Path, tensors, named: bool = True) -> list[dict]:
-    """Write Keras 3's layout: ``layers/conv2d_1/vars/0``; return the layer entries of the model config."""
+def keras_config(tensors) -> dict:
+    """Return the configuration that Keras writes for the small ResNet with these tensors."""
+    version = 2 if "conv2_block1_preact_bn/gamma" in tensors else 1
+    return json.loads((Path(__file__).parent / f"keras_resnet_v{version}.json").read_text())
+
+
+def with_last_layer(config: dict, kind: str, **settings) -> dict:
+    """Return the configuration of a model with one more layer at its end."""
+    before = {"class_name": "__keras_tensor__", "config": {"keras_history": config["config"]["output_layers"]}}
+    layer = {
+        "class_name": kind, "config": {"name": "last", **settings}, "inbound_nodes": [{"args": [before], "kwargs": {}}]
+    }  # fmt: skip
+    model = config["config"]
+    return {**config, "config": {**model, "layers": [*model["layers"], layer], "output_layers": ["last", 0, 0]}}
+
+
+def write_keras3_h5(path: Path, tensors, named: bool = True) -> None:
+    """Write Keras 3's layout, ``layers/conv2d_1/vars/0``: layers are numbered by kind in the model's order."""
     order = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
-    entries, counts = [], {}
+    layers, counts = by_layer(tensors), {}
     with h5py.File(path, "w") as file:
-        for layer, variables in by_layer(tensors).items():
-            kind = "Dense" if layer == "predictions" else KINDS["gamma" if "gamma" in variables else "kernel"]
+        for entry in keras_config(tensors)["config"]["layers"]:
+            kind, layer = entry["class_name"], entry["config"]["name"]
             numbered = re.sub("(?<=[a-z])(?=[A-Z])", "_", kind).lower().replace("conv2_d", "conv2d")
             count = counts[kind] = counts.get(kind, -1) + 1
             group = file.create_group(f"layers/{numbered}{f'_{count}' if count else ''}/vars")
             if named:
                 group.attrs["name"] = layer
+            variables = layers.get(layer, {})
             for number, variable in enumerate(sorted(variables, key=order.index)):
                 group[str(number)] = variables[variable]
-            entries.append({"class_name": kind, "config": {"name": layer}})
-    return entries
 
 
-def write_keras(path: Path, tensors, named: bool = True, extra_layers=()) -> Path:
+def write_keras(path: Path, tensors, named: bool = True, config: dict | None = None) -> Path:
     """Write a ``.keras`` archive."""
     weights = path.with_suffix(".weights.h5")
-    layers = [*write_keras3_h5(weights, tensors, named), *extra_layers]
+    write_keras3_h5(weights, tensors, named)
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("config.json", json_bytes({"class_name": "Functional", "config": {"layers": layers}}))
+        archive.writestr("config.json", json_bytes(config or keras_config(tensors)))
         archive.write(weights, "model.weights.h5")
     return path
 

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from cnnjax import create, init
 from cnnjax.convert import save_weights
+from cnnjax.convert.class_list import read_class_names
 from cnnjax.convert.folder import convert_to_run
 from cnnjax.errors import UserError
 from cnnjax.runs import predictor
@@ -96,7 +97,6 @@ class TestFolder:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"classes": ("a", "b", "a")}, "names 'a' twice"),
             ({"classes": ("a", "b")}, "predictions/bias is [5] instead of [2]"),
             ({"classes": ("missing.txt",)}, "cannot be read as text"),
             ({"mean": (0.5,), "std": (0.5,)}, "the network takes images with 3 channels"),
@@ -150,3 +150,38 @@ class TestFolder:
         (tmp_path / "out").mkdir()
         self.convert(tmp_path)
         assert predictor.load(tmp_path / "out").arch == KERAS_V1
+
+
+class TestClassLists:
+    def read(self, tmp_path, name, content):
+        (tmp_path / name).write_bytes(content)
+        return read_class_names([str(tmp_path / name)])
+
+    def test_equal_names_are_told_apart_by_their_index(self):
+        assert read_class_names(["crane", "dog", "crane"]) == ("crane (0)", "dog", "crane (2)")
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("a.txt", b"\xef\xbb\xbfcat\r\n\r\ndog \n"),
+            ("a.json", b'["cat", "dog"]'),
+            ("a.json", b'\xef\xbb\xbf{"1": "dog", "0": "cat"}'),
+            ("a.json", b'{"0": ["n02121808", "cat"], "1": ["n02084071", "dog"]}'),
+        ],
+    )
+    def test_files_may_be_text_or_json_with_or_without_a_byte_order_mark(self, tmp_path, name, content):
+        assert self.read(tmp_path, name, content) == ("cat", "dog")
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("a.txt", b"\n \n", "holds no class names"),
+            ("a.json", b"{", "is not JSON"),
+            ("a.json", b'{"0": "cat", "2": "dog"}', "must map the indices 0 to 1 to names"),
+            ("a.json", b'["cat", 3]', "holds 3, which is not a name"),
+            ("a.txt", b"\xff", "cannot be read as text"),
+        ],
+    )
+    def test_other_content_is_refused(self, tmp_path, name, content, message):
+        with pytest.raises(UserError, match=message):
+            self.read(tmp_path, name, content)

@@ -161,10 +161,10 @@ class TestStrictness:
             to_variables(source_of(TORCH, "torchvision").table, TORCH, Tensors("weights", shapes, read.append))
         assert not read
 
-    @pytest.mark.parametrize("dtype", ["float64", "int64", "complex64"])
+    @pytest.mark.parametrize("dtype", ["int64", "complex64"])
     def test_other_dtypes_are_refused(self, torch_tensors, dtype):
         torch_tensors["fc.bias"] = torch_tensors["fc.bias"].astype(dtype)
-        assert f"fc.bias is {dtype} instead of float32, float16 or bfloat16" in self.refused(torch_tensors)
+        assert f"fc.bias is {dtype} instead of a float type" in self.refused(torch_tensors)
 
     @pytest.mark.parametrize("value", [np.nan, np.inf])
     def test_values_that_are_not_finite_are_refused(self, torch_tensors, value):

@@ -16,7 +16,9 @@ from tests.convert.published import (
     KERAS_V1,
     KERAS_V2,
     TORCH,
+    keras_config,
     tensors_of,
+    with_last_layer,
     write_keras,
     write_keras3_h5,
     write_legacy_h5,
@@ -137,9 +139,9 @@ class TestKeras:
 
     def test_a_lambda_layer_is_not_run(self, keras_tensors, tmp_path):
         code = {"class_name": "__lambda__", "config": {"value": "4wEAAAA="}}
-        layer = {"class_name": "Lambda", "config": {"name": "evil", "function": code}}
-        path = write_keras(tmp_path / "a.keras", keras_tensors, extra_layers=[layer])
-        assert load_weights(KERAS_V1, "keras", path).params  # the layer has no weights and is skipped
+        config = with_last_layer(keras_config(keras_tensors), "Lambda", function=code)
+        path = write_keras(tmp_path / "a.keras", keras_tensors, config=config)
+        assert "layer 'last' (Lambda) comes after the dense layer 'predictions'" in refused(KERAS_V1, "keras", path)
 
     def test_invalid_archives_are_refused(self, keras_tensors, tmp_path):
         path = write_keras(tmp_path / "a.keras", keras_tensors)
@@ -159,7 +161,7 @@ class TestKeras:
         assert "uses an unsupported compression" in rewritten(zipfile.ZIP_LZMA)
         assert "damaged" in rewritten(**{"config.json": b"{"})
         assert "damaged" in rewritten(**{"config.json": b"[" * 100_000})
-        assert "damaged" in rewritten(**{"config.json": b'{"config": {"layers": [3]}}'})
+        assert "not one that Keras writes" in rewritten(**{"config.json": b'{"config": {"layers": [3]}}'})
 
 
 class TestTorch:

@@ -52,11 +52,21 @@ def test_equal_images_in_two_splits_or_classes_are_reported(folder):
     (folder / "train/dog/twice.png").write_bytes((folder / "train/dog/2.png").read_bytes())
     wrong, notes = texts(folder)
     assert wrong == [
-        "equal images in two splits, 1 pair: train/cat/0.png and test/cat/copy.png",
-        "equal images in two classes, 1 pair: train/cat/1.png and train/dog/other.png",
+        "exact duplicates in two splits, 1 pair: train/cat/0.png and test/cat/copy.png",
+        "exact duplicates in two classes, 1 pair: train/cat/1.png and train/dog/other.png",
     ]
     assert len(notes) == 1
-    assert notes[0].startswith("equal images within a split, 2 pairs: ")
+    assert notes[0].startswith("exact duplicates within a split, 2 pairs: ")
+
+
+def test_images_of_more_than_8_bits_that_seem_dark_are_reported(folder):
+    values = np.random.default_rng(5).integers(0, 4096, (40, 60), np.uint16)
+    values[0, 0] = 4095
+    Image.fromarray(values).save(folder / "train/cat/deep.png")
+    advice = "have values up to 4,095 of 65,535; if they have 12 bits, train with --data.max-value 4095"
+    assert texts(folder) == ([], [f"images with more than 8 bits {advice}"])
+    Image.fromarray(values * 16).save(folder / "train/cat/deep.png")
+    assert texts(folder) == ([], [])
 
 
 @pytest.mark.parametrize("change", ["jpeg", "smaller", "brighter"])
@@ -106,7 +116,7 @@ def test_data_sets_without_files_are_examined(digits):
 def test_near_duplicates_are_skipped_above_the_limit(folder, monkeypatch):
     monkeypatch.setattr("cnnjax.data.examination.MOST_COMPARED", 10)
     _, notes = texts(folder)
-    assert notes[-1].startswith("near duplicates were not looked for")
+    assert notes[-1].startswith("the search for near duplicates was skipped")
 
 
 def test_a_missing_folder_is_refused():

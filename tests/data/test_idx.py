@@ -32,8 +32,8 @@ DAMAGED = {
     "wrong magic": (b"PK" + whole()[2:], "is not an IDX file: its first bytes are 504b0803"),
     "wrong type": (bytes([0, 0, 13, 3]) + whole()[4:], "holds IDX type 13 with 3 axes"),
     "labels for images": (bytes([0, 0, 8, 1]) + whole()[4:], "with 1 axes; type 8 .* with 3 axes is needed"),
-    "truncated": (whole()[:-5], r"says it holds 24 bytes \[2, 3, 4\] and holds 19"),
-    "too long": (whole() + b"x", "says it holds 24 bytes .* and holds more"),
+    "truncated": (whole()[:-5], r"declares 24 bytes \[2, 3, 4\] but holds 19"),
+    "too long": (whole() + b"x", "declares 24 bytes .* but holds more"),
     "a terabyte": (bytes([0, 0, 8, 3]) + b"\xff" * 12 + b"123", "says it holds 79,228,.* are allowed"),
 }
 

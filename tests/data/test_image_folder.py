@@ -204,6 +204,11 @@ def test_files_that_are_not_images_are_left_out(write):
         assert name in notice
 
 
+def test_one_file_is_counted_as_one(write):
+    (notice,) = load_image_folder(write(noise_images() | {"train/notes.txt": b"something"})).notices
+    assert notice.startswith("1 file of ")
+
+
 def test_images_are_recognized_by_content_and_not_by_suffix(write):
     files = {name.replace("train/cat/1.png", "train/cat/1.jfif"): content for name, content in noise_images().items()}
     loaded = load_image_folder(write(files))
@@ -242,7 +247,7 @@ def test_photos_of_any_size_are_resized_and_cropped(write):
     assert dataset.train.image_shape == (16, 16, 3)
     chain = dataset.preprocessing
     assert (chain.resize, chain.resize_size, chain.height, chain.width) == ("short", 16, 16, 16)
-    refused(write(files), r"all must be of one size: give --data.size PIXELS")
+    refused(write(files), r"all must have the same size: give --data.size PIXELS")
 
 
 def test_damaged_files_are_listed_together_or_skipped(write):
@@ -253,6 +258,31 @@ def test_damaged_files_are_listed_together_or_skipped(write):
     assert dataset.notices[0].startswith("2 damaged files of ")
     assert len(dataset.train.labels) + len(dataset.validation.labels) == 9
     assert dataset.test.labels.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("deep", ["a/b/c/d", "a/b/c/d/e/f/g/h"])
+def test_images_are_counted_or_refused_at_any_depth(write, deep):
+    files = noise_images()
+    image = files["train/cat/0.png"]
+    (notice,) = load_image_folder(write(files | {f"extra/{deep}/0.png": image, "extra/a/1.png": image})).notices
+    assert notice.startswith("2 files of ")
+    assert f"extra/{deep}/0.png" in notice
+    refused(write(files | {f"train/cat/{deep}/0.png": image}), f"train/cat/{deep}/0.png does not follow the layout")
+
+
+def test_a_loop_of_symlinks_ends(tmp_path):
+    folder = write_folder(tmp_path / "images", noise_images())
+    (folder / "extra").mkdir()
+    (folder / "extra/loop").symlink_to("..")
+    loaded = load_image_folder(folder)
+    assert len(loaded.parts["train"].labels) == 10
+    assert "extra/loop" in loaded.notices[0]
+
+
+def test_two_names_of_a_part_are_refused(write):
+    files = noise_images()
+    copies = {f"{part}/{name.partition('/')[2]}": files[name] for name in files for part in ("val", "valid")}
+    refused(write(files | copies), "has the folders val and valid, which all stand for the validation images; keep one")
 
 
 def test_zips_from_windows_are_read(tmp_path):
@@ -289,9 +319,9 @@ def test_a_file_with_a_false_image_suffix_is_refused(write):
 
 def test_different_sizes_are_refused_and_both_files_named(write):
     files = noise_images() | {"train/dog/1.png": png(np.zeros((9, 6, 3), np.uint8))}
-    refused(write(files), "train/cat/0.png is 6x8 pixels and train/dog/1.png 6x9; all must be of one size")
+    refused(write(files), "train/cat/0.png is 6x8 pixels and train/dog/1.png 6x9; all must have the same size")
     files["train/dog/1.png"] = png(np.zeros((6, 8, 3), np.uint8))
-    refused(write(files), "train/cat/0.png is 6x8 pixels and train/dog/1.png 8x6; all must be of one size")
+    refused(write(files), "train/cat/0.png is 6x8 pixels and train/dog/1.png 8x6; all must have the same size")
 
 
 @pytest.mark.parametrize("name", ["train/cat/0.png", "train/dog/1.png"])
@@ -347,7 +377,10 @@ def without(prefix):
             noise_images() | {"train/cat/young/0.png": b""},
             "/train/cat/young/.* does not follow the layout train/CLASS/FILE",
         ),
-        (dict.fromkeys(noise_images(), png(np.full((8, 6), 7, np.uint8))), "all have one uniform color"),
+        (
+            dict.fromkeys(noise_images(), png(np.full((8, 6), 7, np.uint8))),
+            "a channel has the same value in all training images",
+        ),
     ],
 )
 def test_other_layouts_are_refused(write, tmp_path, files, message):
@@ -472,7 +505,8 @@ class TestCifar10:
 @pytest.mark.parametrize("shape", [(8, 6), (8, 6, 3), (1, 1), (3, 1, 3)])
 def test_exported_images_equal_the_test_images(write, tmp_path, shape):
     files = noise_images(shape)
-    paths = export_images("image_folder", tmp_path / "photos", 3, str(write(files)))
+    dataset = data.load(Data(source=f"image_folder:{write(files)}"), divide=False)
+    paths = export_images(dataset, tmp_path / "photos", 3)
     assert [path.name for path in paths] == ["00000-cat.png", "00001-cat.png", "00002-dog.png"]
     for path, name in zip(paths, ["test/cat/0.png", "test/cat/1.png", "test/dog/0.png"], strict=True):
         assert np.array_equal(pixels_of(path.read_bytes()), pixels_of(files[name]))

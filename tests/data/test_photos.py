@@ -133,7 +133,7 @@ def final_params(experiment, folder, progress, *hooks):
 
 
 @pytest.mark.parametrize("stream", mostly_slow(["always", "never"], 1, pytest.mark.trains_long))
-def test_a_training_on_crops_resumes_to_the_same_bits(experiment, tmp_path, progress, stream):
+def test_a_run_on_crops_resumes_to_the_same_bits(experiment, tmp_path, progress, stream):
     experiment = experiment.replace(data=experiment.data.replace(stream=stream))
     whole = final_params(experiment, tmp_path / "whole", progress)
     calls = iter(range(100))

@@ -10,10 +10,10 @@ from PIL import Image
 
 from cnnjax import data
 from cnnjax.config import Data
-from cnnjax.data import Preprocessing, normalize, read_image
+from cnnjax.data import Preprocessing, normalize, published, read_image
 from cnnjax.data.class_names import DIGITS
 from cnnjax.data.export import embed_subset, export_images, first_of_each_class
-from cnnjax.data.sources import EMBEDDED, MNIST_MD5, SOURCES, idx_loader
+from cnnjax.data.sources import EMBEDDED, SOURCES, idx_loader
 from cnnjax.errors import UserError
 
 
@@ -90,7 +90,7 @@ def test_labels_out_of_range_are_refused(tmp_path):
     folder = write_digits(tmp_path)
     path = folder / "t10k-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes()[:-1] + b"\x0b")
-    with pytest.raises(UserError, match="the test labels go up to 11, and there are 10 classes"):
+    with pytest.raises(UserError, match="the test labels go up to 11, and it has 10 classes"):
         data.load(Data(source="mnist", dir=str(folder)))
 
 
@@ -122,9 +122,9 @@ def test_embedding_is_reproducible(tmp_path):
 
 
 def test_exported_images_can_be_read_back(tmp_path):
-    paths = export_images("fashion_mnist_mini", tmp_path / "photos", 3)
-    assert [path.name for path in paths] == ["00000-Ankle_boot.png", "00001-Pullover.png", "00002-Trouser.png"]
     dataset = data.load(Data())
+    paths = export_images(dataset, tmp_path / "photos", 3)
+    assert [path.name for path in paths] == ["00000-Ankle_boot.png", "00001-Pullover.png", "00002-Trouser.png"]
     assert np.array_equal(read_image(str(paths[1]), dataset.preprocessing), dataset.test.images[1])
 
 
@@ -135,12 +135,12 @@ def test_normalize_equals_float64_numpy():
     np.testing.assert_allclose(normalize(preprocessing, images), expected, rtol=1e-5, atol=1e-6)
 
 
-GREY = Preprocessing(height=28, width=20, mean=(0.5,), std=(0.5,))
+GRAY = Preprocessing(height=28, width=20, mean=(0.5,), std=(0.5,))
 RGB = Preprocessing(height=28, width=20, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "P", "CMYK", "I;16"])
-@pytest.mark.parametrize(("preprocessing", "channels"), [(GREY, 1), (RGB, 3)])
+@pytest.mark.parametrize(("preprocessing", "channels"), [(GRAY, 1), (RGB, 3)])
 def test_every_image_mode_is_read(tmp_path, mode, preprocessing, channels):
     path = tmp_path / ("photo.tiff" if mode == "CMYK" else "photo.png")
     Image.new(mode, (64, 40)).save(path)
@@ -151,12 +151,12 @@ def test_every_image_mode_is_read(tmp_path, mode, preprocessing, channels):
 
 def test_unreadable_images_are_one_error(tmp_path):
     with pytest.raises(UserError, match="there is no image file"):
-        read_image(str(tmp_path / "missing.png"), GREY)
+        read_image(str(tmp_path / "missing.png"), GRAY)
     (tmp_path / "text.png").write_text("not an image")
     with pytest.raises(UserError, match="cannot be read as an image"):
-        read_image(str(tmp_path / "text.png"), GREY)
+        read_image(str(tmp_path / "text.png"), GRAY)
     with pytest.raises(UserError, match="is not a regular file"):
-        read_image(str(tmp_path), GREY)
+        read_image(str(tmp_path), GRAY)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / "cut.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:400])
     with pytest.raises(UserError, match="cannot be read as an image"):
@@ -173,21 +173,21 @@ def test_unreadable_images_are_one_error(tmp_path):
 )
 def test_preprocessing_out_of_range_is_refused(options, message):
     with pytest.raises(UserError, match=message):
-        GREY.replace(**options)
+        GRAY.replace(**options)
 
 
 def test_transparent_pixels_become_white(tmp_path):
     pixels = np.zeros((10, 10, 4), np.uint8)
     pixels[:5, :, 3] = 255
     Image.fromarray(pixels).save(tmp_path / "photo.png")
-    image = read_image(str(tmp_path / "photo.png"), GREY.replace(height=10, width=10))[:, :, 0]
+    image = read_image(str(tmp_path / "photo.png"), GRAY.replace(height=10, width=10))[:, :, 0]
     assert (image[:5] == 0).all()
     assert (image[5:] == 255).all()
 
 
 def test_16_bit_grayscale_becomes_8_bit(tmp_path):
     Image.fromarray(np.full((10, 10), 128 * 256 + 77, np.uint16)).save(tmp_path / "photo.png")
-    assert (read_image(str(tmp_path / "photo.png"), GREY) == 128).all()
+    assert (read_image(str(tmp_path / "photo.png"), GRAY) == 128).all()
 
 
 def test_exif_rotation_is_applied(tmp_path):
@@ -196,7 +196,7 @@ def test_exif_rotation_is_applied(tmp_path):
     pixels = np.zeros((10, 10), np.uint8)
     pixels[:5] = 200
     Image.fromarray(pixels).save(tmp_path / "photo.png", exif=exif)
-    image = read_image(str(tmp_path / "photo.png"), GREY.replace(height=10, width=10))[:, :, 0]
+    image = read_image(str(tmp_path / "photo.png"), GRAY.replace(height=10, width=10))[:, :, 0]
     assert (image[:5] == 0).all()
     assert (image[5:] == 200).all()
 
@@ -206,7 +206,7 @@ def test_an_image_with_too_many_pixels_is_one_error(tmp_path, monkeypatch):
     for side in (40, 100):  # Pillow warns about the first and refuses the second
         Image.new("L", (side, side)).save(tmp_path / "photo.png")
         with pytest.raises(UserError, match="cannot be read as an image"):
-            read_image(str(tmp_path / "photo.png"), GREY)
+            read_image(str(tmp_path / "photo.png"), GRAY)
 
 
 def test_a_folder_for_the_embedded_set_is_refused(tmp_path):
@@ -241,16 +241,30 @@ def test_files_that_differ_from_the_published_ones_are_reported(digits):
     (notice,) = dataset.notices
     assert notice.startswith("the files of fashion_mnist are not the published ones (sha256 ")
     (notice,) = data.load(Data(source="mnist", dir=str(digits), validation=0.2)).notices
-    assert notice.startswith("the files of mnist were not compared with the published ones")
+    assert notice.startswith("files of mnist that are not the published ones: ")
 
 
-def test_mnist_files_are_compared_with_the_published_checksums(tmp_path, monkeypatch):
-    folder = write_digits(tmp_path / "gz", suffix=".gz")
-    loader = idx_loader("mnist", DIGITS, (0.1,), (0.3,), md5=MNIST_MD5)
-    [notice] = loader(str(folder)).notices
-    assert notice.startswith("files of mnist that are not the published ones (MD5): ")
-    assert str(folder / "train-images-idx3-ubyte.gz") in notice
-    md5 = {path.stem: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-    assert idx_loader("mnist", DIGITS, (0.1,), (0.3,), md5=md5)(str(folder)).notices == ()
-    [notice] = loader(str(write_digits(tmp_path / "plain"))).notices
+def test_mnist_files_are_compared_by_content(tmp_path, monkeypatch, digits):
+    packed = write_digits(tmp_path / "packed", suffix=".gz")
+    loader = idx_loader("mnist", DIGITS, (0.1,), (0.3,))
+    [notice] = loader(str(packed)).notices
+    assert notice.startswith("files of mnist that are not the published ones: ")
+    assert str(packed / "train-images-idx3-ubyte.gz") in notice
+    plain = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in digits.iterdir()}
+    monkeypatch.setitem(published.CONTENTS, "mnist", plain)
+    for folder in (packed, digits):
+        assert loader(str(folder)).notices == ()
+        with pytest.raises(UserError, match="the files given for kmnist are those of mnist; use --data.source mnist"):
+            data.load(Data(source="kmnist", dir=str(folder)))
+
+
+def test_kmnist_files_are_compared_as_they_are_packed(tmp_path, monkeypatch, digits):
+    packed = write_digits(tmp_path / "packed", suffix=".gz")
+    loader = idx_loader("kmnist", DIGITS, (0.1,), (0.3,))
+    [notice] = loader(str(packed)).notices
+    assert notice.startswith("files of kmnist that are not the published ones: ")
+    md5 = {path.stem: hashlib.md5(path.read_bytes()).hexdigest() for path in packed.iterdir()}
+    monkeypatch.setitem(published.PACKED, "kmnist", md5)
+    assert loader(str(packed)).notices == ()
+    [notice] = loader(str(digits)).notices
     assert "were not compared" in notice

@@ -79,7 +79,8 @@ assert "tensorflow_datasets" in sys.modules
 
 
 def test_test_images_are_exported_with_class_names(prepared, tmp_path):
-    paths = export_images("tfds:columns", tmp_path / "photos", 3, str(prepared.parent.parent))
+    dataset = data.load(Data(source="tfds:columns", dir=str(prepared.parent.parent)), divide=False)
+    paths = export_images(dataset, tmp_path / "photos", 3)
     assert {path.stem[6:].replace("_", " ") for path in paths} <= set(CLASSES)
     with Image.open(paths[0]) as image:
         assert image.size == (28, 28)
@@ -149,7 +150,7 @@ def test_a_mistyped_prefix_is_refused_with_near_matches():
 
 def test_photos_of_any_size_are_resized_and_cropped(tmp_path):
     folder = prepare(tmp_path, shape=(None, None, 3))
-    with pytest.raises(UserError, match=r"must be of one size: give --data.size PIXELS to resize and crop them"):
+    with pytest.raises(UserError, match=r"must have the same size: give --data.size PIXELS to resize and crop them"):
         load(folder)
     dataset = data.load(Data(source="tfds:columns", dir=str(tmp_path), size=24, validation=0.2))
     assert dataset.test.image_shape == (24, 24, 3)

@@ -201,7 +201,7 @@ def test_invalid_records_are_refused(folder, monkeypatch):
     broken(b"text")
     refused(folder, r"record 11 of test cannot be read \(not an image\)")
     broken(png(np.zeros((28, 27), np.uint8)))
-    refused(folder, "27x28 pixels, not 28x28; all must be of one size")
+    refused(folder, "27x28 pixels, not 28x28; all must have the same size")
     broken(png(np.zeros((28, 28, 3), np.uint8)))
     refused(folder, "is in color and features.json says 1 channel")
     write_records(shard, [record(content, 1) for content in good[:-1]] + [b"\xff" * 40])

@@ -1,4 +1,4 @@
-"""Inject every fault of docs/reliability.md into real trainings and report losses.
+"""Inject every fault of docs/reliability.md into real training runs and report losses.
 
     python -m tests.faults [--size ci|full] [--only WORD] [--seed N] [--write]
 
@@ -33,7 +33,7 @@ def tasks(harness: Harness, full: bool, seed: int) -> list[Task]:
     trials += [lambda n=n: kills.kills(harness, count // chains, seed + n) for n in range(chains)]
     for number in signals.SIGNALS if full else signals.SIGNALS[:1]:
         trials += [
-            lambda m=moment, s=number, n=repetition: signals.signalled(harness, m, s, n)
+            lambda m=moment, s=number, n=repetition: signals.signaled(harness, m, s, n)
             for moment in signals.MOMENTS
             for repetition in range(3 if full else 1)
         ]

@@ -11,7 +11,7 @@ from cnnjax import checkpoint
 from tests.faults.harness import TIMEOUT, Completed, Harness, Row, check, epochs_done, finish, running, wait_for
 
 LONG = ("--train.epochs", 40)
-"""Epochs enough for a fault after the second one, on a busy machine too."""
+"""Enough epochs for a fault to hit after the second one, even on a busy machine."""
 
 
 def mounts_allowed(folder: Path) -> bool:
@@ -103,7 +103,7 @@ def full_output(harness: Harness) -> Row:
 
 
 def closed_pipe(harness: Harness) -> Row:
-    """Train with a reader that exits before the first line, like `head -0`: later ones may miss so short a run."""
+    """Train with a reader that exits before the first line, like `head -0`. (Later, the run may have ended.)"""
 
     def trial() -> str:
         run = harness.new_run("closed-pipe")

@@ -1,4 +1,4 @@
-"""A tiny training that runs as a process, and the checks that every fault needs."""
+"""A tiny training run in its own process, and the checks that every fault needs."""
 
 import contextlib
 import hashlib

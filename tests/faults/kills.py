@@ -22,7 +22,7 @@ EPOCHS = 10
 
 
 def kills(harness: Harness, count: int, seed: int) -> list[Row]:
-    """Kill runs until ``count`` kills have hit, two to six times each, and let every run finish."""
+    """Kill runs, two to six times each, until ``count`` kills have hit; let every run finish in the end."""
     rng = random.Random(seed)
     hits, runs = 0, 0
     rows: list[Row] = []

@@ -1,4 +1,4 @@
-"""Run a script with a memory limit of MB above what JAX itself needs: python limited.py MB SCRIPT ..."""
+"""Run a script with a memory limit MB megabytes above what JAX itself needs: python limited.py MB SCRIPT ..."""
 
 import resource
 import runpy

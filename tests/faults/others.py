@@ -125,7 +125,7 @@ def not_finite(harness: Harness, step: int) -> Row:
 
 
 def out_of_memory(harness: Harness, native: str) -> Row:
-    """Train with a batch that exceeds the memory limit of the process; then with the batch size it advises.
+    """Train with a batch that exceeds the memory limit of the process; then with the size that the error suggests.
 
     Under an address space limit, small allocations of XLA and of the system may fail too, and end the process without
     our error message. Such a trial is repeated and counted in the note.

@@ -26,12 +26,12 @@ LONG_EVALUATION = ("--train.eval-batch-size", 1, "--data.validation", 0.8)
 MOMENTS = ("step", "evaluation", "compilation", "save")
 
 
-def signalled(harness: Harness, moment: str, sent: signal.Signals, number: int) -> Row:
+def signaled(harness: Harness, moment: str, sent: signal.Signals, number: int) -> Row:
     """Send the signal at the moment, retrying if it was missed; then run the printed command."""
     fault = f"{sent.name} during {'an' if moment == 'evaluation' else 'a'} {moment}"
     options = LONG_EVALUATION if moment == "evaluation" else ()
     for attempt in range(8):
-        run = harness.new_run(f"signalled-{moment}-{sent.name}-{number}")
+        run = harness.new_run(f"signaled-{moment}-{sent.name}-{number}")
         try:
             note = trial_at(harness, run, moment, sent, options, attempt)
         except Exception as error:
@@ -90,7 +90,7 @@ def hit(moment: str, saved: list[int], run: Path) -> bool:
 def twice(harness: Harness) -> Row:
     """Send two signals during a save: the process exits immediately and nothing is lost."""
     fault = "second signal, immediate exit"
-    run = harness.new_run("signalled-twice")
+    run = harness.new_run("signaled-twice")
     try:
         with running(harness.start(run)) as process:
             wait_for(process, lambda: is_saving(run), pause=0.0002)

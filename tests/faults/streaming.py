@@ -68,7 +68,7 @@ def killed_while_decoding(harness: Harness) -> Row:
 
 
 def photo_lost(harness: Harness) -> Row:
-    """Delete and damage photos during a training; when they are back, the same command must resume."""
+    """Delete and damage photos during a run; once they are restored, the same command must resume."""
 
     def trial() -> str:
         photos = options(harness.folder / "changing")

@@ -206,7 +206,7 @@ def checkpoint_where(name: str, replace: Callable[[Path], Any]) -> Callable[[Pat
 
 
 def symlink_to_moved(path: Path) -> None:
-    """Replace the moved file by a symlink to it."""
+    """Replace the file with a symlink to its moved copy."""
     checkpoint_folder = next(folder for folder in path.parents if folder.name == CHECKPOINT)
     path.symlink_to(checkpoint_folder.parent / "moved")
 
@@ -288,7 +288,7 @@ ATTACKS: dict[str, Attack] = {
     "images: a zip with as many members as are allowed": Attack(
         zip_directory(TOO_MANY - 3, distinct=True), load_image_folder, "has no folder train", most_megabytes=350
     ),
-    "keras: a thousandfold member": Attack(
+    "keras: a member compressed a thousandfold": Attack(
         keras_of(**{"model.weights.h5": bytes(2**28)}), from_keras, "has 268,435,456 bytes; the limit is"
     ),
     "keras: a path outside the zip": Attack(keras_of(**{"../x": b""}), from_keras, "a path outside the zip"),
@@ -405,9 +405,9 @@ def measure(attack: Attack, folder: Path) -> tuple[str, int, float]:
     signal.alarm(0)
     seconds = time.perf_counter() - start
     if MARKER.exists():
-        outcome = f"FOUND that it ran code; {outcome}"
+        outcome = f"FOUND: it ran code; {outcome}"
     if sorted(folder.rglob("*")) != before:
-        outcome = f"FOUND that it wrote a file; {outcome}"
+        outcome = f"FOUND: it wrote a file; {outcome}"
     return outcome, (peak() - memory) // 1024, seconds
 
 

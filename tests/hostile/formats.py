@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 from rich.console import Console
@@ -23,12 +24,15 @@ from cnnjax.data.dataset import Split
 from cnnjax.data.idx import read_idx
 from cnnjax.data.image_folder import load_image_folder
 from cnnjax.data.tfds_source import load_tfds
+from cnnjax.errors import UserError
+from cnnjax.functional import abstract_variables
+from cnnjax.hub import model_folder, timm_folder
 from cnnjax.models import create
 from cnnjax.report import value_charts
 from cnnjax.runs import launch
 from cnnjax.runs.folder import RunFolder, read_config
 from cnnjax.runs.metrics import metrics_line
-from cnnjax.runs.predictor import describe
+from cnnjax.runs.predictor import Predictor, describe
 from cnnjax.runs.saving import read_resume_info
 from cnnjax.sweep import page as sweep_page
 from cnnjax.sweep import store, table
@@ -58,6 +62,12 @@ RESULTS = {
     "train": FIGURES, "validation": FIGURES, "test": FIGURES,
 }  # fmt: skip
 SPLIT, BATCH_SIZE = Split(np.zeros((40, 28, 28, 1), np.uint8), np.zeros(40, np.int32)), 4
+TIMM_CONFIG = {
+    "architecture": "resnet18", "num_classes": 5, "pretrained_cfg": {
+        "input_size": [3, 32, 32], "crop_pct": 0.8, "interpolation": "bicubic", "crop_mode": "center",
+        "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5], "label_names": list("abcde"),
+    },
+}  # fmt: skip
 WITHIN = "within-00000023"
 """Two epochs of ten steps and three steps of the third."""
 
@@ -174,6 +184,31 @@ def resume(path: Path) -> None:
     assert past.steps_within == 3
 
 
+def _model_folder(path: Path) -> None:
+    """Write a model folder of the hub; ``path`` is one of its files."""
+    arch = create("lenet", num_classes=2, input_size=28)
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: rng.random(leaf.shape).astype(leaf.dtype), abstract_variables(arch))
+    preprocessing = PREPROCESSING.replace(height=28, width=28, mean=(0.5,), std=(0.5,))
+    network = Predictor(arch, variables, ("a", "b"), preprocessing, path, {})
+    model_folder.write(path.with_name("written"), network, "# card", {"license": "mit"})
+    for file in path.with_name("written").iterdir():
+        file.rename(path.with_name(file.name))
+    path.with_name("written").rmdir()
+
+
+def read_folder(path: Path) -> None:
+    model_folder.read(path.parent)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that must hold an object, as `hub.loading.read_folder` does."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold an object")
+    return value
+
+
 def _record(path: Path) -> None:
     entry = {"backend": "cpu", "cpus": 2, "packages": {"jax": "1"}, "lowering": {"norm": "xla"}}
     launch._environment_notice(RunFolder(path.parent).record_environment(entry))
@@ -252,6 +287,12 @@ FORMATS: dict[str, Format] = {
     ),
     "resumed info": Format(_within, resume, name=f"{WITHIN}/info.json", share=3),
     "resumed metrics": Format(_within, resume, name=f"{WITHIN}/metrics.jsonl", share=2),
+    "hub config": Format(_model_folder, read_folder, name=model_folder.CONFIG, share=2),
+    "hub weights": Format(_model_folder, read_folder, name=model_folder.WEIGHTS, share=2),
+    "timm config": Format(
+        _bytes(lambda: json_bytes(TIMM_CONFIG)), lambda path: timm_folder.describe(path, read_object(path)),
+        name=model_folder.CONFIG, share=2,
+    ),
     "info.json": Format(
         _bytes(_info), lambda path: describe(Checkpoint(path, 9, read_json(path))), name="info.json", share=2,
     ),

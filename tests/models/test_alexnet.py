@@ -19,7 +19,7 @@ def maps(arch, side):
     return jax.eval_shape(lambda v, x: features(arch, v, x), abstract_variables(arch), images)
 
 
-def test_parameters_of_the_taught_form():
+def test_parameters_of_the_batch_norm_form():
     assert size(abstract_variables(create("alexnet_bn", channels=1, num_classes=10)).params) == 58_301_834
 
 

@@ -167,7 +167,7 @@ def test_blocks_keep_their_dtype_and_agree_with_float64(name, dtype):
 
 
 NATIVE_CALLS = [export.DisabledSafetyCheck.custom_call(target) for target in HANDLERS]
-"""Custom calls of the native part, if it is built."""
+"""Custom calls of the native library, if it is built."""
 
 
 @pytest.mark.compiles_large

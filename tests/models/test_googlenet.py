@@ -47,8 +47,9 @@ def test_auxiliary_heads_of_the_paper_pool_to_4x4():
 
 
 @pytest.mark.compiles_large
-def test_every_branch_and_auxiliary_head_gets_a_gradient():
-    arch = create("googlenet", aux_heads=True, **SMALL)
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_every_branch_and_auxiliary_head_gets_a_gradient(name):
+    arch = create(name, aux_heads=True, **SMALL)
     variables = jax.jit(init, static_argnums=0)(arch, jax.random.key(0))
     images, labels = jax.random.normal(jax.random.key(1), (8, 16, 16, 3)), jnp.arange(8) % 5
 

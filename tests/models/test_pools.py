@@ -173,7 +173,7 @@ def test_the_dtype_is_kept_and_means_are_summed_in_float32(name, dtype):
 
 
 NATIVE_CALLS = [export.DisabledSafetyCheck.custom_call(target) for target in HANDLERS]
-"""Custom calls of the native part, if it is built."""
+"""Custom calls of the native library, if it is built."""
 
 
 @pytest.mark.compiles_large

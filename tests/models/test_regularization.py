@@ -1,4 +1,4 @@
-"""Dropout and local response normalisation against their formulas in numpy."""
+"""Dropout and local response normalization against their formulas in numpy."""
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ def response(x, size, alpha, beta, k):
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 4, 20])
-def test_local_response_normalisation_equals_its_formula(size):
+def test_local_response_normalization_equals_its_formula(size):
     x = np.random.default_rng(0).normal(0, 30, (2, 3, 4, 9))
     options = {"alpha": 0.02, "beta": 0.6, "k": 2.0}
     with jax.enable_x64(True):
@@ -90,7 +90,7 @@ def test_alpha_is_the_paper_s_times_the_size():
 
 
 @pytest.mark.compiles_large
-def test_local_response_normalisation_has_the_right_gradient():
+def test_local_response_normalization_has_the_right_gradient():
     x = np.random.default_rng(0).normal(0, 3, (1, 2, 2, 6))
     norm = LocalResponseNorm(3, alpha=0.5, k=1.0)
     with jax.enable_x64(True):

@@ -29,6 +29,7 @@ REGNET = {
 }  # fmt: skip
 SMALLEST = {  # a small network of each family and form, whose values are computed
     "lenet": create("lenet"),
+    "lenet 1998": create("lenet_1998"),
     "mlp": create("mlp"),
     "resnet basic": create("resnet18", depths=(1, 1), width=8, num_classes=5, input_size=32),
     "resnet v1.5": create("resnet50", **TINY),
@@ -47,6 +48,8 @@ SMALLEST = {  # a small network of each family and form, whose values are comput
     "googlenet paper": create(  # without a norm, a ReLU layer of two channels may be dead at initialization
         "googlenet_paper", width=8, stem="cifar", num_classes=5, input_size=32, activation="gelu"
     ),
+    "inception v3": create("inception_v3", aux_heads=False, width=4, stem="cifar", num_classes=5, input_size=16),
+    "inception v3 keras": create("inception_v3_keras", width=2, stem="cifar", num_classes=5, input_size=16),
     "regnet x": create("regnet_x_400mf", **REGNET),
     "anynet": AnyNet(
         depths=(1, 2),
@@ -83,7 +86,7 @@ def test_every_family_has_a_small_network():
 
 
 def test_models_are_listed_by_pattern():
-    assert list_models("len*") == ["lenet"]
+    assert list_models("len*") == ["lenet", "lenet_1998"]
     assert list_models("zz*") == []
 
 

@@ -23,7 +23,7 @@ from cnnjax.ops.native.library import load
 from cnnjax.ops.window import Window
 from cnnjax.system.cpus import cores
 
-needs_library = pytest.mark.skipif(load() is None, reason="the native part is not built or is disabled (make native)")
+needs_library = pytest.mark.skipif(load() is None, reason="the native library is not built or disabled (make native)")
 CLOSE = 1e-5
 """Tolerance, relative to the largest value."""
 
@@ -388,7 +388,7 @@ print(dispatch.conv_library(jnp.dtype("float32")))
         done = self.run(folder)
         assert done.stdout == "xla-cpu\n"
         (line,) = (line for line in done.stderr.splitlines() if "notice" in line)
-        assert line.startswith("notice: the native part")
+        assert line.startswith("notice: the native library")
         assert message in line
 
     @needs_library

@@ -16,7 +16,7 @@ from tests.native.test_native_convolution import CLOSE, error, exact, random
 
 needs_kernels = pytest.mark.skipif(
     not getattr(load(), "has_kernels", False),
-    reason="the native part is not built, is disabled, or has no kernels for this processor",
+    reason="the native library is not built, is disabled, or has no kernels for this processor",
 )
 
 

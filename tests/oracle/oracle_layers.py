@@ -1,4 +1,4 @@
-"""Compare pools, local response normalisation, convolutions and squeeze-and-excitation with torch, in float64."""
+"""Compare pools, local response normalization, convolutions and squeeze-and-excitation with torch, in float64."""
 
 import itertools
 
@@ -73,7 +73,7 @@ def test_adaptive_pooling_equals_torch(size):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
-def test_local_response_normalisation_equals_torch(size):
+def test_local_response_normalization_equals_torch(size):
     x = 20 * image((2, 3, 4, 7))
     compare(
         LocalResponseNorm(size, alpha=0.01, beta=0.75, k=2.0),

@@ -10,7 +10,9 @@ import jax
 import numpy as np
 import parity
 import pytest
-from peers import KerasPeer, TorchPeer, random_images
+from cases import COUNTED, KERAS, ONE_OF_EACH_FORM, SIZES, Case
+from keras_peer import KerasPeer
+from peers import TorchPeer, random_images
 
 from cnnjax import create
 from cnnjax.convert import load_weights, save_weights
@@ -25,9 +27,9 @@ def same_bits(a, b) -> bool:
     return jax.tree.structure(a) == jax.tree.structure(b) and jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
-@pytest.mark.parametrize("case", parity.ONE_OF_EACH_FORM, ids=lambda case: "-".join(case))
-def test_outputs_statistics_and_gradients_agree(case):
-    row = parity.measure(*case)
+@pytest.mark.parametrize("case", ONE_OF_EACH_FORM, ids=lambda case: f"{case.name}-{case.source}-{case.kind}")
+def test_outputs_statistics_gradients_and_a_round_trip_agree(case):
+    row = parity.measure(case)
     print(row)
     assert row.agrees, row
 
@@ -40,7 +42,8 @@ def test_two_swapped_rows_of_the_head_are_detected(variant, source, monkeypatch)
         return variables
 
     monkeypatch.setattr(parity, "load_weights", swapped)
-    row = parity.measure(variant, source, ".safetensors" if source == "torchvision" else ".h5")
+    monkeypatch.setattr(parity, "check_round_trip", lambda *_: None)
+    row = parity.measure(Case(variant, source, ".safetensors" if source == "torchvision" else ".h5"))
     assert not row.agrees
     assert row.logits > 100 * parity.LARGEST_LOGITS
     assert row.stages < parity.LARGEST_LOGITS
@@ -52,13 +55,29 @@ def test_nan_parameters_are_detected(monkeypatch):
         return variables._replace(params=jax.tree.map(lambda x: x * np.float32(np.nan), variables.params))
 
     monkeypatch.setattr(parity, "load_weights", broken)
+    monkeypatch.setattr(parity, "check_round_trip", lambda *_: None)
     with pytest.raises(AssertionError, match="not finite"):
-        parity.measure("resnet18", "torchvision", ".pth")
+        parity.measure(Case("resnet18", "torchvision", ".pth"))
+
+
+def test_weights_written_back_with_a_changed_bit_are_detected(monkeypatch):
+    def changed(*arguments):
+        variables = load_weights(*arguments)
+        variables.params["head"]["bias"][7] = np.nextafter(variables.params["head"]["bias"][7], np.float32(1))
+        return variables
+
+    monkeypatch.setattr(parity, "load_weights", changed)
+    with pytest.raises(AssertionError, match="fc.bias"):
+        parity.measure(Case("resnet18", "torchvision", ".pth"))
+
+
+def test_parameters_of_the_largest_network_are_counted():
+    assert parity.check_count(COUNTED) == 644_812_894
 
 
 @pytest.mark.parametrize("name", ["resnet50_v1", "resnet50_v2"])
 def test_all_keras_file_formats_give_the_same_bits(name, tmp_path):
-    peer, arch = KerasPeer(parity.KERAS[name]), create(name)
+    peer, arch = KerasPeer(KERAS[name]), create(name)
     legacy, *newer = (load_weights(arch, "keras", peer.save(tmp_path, k)) for k in (".h5", ".weights.h5", ".keras"))
     assert all(same_bits(legacy, other) for other in newer)
 
@@ -78,7 +97,7 @@ def test_a_state_dict_round_trip_is_exact(source, tmp_path):
     for name, tensor in peer.net.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             assert np.array_equal(back[name], tensor.numpy()), name
-    images = random_images(*parity.SIZES[0], seed=0)
+    images = random_images(*SIZES[0], seed=0)
     assert np.array_equal(other.logits_and_stages(images)[0], peer.logits_and_stages(images)[0])
 
 

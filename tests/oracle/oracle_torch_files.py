@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peers import torchvision
 
+import cnnjax
+from cnnjax.convert import load_weights
 from cnnjax.convert.weight_files import open_tensors
 
 ASSETS = os.environ.get("CNNJAX_TEST_ASSETS")
@@ -24,8 +27,9 @@ def agrees(path: Path, expected: dict[str, torch.Tensor]) -> bool:
         assert list(tensors.shapes) == list(expected)
         for name, tensor in expected.items():
             assert tensors.shapes[name] == (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-            array, target = tensors.read(name), tensor.detach().float().numpy()
-            assert array.dtype == np.float32 and array.shape == target.shape
+            wide = tensor.dtype == torch.float64
+            array, target = tensors.read(name), (tensor.detach() if wide else tensor.detach().float()).numpy()
+            assert array.dtype == target.dtype and array.shape == target.shape
             assert array.tobytes() == target.tobytes()
     return True
 
@@ -60,3 +64,28 @@ def test_a_published_file_of_2018_is_read():
     path = Path(ASSETS) / "weights/cifar10_resnet20-12fca82f.th"
     content = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
     assert agrees(path, {name.removeprefix("module."): tensor for name, tensor in content.items()})
+
+
+def recipes(state: dict[str, torch.Tensor]) -> dict[str, tuple[object, float]]:
+    """Return what training recipes save, and the factor of the parameters that are to be read."""
+    halved = {name: tensor * 0.5 if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    wide = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    averaged = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(1, 1)).state_dict()["n_averaged"]
+    return {
+        "an average beside the parameters": ({"state_dict": state, "state_dict_ema": halved, "arch": "x"}, 0.5),
+        "with its optimizer": ({"epoch": 5, "model_state_dict": state, "optimizer_state_dict": {"state": {}}}, 1),
+        "a prefix": ({f"backbone.{name}": tensor for name, tensor in state.items()}, 1),
+        "two prefixes": ({f"module._orig_mod.{name}": tensor for name, tensor in state.items()}, 1),
+        "AveragedModel": ({"n_averaged": averaged, **{f"module.{k}": v for k, v in state.items()}}, 1),
+        "float64": (wide, 1),
+    }
+
+
+@pytest.mark.parametrize("name", recipes({}))
+def test_what_recipes_save_is_read(name, tmp_path):
+    net = torchvision.models.resnet18(num_classes=3)
+    content, factor = recipes(net.state_dict())[name]
+    torch.save(content, tmp_path / "a.pth")
+    arch = cnnjax.create("resnet18", num_classes=3)
+    variables = load_weights(arch, "torchvision", tmp_path / "a.pth")
+    np.testing.assert_array_equal(variables.params["head"]["kernel"].T, net.fc.weight.detach().numpy() * factor)

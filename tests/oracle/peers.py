@@ -1,21 +1,17 @@
-"""Networks of other libraries with random weights and statistics, which ours are compared with.
+"""Networks of torchvision and timm with random weights and statistics, which ours are compared with.
 
-The interface of every peer is numpy: images [N, H, W, C], and tensors by their names in published files.
+The interface of every peer is numpy: images [N, H, W, C], and tensors by their names in published files. `keras_peer`
+has the networks of Keras.
 """
 
-import contextlib
-import os
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
-import h5py
-import jax
-import keras
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from cnnjax.benchmark.torch_networks import import_torchvision
 
@@ -23,34 +19,42 @@ import_torchvision()
 import timm  # noqa: E402
 import torchvision  # noqa: E402
 
+AUX_WEIGHT = 0.3
+"""Weight of each auxiliary head's loss (Szegedy et al. 2015, section 5)."""
+
 
 class Training(NamedTuple):
-    """Results of a peer for one training batch: logits, new statistics, and gradients of the mean loss."""
+    """Results of a peer for one training batch."""
 
-    logits: np.ndarray
+    outputs: tuple[np.ndarray, ...]
+    """Logits of the head and of the auxiliary heads, from the first to the last."""
     statistics: dict[str, np.ndarray]
     gradients: dict[str, np.ndarray]
-
-
-STAGES = {"stem": "maxpool", "stage1": "layer1", "stage2": "layer2", "stage3": "layer3", "stage4": "layer4"}
-"""Our stages, and the corresponding modules of torch networks."""
+    """Gradients of the mean loss."""
 
 
 class TorchPeer:
-    """A network of torchvision or timm."""
+    """A network of torchvision or timm; its statistics are from images of ``size``, ``options`` are its builder's."""
 
-    def __init__(self, source: str, name: str, seed: int = 0):
+    def __init__(
+        self, source: str, name: str, seed: int = 0, size: tuple[int, int] = (64, 96), **options: bool
+    ):  # fmt: skip
         torch.manual_seed(seed)
         make = timm.create_model if source == "timm" else torchvision.models.get_model
-        self.source, self.net = source, make(name)
-        norms = [layer for layer in self.net.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+        self.source, self.net, self.relu = source, make(name, **options), nn.functional.relu
         rng = np.random.default_rng(seed)
+        norms = [layer for layer in self.net.modules() if isinstance(layer, nn.BatchNorm2d)]
         with torch.no_grad():
+            for layer in self.net.modules():
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    draw_weights(rng, layer)
+                elif isinstance(layer, nn.Dropout):
+                    layer.p = 0.0
             for norm in norms:
                 norm.weight.copy_(torch.from_numpy(rng.uniform(0.5, 1.5, norm.weight.shape)))
                 norm.bias.copy_(torch.from_numpy(rng.normal(0, 0.2, norm.bias.shape)))
                 norm.momentum = 1.0
-            self.net.train()(nchw(random_images(64, 96, seed=1)))
+            self.net.train()(nchw(random_images(*size, seed=1)))
             for norm in norms:
                 norm.momentum = 0.1
                 mean, var = perturbed(rng, norm.running_mean.numpy(), norm.running_var.numpy())
@@ -72,9 +76,9 @@ class TorchPeer:
     def logits_and_stages(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return logits and stage activations in evaluation mode."""
         activations, hooks = {}, []
-        for stage, layer in STAGES.items():
+        for stage, layer in stage_layers(self.source, self.net).items():
             keep = lambda _, __, output, stage=stage: activations.update({stage: nhwc(output)})  # noqa: E731
-            hooks.append(getattr(self.net, layer).register_forward_hook(keep))
+            hooks.append(self.net.get_submodule(layer).register_forward_hook(keep))
         with torch.no_grad():
             logits = self.net(nchw(images)).numpy()
         for hook in hooks:
@@ -82,24 +86,59 @@ class TorchPeer:
         return logits, activations
 
     def make_smooth(self) -> None:
-        """Replace every ReLU by silu."""
-        for layer in list(self.net.modules()):
-            for name, child in layer.named_children():
-                if isinstance(child, torch.nn.ReLU):
-                    setattr(layer, name, torch.nn.SiLU())
+        """Replace every ReLU by silu in training; modules, too, call the function that `train` replaces."""
+        self.relu = nn.functional.silu
 
     def train(self, images: np.ndarray, labels: np.ndarray) -> Training:
         """Return the results for one training batch; the network's statistics change."""
         self.net.zero_grad()
         self.net.train()
-        logits = self.net(nchw(images))
-        torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels).long()).backward()
+        with mock.patch.object(nn.functional, "relu", self.relu):
+            results = self.net(nchw(images))
+        logits, *aux = results if isinstance(results, tuple) else (results,)
+        targets = torch.from_numpy(labels).long()
+        loss = nn.functional.cross_entropy(logits, targets)
+        for other in aux:
+            loss = loss + AUX_WEIGHT * nn.functional.cross_entropy(other, targets)
+        loss.backward()
         self.net.eval()
         return Training(
-            logits.detach().numpy(),
+            tuple(output.detach().numpy() for output in (logits, *reversed(aux))),  # torchvision: the last aux first
             {key: tensor.numpy().copy() for key, tensor in self.net.state_dict().items() if "running" in key},
             {key: parameter.grad.numpy().copy() for key, parameter in self.net.named_parameters()},
         )
+
+
+def stage_layers(source: str, net: nn.Module) -> dict[str, str]:
+    """Return our stages, and the corresponding modules of a torch network."""
+    numbers = range(1, 5)
+    match type(net).__name__:
+        case "ResNet":
+            return {"stem": "maxpool", **{f"stage{n}": f"layer{n}" for n in numbers}}
+        case "AlexNet":
+            return {f"stage{n}": f"features.{layer}" for n, layer in enumerate((2, 5, 7, 9, 12), 1)}
+        case "VGG":
+            pools = [name for name, layer in net.named_modules() if isinstance(layer, nn.MaxPool2d)]
+            return {f"stage{n}": name for n, name in enumerate(pools, 1)}
+        case "GoogLeNet":
+            last_blocks = [f"inception{block}" for block in ("3b", "4a", "4d", "4e", "5b")]
+            return {"stem": "maxpool2", **{f"stage{n}": block for n, block in enumerate(last_blocks, 1)}}
+        case "Inception3":
+            return {"stem": "maxpool2", "stage1": "Mixed_5d", "stage2": "Mixed_6e", "stage3": "Mixed_7c"}
+        case "RegNet":
+            stage = "s" if source == "timm" else "trunk_output.block"
+            return {"stem": "stem", **{f"stage{n}": f"{stage}{n}" for n in numbers}}
+        case "Xception":
+            return {"stem": "act2", "stage1": "block1", "stage2": "block2", "stage3": "block11", "stage4": "act4"}
+        case unknown:
+            raise ValueError(f"{unknown} has no table of stages")
+
+
+def draw_weights(rng: np.random.Generator, layer: nn.Conv2d | nn.Linear) -> None:
+    """Draw a kernel and a bias that keep the scale of the activations, so that logits depend on the image."""
+    layer.weight.copy_(torch.from_numpy(rng.normal(0, (2 / layer.weight[0].numel()) ** 0.5, layer.weight.shape)))
+    if layer.bias is not None:
+        layer.bias.copy_(torch.from_numpy(rng.normal(0, 0.1, layer.bias.shape)))
 
 
 def perturbed(rng: np.random.Generator, mean: np.ndarray, var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -108,119 +147,6 @@ def perturbed(rng: np.random.Generator, mean: np.ndarray, var: np.ndarray) -> tu
     Independent random statistics would make the activations of a deep network vanish or explode.
     """
     return mean + rng.normal(0, 0.2, mean.shape) * np.sqrt(var), var * rng.uniform(0.7, 1.4, var.shape)
-
-
-class KerasPeer:
-    """A network of keras.applications, on JAX."""
-
-    def __init__(self, name: str, seed: int = 0, size: tuple[int, int] = (64, 96)):
-        self.name, self.models = name, {}
-        with relaxed():
-            keras.utils.set_random_seed(seed)
-            net = self.net(size)
-            rng = np.random.default_rng(seed)
-            norms = [layer for layer in net.layers if isinstance(layer, keras.layers.BatchNormalization)]
-            for layer in net.layers:
-                if isinstance(layer, keras.layers.Conv2D) and layer.use_bias:
-                    layer.bias.assign(rng.normal(0, 0.1, layer.bias.shape))
-            for norm in norms:
-                norm.gamma.assign(rng.uniform(0.5, 1.5, norm.gamma.shape))
-                norm.beta.assign(rng.normal(0, 0.2, norm.beta.shape))
-                norm.momentum, momentum = 0.0, norm.momentum
-            net(random_images(*size, seed=1), training=True)
-            for norm in norms:
-                norm.momentum = momentum
-                mean, var = perturbed(rng, np.asarray(norm.moving_mean), np.asarray(norm.moving_variance))
-                norm.moving_mean.assign(mean)
-                norm.moving_variance.assign(var)
-            self.first = net
-
-    def net(self, size: tuple[int, int]):
-        """Return the network for an image size, which Keras fixes; all sizes have equal weights."""
-        if size not in self.models:
-            made = getattr(keras.applications, self.name)(
-                weights=None, input_shape=(*size, 3), classifier_activation=None
-            )
-            if self.models:
-                made.set_weights(self.first.get_weights())
-            self.models[size] = made
-        return self.models[size]
-
-    def save(self, folder: Path, kind: str) -> Path:
-        """Write the weights as ``.h5`` (the layout of the published files), ``.weights.h5`` or ``.keras``."""
-        path = folder / f"keras{kind}"
-        with relaxed():
-            if kind == ".h5":
-                write_legacy_h5(path, self.first)
-            elif kind == ".keras":
-                self.first.save(path)
-            else:
-                self.first.save_weights(path)
-        return path
-
-    def logits_and_stages(self, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return logits and stage activations in evaluation mode."""
-        with relaxed():
-            net = self.net(images.shape[1:3])
-            ends = {"stem": "pool1_pool"}
-            for layer in net.layers:
-                if layer.name.endswith("_out"):  # the last block of each stage wins
-                    ends[f"stage{int(layer.name[4]) - 1}"] = layer.name
-            probe = keras.Model(net.input, [net.output, *(net.get_layer(name).output for name in ends.values())])
-            logits, *stages = (np.asarray(x) for x in probe(images, training=False))
-        return logits, dict(zip(ends, stages, strict=True))
-
-    def make_smooth(self) -> None:
-        """Replace every ReLU by silu."""
-        for net in self.models.values():
-            for layer in net.layers:
-                if getattr(layer, "activation", None) is keras.activations.relu:
-                    layer.activation = keras.activations.silu
-
-    def train(self, images: np.ndarray, labels: np.ndarray) -> Training:
-        """Return the results for one training batch; the network's statistics stay the same."""
-        with relaxed():
-            net = self.net(images.shape[1:3])
-            trainable = [v.value for v in net.trainable_variables]
-            non_trainable = [v.value for v in net.non_trainable_variables]
-
-            def loss(trainable):
-                logits, new = net.stateless_call(trainable, non_trainable, images, training=True)
-                picked = jax.nn.log_softmax(logits)[np.arange(len(labels)), labels]
-                return -picked.mean(), (logits, new)
-
-            (_, (logits, new)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(trainable)
-        names = [[v.path for v in group] for group in (net.non_trainable_variables, net.trainable_variables)]
-        return Training(np.asarray(logits), *(
-            {name: np.asarray(value) for name, value in zip(paths, values, strict=True) if "seed" not in name}
-            for paths, values in zip(names, (new, grads), strict=True)
-        ))  # fmt: skip
-
-
-def write_legacy_h5(path: Path, net) -> None:
-    """Write the weights in the layout of Keras 2, which the published files have; Keras 3 reads but does not write it.
-
-    Keras then loads the file into a fresh network, which confirms the layout.
-    """
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = [layer.name.encode() for layer in net.layers]
-        file.attrs["backend"], file.attrs["keras_version"] = b"tensorflow", b"2.2.4"
-        for layer in net.layers:
-            group = file.create_group(layer.name)
-            names = [f"{layer.name}/{variable.name}:0" for variable in layer.weights]
-            group.attrs["weight_names"] = [name.encode() for name in names]
-            for name, variable in zip(names, layer.weights, strict=True):
-                group[name] = np.asarray(variable.value)
-    fresh = net.__class__.from_config(net.get_config())
-    fresh.load_weights(path)
-    assert all(np.array_equal(a, b) for a, b in zip(fresh.get_weights(), net.get_weights(), strict=True))
-
-
-@contextlib.contextmanager
-def relaxed():
-    """Allow Keras, which is not written for strict promotion, to mix dtypes and ranks."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def random_images(height: int, width: int, seed: int) -> np.ndarray:
@@ -235,9 +161,10 @@ def nchw(images: np.ndarray) -> torch.Tensor:
 
 
 def nhwc(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.numpy().transpose(0, 2, 3, 1)
+    """Return a copy, because some networks change activations in place later."""
+    return tensor.numpy().transpose(0, 2, 3, 1).copy()
 
 
 def versions() -> dict[str, str]:
     """Return the versions of the peers."""
-    return {module.__name__: module.__version__ for module in (torch, torchvision, timm, keras)}
+    return {module.__name__: module.__version__ for module in (torch, torchvision, timm)}

@@ -47,3 +47,12 @@ def test_thinned_series_keep_the_marked_and_the_last_point():
 def test_names_are_escaped():
     text = line_chart("<b>t</b>", "epoch", [1, 2], {"<script>": [1.0, 2.0]})
     assert "<script>" not in text and "<b>" not in text
+
+
+def test_borders_are_drawn_at_their_positions_with_their_names():
+    text = line_chart("t", "epoch", [1, 2, 3], {"a": [0.0, 1.0, 0.5]}, borders={0.5: "head", 2.5: "<all>"})
+    at = [float(x) for x in re.findall(r'class="border" x1="([\d.]+)"', text)]
+    drawn = points(text)
+    assert at[0] == LEFT
+    assert math.isclose(at[1], (drawn[1][0] + drawn[2][0]) / 2, abs_tol=0.1)
+    assert ">head</text>" in text and "&lt;all&gt;" in text

@@ -185,7 +185,7 @@ def test_a_changed_experiment_file_is_reported(own, tmp_path):
         ("SOURCES = [1]", "SOURCES must be a dictionary of SourceEntry by name"),
         ('Linear.family = "lenet"', "defines the family 'lenet', which cnnjax already has"),
         ('Squared.kind = "cross_entropy"', "defines the loss 'cross_entropy', which cnnjax already has"),
-        ("del Squared", "is of a class that this file does not define"),
+        ("del Squared", "is not defined in this file with a"),
     ],
 )
 def test_invalid_definitions_are_refused(tmp_path, line, message):

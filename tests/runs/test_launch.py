@@ -41,11 +41,13 @@ def test_resuming_with_another_lowering_prints_one_notice_per_change(start, tmp_
     assert "notice: resuming with" not in start({"convolution": "one"})
     other = {"convolution": "another", "steps_per_dispatch": 7}
     assert [line for line in start(other, stop="start").splitlines() if line.startswith("notice: resuming with")] == [
-        "notice: resuming with lowering.steps_per_dispatch 7, lowering.convolution another; it was "
-        "lowering.steps_per_dispatch 1, lowering.convolution one before, so the result will not be bit-identical"
+        "notice: resuming with lowering.steps_per_dispatch 7, lowering.convolution another (previously "
+        "lowering.steps_per_dispatch 1, lowering.convolution one), so the result will not be bit-identical"
     ]
     assert "notice: resuming with" not in start(other, stop="start")
-    assert "notice: resuming with packages.jax 0.0.1; it was packages.jax " in start(other, stop="start", jax="0.0.1")
+    assert "notice: resuming with packages.jax 0.0.1 (previously packages.jax " in start(
+        other, stop="start", jax="0.0.1"
+    )
     assert len(json.loads((tmp_path / "run" / "environment.json").read_text())) == 4
 
 

@@ -35,6 +35,7 @@ def test_a_valid_description_is_read(tmp_path):
         ({"preprocessing": {**PREPROCESSING, "mean": [float("nan")]}}, "preprocessing.mean"),
         ({"data": 3}, "data is 3"),
         ({"data": {"content_hash": "x"}}, "data.split_hash is None; it must be text"),
+        ({"data": {"content_hash": "x", "split_hash": "y", "test_hash": 3}}, "data.test_hash is 3; it must be text"),
     ],
 )
 def test_invalid_descriptions_are_refused_with_the_field_name(changed, message, tmp_path):

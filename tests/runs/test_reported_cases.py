@@ -1,9 +1,13 @@
 """Data mistakes that users of other libraries have reported: each is refused, or reported and made harmless."""
 
+import dataclasses
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
-from conftest import mostly_slow
+from conftest import mostly_slow, write_digits
 from PIL import Image
 from rich.console import Console
 
@@ -11,8 +15,10 @@ import cnnjax
 from cnnjax import checkpoint, create
 from cnnjax.config import Data, EarlyStopping, Experiment, Train
 from cnnjax.data import Preprocessing
+from cnnjax.data.idx import read_idx, write_idx
 from cnnjax.errors import UserError
 from cnnjax.functional import init
+from cnnjax.runs import evaluation
 
 SILENT = Console(quiet=True)
 CLASSES = ("cat", "dog")
@@ -67,6 +73,136 @@ def test_training_images_are_never_used_for_validation(tmp_path, stream):
     validation = before.validation.read(np.arange(1, 8))
     assert np.array_equal(after.validation.read(np.arange(7)), validation)
     assert cnnjax.load(tmp_path / "run").evaluate("validation").images == 7
+
+
+def copy_images(folder, source, target):
+    for name in CLASSES:
+        shutil.copy(folder / source / name / "000.png", folder / target / name / "900.png")
+
+
+@pytest.fixture(scope="module")
+def trained_on_parts(tmp_path_factory):
+    """A run on a folder with all three parts; tests copy both."""
+    root = tmp_path_factory.mktemp("parts")
+    write_images(root / "photos", {"train": 10, "val": 4, "test": 4})
+    cnnjax.train(experiment(root / "photos"), root / "run", console=SILENT)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained_without_parts(tmp_path_factory):
+    """A run on a folder with training images only, whose test images were drawn by the seed."""
+    root = tmp_path_factory.mktemp("whole")
+    cnnjax.train(experiment(write_images(root / "photos", {"train": 20}), test=0.2), root / "run", console=SILENT)
+    return root
+
+
+def moved(trained, tmp_path):
+    """Return a copy of the run whose data are a copy of the photos, and those photos."""
+    shutil.copytree(trained / "run", tmp_path / "run")
+    shutil.copytree(trained / "photos", tmp_path / "photos")
+    config = tmp_path / "run/config.json"
+    config.write_text(config.read_text().replace(str(trained / "photos"), str(tmp_path / "photos")))
+    return cnnjax.load(tmp_path / "run"), tmp_path / "photos"
+
+
+@pytest.mark.parametrize(("part", "folder"), [("test", "test"), ("validation", "val")])
+def test_training_images_copied_into_another_part_are_not_counted(trained_on_parts, tmp_path, part, folder):
+    run, photos = moved(trained_on_parts, tmp_path)
+    before = run.evaluate(part)
+    copy_images(photos, "train", folder)
+    dataset = run.dataset()
+    assert f"2 images added since the run, not used: {folder}/cat/900.png, {folder}/dog/900.png" in dataset.notices
+    assert evaluation.compare(run.network, dataset, part) is None
+    after = run.evaluate(part)
+    assert (after.images, after.loss) == (before.images, before.loss)
+
+
+def test_a_new_part_does_not_replace_a_recorded_one(trained_without_parts, tmp_path):
+    run, folder = moved(trained_without_parts, tmp_path)
+    before = run.dataset()
+    write_images(folder, {"test": 2, "val": 2}, seed=1)
+    after = cnnjax.load(tmp_path / "run").dataset()
+    assert after.names == before.names
+    assert (after.part_hashes, after.split_hash) == (before.part_hashes, before.split_hash)
+    assert any(notice.startswith("8 images added since the run, not used") for notice in after.notices)
+
+
+def test_changed_contents_are_refused_or_reported(trained_on_parts, tmp_path):
+    run, photos = moved(trained_on_parts, tmp_path)
+    write_images(photos, {"train": 10, "val": 4, "test": 4}, seed=5)
+    dataset = run.dataset()
+    for part in ("train", "validation"):
+        with pytest.raises(UserError, match=rf"the {part} images of image_folder are not those of the run \(sha256 \w"):
+            evaluation.evaluate(run.network, dataset, part)
+    notice = evaluation.compare(run.network, dataset, "test")
+    assert notice.startswith("the test images of image_folder are not those of the run (sha256 ")
+    assert evaluation.evaluate(run.network, dataset, "test").images == 8
+
+
+def test_runs_without_hashes_of_their_parts_are_compared_as_a_whole(trained_on_parts, trained_without_parts, tmp_path):
+    """As older versions wrote them."""
+
+    def older(trained, name):
+        run, photos = moved(trained, tmp_path / name)
+        network = run.network
+        data = {key: network.data[key] for key in ("name", "content_hash", "split_hash")}
+        run._network = dataclasses.replace(network, data=data)
+        return run, photos
+
+    run, photos = older(trained_on_parts, "parts")
+    assert evaluation.compare(run.network, run.dataset(), "validation") is None
+    copy_images(photos, "train", "test")
+    assert "recorded only a sha256 of all images" in evaluation.compare(run.network, run.dataset(), "validation")
+    run, photos = older(trained_without_parts, "whole")
+    (photos / "train/cat/000.png").unlink()
+    drawn = cnnjax.data.load(Data(source=f"image_folder:{photos}", validation=0.2), like=run.network.preprocessing)
+    with pytest.raises(UserError, match="the images of image_folder are not those of the run .sha256"):
+        evaluation.compare(run.network, drawn, "validation")
+
+
+def test_contents_that_cannot_be_compared_are_reported(trained_on_parts, tmp_path):
+    run, photos = moved(trained_on_parts, tmp_path)
+    (photos / "test/cat/000.png").unlink()
+    dataset = run.dataset()
+    assert "1 image of the run missing: test/cat/000.png" in dataset.notices
+    assert evaluation.compare(run.network, dataset, "test").endswith("because some are missing")
+    assert evaluation.compare(run.network, dataset, "validation") is None
+
+
+def test_other_photos_with_the_same_names_are_used_whole(trained_on_parts, tmp_path):
+    run = cnnjax.load(trained_on_parts / "run")
+    other = Data(source=f"image_folder:{write_images(tmp_path / 'other', {'train': 2, 'test': 7}, seed=3)}")
+    dataset = run.dataset(other, divide=False)
+    assert len(dataset.test.labels) == 14
+    assert "are not those of the run" in evaluation.compare(run.network, dataset, "test")
+    same = shutil.copytree(trained_on_parts / "photos", tmp_path / "same")
+    copy_images(same, "train", "test")
+    assert len(run.dataset(Data(source=f"image_folder:{same}"), divide=False).test.labels) == 8
+
+
+def test_a_removed_label_does_not_move_training_images_to_validation(tmp_path):
+    """The split of images in memory is drawn by the seed; one image fewer draws another split."""
+    digits = write_digits(tmp_path / "digits")
+    config = experiment(digits).replace(model=create("mlp"), data=Data(source="mnist", dir=str(digits), validation=0.2))
+    run = cnnjax.train(config, tmp_path / "run", console=SILENT)
+    for part in ("train", "validation", "test"):
+        assert evaluation.compare(run.network, run.dataset(), part) is None
+    for stem, axes in (("train-images-idx3-ubyte", 3), ("train-labels-idx1-ubyte", 1)):
+        write_idx(digits / stem, read_idx(digits / stem, axes)[1:])
+    shorter = run.dataset()
+    for part in ("train", "validation"):
+        with pytest.raises(UserError, match="are not those of the run .*so the run may have trained on some of them"):
+            evaluation.evaluate(run.network, shorter, part)
+    assert evaluation.compare(run.network, shorter, "test") is None
+
+
+def test_test_images_drawn_from_other_photos_are_refused(trained_without_parts, tmp_path):
+    run = cnnjax.load(trained_without_parts / "run")
+    copy = shutil.copytree(trained_without_parts / "photos", tmp_path / "copy")
+    (copy / run.dataset().names["train"][0]).unlink()
+    with pytest.raises(UserError, match="the test images of image_folder are not those of the run"):
+        run.evaluate("test", Data(source=f"image_folder:{copy}"))
 
 
 def test_12_bit_images_are_reported_and_can_be_scaled(tmp_path):
@@ -136,6 +272,22 @@ def test_classes_are_matched_by_name(tmp_path):
     expected = np.zeros((12, 12), int)
     np.add.at(expected, (np.repeat(np.arange(12), 2), answers), 1)
     assert np.array_equal(report.confusion, expected)
+
+
+def test_files_that_were_left_out_are_recorded(tmp_path):
+    folder = write_images(tmp_path / "photos", {"train": 10, "test": 4})
+    (folder / "train/cat/003.png").write_bytes(b"")
+    (folder / "train/notes.txt").write_text("a note")
+    run = cnnjax.train(experiment(folder, skip_damaged=True), tmp_path / "run", console=SILENT)
+    recorded = json.loads((run.path / "files.json").read_text())
+    assert (recorded["damaged"], recorded["unused"]) == (["train/cat/003.png"], ["train/notes.txt"])
+    entry = json.loads((run.path / "environment.json").read_text())[0]["data"]
+    assert (entry["damaged"], entry["unused"]) == ("1 file: train/cat/003.png", "1 file: train/notes.txt")
+    page = (run.path / "report.html").read_text()
+    assert "<td>damaged files</td><td>1 file: train/cat/003.png</td>" in page
+    assert run.dataset().names["train"] == recorded["train"]
+    streamed = cnnjax.data.load(experiment(folder, skip_damaged=True, size=28, stream="always").data)
+    assert {kind: recorded[kind] for kind in streamed.left_out} == streamed.left_out
 
 
 def test_a_damaged_files_json_is_refused(tmp_path):

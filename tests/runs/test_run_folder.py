@@ -96,6 +96,16 @@ def test_a_folder_with_other_files_is_refused(tmp_path, experiment):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_config_without_permission_is_not_called_malformed(tmp_path, monkeypatch):
+    def refusing(path, flags, mode):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(UserError, match=r"config.json cannot be read: Permission denied; check its permissions$"):
+        read_config(tmp_path / "config.json")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

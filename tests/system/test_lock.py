@@ -6,11 +6,12 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from cnnjax.errors import UserError
-from cnnjax.system.lock import LostLock, locked
+from cnnjax.system.lock import LostLock, locked, waiting_for
 
 HOST = socket.gethostname()
 HOLDER = """
@@ -41,6 +42,21 @@ def test_a_second_lock_is_refused_with_the_pid_and_host_of_the_first(path):
         pass
     with locked(path):
         pass
+
+
+def test_waiting_for_a_lock_says_so_once_and_acquires_it_when_it_is_released(path):
+    with contextlib.ExitStack() as held:
+        held.enter_context(locked(path))
+        release = threading.Timer(0.3, held.close)
+        release.start()
+        notices = []
+        with waiting_for(path, lambda: notices.append("waits"), seconds=0.02) as require:
+            require()
+        release.join()
+    assert notices == ["waits"]
+    with waiting_for(path, lambda: notices.append("waits")):
+        pass
+    assert len(notices) == 1
 
 
 def test_an_error_releases_the_lock(path):

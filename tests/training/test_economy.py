@@ -123,7 +123,7 @@ def test_epochs_do_not_wait_and_only_the_first_one_compiles(experiment, tmp_path
     assert "compile" not in log[first:]  # neither steps, evaluation nor saving compile again
 
 
-def test_a_resumed_training_runs_the_same_programs(experiment, tmp_path, progress, log):
+def test_a_resumed_run_uses_the_same_programs(experiment, tmp_path, progress, log):
     with pytest.raises(KeyboardInterrupt):
         train(experiment, tmp_path / "run", watched(progress, log, last=1))
     del log[:]

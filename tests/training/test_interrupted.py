@@ -1,4 +1,4 @@
-"""Trainings interrupted by a signal, at different moments, and resumed."""
+"""Runs interrupted by a signal, at different moments, and resumed."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ def outcome(experiment, path):
 
 @pytest.fixture(scope="module")
 def uninterrupted(experiment, tmp_path_factory):
-    """Outcome of an uninterrupted training."""
+    """Outcome of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     train(experiment, folder, SilentProgress())
     return outcome(experiment, folder)
@@ -84,7 +84,7 @@ def test_a_run_interrupted_in_steps_and_evaluations_resumes_to_the_same_bits(
 
 
 @pytest.mark.trains_long
-def test_a_float64_training_resumes_to_the_same_bits(experiment, tmp_path, progress, monkeypatch):
+def test_a_float64_run_resumes_to_the_same_bits(experiment, tmp_path, progress, monkeypatch):
     monkeypatch.setattr(loop, "steps_per_dispatch", lambda backend, steps: 5)
     wide = experiment.replace(model=experiment.model.replace(dtype="float64"), train=experiment.train.replace(epochs=1))
     with jax.enable_x64(True):

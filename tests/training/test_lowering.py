@@ -21,6 +21,7 @@ SMALL = {"num_classes": 10, "input_size": 32, "channels": 3}
 RESNET = {**SMALL, "depths": (1, 1), "width": 16, "stochastic_depth": 0.1}
 ARCHS = {
     "lenet": create("lenet", **SMALL),
+    "lenet 1998": create("lenet_1998", **SMALL),
     "mlp": create("mlp", **SMALL),
     "basic": create("resnet18", **RESNET),
     "bottleneck": create("resnet50", **RESNET),
@@ -30,6 +31,7 @@ ARCHS = {
     "alexnet": create("alexnet_lrn", **SMALL, stem="cifar", width=8),
     "vgg": create("vgg11_bn", **SMALL, width=8),
     "googlenet": create("googlenet", **SMALL, stem="cifar", width=16, aux_heads=True),
+    "inception v3": create("inception_v3", **SMALL, stem="cifar", width=8),
     "anynet": AnyNet(**SMALL, depths=(1, 1), widths=(8, 16), bottlenecks=(1, 2), group_widths=(8, 4)),
     "regnet": create("regnet_y_400mf", **SMALL, depth=3, w_0=8, w_a=8.0, w_m=2.0),
     "xception": create("xception", **SMALL, stem="cifar", width=16, middle_blocks=1),

@@ -27,8 +27,8 @@ def short(monkeypatch):
 
     def short(most, error=SHORTAGE, errors=None):
         def limited(make):
-            def make_dispatch(step, batch_size, steps_per_epoch):
-                dispatch = make(step, batch_size, steps_per_epoch)
+            def make_dispatch(step, batch_size, *arguments):
+                dispatch = make(step, batch_size, *arguments)
 
                 def call(*arguments, **options):
                     if batch_size > most:

@@ -166,7 +166,7 @@ def test_frozen_parameters_have_no_gradient_and_no_optimizer_state(experiment, d
 # Hyperparameters -----------------------------------------------------------------------------------------------------
 
 
-def test_trainings_with_different_values_share_one_program(experiment, dataset, batch):
+def test_runs_with_different_values_share_one_program(experiment, dataset, batch):
     base = experiment.replace(
         model=create("mlp", activation="tanh"),
         optimizer=Optimizer(name="adamw", lr=0.01, eps=1e-3, weight_decay=0.0),  # a small eps would magnify rounding
@@ -252,7 +252,7 @@ def test_a_source_on_disk_trains_to_the_same_bits_and_is_never_loaded_whole(expe
 
 
 @pytest.mark.trains_long
-def test_a_training_resumes_from_any_snapshot_to_the_same_bits(experiment, dataset):
+def test_a_run_resumes_from_any_snapshot_to_the_same_bits(experiment, dataset):
     whole, rest = Recorder(), Recorder()
     experiment = experiment.replace(train=experiment.train.replace(ema_decay=0.9))
     expected = fit(experiment, dataset, hooks=(whole,))

@@ -1,1 +1,1 @@
-"""The optional native part for CPUs, called through XLA's FFI; `make native` builds it."""
+"""The optional native library for CPUs, called through XLA's FFI; `make native` builds it."""

@@ -32,7 +32,7 @@ struct Affine {
   }
 };
 
-ffi::Error normalise(Array x, Array gamma, Array beta, ffi::RemainingArgs added, Result y, Result mean, Result variance,
+ffi::Error normalize(Array x, Array gamma, Array beta, ffi::RemainingArgs added, Result y, Result mean, Result variance,
                      float epsilon, bool relu) {
   return on_worker([&] {
     const auto& kernels = *batch_norm::kernels();
@@ -76,7 +76,7 @@ ffi::Error gradient(Array cotangent, Array x, Array mean, Array variance, Array 
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxBatchNorm, normalise,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnjaxBatchNorm, normalize,
                               ffi::Ffi::Bind()
                                   .Arg<Array>()
                                   .Arg<Array>()

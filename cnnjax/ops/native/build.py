@@ -1,4 +1,4 @@
-"""Build the native part: `make native`. Needed: g++ or clang++, and oneDNN with its headers.
+"""Build the native library: `make native`. Needed: g++ or clang++, and oneDNN with its headers.
 
 Debian, Ubuntu: apt install g++ libdnnl-dev; conda: conda install -c conda-forge gxx onednn; Homebrew: brew
 install gcc onednn, CXX=g++-15.
@@ -48,7 +48,8 @@ def build() -> None:
             whole = linked.read_bytes()
             write_bytes(LIBRARY, whole + seal(whole))
     except (OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"error: the native part was not built ({error}); install {__doc__.partition('Needed: ')[2].strip()}")
+        needed = __doc__.partition("Needed: ")[2].strip()
+        sys.exit(f"error: the native library was not built ({error}); install {needed}")
     print(f"{LIBRARY} is built; CNNJAX_NATIVE=0 disables it")
 
 

@@ -52,7 +52,7 @@ class Library:
         self.is_wide = bool(loaded.cnnjax_has_avx512())
         """Whether vectors hold 16 floats."""
         if self.has_kernels:
-            self.version += f" and own kernels {KERNELS}{' (AVX-512)' if self.is_wide else ''}"
+            self.version += f" and cnnjax kernels v{KERNELS}{' (AVX-512)' if self.is_wide else ''}"
         self.version += f", {self.threads} thread{'s' if self.threads > 1 else ''}"
         """Version string, including everything that determines the bits of a result."""
         self._calls, self._bound = loaded.cnnjax_calls, loaded.cnnjax_bound
@@ -102,7 +102,7 @@ def _load() -> Library | None:
     except (OSError, AttributeError, RuntimeError) as error:
         reason = f"cannot be used ({str(error).partition(chr(10))[0]})"
     print(
-        f"notice: the native part {reason}; build it with make native, or disable it with CNNJAX_NATIVE=0",
+        f"notice: the native library {reason}; build it with make native, or disable it with CNNJAX_NATIVE=0",
         file=sys.stderr,
     )
     return None

@@ -54,9 +54,9 @@ inline xla::ffi::Error on_worker(const std::function<void()>& task) {
     try {
       task();
     } catch (const std::bad_alloc&) {
-      problem = Error(ErrorCode::kResourceExhausted, "the native part is out of memory");
+      problem = Error(ErrorCode::kResourceExhausted, "the native library is out of memory");
     } catch (const std::exception& error) {
-      problem = Error(ErrorCode::kInternal, std::string("the native part: ") + error.what());
+      problem = Error(ErrorCode::kInternal, std::string("the native library: ") + error.what());
     }
   });
   return problem;

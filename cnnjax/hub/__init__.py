@@ -1,0 +1,1 @@
+"""Published networks: download, cache, the networks in the package, model folders, and `load_pretrained`."""

@@ -1,0 +1,1 @@
+"""Transfer learning: phases, proof of what was frozen, embeddings of a frozen backbone, probes."""

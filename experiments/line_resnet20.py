@@ -1,0 +1,23 @@
+"""ResNet-20, on CIFAR-10 for 8 epochs.
+
+The training is that of every line_*.py experiment, so that only the network differs (docs/line.md).
+
+Command:  python scripts/train.py line_resnet20 --data.dir DIR_OR_ZIP
+Shows:    shortcuts, at 41 M multiply-adds an image
+Device:   any; 2 CPU cores suffice
+Time:     not run; about 7 min on 2 CPU cores is expected
+Expected: not run
+"""
+
+from cnnjax import create
+from cnnjax.config import Augmentation, Data, EarlyStopping, Experiment, Optimizer, Schedule, Train
+
+experiment = Experiment(
+    model=create("resnet20_cifar"),
+    data=Data(source="cifar10", validation=0.1),
+    augmentation=Augmentation(pad_crop=4, flip=True),
+    optimizer=Optimizer(name="adam", lr=1e-3),
+    schedule=Schedule(name="warmup_cosine"),
+    train=Train(epochs=8, batch_size=128),
+    early_stopping=EarlyStopping(metric="top1"),
+)
