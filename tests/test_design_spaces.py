@@ -90,6 +90,7 @@ def test_budgets_bound_parameters_and_activations():
     assert 1e4 <= counted.activations <= 4e5
 
 
+@pytest.mark.compiles_large
 def test_an_anynet_runs_forward():
     arch = AnyNet(
         depths=(1, 2), widths=(16, 24), bottlenecks=(2, 1), group_widths=(4, 8), se_ratio=0.25, **SMALL

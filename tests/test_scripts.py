@@ -265,6 +265,7 @@ def test_cached_and_fresh_programs_give_the_same_bits(workplace, programs):
     assert same_parameters(first, train("fresh", CNNJAX_CACHE="0"))
 
 
+@pytest.mark.trains_long
 def test_a_user_experiment_file(workplace, digits):
     (workplace / "mine.py").write_text(
         "from cnnjax import create\nfrom cnnjax.config import Data, Experiment, Train\n"

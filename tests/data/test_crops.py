@@ -51,6 +51,7 @@ def test_the_largest_centered_box_is_used_if_no_draw_fits(size, expected, monkey
     assert tuple(draw_boxes(0, 0, np.array([0]), *np.array(size)[:, None], 0.9)[0]) == expected
 
 
+@pytest.mark.compiles_large
 def test_resizing_on_the_device_equals_pillow():
     rng = np.random.default_rng(0)
     images = np.stack(

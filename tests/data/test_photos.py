@@ -103,6 +103,7 @@ def test_the_number_of_threads_does_not_matter(folder, threads, monkeypatch):
     pool.terminate()
 
 
+@pytest.mark.compiles_large
 def test_resident_and_streamed_images_have_the_same_crops(folder):
     """For photos of the network's size, the device and the decoding threads cut the same crops."""
     for path in folder.glob("*/*/*.jpg"):
@@ -132,7 +133,7 @@ def final_params(experiment, folder, progress, *hooks):
     return checkpoint.restore(newest, "variables", like)
 
 
-@pytest.mark.parametrize("stream", mostly_slow(["always", "never"], 1, pytest.mark.trains_long))
+@pytest.mark.parametrize("stream", mostly_slow(["always", "never"], 0, pytest.mark.trains_long))
 def test_a_run_on_crops_resumes_to_the_same_bits(experiment, tmp_path, progress, stream):
     experiment = experiment.replace(data=experiment.data.replace(stream=stream))
     whole = final_params(experiment, tmp_path / "whole", progress)

@@ -45,6 +45,7 @@ def experiment(folder, channels=1, **options) -> Experiment:
     )
 
 
+@pytest.mark.trains_long
 def test_a_finished_run_refuses_other_data(tmp_path):
     first = write_images(tmp_path / "first", {"train": 10, "test": 4})
     second = write_images(tmp_path / "second", {"train": 10, "test": 4}, seed=1)

@@ -261,7 +261,7 @@ def test_recomputed_stages_and_parts_take_less_memory(setup, experiment):
     assert temporaries(accumulate=4) < 0.5 * everything
 
 
-@pytest.mark.parametrize("clip_norm", mostly_slow([0.01, None], 1))
+@pytest.mark.parametrize("clip_norm", mostly_slow([0.01, None], 0))
 def test_the_gradient_norm_is_measured_before_clipping(experiment, clip_norm):
     experiment = experiment.replace(
         model=create("mlp", activation="relu"), optimizer=Optimizer(name="sgd", lr=0.5, clip_norm=clip_norm)
