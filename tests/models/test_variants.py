@@ -251,7 +251,7 @@ def test_every_activation_is_elementwise_and_has_a_gradient(name):
         ("lenet", {"activaton": "relu"}, "LeNet has no option 'activaton'; did you mean 'activation'"),
         ("lenet", {"activation": "rellu"}, "unknown activation 'rellu'; did you mean 'relu'"),
         ("lenet", {"pooling": "mx"}, "unknown pooling 'mx'; did you mean 'max'"),
-        ("lenet", {"num_classes": 0}, "model.num_classes is 0; it must be 1 or more"),
+        ("lenet", {"num_classes": -1}, "model.num_classes is -1; it must be 0 or more"),
         ("lenet", {"num_classes": 2.5}, "num_classes is 2.5; it must be a whole number"),
         ("lenet", {"input_size": 11}, "model.input_size is 11; it must be 12 or more"),
     ],
