@@ -295,7 +295,7 @@ def test_the_usage_needs_no_jax():
 
 def test_an_unknown_command_has_exit_code_2_and_one_line():
     ended = run_script("benchmark.py", "trian")
-    assert ended == (2, "", "error: unknown command 'trian'; did you mean 'train'?\n")
+    assert ended == (2, "", "error: unknown command 'trian'; did you mean 'train' or 'transfer'?\n")
 
 
 @pytest.mark.many_processes

@@ -66,7 +66,7 @@ def test_usual_and_requested_memory_options():
     arch = create("resnet20_cifar")
     usual = memory.memory_options(Work(model="resnet20_cifar"), arch)
     assert list(map(str, usual)) == [
-        "everything kept", "--train.remat stem stage1", "--train.remat all", "--train.accumulate 4",
+        "all activations stored", "--train.remat stem stage1", "--train.remat all", "--train.accumulate 4",
         "--train.remat all --train.accumulate 4",
     ]  # fmt: skip
     assert memory.memory_options(Work(model="resnet20_cifar", batch=(30,)), arch) == usual[:3]
@@ -85,7 +85,7 @@ def test_the_table(monkeypatch):
     lines = memory.markdown(work, rows, 2**30).splitlines()
     assert memory.title(work) == "Memory of a training step of resnet20_cifar at 32x32x3 with momentum, cpu"
     assert lines[0] == "|  | batch 32, GiB | batch 64, GiB | largest batch in 1 GiB |"
-    assert lines[2] == "| float32, everything kept | 0.03 | 0.06 | 1,024 |"
+    assert lines[2] == "| float32, all activations stored | 0.03 | 0.06 | 1,024 |"
     assert {line.count("|") for line in lines if line.startswith("|")} == {5}
 
 

@@ -145,7 +145,7 @@ def _heat(axes: Axes, labels: Sequence[Sequence[str]], ranked: Sequence[Cell], x
     return Heat(axes.names[x], axes.names[y], tuple(labels[x]), tuple(labels[y]), marks)
 
 
-def sorted_labels(labels: "set[str]") -> list[str]:
+def sorted_labels(labels: set[str]) -> list[str]:
     """Return labels in order: by number if all are numbers, else by text."""
     try:
         return sorted(labels, key=float)

@@ -74,7 +74,3 @@ class AllHooks(Hook):
     def notice(self, text: str) -> None:
         for hook in self.hooks:
             hook.notice(text)
-
-    def close(self) -> None:
-        for hook in self.hooks:
-            hook.close()

@@ -179,8 +179,3 @@ def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(UserError) as error:
         create("resnet50", **options)
     assert str(error.value).startswith(message)
-
-
-def test_a_lenet_without_classes_is_refused():
-    with pytest.raises(UserError, match="model.num_classes is 0; it must be 1 or more"):
-        create("lenet", num_classes=0)

@@ -5,12 +5,12 @@ preprocessing.
 import hashlib
 from pathlib import Path
 
-import keras
 import matplotlib
 import numpy as np
 import pytest
 import torch
-from peers import KerasPeer, TorchPeer, relaxed, torchvision
+from keras_peer import KerasPeer, keras, relaxed
+from peers import TorchPeer, torchvision
 from PIL import Image
 
 from cnnjax.hub import cache
@@ -61,13 +61,14 @@ def compare(network, photos, theirs):
     [
         ("resnet18.tv_in1k_v1", "ResNet18_Weights.IMAGENET1K_V1"),
         ("googlenet.tv_in1k_v1", "GoogLeNet_Weights.IMAGENET1K_V1"),
+        ("inception_v3.tv_in1k_v1", "Inception_V3_Weights.IMAGENET1K_V1"),
         ("regnet_y_400mf.tv_in1k_v2", "RegNet_Y_400MF_Weights.IMAGENET1K_V2"),
     ],
 )
 def test_torchvision(name, weights, photos, tmp_path):
-    peer = TorchPeer("torchvision", name.partition(".")[0])
-    if name.startswith("googlenet"):
-        peer.net.transform_input = True  # as torchvision sets it with pretrained weights
+    transforms = name.startswith(("googlenet", "inception"))
+    options = {"init_weights": False, "transform_input": True} if transforms else {}  # as for pretrained weights
+    peer = TorchPeer("torchvision", name.partition(".")[0], size=(299, 299) if transforms else (64, 96), **options)
     file = tmp_path / find(name).file_name
     torch.save(peer.net.state_dict(), file)
     chain = torchvision.models.get_weight(weights).transforms()

@@ -177,6 +177,7 @@ def test_a_member_that_diverges_or_cannot_be_saved_ends_alone(folder):
     same_rows(ended[2].rows, fit(experiments[2], dataset).rows)
 
 
+@pytest.mark.trains_long
 def test_an_interrupted_stack_resumes_with_the_same_bits(folder):
     base = small(folder)
     experiments, dataset = [base, base.replace(seed=1)], data.load(base.data)

@@ -77,6 +77,14 @@ def test_bad_input_is_one_sentence_with_exit_code_2(arguments, message, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_parquet_without_pyarrow_is_refused_before_training(write, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    done = run_script("sweep.py", write(), "--parquet", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --parquet needs pyarrow; install it with pip install -e .[parquet]")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_file_without_a_sweep_is_refused(write, tmp_path):
     path = write()
     path.write_text(path.read_text().partition("sweep = ")[0])
@@ -88,10 +96,9 @@ def test_a_file_without_a_sweep_is_refused(write, tmp_path):
 @pytest.mark.trains_long
 def test_a_sweep_is_run_by_parts_and_its_page_rebuilt(write, tmp_path):
     path = write(rate=1e30)
-    part = run_script("sweep.py", path, "--only", "optimizer.lr=0.05", "--out", "out", "--parquet", cwd=tmp_path)
+    part = run_script("sweep.py", path, "--only", "optimizer.lr=0.05", "--out", "out", cwd=tmp_path)
     assert part.returncode == 0, part.stderr
     assert "results: out/tiny/" in part.stdout
-    assert (tmp_path / "out" / "tiny" / "sweep.parquet").exists()
     whole = run_script("sweep.py", path, "--out", "out", cwd=tmp_path)
     assert whole.returncode == 1
     assert "error: 2 of 4 members did not finish: optimizer.lr=1e+30, seed=0 (diverged)" in whole.stderr
