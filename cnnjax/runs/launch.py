@@ -9,7 +9,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from rich.console import Console
-from rich.table import Table
 
 from cnnjax import checkpoint, data, report
 from cnnjax.config import Experiment
@@ -31,6 +30,7 @@ from cnnjax.runs.origin import FROM_SEED, Start, read_start, start_variables
 from cnnjax.runs.phase import Task
 from cnnjax.runs.phased import PhasedOutcome, fit_phases
 from cnnjax.runs.progress import TerminalProgress
+from cnnjax.runs.results_table import print_results
 from cnnjax.runs.saving import Saver, tidy
 from cnnjax.system import signals
 from cnnjax.system.compilation import are_deterministic
@@ -236,39 +236,6 @@ def _environment_notice(changed: dict[str, tuple[Any, Any]]) -> str:
 
 def _shortened(value: Any) -> str:
     return value[:200] if isinstance(value, str) else quoted(value)
-
-
-def print_results(name: str, results: dict[str, Any], console: Console) -> None:
-    """Print the results of a finished run."""
-    early = ", stopped early" if results["stopped_early"] else ""
-    console.print()
-    say(console, name)
-    say(console, f"best epoch: {results['best_epoch']} of {results['epochs']}{early}")
-    table = Table()
-    for column in ("", "loss", "top-1", "images"):
-        table.add_column(column, justify="right" if column else "left")
-    for part in PARTS:
-        figures = results[part]
-        table.add_row(part, f"{figures['loss']:.4f}", f"{100 * figures['top1']:.2f} %", f"{figures['images']:,}")
-    console.print(table)
-    if "phases" in results:
-        console.print(phases_table(results))
-    say(console, f"{results['seconds']:.1f} s of training, {results['images_per_second']:,.0f} images/s")
-
-
-def phases_table(results: dict[str, Any]) -> Table:
-    """Return what each phase trained, and how good it was; a star marks the one whose parameters are the run's."""
-    table = Table()
-    for column in ("phase", "trained", "frozen", "epochs", "validation loss", "validation", "test"):
-        table.add_column(column, justify="left" if column == "phase" else "right")
-    for phase in results["phases"]:
-        star = " *" if phase["phase"] == results["best_phase"] else ""
-        shares = (f"{100 * phase[part]['top1']:.2f} %" for part in ("validation", "test"))
-        counts = (f"{phase['trained_parameters']:,}", f"{phase['frozen']['parameters']:,}", f"{phase['epochs']}")
-        table.add_row(
-            f"{phase['phase']}: {phase['trains']}{star}", *counts, f"{phase['validation']['loss']:.4f}", *shares
-        )
-    return table
 
 
 def _fit(
