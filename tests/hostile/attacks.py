@@ -301,7 +301,7 @@ ATTACKS: dict[str, Attack] = {
         lambda path: path.write_bytes(gzip.compress(IDX + SIZES[0] + bytes(10**8))), images, "are allowed", name="a.gz"
     ),
     "idx.gz: a gigabyte that claims to be 2 MiB": Attack(
-        lambda path: path.write_bytes(gzip.compress(IDX + SIZES[1] + bytes(2**30), 1)), images, "and holds more",
+        lambda path: path.write_bytes(gzip.compress(IDX + SIZES[1] + bytes(2**30), 1)), images, "but holds more",
         name="a.gz",
     ),
     "array_record: 256 MB in 128 KB": Attack(
@@ -374,7 +374,7 @@ ATTACKS: dict[str, Attack] = {
         f"checkpoint: a gigabyte of {name}": Attack(
             checkpoint_where(f"variables/{name}", sparse),
             read_checkpoint,
-            f"{name} has 1024 MiB; it may have at most 16",
+            f"{name} is 1024 MiB; the limit is 16",
             name=CHECKPOINT,
         )
         for name in ("_METADATA", "manifest.ocdbt", "array_metadatas/process_0")
