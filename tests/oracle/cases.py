@@ -92,7 +92,7 @@ ONE_OF_EACH_FORM = (
     Case("vgg16", "keras", ".keras", IMAGENET_SIZE),
     Case("googlenet", "torchvision", ".safetensors"),
     Case("googlenet", "torchvision", ".pth", aux_heads=True),
-    Case("inception_v3", "torchvision", ".safetensors", INCEPTION_SIZE, aux_heads=True),
+    Case("inception_v3", "torchvision", ".safetensors", XCEPTION_SIZES),
     Case("inception_v3_keras", "keras", ".keras", XCEPTION_SIZES),
     Case("resnet18", "torchvision", ".pth"),
     Case("resnet50", "timm", ".safetensors"),
