@@ -12,6 +12,8 @@ SIZES = ((64, 96), (75, 75))
 """Image sizes, one not square, one odd."""
 XCEPTION_SIZES = ((80, 97), (75, 75))
 """The same for Inception v3 and Keras's Xception, which take images of at least 75 and 71 pixels."""
+INCEPTION_SIZES = ((147, 171), (75, 75))
+"""The same for Inception v3; the first is large enough for norms over more than one position in its last stage."""
 INCEPTION_SIZE = ((299, 299),)
 """The smallest size for which Inception v3's auxiliary head has a whole window."""
 IMAGENET_SIZE = ((224, 224),)
@@ -73,7 +75,7 @@ class Case(NamedTuple):
 ALL = (
     *(Case(name, "torchvision", ".pth") for name in ("alexnet", *VGGS, "googlenet")),
     Case("googlenet", "torchvision", ".pth", aux_heads=True),
-    Case("inception_v3", "torchvision", ".pth", XCEPTION_SIZES),
+    Case("inception_v3", "torchvision", ".pth", INCEPTION_SIZES),
     Case("inception_v3", "torchvision", ".pth", INCEPTION_SIZE, aux_heads=True),
     *(Case(name, "torchvision", ".pth") for name in (*RESNETS, *REGNETS)),
     *(Case(name, "timm", ".safetensors") for name in (*VGGS, *RESNETS, *TIMM)),
@@ -81,7 +83,7 @@ ALL = (
     *(Case(name, "keras", ".h5") for name in KERAS if name.startswith("resnet")),
     Case("vgg16", "keras", ".h5", IMAGENET_SIZE),
     Case("vgg19", "keras", ".h5", IMAGENET_SIZE),
-    Case("inception_v3_keras", "keras", ".h5", XCEPTION_SIZES),
+    Case("inception_v3_keras", "keras", ".h5", INCEPTION_SIZES),
     Case("xception", "keras", ".h5", XCEPTION_SIZES),
 )
 """All variants with published weights, with each publisher and its file format."""
@@ -92,8 +94,8 @@ ONE_OF_EACH_FORM = (
     Case("vgg16", "keras", ".keras", IMAGENET_SIZE),
     Case("googlenet", "torchvision", ".safetensors"),
     Case("googlenet", "torchvision", ".pth", aux_heads=True),
-    Case("inception_v3", "torchvision", ".safetensors", XCEPTION_SIZES),
-    Case("inception_v3_keras", "keras", ".keras", XCEPTION_SIZES),
+    Case("inception_v3", "torchvision", ".safetensors", INCEPTION_SIZES),
+    Case("inception_v3_keras", "keras", ".keras", INCEPTION_SIZES),
     Case("resnet18", "torchvision", ".pth"),
     Case("resnet50", "timm", ".safetensors"),
     Case("resnext50_32x4d", "torchvision", ".safetensors"),

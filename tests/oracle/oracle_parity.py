@@ -35,7 +35,7 @@ def test_outputs_statistics_gradients_and_a_round_trip_agree(case):
 
 
 def test_the_auxiliary_logits_of_inception_v3_agree():
-    """Gradients are not compared: in training, the norm of a 1x1 map sees three values, and amplifies rounding errors."""
+    """Gradients are not compared: in training, the norm of its 1x1 map sees three values and amplifies rounding."""
     row = parity.measure(Case("inception_v3", "torchvision", ".safetensors", INCEPTION_SIZE, aux_heads=True))
     assert max(row.logits, row.stages, row.train_logits, row.statistics) < parity.LARGEST_LOGITS, row
 
