@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import parity
 import pytest
-from cases import COUNTED, INCEPTION_SIZE, KERAS, ONE_OF_EACH_FORM, SIZES, Case
+from cases import COUNTED, FORWARD_ONLY, KERAS, ONE_OF_EACH_FORM, SIZES, Case
 from keras_peer import KerasPeer
 from peers import TorchPeer, random_images
 
@@ -34,9 +34,9 @@ def test_outputs_statistics_gradients_and_a_round_trip_agree(case):
     assert row.agrees, row
 
 
-def test_the_auxiliary_logits_of_inception_v3_agree():
-    """Gradients are not compared: in training, the norm of its 1x1 map sees three values and amplifies rounding."""
-    row = parity.measure(Case("inception_v3", "torchvision", ".safetensors", INCEPTION_SIZE, aux_heads=True))
+@pytest.mark.parametrize("case", FORWARD_ONLY, ids=lambda case: case.name)
+def test_outputs_and_statistics_of_inception_v3_agree(case):
+    row = parity.measure(case)
     assert max(row.logits, row.stages, row.train_logits, row.statistics) < parity.LARGEST_LOGITS, row
 
 
