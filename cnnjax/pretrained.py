@@ -74,7 +74,7 @@ def _published(row: dict[str, str]) -> Published:
 
 
 def find(name: str) -> Published:
-    """Return the publication of that name; raise UserError with near matches if there is none."""
+    """Return the publication of that name; raise UserError with near matches if it is unknown."""
     return registry()[choose("pretrained network", name, registry())]
 
 

@@ -13,10 +13,14 @@ docs/benchmarks.md. `python scripts/summary.py` lists the networks. Install PyTo
 Exit codes: 0 done, 1 a peer failed or --write wrote nothing, 2 bad input.
 """
 
+import importlib
 import sys
 
 from cnnjax import cli
 from cnnjax.errors import choose
+
+MODULES = {"stream": "streaming", "sweep": "sweeping", "transfer": "transfer", "memory": "memory"}
+"""Modules of the commands that measure something other than single networks."""
 
 
 def benchmark(arguments: list[str]) -> None:
@@ -24,27 +28,9 @@ def benchmark(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return
-    commands = ("train", "infer", "stream", "sweep", "transfer", "memory")
-    command = choose("command", cli.first(arguments, "command"), commands)
-    if command == "memory":
-        from cnnjax.benchmark import memory
-
-        memory.run(arguments[1:])
-        return
-    if command == "stream":
-        from cnnjax.benchmark import streaming
-
-        streaming.run(arguments[1:])
-        return
-    if command == "transfer":
-        from cnnjax.benchmark import transfer
-
-        transfer.run(arguments[1:])
-        return
-    if command == "sweep":
-        from cnnjax.benchmark import sweeping
-
-        sweeping.run(arguments[1:])
+    command = choose("command", cli.first(arguments, "command"), ("train", "infer", *MODULES))
+    if command not in ("train", "infer"):
+        importlib.import_module(f"cnnjax.benchmark.{MODULES[command]}").run(arguments[1:])
         return
     from cnnjax.benchmark.command import run
 

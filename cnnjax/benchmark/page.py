@@ -1,8 +1,13 @@
 """Read and write the sections of docs/benchmarks.md, each found by its heading."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+
+from cnnjax.errors import PartlyDone
 from cnnjax.system.files import write_bytes
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
@@ -37,6 +42,18 @@ def write_section(heading: str, parts: list[str], page: Path | None = None) -> N
     page = page or PAGE
     page.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(page, replaced(_read(page), heading, "\n\n".join(part for part in parts if part)).encode())
+
+
+def finish(columns: Sequence[str], rows: Sequence[Sequence[str]], problems: Sequence[str]) -> None:
+    """Print a table of results; raise PartlyDone with the problems, in which case no section may be written."""
+    table = Table()
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    if problems:
+        raise PartlyDone("; ".join(problems))
 
 
 def _read(page: Path) -> str:

@@ -17,11 +17,10 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 from pydantic import Field
 from rich.console import Console
-from rich.table import Table
 
 from cnnjax import cli
 from cnnjax.benchmark import machine, page
-from cnnjax.errors import PartlyDone, UserError
+from cnnjax.errors import UserError
 from cnnjax.schema import Schema
 from cnnjax.system.cpus import cores
 from cnnjax.system.versions import version
@@ -94,14 +93,8 @@ def run(arguments: list[str]) -> None:
                 except subprocess.CalledProcessError as error:
                     failed[loader.name] = error.stderr.strip().rsplit("\n", 1)[-1]
     rows = [_row(name, values, rates[LOADERS[-1].name]) for name, values in rates.items() if values]
-    table = Table()
-    for column in ("", "images/s", "smallest-largest", "/ PyTorch, normalized"):
-        table.add_column(column, justify="left" if not column else "right")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-    if failed:
-        raise PartlyDone("; ".join(f"{name} failed: {message}" for name, message in failed.items()))
+    problems = [f"{name} failed: {message}" for name, message in failed.items()]
+    page.finish(("", "images/s", "smallest-largest", "/ PyTorch, normalized"), rows, problems)
     if write:
         page.write_section(f"Decoding photos, {machine.processor()}", _section(work, arguments, rows))
 

@@ -23,11 +23,9 @@ import numpy as np
 import tyro
 from pydantic import Field
 from rich.console import Console
-from rich.table import Table
 
 from cnnjax import cli
 from cnnjax.benchmark import machine, page
-from cnnjax.errors import PartlyDone
 from cnnjax.schema import Schema
 from cnnjax.system.versions import version
 
@@ -119,12 +117,7 @@ def run(arguments: list[str]) -> None:
                     continue
                 measured.setdefault(way.name, Measured([], top1)).seconds.append(seconds)
     rows = _rows(work, measured)
-    table = Table(*HEADER)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-    if problems:
-        raise PartlyDone("; ".join(f"{name} {problem}" for name, problem in problems.items()))
+    page.finish(HEADER, rows, [f"{name} {problem}" for name, problem in problems.items()])
     if write:
         page.write_section(f"Training a sweep, {machine.processor()}", _section(work, arguments, rows))
 

@@ -20,12 +20,11 @@ import numpy as np
 import tyro
 from pydantic import Field
 from rich.console import Console
-from rich.table import Table
 
 from cnnjax import cli
 from cnnjax.benchmark import machine, page
 from cnnjax.benchmark.transfer_peers import PEERS, Job
-from cnnjax.errors import PartlyDone, UserError, choose
+from cnnjax.errors import UserError, choose
 from cnnjax.schema import Schema
 from cnnjax.system.versions import version
 
@@ -103,14 +102,7 @@ def run(arguments: list[str]) -> None:
                 except subprocess.CalledProcessError as error:
                     failed[name] = _reason(error.stderr)
     rows = [_row(name, figures, turns["cnnjax"]) for name, figures in turns.items() if figures]
-    table = Table()
-    for column in COLUMNS:
-        table.add_column(column, justify="right" if column else "left")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-    if failed:
-        raise PartlyDone("; ".join(f"{name} failed: {message}" for name, message in failed.items()))
+    page.finish(COLUMNS, rows, [f"{name} failed: {message}" for name, message in failed.items()])
     if write:
         page.write_section(f"Transfer to photos, {machine.processor()}", _section(work, arguments, names, rows))
 

@@ -18,6 +18,7 @@ from cnnjax.convert.tensors import USUAL, Choice, naming
 from cnnjax.convert.weight_files import open_tensors
 from cnnjax.errors import UserError, choose, listed
 from cnnjax.functional import Variables, abstract_variables, check_variables
+from cnnjax.models.heads import HEAD_FIELDS
 from cnnjax.models.layers import Arch
 
 __all__ = [
@@ -65,10 +66,9 @@ def load_weights(arch: Arch, source: str, path: Path) -> Variables:
     """
     converted = convert_weights(arch, source, path)
     if converted.arch.replace(input_size=arch.input_size) != arch:
-        raise UserError(
-            f"{path} holds a model with another head: it needs num_classes={converted.arch.num_classes} and "
-            f"head_hidden={getattr(converted.arch, 'head_hidden', ())}"
-        )
+        fields = {name: getattr(converted.arch, name) for name in HEAD_FIELDS if hasattr(converted.arch, name)}
+        options = ", ".join(f"{name}={value!r}" for name, value in fields.items())
+        raise UserError(f"{path} holds a model with another head; it needs {options}")
     return converted.variables
 
 
@@ -103,7 +103,7 @@ def convert_weights(arch: Arch, source: str, path: Path, choice: Choice = USUAL)
             return Converted(arch, to_variables(table, arch, tensors), None, tensors.notices)
         with naming(path):
             model = keras_model.adapt(arch, table, tensors.definition, tensors)
-        if getattr(model.arch, "head_hidden", ()):
+        if model.arch.head_hidden or model.arch.head_sigmoid:
             table = table._replace(rules=(*keras_model.head_rules(), *table.rules))
         table = table._replace(head=(*table.head, "hidden_*"))
         variables = to_variables(table, model.arch, model.tensors)

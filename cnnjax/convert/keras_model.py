@@ -16,10 +16,10 @@ from cnnjax.convert.keras_definition import Definition, Head, find_head, find_pr
 from cnnjax.convert.keras_layers import apply_layer, compute, per_channel
 from cnnjax.convert.rules import Rules, Table, keras_layer, table_names
 from cnnjax.convert.sources import Normalization
-from cnnjax.convert.tensors import Shape, Tensors
+from cnnjax.convert.tensors import Tensors
 from cnnjax.errors import UserError, quoted
 from cnnjax.functional import Variables, apply
-from cnnjax.models.heads import HeadedArch
+from cnnjax.models.heads import HeadedArch, without_head
 from cnnjax.models.layers import Arch
 
 HIDDEN = "hidden_{i}"
@@ -32,7 +32,7 @@ LARGEST_ERROR = 1e-4
 class OwnModel(NamedTuple):
     """A network adapted to the model in a file, and how to check it."""
 
-    arch: Arch
+    arch: HeadedArch
     tensors: Tensors
     """The file's tensors, with the head's layers named as in the tables."""
     normalization: Normalization | None
@@ -62,13 +62,11 @@ def adapt(arch: Arch, table: Table, definition: Definition, tensors: Tensors) ->
         raise UserError(
             f"the file holds a whole model, whose head a {arch.family} cannot take over; give its weights alone"
         )
-    known = frozenset(
-        name.rpartition("/")[0] for name in table_names(table, arch.replace(num_classes=0, head_hidden=()))
-    )
+    known = frozenset(name.rpartition("/")[0] for name in table_names(table, without_head(arch)))
     head = find_head(definition, known)
     _check_epsilon(arch, definition)
     own = _with_head(_with_size(arch, definition), head)
-    renamed = _rename_head(head, tensors, two_outputs=_is_binary(head))
+    renamed = _rename_head(head, tensors)
     normalization = _normalization(definition, tensors, arch.channels)
 
     def check(variables: Variables) -> None:
@@ -115,17 +113,14 @@ def _with_head(arch: HeadedArch, head: Head) -> HeadedArch:
                 f"{arch.activation}; the hidden layers of a head have the network's activation"
             )
     rates = {layer.dropout for layer in (*hidden[1:], output)} if hidden else set()
-    classes = 2 if _is_binary(head) else output.units
     return arch.replace(
-        num_classes=classes, head_hidden=tuple(layer.units for layer in hidden), head_dropout=max(rates, default=0.0)
+        num_classes=2 if _is_binary(head) else output.units, head_hidden=tuple(layer.units for layer in hidden),
+        head_dropout=max(rates, default=0.0), head_sigmoid=_is_binary(head),
     )  # fmt: skip
 
 
-def _rename_head(head: Head, tensors: Tensors, *, two_outputs: bool) -> Tensors:
-    """Return the tensors with the table's names for the head; one sigmoid output becomes two classes.
-
-    softmax([0, z]) = [1 - sigmoid(z), sigmoid(z)], so the first class gets zero weights.
-    """
+def _rename_head(head: Head, tensors: Tensors) -> Tensors:
+    """Return the tensors with the table's names for the head."""
     names = {
         layer.name: OUTPUT if layer is head.layers[-1] else HIDDEN.replace("{i}", str(index))
         for index, layer in enumerate(head.layers)
@@ -136,19 +131,8 @@ def _rename_head(head: Head, tensors: Tensors, *, two_outputs: bool) -> Tensors:
         own[f"{names.get(layer, layer)}/{variable}"] = name
     if len(own) != len(tensors.shapes):
         raise UserError(f"a layer besides the last one is named {OUTPUT!r}; rename it in Keras and save again")
-
-    def doubled(name: str) -> bool:
-        return two_outputs and name.startswith(f"{OUTPUT}/")
-
-    def read(name: str) -> np.ndarray:
-        value = tensors.read(own[name])
-        return np.concatenate([np.zeros_like(value), value], -1) if doubled(name) else value
-
-    def shape(name: str) -> Shape:
-        given = tensors.shapes[own[name]]
-        return given._replace(shape=(*given.shape[:-1], 2)) if doubled(name) and given.shape else given
-
-    return Tensors(tensors.path, {name: shape(name) for name in own}, read)
+    shapes = {new: tensors.shapes[name] for new, name in own.items()}
+    return Tensors(tensors.path, shapes, lambda name: tensors.read(own[name]))
 
 
 def _normalization(definition: Definition, tensors: Tensors, channels: int) -> Normalization | None:
@@ -211,8 +195,8 @@ def _their_outputs(
     arch: HeadedArch, definition: Definition, head: Head, tensors: Tensors, images: jax.Array
 ) -> jax.Array:
     """Return the file's logits, or its embedding if the network has no classes."""
-    embedding = compute(definition, tensors.read, images, head.embedding)
     if not arch.num_classes or not head.layers:
+        embedding = compute(definition, tensors.read, images, head.embedding)
         return embedding if embedding.ndim == 2 else embedding.mean((1, 2))
     last = definition.layers[head.layers[-1].name]
     before = compute(definition, tensors.read, images, last.inputs[0])

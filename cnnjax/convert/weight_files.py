@@ -66,7 +66,7 @@ def _opener(path: Path, choice: Choice) -> Opener:
     if opener in (open_torch_zip, open_old_torch):
         return functools.partial(opener, key=choice.key)
     if choice.key is not None:
-        raise UserError(f"--key chooses an entry of a torch file, and {path} is none; leave it out")
+        raise UserError(f"--key chooses an entry of a torch file, but {path} is not one; leave out --key")
     return opener
 
 

@@ -38,8 +38,8 @@ def match_classes(given: Sequence[str], network: Predictor, place: str) -> np.nd
             )
         others = f" (and {len(unknown) - 1:,} others)" if len(unknown) > 1 else ""
         raise UserError(
-            f"{place}: the class {printable(unknown[0])!r}{others} is none of the network's {len(network.classes):,}; "
-            f"{near_matches(unknown[0], fitting)}"
+            f"{place}: the class {printable(unknown[0])!r}{others} is not among the network's "
+            f"{len(network.classes):,}; {near_matches(unknown[0], fitting)}"
         )
     positions = np.array([fitting[name] for name in given], np.int32)
     if len(np.unique(positions)) < len(positions):

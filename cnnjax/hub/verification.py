@@ -31,7 +31,7 @@ def digests(path: Path) -> Digests:
 
 
 def mismatch(entry: Published, folder: Path, found: Digests) -> str | None:
-    """Return how a file's hash differs from the one recorded in ``folder`` or, if there is none, the published one."""
+    """Return how a file's hash differs from the one recorded in ``folder``, or from the published one before that."""
     if recorded := recorded_sha256(folder):
         kind, expected, origin = "sha256", recorded, "that of the first verified file"
     elif entry.hash:

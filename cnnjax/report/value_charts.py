@@ -43,7 +43,7 @@ class Mark(NamedTuple):
 
     mean: float
     half: float
-    """Half the width of the interval; NaN if there is none."""
+    """Half the width of the interval; NaN without an interval."""
     text: str
 
     @property

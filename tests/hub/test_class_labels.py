@@ -46,9 +46,12 @@ def test_some_classes_are_found_by_name(network):
     ("given", "message"),
     [
         (["tench", "crane"], "'crane' is the name of two classes; name all classes by id or by number"),
-        (["tench", "triceratop"], "the class 'triceratop' is none of the network's 1,000; did you mean 'triceratops'"),
-        (["n01440764", "tench"], "is none of the network's 1,000"),
-        (["0", "1000"], "the class '1000' is none"),
+        (
+            ["tench", "triceratop"],
+            "the class 'triceratop' is not among the network's 1,000; did you mean 'triceratops'",
+        ),
+        (["n01440764", "tench"], "is not among the network's 1,000"),
+        (["0", "1000"], "the class '1000' is not among"),
         (["cat", "dog"], r"the class 'cat' (and 1 others)"),
     ],
 )  # fmt: skip

@@ -113,7 +113,7 @@ def test_a_flat_folder_needs_a_ground_truth_file(photos, tmp_path, script, form)
     for labels, message in (
         (right[:-1], few),
         ([label + 1 for label in right], "numbers the classes from 1"),
-        ([*right[:-1], "shoe"], "the class 'shoe' is none of the network's 10"),
+        ([*right[:-1], "shoe"], "the class 'shoe' is not among the network's 10"),
     ):
         done = evaluate(labels)
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr
