@@ -51,10 +51,8 @@ def test_a_run_of_format_1_evaluates_to_its_recorded_metrics(recorded):
     assert report.top1 == recorded_row["validation_top1"]
 
 
-@pytest.mark.parametrize(
-    ("recording", "epochs"),
-    [pytest.param(*run, marks=() if "adam" in run[0] else pytest.mark.trains_long) for run in RUNS.items()],
-)
+@pytest.mark.trains_long
+@pytest.mark.parametrize(("recording", "epochs"), RUNS.items())
 def test_a_run_of_format_1_resumes_to_the_parameters_of_the_old_code(recording, epochs, tmp_path):
     run = copy_run(recording, tmp_path)
     name, experiment = experiment_of(run)

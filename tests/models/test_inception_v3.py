@@ -41,6 +41,7 @@ def test_sizes_and_channels_match_the_table(name):
     assert {stage: (x.shape[1], x.shape[3]) for stage, x in maps.items()} == expected
 
 
+@pytest.mark.compiles_large
 def test_the_auxiliary_head_names_the_images_that_it_takes():
     arch = create("inception_v3", num_classes=5)
     with pytest.raises(UserError, match="use images of 299 pixels or more, or aux_heads=False"):

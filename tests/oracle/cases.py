@@ -11,7 +11,7 @@ from cnnjax.models.layers import Arch
 SIZES = ((64, 96), (75, 75))
 """Image sizes, one not square, one odd."""
 XCEPTION_SIZES = ((80, 97), (75, 75))
-"""The same for Inception v3 and Keras's Xception, which take images of at least 75 and 71 pixels."""
+"""The same for Xception, which takes images of at least 71 pixels."""
 INCEPTION_SIZES = ((147, 171), (75, 75))
 """The same for Inception v3; the first is large enough for norms over more than one position in its last stage."""
 INCEPTION_SIZE = ((299, 299),)
@@ -106,9 +106,7 @@ ONE_OF_EACH_FORM = (
     Case("regnet_y_800mf_pycls", "timm", ".pth"),
     Case("legacy_xception", "timm", ".pth", XCEPTION_SIZES),
     Case("xception", "keras", ".keras", XCEPTION_SIZES),
-)
-FORWARD_ONLY = (
     Case("inception_v3", "torchvision", ".safetensors", INCEPTION_SIZES),
     Case("inception_v3", "torchvision", ".pth", INCEPTION_SIZE, aux_heads=True),
+    Case("inception_v3_keras", "keras", ".h5", INCEPTION_SIZES),
 )
-"""Compared in outputs and statistics; their gradients differ by more than the bound, which is not explained yet."""

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from pathlib import Path
+from unittest import mock
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -39,16 +40,18 @@ class KerasPeer:
                 norm.moving_variance.assign(var)
             self.first = net
 
-    def net(self, size: tuple[int, int]):
-        """Return the network for an image size, which Keras fixes; all sizes have equal weights."""
-        if size not in self.models:
+    def net(self, size: tuple[int, int], dtype: str = "float32"):
+        """Return the network for an image size and a dtype, which Keras fixes; all of them have equal weights."""
+        if (size, dtype) not in self.models:
+            keras.config.set_dtype_policy(dtype)
             made = getattr(keras.applications, self.name)(
                 weights=None, input_shape=(*size, 3), classifier_activation=None
             )
+            keras.config.set_dtype_policy("float32")
             if self.models:
                 made.set_weights(self.first.get_weights())
-            self.models[size] = made
-        return self.models[size]
+            self.models[size, dtype] = made
+        return self.models[size, dtype]
 
     def save(self, folder: Path, kind: str) -> Path:
         """Write the weights as ``.h5`` (the layout of the published files), ``.weights.h5`` or ``.keras``."""
@@ -71,17 +74,10 @@ class KerasPeer:
             logits, *stages = (np.asarray(x) for x in probe(images, training=False))
         return logits, dict(zip(ends, stages, strict=True))
 
-    def make_smooth(self) -> None:
-        """Replace every ReLU by silu."""
-        for net in self.models.values():
-            for layer in net.layers:
-                if getattr(layer, "activation", None) is keras.activations.relu:
-                    layer.activation = keras.activations.silu
-
     def train(self, images: np.ndarray, labels: np.ndarray) -> Training:
-        """Return the results for one training batch; the network's statistics stay the same."""
-        with relaxed():
-            net = self.net(images.shape[1:3])
+        """Return the results for one training batch, in the images' precision; the statistics stay the same."""
+        with relaxed(), norms_in_float64() if images.dtype == np.float64 else contextlib.nullcontext():
+            net = self.net(images.shape[1:3], str(images.dtype))
             trainable = [v.value for v in net.trainable_variables]
             non_trainable = [v.value for v in net.non_trainable_variables]
 
@@ -91,7 +87,9 @@ class KerasPeer:
                 return -picked.mean(), (logits, new)
 
             (_, (logits, new)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(trainable)
-        names = [[v.path for v in group] for group in (net.non_trainable_variables, net.trainable_variables)]
+        # Keras numbers the unnamed layers of a second network on; the first has the published names.
+        groups = (self.first.non_trainable_variables, self.first.trainable_variables)
+        names = [[v.path for v in group] for group in groups]
         return Training((np.asarray(logits),), *(
             {name: np.asarray(value) for name, value in zip(paths, values, strict=True) if "seed" not in name}
             for paths, values in zip(names, (new, grads), strict=True)
@@ -141,6 +139,11 @@ def write_legacy_h5(path: Path, net) -> None:
     fresh = net.__class__.from_config(net.get_config())
     fresh.load_weights(path)
     assert all(np.array_equal(a, b) for a, b in zip(fresh.get_weights(), net.get_weights(), strict=True))
+
+
+def norms_in_float64():
+    """Let Keras's BatchNormalization compute in float64, which it casts to float32 (seen in Keras 3.15.1)."""
+    return mock.patch("keras.src.backend.result_type", return_value="float64")
 
 
 @contextlib.contextmanager

@@ -122,9 +122,9 @@ class TestKitchenware:
         return np.stack([np.asarray(image) for image in opened])
 
     def test_logits_are_those_that_keras_gave(self, folder, file, reference, tmp_path):
-        arch, variables, normalization = convert_weights(cnnjax.create("xception"), "keras", file)
+        arch, variables, normalization, notices = convert_weights(cnnjax.create("xception"), "keras", file)
         assert (arch.num_classes, arch.head_hidden, arch.head_dropout, arch.input_size) == (6, (100,), 0.2, 150)
-        assert normalization is None
+        assert (normalization, notices) == (None, ())
         images = self.images(folder, reference["photos"]) / np.float32(127.5) - 1
         expected = np.array([photo["logits"] for photo in reference["photos"].values()])
         np.testing.assert_allclose(apply(arch, variables, images)[0].logits, expected, atol=1e-3)
@@ -141,7 +141,7 @@ class TestKitchenware:
         assert answers == list(labels.values())
 
     def test_every_stage_of_the_backbone_equals_keras(self, file):
-        arch, variables, _ = convert_weights(cnnjax.create("xception", num_classes=0), "keras", file)
+        arch, variables, *_ = convert_weights(cnnjax.create("xception", num_classes=0), "keras", file)
         with relaxed():
             model = keras.models.load_model(file).get_layer("xception")
             adds = [layer for layer in model.layers if isinstance(layer, layers.Add)]

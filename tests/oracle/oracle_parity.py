@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import parity
 import pytest
-from cases import COUNTED, FORWARD_ONLY, KERAS, ONE_OF_EACH_FORM, SIZES, Case
+from cases import COUNTED, KERAS, ONE_OF_EACH_FORM, SIZES, Case
 from keras_peer import KerasPeer
 from peers import TorchPeer, random_images
 
@@ -32,12 +32,6 @@ def test_outputs_statistics_gradients_and_a_round_trip_agree(case):
     row = parity.measure(case)
     print(row)
     assert row.agrees, row
-
-
-@pytest.mark.parametrize("case", FORWARD_ONLY, ids=lambda case: case.name)
-def test_outputs_and_statistics_of_inception_v3_agree(case):
-    row = parity.measure(case)
-    assert max(row.logits, row.stages, row.train_logits, row.statistics) < parity.LARGEST_LOGITS, row
 
 
 @pytest.mark.parametrize(("variant", "source"), [("resnet18", "torchvision"), ("resnet50_v2", "keras")])

@@ -23,8 +23,9 @@ import jax
 import numpy as np
 import optax
 from cases import ALL, COUNTED, ONE_OF_EACH_FORM, Case
+from keras_peer import KerasPeer
 from parity_page import LARGEST_LOGITS, Row, write
-from peers import AUX_WEIGHT, random_images, torchvision
+from peers import AUX_WEIGHT, TorchPeer, random_images, torchvision
 from safetensors.numpy import load_file
 
 import cnnjax
@@ -71,16 +72,27 @@ def measure(case: Case) -> Row:
     heads = zip((outputs.logits, *outputs.aux), expected.outputs, strict=True)
     by_name = from_variables(table, Variables(grads, batch_stats))
     assert by_name.keys() == expected.statistics.keys() | expected.gradients.keys()
-    peer.make_smooth()
-    smooth = peer.train(images, labels).gradients
-    grads = train(arch.replace(activation="silu"), variables, images, labels)[2]
-    errors = gradient_errors(from_variables(table, Variables(grads, batch_stats)), smooth)
+    errors = gradient_errors(*exact_gradients(case, peer, variables, images, labels))
     worst = max(errors, key=errors.get)
     return Row(
         case, logits, stages, max(error(*pair) for pair in heads),
         max((error(by_name[name], value) for name, value in expected.statistics.items()), default=None),
-        errors[worst], worst, relu_gradient_error(by_name, expected.gradients), time.perf_counter() - started,
+        errors[worst], worst, whole_gradient_error(by_name, expected.gradients), time.perf_counter() - started,
     )  # fmt: skip
+
+
+def exact_gradients(
+    case: Case, peer: TorchPeer | KerasPeer, variables: Variables, images: np.ndarray, labels: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return both networks' gradients by the peer's names, computed in float64."""
+    with jax.enable_x64(True):
+        images = images.astype(np.float64)
+        theirs = peer.train(images, labels).gradients
+        variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
+        _, batch_stats, grads = train(case.arch.replace(dtype="float64"), variables, images, labels)
+        ours = from_variables(source_of(case.arch, case.source).table, Variables(grads, batch_stats))
+    assert all(array.dtype == np.float64 for array in (*ours.values(), *theirs.values()))
+    return ours, theirs
 
 
 def check_round_trip(arch: Arch, source: str, variables: Variables, file: Path) -> None:
@@ -114,17 +126,17 @@ def train(arch: Arch, variables: Variables, images: np.ndarray, labels: np.ndarr
 def gradient_errors(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, float]:
     """Return each parameter's error relative to its own largest gradient.
 
-    The gradient of a bias before a norm is only rounding: if both are below a millionth of the largest gradient, the
+    The gradient of a bias before a norm is only rounding: if both are below a billionth of the largest gradient, the
     error is 0.
     """
-    negligible = 1e-6 * max(np.abs(value).max() for value in theirs.values())
+    negligible = 1e-9 * max(np.abs(value).max() for value in theirs.values())
     return {
         name: 0.0 if max(np.abs(value).max(), np.abs(ours[name]).max()) < negligible else error(ours[name], value)
         for name, value in theirs.items()
     }
 
 
-def relu_gradient_error(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
+def whole_gradient_error(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
     """Return the norm of the difference of the whole gradients, relative to the norm of the gradient."""
     difference = sum(float(np.square(ours[name] - value).sum()) for name, value in theirs.items())
     return (difference / sum(float(np.square(value).sum()) for value in theirs.values())) ** 0.5

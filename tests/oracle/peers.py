@@ -6,7 +6,6 @@ has the networks of Keras.
 
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
 import numpy as np
 import torch
@@ -41,7 +40,7 @@ class TorchPeer:
     ):  # fmt: skip
         torch.manual_seed(seed)
         make = timm.create_model if source == "timm" else torchvision.models.get_model
-        self.source, self.net, self.relu = source, make(name, **options), nn.functional.relu
+        self.source, self.net = source, make(name, **options)
         rng = np.random.default_rng(seed)
         norms = [layer for layer in self.net.modules() if isinstance(layer, nn.BatchNorm2d)]
         with torch.no_grad():
@@ -85,28 +84,24 @@ class TorchPeer:
             hook.remove()
         return logits, activations
 
-    def make_smooth(self) -> None:
-        """Replace every ReLU by silu in training; modules, too, call the function that `train` replaces."""
-        self.relu = nn.functional.silu
-
     def train(self, images: np.ndarray, labels: np.ndarray) -> Training:
-        """Return the results for one training batch; the network's statistics change."""
-        self.net.zero_grad()
+        """Return the results for one training batch, in the images' precision; the network's statistics change."""
+        self.net.to(torch.from_numpy(images).dtype).zero_grad()
         self.net.train()
-        with mock.patch.object(nn.functional, "relu", self.relu):
-            results = self.net(nchw(images))
+        results = self.net(nchw(images))
         logits, *aux = results if isinstance(results, tuple) else (results,)
         targets = torch.from_numpy(labels).long()
         loss = nn.functional.cross_entropy(logits, targets)
         for other in aux:
             loss = loss + AUX_WEIGHT * nn.functional.cross_entropy(other, targets)
         loss.backward()
-        self.net.eval()
-        return Training(
+        training = Training(
             tuple(output.detach().numpy() for output in (logits, *reversed(aux))),  # torchvision: the last aux first
             {key: tensor.numpy().copy() for key, tensor in self.net.state_dict().items() if "running" in key},
             {key: parameter.grad.numpy().copy() for key, parameter in self.net.named_parameters()},
         )
+        self.net.float().eval()
+        return training
 
 
 def stage_layers(source: str, net: nn.Module) -> dict[str, str]:

@@ -182,6 +182,7 @@ def test_other_photos_with_the_same_names_are_used_whole(trained_on_parts, tmp_p
     assert len(run.dataset(Data(source=f"image_folder:{same}"), divide=False).test.labels) == 8
 
 
+@pytest.mark.trains_long
 def test_a_removed_label_does_not_move_training_images_to_validation(tmp_path):
     """The split of images in memory is drawn by the seed; one image fewer draws another split."""
     digits = write_digits(tmp_path / "digits")
@@ -206,6 +207,7 @@ def test_test_images_drawn_from_other_photos_are_refused(trained_without_parts, 
         run.evaluate("test", Data(source=f"image_folder:{copy}"))
 
 
+@pytest.mark.trains_long
 def test_12_bit_images_are_reported_and_can_be_scaled(tmp_path):
     folder = write_images(tmp_path / "photos", {"train": 10, "test": 4}, values=np.uint16)
     dark = cnnjax.data.load(experiment(folder).data)
@@ -275,6 +277,7 @@ def test_classes_are_matched_by_name(tmp_path):
     assert np.array_equal(report.confusion, expected)
 
 
+@pytest.mark.trains_long
 def test_files_that_were_left_out_are_recorded(tmp_path):
     folder = write_images(tmp_path / "photos", {"train": 10, "test": 4})
     (folder / "train/cat/003.png").write_bytes(b"")

@@ -219,6 +219,7 @@ def test_a_failed_member_is_tried_again(base, tmp_path, monkeypatch):
     assert [row["status"] for row in read_csv(launch)] == ["finished", "finished"]
 
 
+@pytest.mark.trains_long
 def test_an_interrupt_saves_every_member_in_progress(base, finished, tmp_path, monkeypatch):
     launch = finished[0]._replace(root=tmp_path)
     start, started = MemberProgress.start, []
