@@ -89,7 +89,7 @@ def training(
     arch, config, all_hooks = experiment.model, experiment.train, AllHooks(hooks)
     steps_per_epoch, hyperparameters = plan(experiment, dataset)
     placement = one_device()
-    dispatch = _dispatch(experiment, dataset, steps_per_epoch, profile)
+    dispatch = dispatch_of_training(experiment, dataset, steps_per_epoch, profile)
     key = step_key(experiment.seed)
     if start is None:
         start = Snapshot(init_state(experiment, hyperparameters), EarlyStoppingState(), [], 0.0)
@@ -148,7 +148,10 @@ def training(
     return Outcome(snapshot, len(rows), len(rows) < config.epochs, stopping.best_step // steps_per_epoch)
 
 
-def _dispatch(experiment: Experiment, dataset: Dataset, steps_per_epoch: int, profile: Profile | None) -> Dispatch:
+def dispatch_of_training(
+    experiment: Experiment, dataset: Dataset, steps_per_epoch: int, profile: Profile | None = None
+) -> Dispatch:
+    """Return the jitted dispatch of a training, which trainings with the same program share."""
     weights = None
     if experiment.train.balance == "weights":
         weights = tuple(class_weights(dataset.train.labels, len(dataset.classes)).tolist())
