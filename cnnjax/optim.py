@@ -89,6 +89,17 @@ def scaled_rate(experiment: Experiment, name: Literal["lr", "adam_lr"] = "lr") -
     return rate if base is None else rate * experiment.train.batch_size / base
 
 
+def scaling_sentence(experiment: Experiment) -> str | None:
+    """Return how the base learning rate is scaled with the batch size, for the user, or None if it is not."""
+    optimizer, batch_size = experiment.optimizer, experiment.train.batch_size
+    if optimizer.base_batch is None:
+        return None
+    return (
+        f"base learning rate {scaled_rate(experiment):.4g}: {optimizer.lr:g} for a batch of {optimizer.base_batch}, "
+        f"scaled linearly to {batch_size}"
+    )
+
+
 def _schedule_constants(config: Schedule, steps_per_epoch: int, epochs: int) -> ScheduleConstants:
     total = steps_per_epoch * epochs
     boundaries = [in_steps(boundary, steps_per_epoch) for boundary in config.boundaries]

@@ -93,10 +93,11 @@ def train(arguments: list[str]) -> None:
     named = ",".join([name, *(f"{option}={value}" for option, value in replaced.items() if value)])
     full_name = run_name(named, chosen, experiment)
     if find_lr:
-        from cnnjax.runs import find_lr as finder
+        from cnnjax.runs.find_lr import find_learning_rate
+        from cnnjax.runs.launch import Launch
 
-        launch = finder.Launch(full_name, experiment, out or Path("runs") / full_name, definitions)
-        finder.find_lr(launch, Console(), find_lr_steps)
+        launch = Launch(full_name, experiment, out or Path("runs") / full_name, definitions)
+        find_learning_rate(launch, Console(), find_lr_steps)
         return
     with lasting_output() as output:
         cnnjax.train(

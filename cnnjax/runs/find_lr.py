@@ -28,7 +28,7 @@ RECORD, PAGE = "find_lr.json", "find_lr.html"
 OWN_FILES = {name for file in (RECORD, PAGE) for name in (file, f".{file}.writing")}
 
 
-def find_lr(launch: Launch, console: Console, steps: int | None = None) -> dict[str, Any]:
+def find_learning_rate(launch: Launch, console: Console, steps: int | None = None) -> dict[str, Any]:
     """Test learning rates on a copy of the run's initial state; return the record that find_lr.json holds.
 
     The run folder is not created or changed. The files lie in the folder ``launch.folder`` with ``-find-lr`` added.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.config import MOST_STEPS, Experiment, Schedule
@@ -93,7 +94,10 @@ def range_test(
     steps_per_epoch, values = plan(experiment, dataset)
     steps = sweep_steps(steps_per_epoch, steps)
     values, placement = growing(values, steps), one_device()
-    state = init_state(experiment, values) if initial is None else state_of(experiment, values, initial)
+    if initial is None:
+        state = init_state(experiment, values)
+    else:
+        state = state_of(experiment, values, jax.tree.map(jnp.copy, initial))  # a step donates the state
     dispatch = dispatch_of_training(experiment, dataset, steps_per_epoch)
     key, placed, rate = step_key(experiment.seed), placement.put(values), Rate(experiment.schedule.name, values)
     rates: list[float] = []
