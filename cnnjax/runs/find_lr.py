@@ -85,7 +85,7 @@ def rates_of(experiment: Experiment, steepest: float) -> dict[str, float]:
 
 def _sentence(experiment: Experiment, suggested: Suggestion | None) -> str:
     if suggested is None:
-        return "No suggestion: the smoothed loss fell at no rate; train the test for more steps with --find-lr-steps."
+        return "No suggestion: the smoothed loss did not clearly fall at any rate; try more steps with --find-lr-steps."
     pairs = rates_of(experiment, suggested.steepest).items()
     options = " ".join(f"--optimizer.{name.replace('_', '-')} {rate:.3g}" for name, rate in pairs)
     return (

@@ -29,12 +29,14 @@ LOWEST, HIGHEST = 1e-6, 10.0
 """First and last learning rate of the sweep."""
 FEWEST_STEPS = 20
 """Minimum steps of a sweep."""
+FEWEST_LOSSES = 3
+"""Minimum losses for a suggestion."""
 DIVERGED = 4.0
 """The sweep ends when the mean loss of the last steps exceeds this multiple of its minimum so far."""
 WIDTH = 0.2
 """Standard deviation of the smoothing, in powers of ten of the learning rate."""
-FALL = 0.05
-"""Minimum fall of the smoothed loss, as a share of its first value, for a suggestion."""
+FALL, ERRORS = 0.05, 3
+"""Minimum fall of the smoothed loss for a suggestion, as a share of its first value and in standard errors."""
 
 
 class Curve(NamedTuple):
@@ -56,10 +58,12 @@ class Suggestion(NamedTuple):
 
 
 def suggestion(curve: Curve) -> Suggestion | None:
-    """Return the rates that the curve suggests, or None if the loss fell by less than FALL."""
+    """Return the rates that the curve suggests, or None if the loss did not fall clearly."""
+    if len(curve.losses) < FEWEST_LOSSES:
+        return None
     losses = smoothed(curve)
     lowest = int(np.argmin(losses))
-    if losses[lowest] > (1 - FALL) * losses[0]:
+    if losses[0] - losses[lowest] < max(FALL * losses[0], ERRORS * standard_error(curve, lowest)):
         return None
     slopes = np.gradient(losses, np.log10(curve.rates))
     return Suggestion(curve.rates[int(np.argmin(slopes[: lowest + 1]))], curve.rates[lowest])
@@ -75,6 +79,18 @@ def smoothed(curve: Curve) -> np.ndarray:
     weights = np.exp(-(((exponents[:, None] - exponents) / WIDTH) ** 2) / 2)
     averaged: np.ndarray = weights @ losses / weights.sum(axis=1)
     return averaged
+
+
+def standard_error(curve: Curve, lowest: int) -> float:
+    """Return the standard error of the fall of the smoothed loss from its first value to that at ``lowest``.
+
+    The variance of a loss comes from the differences of successive losses. A Gaussian mean of standard deviation WIDTH
+    averages as many independent losses as lie in 2 sqrt(pi) WIDTH decades; at the first value, half as many.
+    """
+    decade = int(np.sum(np.array(curve.rates) <= 10 * curve.rates[0]))
+    differences = np.diff(curve.losses[: max(decade, lowest + 1)])
+    averaged = max(1.0, 2 * math.sqrt(math.pi) * WIDTH * decade)
+    return math.sqrt(float(np.mean(differences**2)) / 2 * (1 + 2) / averaged)
 
 
 def range_test(

@@ -52,6 +52,17 @@ def test_a_loss_that_does_not_fall_has_no_suggestion(loss):
     assert suggestion(curve(loss)) is None
 
 
+def test_a_fall_within_the_noise_of_the_batches_gives_no_suggestion():
+    noise = np.random.default_rng(1).normal(scale=0.4, size=42)
+    assert suggestion(curve(lambda x: 1 + noise + np.exp(4 * x), steps=42)) is None
+    assert suggestion(curve(lambda x: 1 + noise / 20 - 0.4 / (1 + np.exp(-4 * (x + 3))), steps=42)) is not None
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_loss_that_explodes_at_once_has_no_suggestion(count):
+    assert suggestion(Curve((1e-6, 2e-6)[:count], (3.0, 1.0)[:count], True)) is None
+
+
 def test_smoothing_keeps_a_constant_and_limits_an_exploding_loss():
     np.testing.assert_allclose(smoothed(curve(lambda x: 2 + 0 * x)), 2)
     exploding = curve(lambda x: np.where(x > 0.9, 1e20, 2.0))
