@@ -114,22 +114,35 @@ class Augmentation(Schema, at="augmentation."):
 class Optimizer(Schema, at="optimizer."):
     """The update rule and its constants."""
 
-    name: Literal["sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop"] = "adam"
+    name: Literal[
+        "sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "lamb", "lars", "lion", "muon"
+    ] = "adam"  # fmt: skip
     """The update rule."""
     lr: Annotated[Number, Field(gt=0)] = 1e-3
     """Base learning rate, greater than 0; the schedule multiplies it."""
+    base_batch: Annotated[int, Field(ge=1)] | None = None
+    """Linear scaling: batch size that `lr` is meant for, 1 or more; the base learning rate becomes
+    lr * train.batch_size / base_batch. None does not scale it."""
     momentum: Share = 0.9
-    """momentum and nesterov: momentum coefficient, in [0, 1)."""
+    """momentum, nesterov, lars and muon (published with 0.95): momentum coefficient, in [0, 1)."""
     b1: Share = 0.9
-    """adam and adamw: decay of the first moment, in [0, 1)."""
+    """adam, adamw, lamb, lion and the adamw part of muon: decay of the first moment, in [0, 1)."""
     b2: Share = 0.999
-    """adam and adamw: decay of the second moment, in [0, 1)."""
+    """adam, adamw, lamb and the adamw part of muon: decay of the second moment; lion (published with 0.99): decay of
+    its only moment; in [0, 1)."""
     decay: Share = 0.9
     """rmsprop: decay of the mean square, in [0, 1)."""
     eps: Annotated[Number, Field(gt=0)] = 1e-8
-    """Constant added to the root of the mean square (adam, adamw) or under the root (rmsprop), greater than 0."""
+    """Constant added to the root of the mean square (adam, adamw, lamb), under the root (rmsprop), to the norm of the
+    update (lars) or of the momentum (muon), greater than 0."""
+    trust: Annotated[Number, Field(gt=0)] = 1e-3
+    """lars: trust coefficient, greater than 0."""
+    adam_lr: Annotated[Number, Field(gt=0)] = 3e-4
+    """muon: base learning rate of the head, biases and norms, which adamw updates, greater than 0; the schedule and
+    base_batch act on it as on `lr`."""
     weight_decay: Annotated[Number, Field(ge=0)] = 0.0
-    """Weight decay of kernels, not biases and norms: decoupled in adamw, else added to the gradient; 0 or more."""
+    """Weight decay of kernels, not biases and norms: decoupled in adamw, lion and muon, added to the update before
+    lamb's trust ratio, else added to the gradient; 0 or more."""
     clip_norm: Annotated[Number, Field(gt=0)] | None = None
     """Maximum global norm of the gradient, greater than 0; None does not clip."""
     layer_decay: Annotated[Number, Field(gt=0, le=1)] | None = None
@@ -140,18 +153,37 @@ class Optimizer(Schema, at="optimizer."):
 class Schedule(Schema, at="schedule."):
     """The learning rate over the course of training."""
 
-    name: Literal["constant", "step", "exponential", "cosine", "warmup_cosine"] = "constant"
+    name: Literal[
+        "constant", "step", "exponential", "cosine", "warmup_cosine", "one_cycle", "one_cycle_linear", "polynomial",
+        "plateau",
+    ] = "constant"  # fmt: skip
     """The shape of the curve."""
     boundaries: tuple[Duration, ...] = ()
     """step: durations, in increasing order, after which the rate is multiplied by `factor`: 10ep 20ep."""
     factor: Annotated[Number, Field(gt=0, le=1)] = 0.1
-    """step: factor at each boundary; exponential: factor per `every`; in (0, 1]."""
+    """step: factor at each boundary; exponential: factor per `every`; plateau: factor of each reduction; in (0, 1]."""
     every: Duration = "1ep"
     """exponential: duration over which the rate falls smoothly by `factor`."""
     warmup: Duration = "1ep"
     """warmup_cosine: duration over which the rate rises linearly from 0 to the base rate."""
     end: Annotated[Number, Field(ge=0, le=1)] = 0.0
-    """cosine and warmup_cosine: final rate as a share of the base rate, in [0, 1]."""
+    """cosine, warmup_cosine, one_cycle, one_cycle_linear and polynomial: final rate as a share of the base rate;
+    plateau: minimum rate as a share of the base rate; in [0, 1]."""
+    start: Annotated[Number, Field(ge=0, le=1)] = 0.04
+    """one_cycle and one_cycle_linear: first rate as a share of the base rate, in [0, 1]."""
+    peak: Annotated[Number, Field(gt=0, lt=1)] = 0.3
+    """one_cycle and one_cycle_linear: share of the steps over which the rate rises to the base rate, between 0 and
+    1."""
+    power: Annotated[Number, Field(gt=0)] = 1.0
+    """polynomial: power of the remaining share of the steps, greater than 0; 1 falls linearly."""
+    metric: Literal["loss", "top1"] = "loss"
+    """plateau: validation metric that decides: lower loss or higher top1 is better."""
+    patience: Annotated[int, Field(ge=1)] = 5
+    """plateau: reduce the rate after this many consecutive epochs without improvement, 1 or more."""
+    min_delta: Annotated[Number, Field(ge=0)] = 0.0
+    """plateau: improvement that must be exceeded to reset the patience, 0 or more."""
+    cooldown: Annotated[int, Field(ge=0)] = 0
+    """plateau: epochs after a reduction that do not count as epochs without improvement, 0 or more."""
 
     @model_validator(mode="after")
     def _steps_have_boundaries(self) -> Self:

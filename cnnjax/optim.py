@@ -6,8 +6,8 @@ therefore share one compiled program, and can run side by side under ``jax.vmap`
 """
 
 import itertools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import optax
 
 from cnnjax.config import Experiment, Optimizer, Schedule, in_steps
 from cnnjax.errors import UserError
+from cnnjax.muon import muon
 
 Scalar = Any
 """A float32 or int32 scalar, traced or not."""
@@ -33,6 +34,12 @@ class ScheduleConstants(NamedTuple):
     every: Scalar
     warmup: Scalar
     end: Scalar
+    start: Scalar
+    rise: Scalar
+    """Steps over which one_cycle rises, not a whole number."""
+    power: Scalar
+    reduction: Scalar
+    """Product of the factors by which plateau has reduced the rate so far; see `cnnjax.training.plateau`."""
 
 
 class Hyperparameters(NamedTuple):
@@ -48,6 +55,8 @@ class Hyperparameters(NamedTuple):
     b2: Scalar
     decay: Scalar
     eps: Scalar
+    trust: Scalar
+    adam_lr: Scalar
     weight_decay: Scalar
     label_smoothing: Scalar
     schedule: ScheduleConstants
@@ -67,8 +76,27 @@ def make_hyperparameters(experiment: Experiment, steps_per_epoch: int) -> Hyperp
         layer_decay=None if optimizer.layer_decay is None else np.float32(optimizer.layer_decay),
         **{
             name: np.float32(getattr(optimizer, name))
-            for name in ("lr", "momentum", "b1", "b2", "decay", "eps", "weight_decay")
+            for name in ("momentum", "b1", "b2", "decay", "eps", "trust", "weight_decay")
         },
+        **{name: np.float32(scaled_rate(experiment, name)) for name in ("lr", "adam_lr")},
+    )
+
+
+def scaled_rate(experiment: Experiment, name: Literal["lr", "adam_lr"] = "lr") -> float:
+    """Return a base learning rate after linear scaling with the batch size (Goyal et al. 2017, section 2.1)."""
+    rate: float = getattr(experiment.optimizer, name)
+    base = experiment.optimizer.base_batch
+    return rate if base is None else rate * experiment.train.batch_size / base
+
+
+def scaling_sentence(experiment: Experiment) -> str | None:
+    """Return how the base learning rate is scaled with the batch size, for the user, or None if it is not."""
+    optimizer, batch_size = experiment.optimizer, experiment.train.batch_size
+    if optimizer.base_batch is None:
+        return None
+    return (
+        f"base learning rate {scaled_rate(experiment):.4g}: {optimizer.lr:g} for a batch of {optimizer.base_batch}, "
+        f"scaled linearly to {batch_size}"
     )
 
 
@@ -82,9 +110,15 @@ def _schedule_constants(config: Schedule, steps_per_epoch: int, epochs: int) -> 
         raise UserError(f"schedule.every is {config.every!r}; it must be 1 step or more")
     if config.name == "warmup_cosine" and warmup >= total:
         raise UserError(f"schedule.warmup is {config.warmup!r}; it must be shorter than the training of {total} steps")
+    rise = config.peak * total - 1  # the first step is at 0, as in torch's OneCycleLR
+    if config.name in ("one_cycle", "one_cycle_linear") and rise <= 0:
+        raise UserError(
+            f"schedule.peak is {config.peak} and the training has {total} steps; the product must be more than 1 step"
+        )
     return ScheduleConstants(
         total=np.int32(total), boundaries=tuple(map(np.int32, boundaries)), every=np.int32(every),
         warmup=np.int32(warmup), factor=np.float32(config.factor), end=np.float32(config.end),
+        start=np.float32(config.start), rise=np.float32(rise), power=np.float32(config.power), reduction=np.float32(1),
     )  # fmt: skip
 
 
@@ -93,7 +127,11 @@ def learning_rate(name: str, step: Scalar, hyperparameters: Hyperparameters) -> 
 
     constant: ``lr``; step: ``lr * factor ** (number of boundaries <= t)``; exponential: ``lr * factor ** (t / every)``;
     cosine (Loshchilov and Hutter 2017, without restarts): ``lr * (end + (1 - end) * (1 + cos(pi t / T)) / 2)``;
-    warmup_cosine (Goyal et al. 2017 for the warm-up): ``lr * t / warmup``, then the cosine over the remaining steps.
+    warmup_cosine (Goyal et al. 2017 for the warm-up): ``lr * t / warmup``, then the cosine over the remaining steps;
+    one_cycle and one_cycle_linear (Smith and Topin 2017, in two phases as in torch's OneCycleLR, without cycling the
+    momentum): from ``lr * start`` to ``lr`` at t = ``peak * T - 1``, then to ``lr * end`` at T - 1, along half a cosine
+    or linearly; polynomial: ``lr * (end + (1 - end) * (1 - t / T) ** power)``; plateau: ``lr * reduction``, constant
+    within an epoch.
     """
     return SCHEDULES[name](jnp.asarray(step, jnp.int32), jnp.asarray(hyperparameters.lr), hyperparameters.schedule)
 
@@ -122,10 +160,38 @@ def _warmup_cosine(step: jax.Array, lr: jax.Array, constants: ScheduleConstants)
     return jnp.where(step < constants.warmup, rising, falling)
 
 
+def _one_cycle(step: jax.Array, lr: jax.Array, constants: ScheduleConstants) -> jax.Array:
+    return lr * _cycle(step, constants, lambda share: (1 - jnp.cos(jnp.float32(np.pi) * share)) / 2)
+
+
+def _one_cycle_linear(step: jax.Array, lr: jax.Array, constants: ScheduleConstants) -> jax.Array:
+    return lr * _cycle(step, constants, lambda share: share)
+
+
+def _polynomial(step: jax.Array, lr: jax.Array, constants: ScheduleConstants) -> jax.Array:
+    left = 1 - _share(jnp.minimum(step, constants.total), constants.total)
+    return lr * (constants.end + (1 - constants.end) * left**constants.power)
+
+
+def _plateau(step: jax.Array, lr: jax.Array, constants: ScheduleConstants) -> jax.Array:
+    return lr * constants.reduction
+
+
 SCHEDULES = {
     "constant": _constant, "step": _step, "exponential": _exponential, "cosine": _cosine,
-    "warmup_cosine": _warmup_cosine,
+    "warmup_cosine": _warmup_cosine, "one_cycle": _one_cycle, "one_cycle_linear": _one_cycle_linear,
+    "polynomial": _polynomial, "plateau": _plateau,
 }  # fmt: skip
+
+
+def _cycle(step: jax.Array, constants: ScheduleConstants, curve: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Return a factor that goes from ``start`` to 1 and then to ``end``, along a ``curve`` from (0, 0) to (1, 1)."""
+    rise = jnp.asarray(constants.rise)
+    fall = _share(constants.total, 1) - 1 - rise
+    time = jnp.asarray(step, jnp.float32)
+    rising = constants.start + (1 - constants.start) * curve(jnp.minimum(time / rise, 1))
+    falling = 1 + (constants.end - 1) * curve(jnp.clip((time - rise) / fall, 0, 1))
+    return jnp.where(time <= rise, rising, falling)
 
 
 def _share(part: jax.Array, whole: Scalar) -> jax.Array:
@@ -144,8 +210,12 @@ def is_decayed(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def make_rule(config: Optimizer) -> Rule:
+def make_rule(config: Optimizer, head: Collection[str] = ()) -> Rule:
     """Return the optax update rule: clipping by global norm, then weight decay, then the optimizer.
+
+    sgd, momentum (Polyak 1964), nesterov, adam (Kingma and Ba 2015), adamw (Loshchilov and Hutter 2019), rmsprop; lamb
+    (You et al. 2020) and lars (You et al. 2017, algorithm 1), whose trust ratios scale kernels only; lion (Chen et al.
+    2023, algorithm 2); muon (see `cnnjax.muon`), for which ``head`` lists the paths of the head's parameters.
 
     Every program includes weight decay (a decay of 0 has no effect), so that runs with and without it share one
     program. Clipping costs a pass over the gradient, so only programs with ``clip_norm`` include it. The structure of
@@ -158,16 +228,37 @@ def make_rule(config: Optimizer) -> Rule:
         "adam": lambda h: [optax.scale_by_adam(h.b1, h.b2, h.eps)],
         "adamw": lambda h: [optax.scale_by_adam(h.b1, h.b2, h.eps)],
         "rmsprop": lambda h: [optax.scale_by_rms(h.decay, h.eps)],
+        "lion": lambda h: [optax.scale_by_lion(h.b1, h.b2)],
     }
+
+    def parts(h: Hyperparameters, rate: Scalar) -> list[optax.GradientTransformation]:
+        decay, scale = optax.add_decayed_weights(h.weight_decay, mask=is_decayed), optax.scale(-rate)
+        match config.name:
+            case "adamw" | "lion":
+                return [*rules[config.name](h), decay, scale]
+            case "lamb":
+                return [optax.scale_by_adam(h.b1, h.b2, h.eps), decay, _of_kernels(optax.scale_by_trust_ratio()), scale]
+            case "lars":  # the rate is part of the velocity, so a lower rate does not slow it at once
+                ratio = optax.scale_by_trust_ratio(trust_coefficient=h.trust, eps=h.eps)
+                return [decay, _of_kernels(ratio), scale, optax.trace(h.momentum)]
+            case "muon":
+                adam = optax.chain(
+                    optax.scale_by_adam(h.b1, h.b2, h.eps), decay, optax.scale(jnp.asarray(h.adam_lr) / h.lr)
+                )
+                return [*muon(h.momentum, h.eps, h.weight_decay, adam, head), scale]
+            case _:
+                return [decay, *rules[config.name](h), scale]
 
     def rule(hyperparameters: Hyperparameters, rate: Scalar) -> optax.GradientTransformation:
         clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(hyperparameters.clip_norm)]
-        decay = [optax.add_decayed_weights(hyperparameters.weight_decay, mask=is_decayed)]
-        scaled = rules[config.name](hyperparameters)
-        parts = [*clip, *scaled, *decay] if config.name == "adamw" else [*clip, *decay, *scaled]
-        return _promoting(optax.chain(*parts, optax.scale(-rate)))
+        return _promoting(optax.chain(*clip, *parts(hyperparameters, rate)))
 
     return rule
+
+
+def _of_kernels(part: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Return the transformation for the parameters that decay; the updates of the others pass through."""
+    return optax.masked(part, is_decayed)
 
 
 def _promoting(chain: optax.GradientTransformation) -> optax.GradientTransformation:

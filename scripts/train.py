@@ -40,6 +40,8 @@ def train(arguments: list[str]) -> None:
         resume: Literal["auto", "never"] = "auto",
         platform: cli.Platform = "auto",
         profile: str | None = None,
+        find_lr: bool = False,
+        find_lr_steps: int | None = None,
         deterministic: bool = False,
         code: Path | None = None,
         trust_code: bool = False,
@@ -54,13 +56,16 @@ def train(arguments: list[str]) -> None:
             platform: Device to compute on; auto picks an accelerator if there is one.
             profile: Steps to profile, such as 10:20 (10 to 19, counted from 0 when this process starts training). JAX's
                 profiler writes a trace to the run folder; results do not change.
+            find_lr: Instead of training, test learning rates from 1e-6 to 10 on a copy of the initial state for one
+                epoch, and suggest one. The curve is written beside the run folder, which does not change.
+            find_lr_steps: Number of steps of that test, 20 or more.
             deterministic: Use only deterministic GPU kernels, which may be slower; on a CPU results are always
                 deterministic.
             code: The experiment file that defines the network, loss or data set of a run folder. It is executed.
             trust_code: Execute the copy of that file in the run folder; only for folders that you trust.
             debug: Show the traceback of an error.
         """
-        return experiment, out, resume, platform, profile, deterministic
+        return experiment, out, resume, platform, profile, find_lr, find_lr_steps, deterministic
 
     description = (
         "Before the other options apply: --model NAME replaces the network with another variant, --init run:RUN, "
@@ -68,20 +73,32 @@ def train(arguments: list[str]) -> None:
     )
     prog = f"scripts/train.py {arguments[0]}"
     parsed = cli.parse(options, rest, prog, description=description)
-    experiment, out, resume, platform, profile, deterministic = parsed
+    experiment, out, resume, platform, profile, find_lr, find_lr_steps, deterministic = parsed
 
     from rich.console import Console  # imported late to keep --help fast
 
     import cnnjax
+    from cnnjax.errors import UserError
     from cnnjax.runs.naming import run_name, short_origin
     from cnnjax.system.stdio import lasting_output
     from cnnjax.training.profiling import read_steps
 
+    if find_lr_steps is not None and not find_lr:
+        raise UserError(f"--find-lr-steps is {find_lr_steps} without --find-lr; add it")
+    if find_lr and profile is not None:
+        raise UserError("--profile and --find-lr are both given; give one of them")
     profiled = None if profile is None else read_steps(profile)
     cli.start_jax(platform, deterministic, experiment.model)
     replaced = {"model": model, "init": start and short_origin(start), "phases": phases}
     named = ",".join([name, *(f"{option}={value}" for option, value in replaced.items() if value)])
     full_name = run_name(named, chosen, experiment)
+    if find_lr:
+        from cnnjax.runs.find_lr import find_learning_rate
+        from cnnjax.runs.launch import Launch
+
+        launch = Launch(full_name, experiment, out or Path("runs") / full_name, definitions)
+        find_learning_rate(launch, Console(), find_lr_steps)
+        return
     with lasting_output() as output:
         cnnjax.train(
             experiment, out or Path("runs") / full_name, name=full_name, resume=resume, profile=profiled,

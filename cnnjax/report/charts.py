@@ -52,6 +52,7 @@ SERIES_COLORS = 6
 def line_chart(
     title: str, x_name: str, x: Sequence[float], series: Mapping[str, Sequence[float | None]], *, digits: int = 4,
     unit: str = "", best: tuple[str, int] | None = None, borders: Mapping[float, str] = MappingProxyType({}),
+    powers: bool = False,
 ) -> str:  # fmt: skip
     """Return a line chart that shows values under the pointer.
 
@@ -64,6 +65,7 @@ def line_chart(
         unit: suffix of displayed values, such as " %".
         best: series and index of a point to mark.
         borders: names of parts of the horizontal axis, by the position at which each begins.
+        powers: the positions are exponents of ten, and the axis and the pointer show the powers.
     """
     step = max(1, math.ceil(len(x) / MOST_POINTS))
     kept = sorted({*range(0, len(x), step), len(x) - 1, *([] if best is None else [best[1]])})
@@ -80,7 +82,7 @@ def line_chart(
     parts = [_horizontal(up(tick), f"{tick:.4g}") for tick in ticks(low, high)]
     parts += [
         f'<text x="{LEFT + (WIDTH - LEFT - RIGHT) * (tick - first) / (last - first):.1f}" y="{HEIGHT - 18}" '
-        f'text-anchor="middle">{tick:g}</text>'
+        f'text-anchor="middle">{10**tick if powers else tick:g}</text>'
         for tick in (ticks(first, last) if last > first else [])
         if tick == int(tick)
     ]
@@ -97,7 +99,7 @@ def line_chart(
         parts.append(f'<circle class="best" cx="{across[kept.index(best[1])]:.1f}" cy="{up(value):.1f}" r="5"/>')
     parts.append(f'<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
     labels = [
-        f"{x_name} {x[i]:g}: "
+        f"{x_name} {f'{10 ** x[i]:.3g}' if powers else f'{x[i]:g}'}: "
         + ", ".join(f"{name} {line[i]:.{digits}f}{unit}" for name, line in series.items() if line[i] is not None)
         for i in kept
     ]

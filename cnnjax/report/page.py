@@ -120,8 +120,19 @@ def provenance(name: str, environment: dict[str, Any], init: str | None = None) 
         ["versions", ", ".join([f"Python {environment.get('python')}", *(f"{k} {v}" for k, v in packages.items())])],
         ["kernels", ", ".join(f"{k}: {v}" for k, v in environment.get("lowering", {}).items())],
         ["data", f"{data.get('name')}, {data.get('content_hash')}"],
+        *(
+            [["base learning rate", ", ".join(f"{rate:.4g}" for rate in rates)]]
+            if (rates := _rates(environment))
+            else []
+        ),
         *([f"{kind} files", data[kind]] for kind in ("damaged", "unused") if kind in data),
     ]
+
+
+def _rates(environment: dict[str, Any]) -> list[float]:
+    """Return the base learning rates after linear scaling, one per phase; empty if the run does not scale them."""
+    rates = environment.get("base_rates")
+    return [rate for rate in rates if isinstance(rate, int | float)] if isinstance(rates, list) else []
 
 
 def _option(named: str) -> str:

@@ -19,6 +19,7 @@ from cnnjax.errors import CnnjaxError, PartlyDone, UserError, quoted
 from cnnjax.functional import Variables
 from cnnjax.ops import dispatch
 from cnnjax.ops.dispatch import steps_per_dispatch
+from cnnjax.optim import scaled_rate, scaling_sentence
 from cnnjax.parallel import one_device
 from cnnjax.report import transfer_figures
 from cnnjax.runs import predictor
@@ -182,6 +183,9 @@ def record_start(
     if dispatch.members_are_stacked(jax.default_backend()):
         chosen["stacked"] = stacked
     entry = environment(chosen)
+    parts = [phase_experiment(launch.experiment, phase) for phase in launch.experiment.phases] or [launch.experiment]
+    if any(part.optimizer.base_batch is not None for part in parts):
+        entry["base_rates"] = [scaled_rate(part) for part in parts]
     folder.record_files(dataset.names, dataset.left_out)
     changed = folder.record_environment(entry | {"data": dataset.record()})
     if changed and checkpoint.newest_step(folder.checkpoints):
@@ -284,6 +288,8 @@ def resume_in_folder(
     if start is None and initial is not None:
         owned = jax.tree.map(jnp.copy, initial)  # the train step donates the state, and the caller keeps these
         start = Snapshot(state_of(experiment, hyperparameters, owned), EarlyStoppingState(), [], 0.0)
+    if text := scaling_sentence(experiment):
+        progress.notice(text)
     log = MetricsLog(folder, [] if start is None else start.rows, progress.notice)
     return start, log, (log, saver, progress)
 
@@ -298,6 +304,8 @@ def _evaluate_best(
         "best_epoch": outcome.best_epoch,
         **speed(outcome.rows, experiment.train.batch_size),
     }
+    if experiment.optimizer.base_batch is not None and not experiment.phases:
+        results["base_rate"] = scaled_rate(experiment)
     if isinstance(outcome, PhasedOutcome):  # each phase has evaluated its best parameters
         best = outcome.phases[outcome.best_phase]
         return {

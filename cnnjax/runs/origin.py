@@ -102,7 +102,7 @@ def start_variables(experiment: Experiment, dataset: Dataset, start: Start, fold
         if start.variables is None and experiment.phases:
             return _drawn(experiment)
         return start.variables
-    variables = _placed(experiment, start.origin)
+    variables = placed(experiment, start.origin)
     info = {"epoch": 0, **description(experiment, dataset)}
     items = {"variables": variables._asdict()}
     checkpoint.save(folder.path / INITIAL, 0, items, info, require_lock=folder.require_lock)
@@ -204,7 +204,7 @@ def resized(preprocessing: Preprocessing, size: int) -> Preprocessing:
     return preprocessing.replace(height=size, width=size, resize_size=scaled)
 
 
-def _placed(experiment: Experiment, origin: Origin) -> Variables:
+def placed(experiment: Experiment, origin: Origin) -> Variables:
     """Return the run's starting variables: those of the origin, with a new head if the run has phases."""
     model, text = experiment.model, experiment.init
     _require_alike(model, origin.arch, text)

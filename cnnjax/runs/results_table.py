@@ -15,6 +15,8 @@ def print_results(name: str, results: dict[str, Any], console: Console) -> None:
     console.print()
     say(console, name)
     say(console, f"best epoch: {results['best_epoch']} of {results['epochs']}{early}")
+    if "base_rate" in results:
+        say(console, f"base learning rate: {results['base_rate']:.4g}, scaled with the batch size")
     table = Table()
     for column in ("", "loss", "top-1", "images"):
         table.add_column(column, justify="right" if column else "left")

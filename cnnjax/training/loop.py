@@ -27,7 +27,7 @@ from cnnjax.optim import Hyperparameters, make_hyperparameters
 from cnnjax.parallel import Placement, one_device
 from cnnjax.partition import split_frozen
 from cnnjax.system import signals
-from cnnjax.training import early_stopping, out_of_memory
+from cnnjax.training import early_stopping, out_of_memory, plateau
 from cnnjax.training.early_stopping import EarlyStoppingState
 from cnnjax.training.epochs import Rate, check_finite, check_validation, epoch_row
 from cnnjax.training.evaluation import evaluate
@@ -89,9 +89,8 @@ def training(
     arch, config, all_hooks = experiment.model, experiment.train, AllHooks(hooks)
     steps_per_epoch, hyperparameters = plan(experiment, dataset)
     placement = one_device()
-    rate = Rate(experiment.schedule.name, hyperparameters)
-    dispatch = _dispatch(experiment, dataset, steps_per_epoch, profile)
-    key, values = step_key(experiment.seed), placement.put(hyperparameters)
+    dispatch = dispatch_of_training(experiment, dataset, steps_per_epoch, profile)
+    key = step_key(experiment.seed)
     if start is None:
         start = Snapshot(init_state(experiment, hyperparameters), EarlyStoppingState(), [], 0.0)
     state, stopping, rows, seconds = start
@@ -100,6 +99,8 @@ def training(
     all_hooks.start(Plan(config.epochs, steps_per_epoch, config.batch_size, int(state.step)))
 
     while len(rows) < config.epochs and not early_stopping.should_stop(experiment.early_stopping, stopping):
+        of_epoch = plateau.at_epoch(experiment.schedule, hyperparameters, rows)
+        rate, values = Rate(experiment.schedule.name, of_epoch), placement.put(of_epoch)
         order = training_order(experiment, dataset.train.labels, len(rows))
         area = experiment.augmentation.crop_area
         crops = None if area is None else Crops(experiment.seed, len(rows), area)
@@ -140,12 +141,17 @@ def training(
         seconds = 0.0
         stopping = early_stopping.update(experiment.early_stopping, stopping, step, figures)
         all_hooks.epoch(Snapshot(state, stopping, rows, seconds))
+        if text := plateau.message(experiment.schedule, float(hyperparameters.lr), rows):
+            all_hooks.notice(text)
 
     snapshot = Snapshot(state, stopping, rows, seconds)
     return Outcome(snapshot, len(rows), len(rows) < config.epochs, stopping.best_step // steps_per_epoch)
 
 
-def _dispatch(experiment: Experiment, dataset: Dataset, steps_per_epoch: int, profile: Profile | None) -> Dispatch:
+def dispatch_of_training(
+    experiment: Experiment, dataset: Dataset, steps_per_epoch: int, profile: Profile | None = None
+) -> Dispatch:
+    """Return the jitted dispatch of a training, which trainings with the same program share."""
     weights = None
     if experiment.train.balance == "weights":
         weights = tuple(class_weights(dataset.train.labels, len(dataset.classes)).tolist())

@@ -17,9 +17,10 @@ from cnnjax.config import Experiment
 from cnnjax.data import Crops, Dataset, Preprocessing, make_loader
 from cnnjax.errors import CnnjaxError, Interrupted
 from cnnjax.ops.dispatch import steps_per_dispatch
+from cnnjax.optim import Hyperparameters
 from cnnjax.parallel import one_device
 from cnnjax.system import signals
-from cnnjax.training import early_stopping
+from cnnjax.training import early_stopping, plateau
 from cnnjax.training.early_stopping import EarlyStoppingState
 from cnnjax.training.epochs import Rate, check_finite, check_validation, epoch_row
 from cnnjax.training.evaluation import evaluate_members
@@ -45,14 +46,22 @@ class _Live(Generic[K]):
 
     def __init__(self, name: K, member: StackMember, dataset: Dataset):
         self.name, self.experiment, self.hook = name, member.experiment, AllHooks(member.hooks)
-        self.steps_per_epoch, self.hyperparameters = plan(member.experiment, dataset)
-        self.rate = Rate(member.experiment.schedule.name, self.hyperparameters)
+        self.steps_per_epoch, self.first_hyperparameters = plan(member.experiment, dataset)
         self.snapshot = member.start or Snapshot(
-            init_state(member.experiment, self.hyperparameters), EarlyStoppingState(), [], 0.0
+            init_state(member.experiment, self.first_hyperparameters), EarlyStoppingState(), [], 0.0
         )
         self.seconds = self.snapshot.seconds
         size = self.experiment.train
         self.hook.start(Plan(size.epochs, self.steps_per_epoch, size.batch_size, int(self.snapshot.state.step)))
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        """Hyperparameters of the current epoch."""
+        return plateau.at_epoch(self.experiment.schedule, self.first_hyperparameters, self.snapshot.rows)
+
+    @property
+    def rate(self) -> Rate:
+        return Rate(self.experiment.schedule.name, self.hyperparameters)
 
     @property
     def within(self) -> int:
@@ -89,6 +98,8 @@ class _Live(Generic[K]):
         stopping = early_stopping.update(self.experiment.early_stopping, stopping, step, figures)
         self.snapshot, self.seconds = Snapshot(state, stopping, rows, 0.0), 0.0
         self.hook.epoch(self.snapshot)
+        if text := plateau.message(self.experiment.schedule, float(self.first_hyperparameters.lr), rows):
+            self.hook.notice(text)
 
     def interrupted(self, state: TrainState, metrics: EpochMetrics) -> None:
         """Pass the position within the epoch to the hooks; an error is reported, so that the others are saved too."""

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from cnnjax.config import Experiment
-from cnnjax.functional import Tree, Variables, init, leaves_by_path
+from cnnjax.functional import HEAD, Tree, Variables, init, leaves_by_path, parameter_groups
 from cnnjax.ops.dispatch import parameter_dtype
-from cnnjax.optim import Hyperparameters, make_rule
+from cnnjax.optim import Hyperparameters, Rule, make_rule
 from cnnjax.partition import frozen_statistics, join, select, split_frozen
 
 INIT_STREAM, STEP_STREAM = 0, 1
@@ -78,12 +78,18 @@ def init_state(experiment: Experiment, hyperparameters: Hyperparameters) -> Trai
 def state_of(experiment: Experiment, hyperparameters: Hyperparameters, variables: Variables) -> TrainState:
     """Return the initial train state for the given variables."""
     trainable, _ = split_frozen(variables.params, experiment.train.freeze)
-    rule = make_rule(experiment.optimizer)(hyperparameters, hyperparameters.lr)
+    rule = rule_of(experiment)(hyperparameters, hyperparameters.lr)
     # Copies, because the train step donates the state and a buffer can be donated only once.
     copied = jax.tree.map(jnp.copy, variables)
     ema = None if experiment.train.ema_decay is None else Ema(copied.params, copied.batch_stats, jnp.int32(0))
     metrics = empty_metrics(parameter_dtype(experiment.model.dtype))
     return TrainState(jnp.int32(0), *variables, rule.init(trainable), metrics, ema)
+
+
+def rule_of(experiment: Experiment) -> Rule:
+    """Return the update rule of an experiment."""
+    head = parameter_groups(experiment.model)[HEAD] if experiment.optimizer.name == "muon" else ()
+    return make_rule(experiment.optimizer, head)
 
 
 def step_key(seed: int) -> jax.Array:

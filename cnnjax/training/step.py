@@ -14,9 +14,9 @@ from cnnjax.data import DeviceSplit, Preprocessing, augment, normalize, resize_b
 from cnnjax.functional import Tree, Variables, apply, parameter_groups
 from cnnjax.losses import Batch, weighted_mean
 from cnnjax.ops.dispatch import compiler_options, is_unrolled
-from cnnjax.optim import Hyperparameters, learning_rate, make_rule, scale_by_stage
+from cnnjax.optim import Hyperparameters, learning_rate, scale_by_stage
 from cnnjax.partition import split_frozen
-from cnnjax.training.state import EpochMetrics, TrainState, averaged, empty_metrics, joined
+from cnnjax.training.state import EpochMetrics, TrainState, averaged, empty_metrics, joined, rule_of
 
 NO_AUGMENTATION = Augmentation()
 
@@ -52,7 +52,7 @@ def make_train_step(experiment: Experiment, preprocessing: Preprocessing) -> Tra
     several members side by side in one program.
     """
     arch, loss, train = experiment.model, experiment.loss, experiment.train
-    rule = make_rule(experiment.optimizer)
+    rule = rule_of(experiment)
 
     def gradient_fn(frozen: Tree, hyperparameters: Hyperparameters) -> GradientFn:
         def loss_fn(trainable: Tree, batch_stats: Tree, batch: Batch, key: jax.Array) -> Any:

@@ -1,10 +1,12 @@
+import io
 import json
 
 import jax
 import pytest
 from rich.console import Console
 
-from cnnjax import data
+from cnnjax import create, data
+from cnnjax.config import Optimizer, Train
 from cnnjax.runs import launch
 from cnnjax.runs.progress import TerminalProgress
 from cnnjax.system.compilation import DETERMINISTIC
@@ -62,3 +64,17 @@ def test_determinism_is_recorded_on_an_accelerator(experiment, monkeypatch, dete
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setenv("XLA_FLAGS", DETERMINISTIC if deterministic else "")
     assert launch.lowering(experiment, dataset, 10)["deterministic"] is deterministic
+
+
+def test_linear_scaling_is_printed_recorded_and_reported(experiment, tmp_path):
+    optimizer, train = Optimizer(name="sgd", lr=0.01, base_batch=64), Train(epochs=1, batch_size=32, eval_batch_size=80)
+    scaled = experiment.replace(model=create("mlp"), optimizer=optimizer, train=train)
+    console = Console(file=io.StringIO(), width=200)
+    results = launch.run(launch.Launch("a", scaled, tmp_path / "run"), console)
+    printed = console.file.getvalue()
+    assert "base learning rate 0.005: 0.01 for a batch of 64, scaled linearly to 32\n" in printed
+    assert "base learning rate: 0.005, scaled with the batch size\n" in printed
+    assert results["base_rate"] == 0.005
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())[0]["base_rates"] == [0.005]
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["lr"] == 0.005
+    assert "<td>base learning rate</td><td>0.005</td>" in (tmp_path / "run" / "report.html").read_text()
