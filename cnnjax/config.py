@@ -265,6 +265,9 @@ class Experiment(Schema, Generic[ModelT, LossT]):
     init: InstanceOf[str] | None = None
     """Where the parameters come from: run:RUN, file:WEIGHTS, or the name of published weights. With phases the head is
     new and its number of classes may differ; 0 classes means those of the data. None draws all by the seed."""
+    continue_from: InstanceOf[str] | None = None
+    """Run folder whose last state this run starts from: parameters, optimizer, counters and metrics. Its network, data,
+    optimizer.name and batch size must be those of this run. None starts at step 0."""
     phases: tuple[Phase, ...] = ()
     """Phases of a transfer training, in order. () trains once, by optimizer, schedule and train."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0

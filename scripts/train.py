@@ -4,7 +4,7 @@ usage: python scripts/train.py EXPERIMENT [OPTIONS]
 
 EXPERIMENT is a name from the list below, the path of your own Python file (it is executed), or a run folder or its
 config.json (read as data). `python scripts/train.py EXPERIMENT --help` shows every option with its default. Repeat the
-same command to resume an interrupted run.
+same command to resume an interrupted run. `--continue-from RUN` starts a new run from the last state of another one.
 """
 
 from pathlib import Path
@@ -24,11 +24,14 @@ def train(arguments: list[str]) -> None:
     name, base, definitions = cli.load_experiment(cli.first(arguments, "experiment"), *cli.code_options(arguments))
     rest, model = cli.take_option(arguments[1:], "--model")
     rest, start = cli.take_option(rest, "--init")
+    rest, continued = cli.take_option(rest, "--continue-from")
     rest, phases = cli.take_option(rest, "--phases")
 
     from cnnjax.config import Experiment
 
     chosen = cli.start_from(cli.first_phases(cli.replace_model(base, model), phases), start)
+    if continued is not None:
+        chosen = chosen.replace(continue_from=str(Path(continued).resolve()))
 
     def options(
         experiment: Annotated[
@@ -64,7 +67,8 @@ def train(arguments: list[str]) -> None:
 
     description = (
         "Before the other options apply: --model NAME replaces the network with another variant, --init run:RUN, "
-        "file:WEIGHTS or NAME starts from trained parameters, and --phases N keeps the first N phases."
+        "file:WEIGHTS or NAME starts from trained parameters, --continue-from RUN starts from the last state of a run, "
+        "and --phases N keeps the first N phases."
     )
     prog = f"scripts/train.py {arguments[0]}"
     parsed = cli.parse(options, rest, prog, description=description)
@@ -80,6 +84,7 @@ def train(arguments: list[str]) -> None:
     profiled = None if profile is None else read_steps(profile)
     cli.start_jax(platform, deterministic, experiment.model)
     replaced = {"model": model, "init": start and short_origin(start), "phases": phases}
+    replaced["continue-from"] = continued and Path(continued).resolve().name.partition(",")[0]
     named = ",".join([name, *(f"{option}={value}" for option, value in replaced.items() if value)])
     full_name = run_name(named, chosen, experiment)
     with lasting_output() as output:

@@ -2,6 +2,7 @@
 
 config.json        the experiment and its name; `scripts/train.py RUN/config.json` reproduces the run
 experiment.py      the user's file, if it defines a network, loss or data set; executed only if the user trusts it
+continued.json     with --continue-from: the other run, its config and what changed; see `cnnjax.runs.continuation`
 files.json         the paths of the training, validation and test images, if they are files, and of the files left out
 environment.json   one entry per start: versions, device, commit, lowering choices
 metrics.jsonl      one line per epoch
@@ -28,7 +29,7 @@ from cnnjax.errors import UserError, quoted
 from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions, hint
 from cnnjax.runs.environment import DECISIVE
 from cnnjax.runs.metrics import has_numbers, metrics_line, read_rows
-from cnnjax.runs.naming import LONGEST_NAME, differences
+from cnnjax.runs.naming import LONGEST_NAME, differences, not_continuable
 from cnnjax.system import formats
 from cnnjax.system.files import make_folder, open_own, open_plain, read_bytes, read_json, write_bytes, write_json
 from cnnjax.system.lock import HELD, locked
@@ -91,8 +92,9 @@ class RunFolder:
                 listed = "; ".join(
                     f"{option} was {quoted(a)} and is now {quoted(b)}" for option, (a, b) in changed.items()
                 )
+                advice = "" if not_continuable(recorded, experiment) else f", or add --continue-from {self.path}"
                 raise UserError(
-                    f"{self.path} holds a run with another config: {listed}; choose another folder with --out"
+                    f"{self.path} holds a run with another config: {listed}; choose another folder with --out{advice}"
                 )
             return
         if self.path.exists() and any(path.name not in BEFORE_CONFIG for path in self.path.iterdir()):

@@ -21,7 +21,8 @@ from cnnjax.ops import dispatch
 from cnnjax.ops.dispatch import steps_per_dispatch
 from cnnjax.parallel import one_device
 from cnnjax.report import transfer_figures
-from cnnjax.runs import predictor
+from cnnjax.runs import continuation, predictor
+from cnnjax.runs.continuation import Continuation
 from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions
 from cnnjax.runs.environment import environment
 from cnnjax.runs.folder import RunFolder
@@ -45,6 +46,9 @@ from cnnjax.training.profiling import Profile, check_steps
 from cnnjax.training.state import state_of
 from cnnjax.training.turns import Steps, finish
 from cnnjax.transfer.phases import is_open, phase_experiment, resolved
+
+
+NEW_RUN = "for a new run, choose another --seed or --out, or train on with --continue-from {} and more --train.epochs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +83,7 @@ def run(
         # Validate the input before creating the folder.
         if not is_open(launch.experiment):
             folder.check(launch.experiment)
-        start = read_start(launch.experiment, folder)
+        start = _start(launch.experiment, folder)
         dataset = data.load(launch.experiment.data, launch.definitions.sources, like=start.preprocessing)
         for notice in (*start.notices, *dataset.notices):
             say(console, f"notice: {notice}")
@@ -93,6 +97,14 @@ def run(
         )
     say(console, f"results: {launch.folder}/   open {launch.folder}/report.html")
     return results
+
+
+def _start(experiment: Experiment, folder: RunFolder) -> Start:
+    """Return where a run starts; for one that continues another run, only its preprocessing."""
+    if experiment.continue_from is None:
+        return read_start(experiment, folder)
+    source = continuation.open_source(experiment, folder)
+    return Start(preprocessing=continuation.recorded_preprocessing(experiment, folder, source))
 
 
 def plan_all(experiment: Experiment, dataset: Dataset) -> int:
@@ -122,13 +134,17 @@ def run_steps(
             raise UserError("--profile is given for an experiment with phases; profile one without phases")
         done = checkpoint.newest_step(folder.checkpoints)
         check_steps(profiled, 0 if folder.finished else steps_per_epoch * launch.experiment.train.epochs - done)
+    source = continuation.open_source(launch.experiment, folder)
+    earlier = None if source is None else continuation.read_continuation(source, launch.experiment, dataset)
     with folder.locked():
-        return (yield from _run_in(folder, launch, dataset, start, steps_per_epoch, console, progress, profiled))
+        return (
+            yield from _run_in(folder, launch, dataset, start, earlier, steps_per_epoch, console, progress, profiled)
+        )
 
 
 def _run_in(
-    folder: RunFolder, launch: Launch, dataset: Dataset, start: Start, steps_per_epoch: int, console: Console,
-    progress: Hook, profiled: range | None,
+    folder: RunFolder, launch: Launch, dataset: Dataset, start: Start, earlier: Continuation | None,
+    steps_per_epoch: int, console: Console, progress: Hook, profiled: range | None,
 ) -> Steps[Finished]:  # fmt: skip
     start_run(folder, launch, progress)
     if folder.finished:
@@ -136,9 +152,11 @@ def _run_in(
         results = folder.read_results()
         checkpoint.best(folder.checkpoints)
         problem = tidy(folder, launch.experiment.train, results["epochs"], progress.notice)
-        say(console, f"{launch.folder} is already finished; choose another --seed or --out for a new run")
+        say(console, f"{launch.folder} is already finished; {NEW_RUN.format(launch.folder)}")
         return results, [problem] if problem else []
     record_start(folder, launch, dataset, steps_per_epoch, progress)
+    if earlier is not None:
+        continuation.copy_checkpoints(earlier, launch.experiment, dataset, folder, progress.notice)
     variables = start_variables(launch.experiment, dataset, start, folder)
     outcome: Outcome | PhasedOutcome
     if launch.experiment.phases:

@@ -84,8 +84,7 @@ class Saver(Hook):
         info = read_resume_info(saved, self.folder, self.dataset, self.experiment.train)
         if info.early_stopping.best_step:
             checkpoint.best(self.folder.checkpoints)  # fail now, not after training, if it is damaged
-        state = read_state(saved, self.experiment, hyperparameters)
-        _require_consistent(saved, state, info.steps_within * self.experiment.train.batch_size)
+        state = read_consistent_state(saved, info, self.experiment, hyperparameters)
         within = f", at step {saved.step}," if info.steps_within else ""
         self.say(f"resuming after epoch {len(info.rows)}{within} from {saved.path}")
         self._prune(info.early_stopping)  # in case a kill prevented it
@@ -177,12 +176,20 @@ def read_resume_info(saved: Checkpoint, folder: RunFolder, dataset: Dataset, tra
     return ResumeInfo(stopping, rows, info.get("seconds", 0.0), within)
 
 
-def _require_consistent(saved: Checkpoint, state: TrainState, images: int) -> None:
-    """Raise UserError unless the arrays match the checkpoint's step and its position within the epoch."""
+def read_consistent_state(
+    saved: Checkpoint, info: ResumeInfo, experiment: Experiment, hyperparameters: Hyperparameters
+) -> TrainState:
+    """Return the state in a training checkpoint; see `read_state`.
+
+    Raises:
+        UserError: its arrays do not fit the experiment, the checkpoint's step or its position within the epoch.
+    """
+    state = read_state(saved, experiment, hyperparameters)
     if int(state.step) != saved.step:
         raise UserError(f"checkpoint {saved.path} was not written by cnnjax: its arrays have step {int(state.step)}")
-    if images:
-        _require_images(saved, int(state.metrics.images), images)
+    if info.steps_within:
+        _require_images(saved, int(state.metrics.images), info.steps_within * experiment.train.batch_size)
+    return state
 
 
 def _require_images(saved: Checkpoint, summed: int, seen: int) -> None:
