@@ -178,8 +178,9 @@ class Train(Schema, at="train."):
     label_smoothing: Share = 0.0
     """Label smoothing: fraction of each label's probability spread evenly over all classes, in [0, 1)."""
     ema_decay: Share | None = None
-    """Decay of exponential moving averages of parameters and statistics, in [0, 1), growing from 0.1 over the first
-    steps. The averages are evaluated, saved as the best, and used to predict. None keeps no averages."""
+    """Decay of exponential moving averages of parameters and statistics, in [0, 1), growing as
+    (1 + n) / (10 + n) over the first steps n. Averages and raw parameters are evaluated and the best of each kept; the
+    averages decide early stopping and are used by default (see --parameters). None keeps no averages."""
     freeze: tuple[str, ...] = ()
     """Parameters that are not trained: patterns of their paths, such as conv1/* or stage1."""
     balance: Literal["none", "weights", "sampling"] = "none"

@@ -15,7 +15,7 @@ from cnnjax.models.layers import Arch
 from cnnjax.runs import evaluation, launch, predictor
 from cnnjax.runs.definitions import BUILT_IN, Definitions, of_run, with_parts_of
 from cnnjax.runs.folder import RunFolder, recorded_data
-from cnnjax.runs.predictor import Predictor
+from cnnjax.runs.predictor import Parameters, Predictor
 from cnnjax.training.classification import Report
 
 
@@ -143,7 +143,7 @@ def train(
 
 def load(
     run: str | Path, *, code: str | Path | None = None, trust_code: bool = False,
-    prepare: Callable[[Arch], None] = lambda arch: None,
+    prepare: Callable[[Arch], None] = lambda arch: None, parameters: Parameters = "auto",
 ) -> Run:  # fmt: skip
     """Return the run in a folder, ready for prediction and evaluation.
 
@@ -152,9 +152,11 @@ def load(
         code: the experiment file that defines the run's network, loss or data set. It is executed.
         trust_code: execute the copy of that file in the run folder; only for folders that you trust.
         prepare: called with the network's definition before any array is read.
+        parameters: of a run with ``train.ema_decay``: auto and ema load the moving averages, raw the trained
+            parameters, each from their best epoch by validation.
 
     Raises:
         UserError: the folder holds no run with a checkpoint, or the checkpoint is damaged.
     """
     definitions = of_run(Path(run), None if code is None else Path(code), trust_code)
-    return Run(Path(run), definitions, predictor.load(Path(run), definitions, prepare))
+    return Run(Path(run), definitions, predictor.load(Path(run), definitions, prepare, parameters))

@@ -20,7 +20,6 @@ from cnnjax.config import Experiment
 from cnnjax.data import Dataset, Preprocessing
 from cnnjax.errors import UserError, quoted
 from cnnjax.runs import predictor
-from cnnjax.runs.definitions import Definitions
 from cnnjax.runs.folder import RunFolder, read_config
 from cnnjax.runs.naming import CONTINUED_WITH, differences, not_continuable
 from cnnjax.runs.saving import ResumeInfo, Saver, read_consistent_state, read_resume_info
@@ -102,9 +101,8 @@ def read_continuation(source: Source, experiment: Experiment, dataset: Dataset) 
             f"{path} stopped after {info.early_stopping.stale_epochs} epochs without improvement and "
             f"early_stopping.patience is {experiment.early_stopping.patience}; give more"
         )
-    best = source.folder.checkpoints / f"step-{info.early_stopping.best_step:08d}"
-    older = () if best == saved.path else (checkpoint.open_checkpoint(best),)
-    return Continuation(source, (*older, saved))
+    best = [source.folder.checkpoints / f"step-{step:08d}" for step in sorted(info.early_stopping.best_steps)]
+    return Continuation(source, (*(checkpoint.open_checkpoint(path) for path in best if path != saved.path), saved))
 
 
 def copy_checkpoints(

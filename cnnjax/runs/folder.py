@@ -39,7 +39,7 @@ LOCK = ".lock"
 BEFORE_CONFIG = (LOCK, f"{LOCK}{HELD}", ".config.json.writing")
 """Files that may remain if a run is killed before it has written config.json."""
 RESULTS, FIGURES = ("epochs", "best_epoch", "stopped_early", "seconds", "images_per_second"), ("loss", "top1", "images")
-"""Required keys of results.json, and of its entry for each split."""
+"""Required keys of results.json, and of its entry for each split; ``raw`` has such entries for raw parameters."""
 PHASE = ("phase", "epochs", "best_epoch", "best_step", "stopped_early", "trained_parameters", "on_embeddings")
 """Required numbers of the record of a phase, besides the figures of each split."""
 FROZEN = ("parameters", "statistics", "moments")
@@ -209,6 +209,9 @@ class RunFolder:
         results = read_json(path)
         valid = has_numbers(results, RESULTS) and all(type(results[name]) is int for name in RESULTS[:2])
         valid = valid and all(has_numbers(results.get(part), FIGURES) for part in PARTS)
+        if valid and "raw" in results:
+            raw = results["raw"]
+            valid = has_numbers(raw, ["best_epoch"]) and all(has_numbers(raw.get(part), FIGURES) for part in PARTS)
         if valid and "phases" in results:
             phases = results["phases"]
             valid = (

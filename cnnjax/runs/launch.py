@@ -48,9 +48,6 @@ from cnnjax.training.turns import Steps, finish
 from cnnjax.transfer.phases import is_open, phase_experiment, resolved
 
 
-NEW_RUN = "for a new run, choose another --seed or --out, or train on with --continue-from {} and more --train.epochs"
-
-
 @dataclasses.dataclass(frozen=True)
 class Launch:
     """An experiment with its name, run folder and definitions."""
@@ -152,7 +149,11 @@ def _run_in(
         results = folder.read_results()
         checkpoint.best(folder.checkpoints)
         problem = tidy(folder, launch.experiment.train, results["epochs"], progress.notice)
-        say(console, f"{launch.folder} is already finished; {NEW_RUN.format(launch.folder)}")
+        say(
+            console,
+            f"{launch.folder} is already finished; choose another --seed or --out for a new run, or train on with "
+            f"--continue-from {launch.folder} and more --train.epochs",
+        )
         return results, [problem] if problem else []
     record_start(folder, launch, dataset, steps_per_epoch, progress)
     if earlier is not None:
@@ -213,6 +214,9 @@ def finish_run(
     """Evaluate the best parameters of a finished training, draw its report and write its results."""
     variables = predictor.load(launch.folder, launch.definitions).variables
     results = _evaluate_best(launch.experiment, dataset, outcome, variables)
+    if isinstance(outcome, Outcome) and outcome.snapshot.state.ema is not None:
+        raw = predictor.load(launch.folder, launch.definitions, parameters="raw").variables
+        results["raw"] = {"best_epoch": outcome.raw_best_epoch, **_figures(launch.experiment, dataset, raw)}
     problems = [problem] if problem else []
     folder.require_lock()
     try:
@@ -324,14 +328,19 @@ def _evaluate_best(
             "best_phase": best["phase"],
             "phases": outcome.phases,
         }
-    batch_size = experiment.train.eval_batch_size
+    return {**results, **_figures(experiment, dataset, variables)}
+
+
+def _figures(experiment: Experiment, dataset: Dataset, variables: Variables) -> dict[str, Any]:
+    """Return the metrics of a network on all three splits."""
+    batch_size, parts = experiment.train.eval_batch_size, {}
     for part in PARTS:
         split = dataset.part(part)
         with out_of_memory.in_evaluation(batch_size):
             loader = make_loader(split, batch_size, 1, one_device())
             figures = evaluate(experiment.model, dataset.preprocessing, variables, loader, batch_size)
-        results[part] = {**figures, "images": len(split.labels)}
-    return results
+        parts[part] = {**figures, "images": len(split.labels)}
+    return parts
 
 
 def speed(rows: list[dict[str, Any]], batch_size: int) -> dict[str, float]:

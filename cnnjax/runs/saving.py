@@ -83,7 +83,8 @@ class Saver(Hook):
             return None
         info = read_resume_info(saved, self.folder, self.dataset, self.experiment.train)
         if info.early_stopping.best_step:
-            checkpoint.best(self.folder.checkpoints)  # fail now, not after training, if it is damaged
+            for raw in (False, True):
+                checkpoint.best(self.folder.checkpoints, raw=raw)  # fail now, not after training, if it is damaged
         state = read_consistent_state(saved, info, self.experiment, hyperparameters)
         within = f", at step {saved.step}," if info.steps_within else ""
         self.say(f"resuming after epoch {len(info.rows)}{within} from {saved.path}")
@@ -92,7 +93,8 @@ class Saver(Hook):
 
     def _prune(self, stopping: EarlyStoppingState) -> None:
         self.folder.require_lock()
-        checkpoint.prune(self.folder.checkpoints, self.experiment.train.keep, stopping.best_step)
+        steps = stopping.best_step, stopping.raw_best_step
+        checkpoint.prune(self.folder.checkpoints, self.experiment.train.keep, *steps)
 
 
 def description(experiment: Experiment, dataset: Dataset) -> dict[str, Any]:
@@ -209,7 +211,9 @@ def tidy(folder: RunFolder, train: Train, epochs: int, notice: Callable[[str], N
     if saved.info.get("epoch") != epochs or epochs > train.epochs:
         return None
     with contextlib.suppress(OSError):
-        checkpoint.prune(folder.checkpoints, train.keep, saved.info.get("early_stopping", {}).get("best_step", 0))
+        stopping = saved.info.get("early_stopping", {})
+        steps = stopping.get("best_step", 0), stopping.get("raw_best_step", 0)
+        checkpoint.prune(folder.checkpoints, train.keep, *steps)
     if not (saved.path / METRICS).exists():
         return None
     rows = saved_rows(saved.path / METRICS, epochs)

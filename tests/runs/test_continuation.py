@@ -87,7 +87,7 @@ def test_options_that_no_state_depends_on_may_change(base, short, tmp_path, caps
     run = train(changed, tmp_path / "new", Console(width=500))
     output = capsys.readouterr().out
     assert f"continuing {short} after epoch 1: optimizer.lr was 0.003 and is now 0.0001" in output
-    assert [row["lr"] for row in run.metrics][0] == 0.003
+    assert run.metrics[0]["lr"] == 0.003
     assert run.metrics[1]["lr"] < 1e-4
     assert len(json.loads((run.path / continuation.RECORD).read_text())["changed"]) == 4
 
@@ -124,7 +124,7 @@ def test_the_refusals_name_the_option(base, short, tmp_path, capsys):
     assert f"or train on with --continue-from {finished} and more --train.epochs" in capsys.readouterr().out
 
 
-def test_a_run_that_stopped_early_needs_more_patience(base, short, tmp_path):
+def test_a_run_that_stopped_early_needs_more_patience(base, short, tmp_path, monkeypatch):
     source = shutil.copytree(short, tmp_path / "short")
     [path] = (source / "checkpoints").iterdir()
     impatient = longer(base, 2, source).replace(early_stopping=EarlyStopping(patience=1))
@@ -137,6 +137,6 @@ def test_a_run_that_stopped_early_needs_more_patience(base, short, tmp_path):
         found = info(*arguments)
         return found._replace(early_stopping=found.early_stopping.replace(stale_epochs=1))
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="patience is 1; give more"):
-        patch.setattr(continuation, "_resume_info", stale)
+    monkeypatch.setattr(continuation, "_resume_info", stale)
+    with pytest.raises(UserError, match="patience is 1; give more"):
         continuation.read_continuation(opened, impatient, dataset)
