@@ -111,9 +111,6 @@ def load(
     if not folder.is_dir():
         raise UserError(f"{run} is not a run folder (it has no checkpoints/); give one such as runs/lenet_mini")
     saved = checkpoint.best(folder, raw=parameters == "raw")
-    both = AVERAGES in saved.info["items"].get("training", {})
-    if parameters == "ema" and not both:
-        raise UserError(f"{run} keeps no moving averages; train with --train.ema-decay, or leave out --parameters")
     try:
         described = describe(saved, definitions.families)
     except UserError as error:
@@ -121,23 +118,36 @@ def load(
             raise UserError(f"{error}{advice}") from error
         raise
     prepare(described.arch)
-    raw = both and parameters == "raw"
+    variables, averaged = chosen_variables(run, saved, described.arch, definitions, parameters)
     return Predictor(
         arch=described.arch,
-        variables=_raw(run, saved, definitions) if raw else restored(saved, described.arch),
+        variables=variables,
         classes=described.classes,
         preprocessing=described.preprocessing,
         checkpoint=saved.path,
         data=described.data,
-        averaged=not raw if both else None,
+        averaged=averaged,
     )
 
 
-def _raw(run: Path, saved: checkpoint.Checkpoint, definitions: Definitions) -> Variables:
-    """Return the raw variables beside the averages in a checkpoint. They are part of its train state."""
+def chosen_variables(
+    run: Path, saved: checkpoint.Checkpoint, arch: Arch, definitions: Definitions, parameters: Parameters
+) -> tuple[Variables, bool | None]:
+    """Return the variables in a checkpoint, and whether they are averages; None if it does not hold both kinds.
+
+    Raises:
+        UserError: it lacks the averages that ``parameters`` asks for, or does not fit the run's config.
+    """
+    if AVERAGES not in saved.info["items"].get("training", {}):
+        if parameters == "ema":
+            raise UserError(f"{run} keeps no moving averages; train with --train.ema-decay, or leave out --parameters")
+        return restored(saved, arch), None
+    if parameters != "raw":
+        return restored(saved, arch), True
+    # The raw variables are part of the train state, whose other arrays the config determines.
     _, experiment = read_config(run / "config.json", definitions)
     steps_per_epoch = saved.step // max(1, saved.info.get("epoch", 1))
-    return read_state(saved, experiment, make_hyperparameters(experiment, steps_per_epoch)).variables
+    return read_state(saved, experiment, make_hyperparameters(experiment, steps_per_epoch)).variables, False
 
 
 def restored(saved: checkpoint.Checkpoint, arch: Arch) -> Variables:
