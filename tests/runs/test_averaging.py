@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import jax
@@ -14,6 +13,7 @@ from cnnjax.errors import UserError
 from cnnjax.functional import Variables, abstract_variables, leaves_by_path
 from cnnjax.runs import averaging
 from cnnjax.runs.folder import RunFolder
+from cnnjax.runs.saving import description
 from cnnjax.training.loop import training_order
 from tests.script import run_script
 
@@ -119,5 +119,25 @@ def test_a_folder_without_config_is_refused(run, tmp_path):
     done = run_script("average.py", tmp_path / "run", "--last", 2)
     assert done.returncode == 2
     assert "holds no config.json of a run" in done.stderr
-    config = json.loads((run / "config.json").read_text())
-    assert config["experiment"]["train"]["keep"] == 3
+
+
+def test_without_the_training_images_the_statistics_are_averaged(normed, tmp_path):
+    folder, dataset = RunFolder(tmp_path / "run"), data.load(normed.experiment.data)
+    folder.start("run", normed.experiment)
+    rng, states = np.random.default_rng(0), []
+    for epoch in (1, 2):
+        states.append(jax.tree.map(lambda leaf: jnp.asarray(rng.random(leaf.shape, np.float32)), normed.variables))
+        info = {"epoch": epoch, **description(normed.experiment, dataset)}
+        checkpoint.save(folder.checkpoints, epoch, {"variables": states[-1]._asdict()}, info)
+    arguments = ("average.py", folder.path, "--last", 2, "--data-dir", tmp_path / "nowhere")
+    refused = run_script(*arguments, "--statistics", "recomputed")
+    assert (refused.returncode, (tmp_path / "run-average").exists()) == (2, False)
+    done = run_script(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "notice: the batch statistics are averaged, because" in done.stdout
+    averaged = cnnjax.load(tmp_path / "run-average").network.variables.batch_stats
+    for path, leaf in leaves_by_path(averaged).items():
+        parts = [np.asarray(leaves_by_path(state.batch_stats)[path], np.float64) for state in states]
+        np.testing.assert_array_equal(leaf, np.mean(parts, 0).astype(np.float32))
+    again = run_script("average.py", folder.path, "--last", 2, "--out", tmp_path / "recomputed")
+    assert "batch statistics recomputed" in again.stdout
