@@ -42,6 +42,7 @@ def train(arguments: list[str]) -> None:
         out: Path | None = None,
         resume: Literal["auto", "never"] = "auto",
         platform: cli.Platform = "auto",
+        loggers: tuple[str, ...] = (),
         profile: str | None = None,
         deterministic: bool = False,
         code: Path | None = None,
@@ -55,6 +56,7 @@ def train(arguments: list[str]) -> None:
             out: The run folder; by default runs/NAME, where NAME includes the overridden values.
             resume: auto resumes the run in the folder; never refuses a folder that holds a run.
             platform: Device to compute on; auto picks an accelerator if there is one.
+            loggers: Where to write the metrics of each epoch besides metrics.jsonl: tensorboard, wandb.
             profile: Steps to profile, such as 10:20 (10 to 19, counted from 0 when this process starts training). JAX's
                 profiler writes a trace to the run folder; results do not change.
             deterministic: Use only deterministic GPU kernels, which may be slower; on a CPU results are always
@@ -63,7 +65,7 @@ def train(arguments: list[str]) -> None:
             trust_code: Execute the copy of that file in the run folder; only for folders that you trust.
             debug: Show the traceback of an error.
         """
-        return experiment, out, resume, platform, profile, deterministic
+        return experiment, out, resume, platform, loggers, profile, deterministic
 
     description = (
         "Before the other options apply: --model NAME replaces the network with another variant, --init run:RUN, "
@@ -72,7 +74,7 @@ def train(arguments: list[str]) -> None:
     )
     prog = f"scripts/train.py {arguments[0]}"
     parsed = cli.parse(options, rest, prog, description=description)
-    experiment, out, resume, platform, profile, deterministic = parsed
+    experiment, out, resume, platform, loggers, profile, deterministic = parsed
 
     from rich.console import Console  # imported late to keep --help fast
 
@@ -91,7 +93,7 @@ def train(arguments: list[str]) -> None:
         cnnjax.train(
             experiment, out or Path("runs") / full_name, name=full_name, resume=resume, profile=profiled,
             definitions=definitions, console=Console(file=output),
-            resume_command=cli.resume_command(without=("--resume", "--profile")),
+            resume_command=cli.resume_command(without=("--resume", "--profile")), loggers=loggers,
         )  # fmt: skip
 
 

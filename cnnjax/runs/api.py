@@ -106,7 +106,7 @@ def _place(config: Data) -> tuple[str, Path | None]:
 def train(
     experiment: Experiment, out: str | Path, *, name: str | None = None, resume: Literal["auto", "never"] = "auto",
     profile: range | None = None, definitions: Definitions = BUILT_IN, console: Console | None = None,
-    resume_command: str = "repeat the same call",
+    resume_command: str = "repeat the same call", loggers: Sequence[str] = (),
 ) -> Run:  # fmt: skip
     """Train, or resume an interrupted run, and return the finished run.
 
@@ -119,6 +119,7 @@ def train(
         definitions: tables of networks, losses and data sets; required if the experiment uses your own data sets.
         console: where to print progress; by default standard output. ``Console(quiet=True)`` prints nothing.
         resume_command: the command to resume with, printed after an interrupt.
+        loggers: where to write the metrics besides metrics.jsonl: ``"tensorboard"``, ``"wandb"``.
 
     Raises:
         UserError: the config does not fit the data or the folder, a checkpoint could not be saved, or memory ran out.
@@ -136,7 +137,7 @@ def train(
     """
     folder = Path(out)
     definitions = with_parts_of(experiment, definitions)
-    request = launch.Launch(name or folder.resolve().name, experiment, folder, definitions)
+    request = launch.Launch(name or folder.resolve().name, experiment, folder, definitions, tuple(loggers))
     launch.run(request, console or Console(), resume, profile, resume_command=resume_command)
     return Run(folder, definitions)
 

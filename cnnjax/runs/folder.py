@@ -9,6 +9,7 @@ metrics.jsonl      one line per epoch
 checkpoints/       see `cnnjax.checkpoint`
 .lock              held by the process that writes to the folder; see `cnnjax.system.lock`
 results.json       the metrics of the best parameters; written last, so it marks the run as finished
+tensorboard/       event files, with `--loggers tensorboard`; wandb.json the run's id, with `--loggers wandb`
 profile/           the trace of JAX's profiler, with `--profile`
 *.png report.html  see `cnnjax.report`
 """

@@ -26,6 +26,7 @@ from cnnjax.runs.continuation import Continuation
 from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions
 from cnnjax.runs.environment import environment
 from cnnjax.runs.folder import RunFolder
+from cnnjax.runs.loggers import require_loggers, with_loggers
 from cnnjax.runs.metrics_log import MetricsLog
 from cnnjax.runs.origin import FROM_SEED, Start, read_start, start_variables
 from cnnjax.runs.phase import Task
@@ -56,6 +57,8 @@ class Launch:
     experiment: Experiment
     folder: Path
     definitions: Definitions = BUILT_IN
+    loggers: tuple[str, ...] = ()
+    """Loggers besides metrics.jsonl: names of `cnnjax.runs.loggers.LOGGERS`."""
 
 
 def run(
@@ -73,6 +76,7 @@ def run(
         Interrupted: Ctrl-C, SIGTERM or SIGUSR1; the position is saved.
         PartlyDone: the training finished, but its metrics or report could not be written.
     """
+    require_loggers(launch.loggers)
     with deferred_signals(f"interrupted; to resume: {resume_command}"):
         folder = RunFolder(launch.folder, launch.definitions)
         if resume == "never" and (launch.folder / "config.json").exists():
@@ -162,11 +166,12 @@ def _run_in(
     outcome: Outcome | PhasedOutcome
     if launch.experiment.phases:
         assert variables is not None
-        task = Task(launch.experiment, dataset, folder, functools.partial(_fit_phase, console), progress.notice)
+        task = Task(launch.experiment, dataset, folder, functools.partial(_fit_phase, console, launch), progress.notice)
         outcome, problem = fit_phases(task, variables)
     else:
         profile = None if profiled is None else Profile(profiled, launch.folder / "profile")
-        outcome, problem = yield from _fit(launch.experiment, dataset, folder, progress, profile, variables)
+        hooks = with_loggers(progress, launch.loggers, folder.path, launch.name, launch.experiment)
+        outcome, problem = yield from _fit(launch.experiment, dataset, folder, hooks, profile, variables)
         if profile:
             say(console, profile.sentence())
     say(console, "evaluating the best parameters, drawing the report ...")
@@ -273,10 +278,12 @@ def _fit(
 
 
 def _fit_phase(
-    console: Console, experiment: Experiment, dataset: Dataset, folder: RunFolder, start: Variables
+    console: Console, launch: Launch, experiment: Experiment, dataset: Dataset, folder: RunFolder, start: Variables
 ) -> tuple[Outcome, str | None]:
     """Train a phase to its end; see `cnnjax.runs.phase.Fit`."""
-    return finish(_fit(experiment, dataset, folder, TerminalProgress(console), initial=start))
+    name, progress = f"{launch.name}/{folder.path.name}", TerminalProgress(console)
+    hooks = with_loggers(progress, launch.loggers, folder.path, name, experiment)
+    return finish(_fit(experiment, dataset, folder, hooks, initial=start))
 
 
 def fit_in_folder(

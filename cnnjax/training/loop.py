@@ -103,7 +103,7 @@ def training(
     def figures_of(variables: Variables) -> dict[str, float]:
         return evaluate(arch, dataset.preprocessing, variables, validation, config.eval_batch_size, poll)
 
-    all_hooks.start(Plan(config.epochs, steps_per_epoch, config.batch_size, int(state.step)))
+    all_hooks.start(Plan(config.epochs, steps_per_epoch, config.batch_size, int(state.step), rows))
 
     while len(rows) < config.epochs and not early_stopping.should_stop(experiment.early_stopping, stopping):
         order = training_order(experiment, dataset.train.labels, len(rows))

@@ -52,8 +52,8 @@ class _Live(Generic[K]):
             init_state(member.experiment, self.hyperparameters), EarlyStoppingState(), [], 0.0
         )
         self.seconds = self.snapshot.seconds
-        size = self.experiment.train
-        self.hook.start(Plan(size.epochs, self.steps_per_epoch, size.batch_size, int(self.snapshot.state.step)))
+        size, done = self.experiment.train, int(self.snapshot.state.step)
+        self.hook.start(Plan(size.epochs, self.steps_per_epoch, size.batch_size, done, self.snapshot.rows))
 
     @property
     def within(self) -> int:
