@@ -34,6 +34,7 @@ from cnnjax.runs.phased import PhasedOutcome, fit_phases
 from cnnjax.runs.progress import TerminalProgress
 from cnnjax.runs.results_table import print_results
 from cnnjax.runs.saving import Saver, tidy
+from cnnjax.runs.user_hook import user_hooks
 from cnnjax.system import signals
 from cnnjax.system.compilation import are_deterministic
 from cnnjax.system.console import say
@@ -293,7 +294,8 @@ def fit_in_folder(
     """Train from the folder's newest undamaged checkpoint; return the outcome and any problem with metrics.jsonl.
 
     Without a checkpoint it starts from the variables ``initial``, or else from the experiment's seed.
-    The order of the hooks is part of the contract: an epoch's line of metrics, its checkpoint, its progress line.
+    The order of the hooks is part of the contract: an epoch's line of metrics, its checkpoint, its progress line, and
+    the function of the experiment file.
     """
     start, log, hooks = resume_in_folder(experiment, dataset, folder, progress, initial)
     outcome = yield from training(experiment, dataset, start, hooks, poll, profile)
@@ -314,7 +316,8 @@ def resume_in_folder(
         owned = jax.tree.map(jnp.copy, initial)  # the train step donates the state, and the caller keeps these
         start = Snapshot(state_of(experiment, hyperparameters, owned), EarlyStoppingState(), [], 0.0)
     log = MetricsLog(folder, [] if start is None else start.rows, progress.notice)
-    return start, log, (log, saver, progress)
+    own = user_hooks(folder.definitions.after_epoch)
+    return start, log, (log, saver, progress, *own)
 
 
 def _evaluate_best(
