@@ -135,7 +135,7 @@ def copy_checkpoints(
     folder.require_lock()
     write_json(folder.path / RECORD, record)
     listed = "; ".join(f"{option} was {quoted(old)} and is now {quoted(new)}" for option, (old, new) in changed.items())
-    notice(f"continuing {source.folder.path} after epoch {record['epoch']}: {listed}")
+    notice(f"continuing {source.folder.path} after epoch {record['epoch']}: {listed or 'no option was changed'}")
 
 
 def fitted(state: TrainState, like: TrainState, source: Source) -> TrainState:

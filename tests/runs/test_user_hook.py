@@ -1,6 +1,7 @@
 """A function of an experiment file that is called after each epoch."""
 
 import random
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,8 +10,10 @@ from conftest import SilentProgress, fit_run
 
 from cnnjax import cli, create
 from cnnjax.errors import UserError
+from cnnjax.optim import make_hyperparameters
 from cnnjax.runs.definitions import BUILT_IN, COPY, run_file
 from cnnjax.runs.folder import RunFolder
+from cnnjax.training.state import init_state
 from tests.script import run_script
 from tests.training.test_loop import figures, last_params, same
 
@@ -93,3 +96,13 @@ def test_what_cannot_be_called_with_two_arguments_is_refused(tmp_path, value):
     path.write_text(f"after_epoch = {value}")
     with pytest.raises(UserError, match=r"after_epoch must be a function of two arguments"):
         run_file(path)
+
+
+def test_the_example_in_the_documentation_runs(tmp_path, capsys):
+    text = (Path(__file__).parents[2] / "docs" / "runs.md").read_text()
+    path = tmp_path / "example.py"
+    path.write_text(text.partition("```python\n")[2].partition("```")[0])
+    loaded = run_file(path)
+    state = init_state(loaded.experiment, make_hyperparameters(loaded.experiment, 10))
+    loaded.definitions.after_epoch(state, {"epoch": 1, "validation_top1": 0.5})
+    assert capsys.readouterr().out.startswith("epoch 1: 0.500, |conv1| ")
