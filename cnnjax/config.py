@@ -210,8 +210,9 @@ class Train(Schema, at="train."):
     label_smoothing: Share = 0.0
     """Label smoothing: fraction of each label's probability spread evenly over all classes, in [0, 1)."""
     ema_decay: Share | None = None
-    """Decay of exponential moving averages of parameters and statistics, in [0, 1), growing from 0.1 over the first
-    steps. The averages are evaluated, saved as the best, and used to predict. None keeps no averages."""
+    """Decay of exponential moving averages of parameters and statistics, in [0, 1), growing as
+    (1 + n) / (10 + n) over the first steps n. Averages and raw parameters are evaluated and the best of each kept; the
+    averages decide early stopping and are used by default (see --parameters). None keeps no averages."""
     freeze: tuple[str, ...] = ()
     """Parameters that are not trained: patterns of their paths, such as conv1/* or stage1."""
     balance: Literal["none", "weights", "sampling"] = "none"
@@ -297,6 +298,9 @@ class Experiment(Schema, Generic[ModelT, LossT]):
     init: InstanceOf[str] | None = None
     """Where the parameters come from: run:RUN, file:WEIGHTS, or the name of published weights. With phases the head is
     new and its number of classes may differ; 0 classes means those of the data. None draws all by the seed."""
+    continue_from: InstanceOf[str] | None = None
+    """Run folder whose last state this run starts from: parameters, optimizer, counters and metrics. Its network, data,
+    optimizer.name and batch size must be those of this run. None starts at step 0."""
     phases: tuple[Phase, ...] = ()
     """Phases of a transfer training, in order. () trains once, by optimizer, schedule and train."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0

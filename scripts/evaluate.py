@@ -50,26 +50,28 @@ def evaluate(arguments: list[str]) -> None:
         *,
         split: Literal["train", "validation", "test"] = "test",
         data: Data = default,
+        parameters: Literal["auto", "ema", "raw"] = "auto",
         platform: cli.Platform = "auto",
         code: Path | None = None,
         trust_code: bool = False,
         debug: bool = False,
-    ) -> tuple[str, Data, cli.Platform]:
+    ) -> tuple[str, Data, Literal["auto", "ema", "raw"], cli.Platform]:
         """Evaluate a trained network on one split of its data.
 
         Args:
             split: The split to evaluate on.
             data: The data to evaluate on; by default the data of the run.
+            parameters: Of a run with moving averages: auto and ema use these, raw the trained parameters.
             platform: Device to compute on; auto picks an accelerator if there is one.
             code: The experiment file that defines the run's network, loss or data set. It is executed.
             trust_code: Execute the copy of that file in the run folder; only for folders that you trust.
             debug: Show the traceback of an error.
         """
-        return split, data, platform
+        return split, data, parameters, platform
 
-    split, config, platform = cli.parse(options, arguments[1:], f"scripts/evaluate.py {run}")
+    split, config, parameters, platform = cli.parse(options, arguments[1:], f"scripts/evaluate.py {run}")
     cli.start_jax(platform)
-    loaded = cnnjax.load(run, code=code, trust_code=trust_code, prepare=cli.use_precision)
+    loaded = cnnjax.load(run, code=code, trust_code=trust_code, prepare=cli.use_precision, parameters=parameters)
     if recorded is None and not other_data:
         raise UserError(f"{run} does not record which data it was trained on (no config.json); give --data.source NAME")
     dataset = loaded.dataset(config, divide=split != "test")

@@ -29,10 +29,11 @@ def export(arguments: list[str]) -> None:
         *,
         to: Literal["stablehlo", "onnx", "safetensors", "folder"],
         license: str | None = None,
+        parameters: Literal["auto", "ema", "raw"] = "auto",
         code: Path | None = None,
         trust_code: bool = False,
         debug: bool = False,
-    ) -> tuple[str, Path, str, str | None, Path | None, bool]:
+    ) -> tuple[str, Path, str, str | None, Literal["auto", "ema", "raw"], Path | None, bool]:
         """Export a trained network to a file that needs no cnnjax.
 
         Args:
@@ -40,13 +41,15 @@ def export(arguments: list[str]) -> None:
             out: The file or folder to create.
             to: The format.
             license: License of the weights for the model card, such as mit; by default as known from the source.
+            parameters: Of a run with moving averages: auto and ema use these, raw the trained parameters.
             code: The experiment file that defines the run's network. It is executed.
             trust_code: Execute the copy of that file in the run folder; only for folders that you trust.
             debug: Show the traceback of an error.
         """
-        return source, out, to, license, code, trust_code
+        return source, out, to, license, parameters, code, trust_code
 
-    name, out, target, license, code, trust_code = cli.parse(options, arguments or ["--help"], "scripts/export.py")
+    request = cli.parse(options, arguments or ["--help"], "scripts/export.py")
+    name, out, target, license, parameters, code, trust_code = request
     cli.start_jax("cpu")
 
     from cnnjax.export.model_card import require_license
@@ -55,7 +58,9 @@ def export(arguments: list[str]) -> None:
 
     if license is not None:
         require_license(license)
-    source = open_source(name, code, trust_code, cli.use_precision)
+    source = open_source(name, code, trust_code, cli.use_precision, parameters)
+    if source.network.averaged is not None:
+        print(f"notice: {source.network.origin} are exported; --parameters chooses")
     if license is not None:
         source.origin["license"] = license
     print(f"{out}: {TARGETS[target](source, out)}")

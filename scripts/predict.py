@@ -54,11 +54,12 @@ def options(
     json: bool = False,
     csv: bool = False,
     gradcam: Path | None = None,
+    parameters: Literal["auto", "ema", "raw"] = "auto",
     platform: cli.Platform = "auto",
     code: Path | None = None,
     trust_code: bool = False,
     debug: bool = False,
-) -> tuple[Request, Path, Path | None, bool]:
+) -> tuple[Request, Path, Literal["auto", "ema", "raw"], Path | None, bool]:
     """Classify photos: print the most likely classes of each image.
 
     Args:
@@ -68,12 +69,13 @@ def options(
         json: Print one JSON object per image: file, classes, probabilities.
         csv: Print CSV with one row per image and class: file, rank, class, probability.
         gradcam: Folder to create for Grad-CAM heat maps: where each photo shows its most likely class, as PNG.
+        parameters: Of a run with moving averages: auto and ema use these, raw the trained parameters.
         platform: Device to compute on; auto picks an accelerator if there is one.
         code: The experiment file that defines the run's network. It is executed.
         trust_code: Execute the copy of that file in the run folder; only for folders that you trust.
         debug: Show the traceback of an error.
     """
-    return published_options(images, top, json, csv, gradcam, platform), run, code, trust_code
+    return published_options(images, top, json, csv, gradcam, platform), run, parameters, code, trust_code
 
 
 def published_options(
@@ -115,12 +117,17 @@ def predict(arguments: list[str]) -> None:
 
             return load_pretrained(name, prepare=cli.use_precision)
     else:
-        request, run, code, trust_code = cli.parse(options, arguments or ["--help"], "scripts/predict.py")
+        request, run, parameters, code, trust_code = cli.parse(options, arguments or ["--help"], "scripts/predict.py")
 
         def load() -> "Predictor":
             import cnnjax
 
-            return cnnjax.load(run, code=code, trust_code=trust_code, prepare=cli.use_precision).network
+            loaded = cnnjax.load(
+                run, code=code, trust_code=trust_code, prepare=cli.use_precision, parameters=parameters
+            )
+            if loaded.network.averaged is not None:
+                _note("notice", f"{loaded.network.origin} are used; --parameters chooses")
+            return loaded.network
 
     classify(request, load, published=name is not None)
 

@@ -10,7 +10,7 @@ training images.
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cnnjax import cli
 from cnnjax.errors import UserError, require
@@ -32,6 +32,7 @@ def run(arguments: list[str]) -> None:
         seeds: int = 5,
         neighbors: int = 5,
         model: str | None = None,
+        parameters: Literal["auto", "ema", "raw"] = "auto",
         json: bool = False,
         platform: cli.Platform = "auto",
         debug: bool = False,
@@ -44,15 +45,16 @@ def run(arguments: list[str]) -> None:
             seeds: Number of draws of the training images, 1 or more.
             neighbors: Neighbors that vote, 1 or more; with fewer images, all of them.
             model: The network of a weight file.
+            parameters: Of a run with moving averages: auto and ema use these, raw the trained parameters.
             json: Print one JSON object per number of images.
             platform: Device to compute on; auto picks an accelerator if there is one.
             debug: Show the traceback of an error.
         """
         require(seeds >= 1, "--seeds", seeds, "1 or more")
         require(neighbors >= 1, "--neighbors", neighbors, "1 or more")
-        return data, shots, seeds, neighbors, model, json, platform
+        return data, shots, seeds, neighbors, model, parameters, json, platform
 
-    data, shots, seeds, neighbors, model, as_json, platform = cli.parse(
+    data, shots, seeds, neighbors, model, parameters, as_json, platform = cli.parse(
         options, arguments[1:], f"scripts/probe.py {network}"
     )
     text = f"run:{network}" if Path(network).is_dir() else network
@@ -65,7 +67,7 @@ def run(arguments: list[str]) -> None:
 
     result = probing.probe_network(
         text, create(model or "lenet"), data, shots=shots, seeds=seeds, neighbors=neighbors,
-        notice=lambda notice: print(notice, file=sys.stderr),
+        notice=lambda notice: print(notice, file=sys.stderr), parameters=parameters,
     )  # fmt: skip
     for line in map(json.dumps, result.records()) if as_json else result.lines():
         print(line)

@@ -4,7 +4,7 @@ usage: python scripts/train.py EXPERIMENT [OPTIONS]
 
 EXPERIMENT is a name from the list below, the path of your own Python file (it is executed), or a run folder or its
 config.json (read as data). `python scripts/train.py EXPERIMENT --help` shows every option with its default. Repeat the
-same command to resume an interrupted run.
+same command to resume an interrupted run. `--continue-from RUN` starts a new run from the last state of another one.
 """
 
 from pathlib import Path
@@ -24,11 +24,14 @@ def train(arguments: list[str]) -> None:
     name, base, definitions = cli.load_experiment(cli.first(arguments, "experiment"), *cli.code_options(arguments))
     rest, model = cli.take_option(arguments[1:], "--model")
     rest, start = cli.take_option(rest, "--init")
+    rest, continued = cli.take_option(rest, "--continue-from")
     rest, phases = cli.take_option(rest, "--phases")
 
     from cnnjax.config import Experiment
 
     chosen = cli.start_from(cli.first_phases(cli.replace_model(base, model), phases), start)
+    if continued is not None:
+        chosen = chosen.replace(continue_from=str(Path(continued).resolve()))
 
     def options(
         experiment: Annotated[
@@ -39,6 +42,7 @@ def train(arguments: list[str]) -> None:
         out: Path | None = None,
         resume: Literal["auto", "never"] = "auto",
         platform: cli.Platform = "auto",
+        loggers: tuple[str, ...] = (),
         profile: str | None = None,
         find_lr: bool = False,
         find_lr_steps: int | None = None,
@@ -54,6 +58,7 @@ def train(arguments: list[str]) -> None:
             out: The run folder; by default runs/NAME, where NAME includes the overridden values.
             resume: auto resumes the run in the folder; never refuses a folder that holds a run.
             platform: Device to compute on; auto picks an accelerator if there is one.
+            loggers: Where to write the metrics of each epoch besides metrics.jsonl: tensorboard, wandb.
             profile: Steps to profile, such as 10:20 (10 to 19, counted from 0 when this process starts training). JAX's
                 profiler writes a trace to the run folder; results do not change.
             find_lr: Instead of training, test learning rates from 1e-6 to 10 on a copy of the initial state for one
@@ -65,15 +70,16 @@ def train(arguments: list[str]) -> None:
             trust_code: Execute the copy of that file in the run folder; only for folders that you trust.
             debug: Show the traceback of an error.
         """
-        return experiment, out, resume, platform, profile, find_lr, find_lr_steps, deterministic
+        return experiment, out, resume, platform, loggers, profile, find_lr, find_lr_steps, deterministic
 
     description = (
         "Before the other options apply: --model NAME replaces the network with another variant, --init run:RUN, "
-        "file:WEIGHTS or NAME starts from trained parameters, and --phases N keeps the first N phases."
+        "file:WEIGHTS or NAME starts from trained parameters, --continue-from RUN starts from the last state of a run, "
+        "and --phases N keeps the first N phases."
     )
     prog = f"scripts/train.py {arguments[0]}"
     parsed = cli.parse(options, rest, prog, description=description)
-    experiment, out, resume, platform, profile, find_lr, find_lr_steps, deterministic = parsed
+    experiment, out, resume, platform, loggers, profile, find_lr, find_lr_steps, deterministic = parsed
 
     from rich.console import Console  # imported late to keep --help fast
 
@@ -90,6 +96,7 @@ def train(arguments: list[str]) -> None:
     profiled = None if profile is None else read_steps(profile)
     cli.start_jax(platform, deterministic, experiment.model)
     replaced = {"model": model, "init": start and short_origin(start), "phases": phases}
+    replaced["continue-from"] = continued and Path(continued).resolve().name.partition(",")[0]
     named = ",".join([name, *(f"{option}={value}" for option, value in replaced.items() if value)])
     full_name = run_name(named, chosen, experiment)
     if find_lr:
@@ -103,7 +110,7 @@ def train(arguments: list[str]) -> None:
         cnnjax.train(
             experiment, out or Path("runs") / full_name, name=full_name, resume=resume, profile=profiled,
             definitions=definitions, console=Console(file=output),
-            resume_command=cli.resume_command(without=("--resume", "--profile")),
+            resume_command=cli.resume_command(without=("--resume", "--profile")), loggers=loggers,
         )  # fmt: skip
 
 

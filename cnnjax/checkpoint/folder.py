@@ -45,10 +45,11 @@ def newest_good(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, notices
 
 
-def best(folder: Path) -> Checkpoint:
+def best(folder: Path, *, raw: bool = False) -> Checkpoint:
     """Return the best checkpoint by validation, or the newest one if cnnjax did not train the network.
 
-    The newest undamaged checkpoint records which one is the best. Nothing is renamed.
+    The newest undamaged checkpoint records which one is the best, and if the training keeps moving averages, also which
+    one has the best ``raw`` parameters. Nothing is renamed.
 
     Raises:
         UserError: there is no checkpoint, all are damaged, or the best one is damaged or missing.
@@ -60,7 +61,8 @@ def best(folder: Path) -> Checkpoint:
         except Damaged as error:
             problem = error
             continue
-        step = _best_step(newest.info, newest.step)
+        recorded = _best_steps(newest.info, newest.step)
+        step = recorded[1 if raw else 0]
         if step == newest.step and path.name.startswith("step"):
             return newest
         if not step:
@@ -81,14 +83,14 @@ def _open_best(path: Path) -> Checkpoint:
         raise UserError(f"{error}; it is the best one: {advice}") from error
 
 
-def prune(folder: Path, keep: int, best_step: int) -> None:
+def prune(folder: Path, keep: int, best_step: int, raw_best_step: int = 0) -> None:
     """Delete old checkpoints; keep the best, the newest ``keep``, and the checkpoints that those record as the best.
 
     The latter are needed if newer checkpoints are damaged. Checkpoints within completed epochs and leftovers of a kill
     are deleted too.
     """
     complete = [path for path in list_paths(folder) if path.name.startswith("step")]
-    best_steps = {best_step, *map(_recorded_best, complete[-keep:])}
+    best_steps = {best_step, raw_best_step}.union(*map(_recorded_best, complete[-keep:]))
     kept = [*complete[-keep:], *(path for path in complete if step_of(path) in best_steps)]
     newest = step_of(complete[-1]) if complete else 0
     for path in list_paths(folder):
@@ -100,13 +102,18 @@ def prune(folder: Path, keep: int, best_step: int) -> None:
             remove(leftover)
 
 
-def _recorded_best(path: Path) -> int:
+def _recorded_best(path: Path) -> tuple[int, ...]:
     try:
-        return _best_step(checked(path, read_json(path / "info.json")), step_of(path))
+        return _best_steps(checked(path, read_json(path / "info.json")), step_of(path))
     except UserError:  # damaged, which is reported when it is opened
-        return step_of(path)
+        return (step_of(path),)
 
 
-def _best_step(info: dict[str, Any], default: int) -> int:
-    """Return the best step recorded in a checkpoint's info, or ``default``."""
-    return info.get("early_stopping", {}).get("best_step", default)
+def _best_steps(info: dict[str, Any], default: int) -> tuple[int, int]:
+    """Return the best step recorded in a checkpoint's info, or ``default``, and that of the best raw parameters.
+
+    A training without moving averages records only one step, as older versions always did.
+    """
+    stopping = info.get("early_stopping", {})
+    step = stopping.get("best_step", default)
+    return step, stopping.get("raw_best_step") or step

@@ -116,6 +116,7 @@ def checked(path: Path, info: Any) -> dict[str, Any]:
         "epoch": _is_count(info.get("epoch", 0)),
         "early_stopping": isinstance(stopping, dict)
         and _is_count(stopping.get("best_step", 0))
+        and _is_count(stopping.get("raw_best_step", 0))
         and _is_count(stopping.get("stale_epochs", 0)),
         "tally": tally == {}
         or (

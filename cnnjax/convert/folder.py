@@ -1,7 +1,5 @@
 """Conversion of published weights to a run folder, which `scripts/evaluate.py` and `scripts/predict.py` accept."""
 
-import secrets
-import shutil
 from pathlib import Path
 
 from cnnjax import checkpoint
@@ -14,7 +12,7 @@ from cnnjax.data.imagenet_classes import wordnet_ids
 from cnnjax.errors import UserError
 from cnnjax.functional import Variables
 from cnnjax.models.layers import Arch
-from cnnjax.system.files import require_empty, sha256, sync_folder
+from cnnjax.system.files import new_folder, require_empty, sha256
 
 
 def convert_to_run(
@@ -71,17 +69,8 @@ def write_run(
         "preprocessing": preprocessing.to_dict(),
         "converted": record,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.parent / f".{out.name}.{secrets.token_hex(4)}"
-    temporary.mkdir()  # with the permissions of the umask
-    try:
-        checkpoint.save(temporary / "checkpoints", 0, {"variables": variables._asdict()}, info)
-        sync_folder(temporary)
-        temporary.rename(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    sync_folder(out.parent)
+    with new_folder(out) as folder:
+        checkpoint.save(folder / "checkpoints", 0, {"variables": variables._asdict()}, info)
 
 
 def _normalization(

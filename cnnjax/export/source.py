@@ -14,7 +14,7 @@ from cnnjax.pretrained import OWN, find
 from cnnjax.runs import predictor
 from cnnjax.runs.definitions import of_run
 from cnnjax.runs.folder import RunFolder, read_config
-from cnnjax.runs.predictor import Predictor
+from cnnjax.runs.predictor import Parameters, Predictor
 from cnnjax.system.files import read_json
 
 KEPT = ("license", "trained", "published", "converted")
@@ -33,7 +33,7 @@ class ExportSource(NamedTuple):
 
 def open_source(
     name: str, code: Path | None = None, trust_code: bool = False,
-    prepare: Callable[[Arch], None] = lambda arch: None,
+    prepare: Callable[[Arch], None] = lambda arch: None, parameters: Parameters = "auto",
 ) -> ExportSource:  # fmt: skip
     """Load a run folder, a folder written by ``--to folder``, or a published network by its name.
 
@@ -43,9 +43,12 @@ def open_source(
     path = Path(name)
     if (path / "checkpoints").is_dir():
         definitions = of_run(path, code, trust_code)
-        return ExportSource(predictor.load(path, definitions, prepare), path.resolve().name, _of_run(path, definitions))
+        network = predictor.load(path, definitions, prepare, parameters)
+        return ExportSource(network, path.resolve().name, _of_run(path, definitions, raw=network.averaged is False))
     if code is not None or trust_code:
         raise UserError(f"--code and --trust-code apply to run folders, and {name} is not one; leave them out")
+    if parameters != "auto":
+        raise UserError(f"--parameters applies to run folders, and {name} is not one; leave it out")
     if path.is_dir():
         return ExportSource(load_pretrained(f"folder:{name}", prepare=prepare), path.resolve().name, _of_folder(path))
     if path.parent != Path() and ":" not in name:
@@ -53,15 +56,17 @@ def open_source(
     return ExportSource(load_pretrained(name, prepare=prepare), name, _of_published(name))
 
 
-def _of_run(path: Path, definitions: Any) -> dict[str, Any]:
+def _of_run(path: Path, definitions: Any, *, raw: bool) -> dict[str, Any]:
     """Return the results of a run, or the published file that it was converted from."""
     if not (path / "config.json").is_file():
         converted = checkpoint.best(path / "checkpoints").info.get("converted")
         return {"converted": converted} if isinstance(converted, dict) else {}
     name, experiment = read_config(path / "config.json", definitions)
     trained: dict[str, Any] = {"run": name, "seed": experiment.seed, "data": experiment.data.source}
-    if (path / "results.json").is_file():
-        results = RunFolder(path, definitions).read_results()
+    results = RunFolder(path, definitions).read_results() if (path / "results.json").is_file() else {}
+    if raw:
+        results = results.get("raw", {})  # older versions evaluated only the averages
+    if results:
         parts = {part: results[part] for part in ("train", "validation", "test")}
         trained |= {"best_epoch": results["best_epoch"], "results": parts}
     return {"trained": trained}

@@ -70,7 +70,7 @@ def write(
         f"{results['seconds']:.1f} s of training, {results['images_per_second']:,.0f} images/s.</p>",
         table(["", "loss", "top-1", "images"], figures),
         "<h2>Run</h2>",
-        table(["", ""], provenance(name, environment, experiment.init), texts=True),
+        table(["", ""], provenance(name, environment, experiment.init, experiment.continue_from), texts=True),
         *phases_section(results),
         "<h2>Curves</h2>",
         curves(rows, results["best_epoch"], experiment.early_stopping.metric, borders(rows, results)),
@@ -100,15 +100,20 @@ def write_page(path: Path, title: str, body: Sequence[str], *, style: str = "", 
     write_bytes(path, text.encode(errors="replace"))  # a path need not be UTF-8
 
 
-def provenance(name: str, environment: dict[str, Any], init: str | None = None) -> list[list[str]]:
+def provenance(
+    name: str, environment: dict[str, Any], init: str | None = None, continued: str | None = None
+) -> list[list[str]]:
     """Return the command, commit, device, versions, kernels and data, one row each.
 
-    The name of a run holds only the last part of where its parameters come from; ``init`` is all of it.
+    The name of a run holds only the last part of where its parameters or its state come from; ``init`` and
+    ``continued`` are all of it.
     """
     commit = environment.get("commit") or "not from a git checkout"
     packages = environment.get("packages", {})
     first, *options = name.split(",")
     options = [f"init={init}" if init and option.startswith("init=") else option for option in options]
+    whole = f"continue-from={continued}"
+    options = [whole if continued and option.startswith("continue-from=") else option for option in options]
     data = environment.get("data", {})
     command = " ".join([f"python scripts/train.py {first}", *(_option(option) for option in options)])
     if not all("=" in option for option in options):  # a long name is cut and ends with a hash

@@ -15,7 +15,7 @@ from cnnjax.models.layers import Arch
 from cnnjax.runs import evaluation, launch, predictor
 from cnnjax.runs.definitions import BUILT_IN, Definitions, of_run, with_parts_of
 from cnnjax.runs.folder import RunFolder, recorded_data
-from cnnjax.runs.predictor import Predictor
+from cnnjax.runs.predictor import Parameters, Predictor
 from cnnjax.training.classification import Report
 
 
@@ -106,7 +106,7 @@ def _place(config: Data) -> tuple[str, Path | None]:
 def train(
     experiment: Experiment, out: str | Path, *, name: str | None = None, resume: Literal["auto", "never"] = "auto",
     profile: range | None = None, definitions: Definitions = BUILT_IN, console: Console | None = None,
-    resume_command: str = "repeat the same call",
+    resume_command: str = "repeat the same call", loggers: Sequence[str] = (),
 ) -> Run:  # fmt: skip
     """Train, or resume an interrupted run, and return the finished run.
 
@@ -119,6 +119,7 @@ def train(
         definitions: tables of networks, losses and data sets; required if the experiment uses your own data sets.
         console: where to print progress; by default standard output. ``Console(quiet=True)`` prints nothing.
         resume_command: the command to resume with, printed after an interrupt.
+        loggers: where to write the metrics besides metrics.jsonl: ``"tensorboard"``, ``"wandb"``.
 
     Raises:
         UserError: the config does not fit the data or the folder, a checkpoint could not be saved, or memory ran out.
@@ -136,14 +137,14 @@ def train(
     """
     folder = Path(out)
     definitions = with_parts_of(experiment, definitions)
-    request = launch.Launch(name or folder.resolve().name, experiment, folder, definitions)
+    request = launch.Launch(name or folder.resolve().name, experiment, folder, definitions, tuple(loggers))
     launch.run(request, console or Console(), resume, profile, resume_command=resume_command)
     return Run(folder, definitions)
 
 
 def load(
     run: str | Path, *, code: str | Path | None = None, trust_code: bool = False,
-    prepare: Callable[[Arch], None] = lambda arch: None,
+    prepare: Callable[[Arch], None] = lambda arch: None, parameters: Parameters = "auto",
 ) -> Run:  # fmt: skip
     """Return the run in a folder, ready for prediction and evaluation.
 
@@ -152,9 +153,11 @@ def load(
         code: the experiment file that defines the run's network, loss or data set. It is executed.
         trust_code: execute the copy of that file in the run folder; only for folders that you trust.
         prepare: called with the network's definition before any array is read.
+        parameters: of a run with ``train.ema_decay``: auto and ema load the moving averages, raw the trained
+            parameters, each from their best epoch by validation.
 
     Raises:
         UserError: the folder holds no run with a checkpoint, or the checkpoint is damaged.
     """
     definitions = of_run(Path(run), None if code is None else Path(code), trust_code)
-    return Run(Path(run), definitions, predictor.load(Path(run), definitions, prepare))
+    return Run(Path(run), definitions, predictor.load(Path(run), definitions, prepare, parameters))

@@ -1,12 +1,15 @@
 """Networks, losses and data sets that an experiment can use: those of the package and those of an experiment file.
 
+An experiment file may also define a function ``after_epoch``; see `cnnjax.runs.user_hook`.
+
 An experiment file is code. It is executed only if the user names it or trusts its copy in a run folder; opening a run
 folder does not execute it.
 """
 
 import importlib.util
+import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +19,13 @@ from cnnjax.errors import CnnjaxError, UserError
 from cnnjax.losses import LOSSES, Loss
 from cnnjax.models import FAMILIES
 from cnnjax.models.layers import Arch
+from cnnjax.training.state import TrainState
 
 COPY = "experiment.py"
 """Name of the copy of the experiment file in a run folder."""
+
+
+AfterEpoch = Callable[[TrainState, dict[str, Any]], object]
 
 
 class Definitions(NamedTuple):
@@ -28,7 +35,9 @@ class Definitions(NamedTuple):
     losses: Mapping[str, type[Loss]] = LOSSES
     sources: Mapping[str, SourceEntry] = SOURCES
     code: bytes | None = None
-    """Content of the experiment file, if it defines a network, loss or data set."""
+    """Content of the experiment file, if it defines a network, loss, data set or ``after_epoch``."""
+    after_epoch: AfterEpoch | None = None
+    """Function to call with the train state and the row of metrics after each epoch; see `cnnjax.runs.user_hook`."""
 
 
 BUILT_IN = Definitions()
@@ -54,10 +63,11 @@ def run_file(path: Path) -> LoadedFile:
     """Execute an experiment file; return its ``experiment``, its ``sweep`` and its definitions.
 
     It may define subclasses of `Arch` with a ``family``, subclasses of `Loss` with a ``kind``, and data sets as a
-    dictionary ``SOURCES`` of `SourceEntry`.
+    dictionary ``SOURCES`` of `SourceEntry`, and a function ``after_epoch(state, metrics)``.
 
     Raises:
-        UserError: the file fails to run, or it defines a name that already exists in the package.
+        UserError: the file fails to run, or it defines a name that already exists in the package, or an ``after_epoch``
+            that cannot be called with two arguments.
     """
     code = path.read_bytes()
     spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
@@ -78,10 +88,12 @@ def run_file(path: Path) -> LoadedFile:
     losses = {cls.kind: cls for cls in _own(module, Loss) if "kind" in vars(cls)}
     sources = getattr(module, "SOURCES", {})
     _check(path, families, losses, sources)
+    after_epoch = getattr(module, "after_epoch", None)
+    _check_after_epoch(path, after_epoch)
     definitions = BUILT_IN
-    if families or losses or sources:
+    if families or losses or sources or after_epoch:
         definitions = Definitions(
-            {**FAMILIES, **families}, {**LOSSES, **losses}, {**SOURCES, **sources}, code=code
+            {**FAMILIES, **families}, {**LOSSES, **losses}, {**SOURCES, **sources}, code=code, after_epoch=after_epoch
         )  # fmt: skip
     return LoadedFile(getattr(module, "experiment", None), getattr(module, "sweep", None), definitions)
 
@@ -101,6 +113,17 @@ def _check(path: Path, families: Mapping[str, Any], losses: Mapping[str, Any], s
         if duplicates := sorted(own.keys() & table.keys()):
             name = duplicates[0]
             raise UserError(f"{path} defines the {kind} {name!r}, which cnnjax already has; choose another name")
+
+
+def _check_after_epoch(path: Path, after_epoch: Any) -> None:
+    if after_epoch is None:
+        return
+    try:
+        inspect.signature(after_epoch).bind(None, None)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{path}: after_epoch must be a function of two arguments, def after_epoch(state, metrics)"
+        ) from None
 
 
 def of_run(run: Path, code: Path | None = None, trust_code: bool = False) -> Definitions:

@@ -75,7 +75,7 @@ def mapped_labels(network: Predictor, dataset: Dataset, labels: np.ndarray) -> n
 
 def print_report(report: Report, network: Predictor, dataset: Dataset, part: str, console: Console) -> None:
     """Print the metrics of the whole split and of each class."""
-    say(console, f"{dataset.name}, {part}: {report.images:,} images; parameters of {network.checkpoint}")
+    say(console, f"{dataset.name}, {part}: {report.images:,} images; {network.origin}")
     whole = Table()
     figures = {
         "loss": f"{report.loss:.4f}",

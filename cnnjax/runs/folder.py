@@ -2,12 +2,14 @@
 
 config.json        the experiment and its name; `scripts/train.py RUN/config.json` reproduces the run
 experiment.py      the user's file, if it defines a network, loss or data set; executed only if the user trusts it
+continued.json     with --continue-from: the other run, its config and what changed; see `cnnjax.runs.continuation`
 files.json         the paths of the training, validation and test images, if they are files, and of the files left out
 environment.json   one entry per start: versions, device, commit, lowering choices
 metrics.jsonl      one line per epoch
 checkpoints/       see `cnnjax.checkpoint`
 .lock              held by the process that writes to the folder; see `cnnjax.system.lock`
 results.json       the metrics of the best parameters; written last, so it marks the run as finished
+tensorboard/       event files, with `--loggers tensorboard`; wandb.json the run's id, with `--loggers wandb`
 profile/           the trace of JAX's profiler, with `--profile`
 *.png report.html  see `cnnjax.report`
 """
@@ -28,7 +30,7 @@ from cnnjax.errors import UserError, quoted
 from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions, hint
 from cnnjax.runs.environment import DECISIVE
 from cnnjax.runs.metrics import has_numbers, metrics_line, read_rows
-from cnnjax.runs.naming import LONGEST_NAME, differences
+from cnnjax.runs.naming import LONGEST_NAME, differences, not_continuable
 from cnnjax.system import formats
 from cnnjax.system.files import make_folder, open_own, open_plain, read_bytes, read_json, write_bytes, write_json
 from cnnjax.system.lock import HELD, locked
@@ -38,7 +40,7 @@ LOCK = ".lock"
 BEFORE_CONFIG = (LOCK, f"{LOCK}{HELD}", ".config.json.writing")
 """Files that may remain if a run is killed before it has written config.json."""
 RESULTS, FIGURES = ("epochs", "best_epoch", "stopped_early", "seconds", "images_per_second"), ("loss", "top1", "images")
-"""Required keys of results.json, and of its entry for each split."""
+"""Required keys of results.json, and of its entry for each split; ``raw`` has such entries for raw parameters."""
 PHASE = ("phase", "epochs", "best_epoch", "best_step", "stopped_early", "trained_parameters", "on_embeddings")
 """Required numbers of the record of a phase, besides the figures of each split."""
 FROZEN = ("parameters", "statistics", "moments")
@@ -91,8 +93,9 @@ class RunFolder:
                 listed = "; ".join(
                     f"{option} was {quoted(a)} and is now {quoted(b)}" for option, (a, b) in changed.items()
                 )
+                advice = "" if not_continuable(recorded, experiment) else f", or add --continue-from {self.path}"
                 raise UserError(
-                    f"{self.path} holds a run with another config: {listed}; choose another folder with --out"
+                    f"{self.path} holds a run with another config: {listed}; choose another folder with --out{advice}"
                 )
             return
         if self.path.exists() and any(path.name not in BEFORE_CONFIG for path in self.path.iterdir()):
@@ -207,6 +210,9 @@ class RunFolder:
         results = read_json(path)
         valid = has_numbers(results, RESULTS) and all(type(results[name]) is int for name in RESULTS[:2])
         valid = valid and all(has_numbers(results.get(part), FIGURES) for part in PARTS)
+        if valid and "raw" in results:
+            raw = results["raw"]
+            valid = has_numbers(raw, ["best_epoch"]) and all(has_numbers(raw.get(part), FIGURES) for part in PARTS)
         if valid and "phases" in results:
             phases = results["phases"]
             valid = (

@@ -22,10 +22,12 @@ from cnnjax.ops.dispatch import steps_per_dispatch
 from cnnjax.optim import scaled_rate, scaling_sentence
 from cnnjax.parallel import one_device
 from cnnjax.report import transfer_figures
-from cnnjax.runs import predictor
+from cnnjax.runs import continuation, predictor
+from cnnjax.runs.continuation import Continuation
 from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions
 from cnnjax.runs.environment import environment
 from cnnjax.runs.folder import RunFolder
+from cnnjax.runs.loggers import require_loggers, with_loggers
 from cnnjax.runs.metrics_log import MetricsLog
 from cnnjax.runs.origin import FROM_SEED, Start, read_start, start_variables
 from cnnjax.runs.phase import Task
@@ -33,6 +35,7 @@ from cnnjax.runs.phased import PhasedOutcome, fit_phases
 from cnnjax.runs.progress import TerminalProgress
 from cnnjax.runs.results_table import print_results
 from cnnjax.runs.saving import Saver, tidy
+from cnnjax.runs.user_hook import user_hooks
 from cnnjax.system import signals
 from cnnjax.system.compilation import are_deterministic
 from cnnjax.system.console import say
@@ -56,6 +59,8 @@ class Launch:
     experiment: Experiment
     folder: Path
     definitions: Definitions = BUILT_IN
+    loggers: tuple[str, ...] = ()
+    """Loggers besides metrics.jsonl: names of `cnnjax.runs.loggers.LOGGERS`."""
 
 
 def run(
@@ -73,6 +78,7 @@ def run(
         Interrupted: Ctrl-C, SIGTERM or SIGUSR1; the position is saved.
         PartlyDone: the training finished, but its metrics or report could not be written.
     """
+    require_loggers(launch.loggers)
     with deferred_signals(f"interrupted; to resume: {resume_command}"):
         folder = RunFolder(launch.folder, launch.definitions)
         if resume == "never" and (launch.folder / "config.json").exists():
@@ -80,7 +86,7 @@ def run(
         # Validate the input before creating the folder.
         if not is_open(launch.experiment):
             folder.check(launch.experiment)
-        start = read_start(launch.experiment, folder)
+        start = _start(launch.experiment, folder)
         dataset = data.load(launch.experiment.data, launch.definitions.sources, like=start.preprocessing)
         for notice in (*start.notices, *dataset.notices):
             say(console, f"notice: {notice}")
@@ -94,6 +100,14 @@ def run(
         )
     say(console, f"results: {launch.folder}/   open {launch.folder}/report.html")
     return results
+
+
+def _start(experiment: Experiment, folder: RunFolder) -> Start:
+    """Return where a run starts; for one that continues another run, only its preprocessing."""
+    if experiment.continue_from is None:
+        return read_start(experiment, folder)
+    source = continuation.open_source(experiment, folder)
+    return Start(preprocessing=continuation.recorded_preprocessing(experiment, folder, source))
 
 
 def plan_all(experiment: Experiment, dataset: Dataset) -> int:
@@ -123,13 +137,17 @@ def run_steps(
             raise UserError("--profile is given for an experiment with phases; profile one without phases")
         done = checkpoint.newest_step(folder.checkpoints)
         check_steps(profiled, 0 if folder.finished else steps_per_epoch * launch.experiment.train.epochs - done)
+    source = continuation.open_source(launch.experiment, folder)
+    earlier = None if source is None else continuation.read_continuation(source, launch.experiment, dataset)
     with folder.locked():
-        return (yield from _run_in(folder, launch, dataset, start, steps_per_epoch, console, progress, profiled))
+        return (
+            yield from _run_in(folder, launch, dataset, start, earlier, steps_per_epoch, console, progress, profiled)
+        )
 
 
 def _run_in(
-    folder: RunFolder, launch: Launch, dataset: Dataset, start: Start, steps_per_epoch: int, console: Console,
-    progress: Hook, profiled: range | None,
+    folder: RunFolder, launch: Launch, dataset: Dataset, start: Start, earlier: Continuation | None,
+    steps_per_epoch: int, console: Console, progress: Hook, profiled: range | None,
 ) -> Steps[Finished]:  # fmt: skip
     start_run(folder, launch, progress)
     if folder.finished:
@@ -137,18 +155,25 @@ def _run_in(
         results = folder.read_results()
         checkpoint.best(folder.checkpoints)
         problem = tidy(folder, launch.experiment.train, results["epochs"], progress.notice)
-        say(console, f"{launch.folder} is already finished; choose another --seed or --out for a new run")
+        say(
+            console,
+            f"{launch.folder} is already finished; choose another --seed or --out for a new run, or train on with "
+            f"--continue-from {launch.folder} and more --train.epochs",
+        )
         return results, [problem] if problem else []
     record_start(folder, launch, dataset, steps_per_epoch, progress)
+    if earlier is not None:
+        continuation.copy_checkpoints(earlier, launch.experiment, dataset, folder, progress.notice)
     variables = start_variables(launch.experiment, dataset, start, folder)
     outcome: Outcome | PhasedOutcome
     if launch.experiment.phases:
         assert variables is not None
-        task = Task(launch.experiment, dataset, folder, functools.partial(_fit_phase, console), progress.notice)
+        task = Task(launch.experiment, dataset, folder, functools.partial(_fit_phase, console, launch), progress.notice)
         outcome, problem = fit_phases(task, variables)
     else:
         profile = None if profiled is None else Profile(profiled, launch.folder / "profile")
-        outcome, problem = yield from _fit(launch.experiment, dataset, folder, progress, profile, variables)
+        hooks = with_loggers(progress, launch.loggers, folder.path, launch.name, launch.experiment)
+        outcome, problem = yield from _fit(launch.experiment, dataset, folder, hooks, profile, variables)
         if profile:
             say(console, profile.sentence())
     say(console, "evaluating the best parameters, drawing the report ...")
@@ -199,6 +224,9 @@ def finish_run(
     """Evaluate the best parameters of a finished training, draw its report and write its results."""
     variables = predictor.load(launch.folder, launch.definitions).variables
     results = _evaluate_best(launch.experiment, dataset, outcome, variables)
+    if isinstance(outcome, Outcome) and outcome.snapshot.state.ema is not None:
+        raw = predictor.load(launch.folder, launch.definitions, parameters="raw").variables
+        results["raw"] = {"best_epoch": outcome.raw_best_epoch, **_figures(launch.experiment, dataset, raw)}
     problems = [problem] if problem else []
     folder.require_lock()
     try:
@@ -255,10 +283,12 @@ def _fit(
 
 
 def _fit_phase(
-    console: Console, experiment: Experiment, dataset: Dataset, folder: RunFolder, start: Variables
+    console: Console, launch: Launch, experiment: Experiment, dataset: Dataset, folder: RunFolder, start: Variables
 ) -> tuple[Outcome, str | None]:
     """Train a phase to its end; see `cnnjax.runs.phase.Fit`."""
-    return finish(_fit(experiment, dataset, folder, TerminalProgress(console), initial=start))
+    name, progress = f"{launch.name}/{folder.path.name}", TerminalProgress(console)
+    hooks = with_loggers(progress, launch.loggers, folder.path, name, experiment)
+    return finish(_fit(experiment, dataset, folder, hooks, initial=start))
 
 
 def fit_in_folder(
@@ -268,7 +298,8 @@ def fit_in_folder(
     """Train from the folder's newest undamaged checkpoint; return the outcome and any problem with metrics.jsonl.
 
     Without a checkpoint it starts from the variables ``initial``, or else from the experiment's seed.
-    The order of the hooks is part of the contract: an epoch's line of metrics, its checkpoint, its progress line.
+    The order of the hooks is part of the contract: an epoch's line of metrics, its checkpoint, its progress line, and
+    the function of the experiment file.
     """
     start, log, hooks = resume_in_folder(experiment, dataset, folder, progress, initial)
     outcome = yield from training(experiment, dataset, start, hooks, poll, profile)
@@ -291,7 +322,8 @@ def resume_in_folder(
     if text := scaling_sentence(experiment):
         progress.notice(text)
     log = MetricsLog(folder, [] if start is None else start.rows, progress.notice)
-    return start, log, (log, saver, progress)
+    own = user_hooks(folder.definitions.after_epoch)
+    return start, log, (log, saver, progress, *own)
 
 
 def _evaluate_best(
@@ -314,14 +346,19 @@ def _evaluate_best(
             "best_phase": best["phase"],
             "phases": outcome.phases,
         }
-    batch_size = experiment.train.eval_batch_size
+    return {**results, **_figures(experiment, dataset, variables)}
+
+
+def _figures(experiment: Experiment, dataset: Dataset, variables: Variables) -> dict[str, Any]:
+    """Return the metrics of a network on all three splits."""
+    batch_size, parts = experiment.train.eval_batch_size, {}
     for part in PARTS:
         split = dataset.part(part)
         with out_of_memory.in_evaluation(batch_size):
             loader = make_loader(split, batch_size, 1, one_device())
             figures = evaluate(experiment.model, dataset.preprocessing, variables, loader, batch_size)
-        results[part] = {**figures, "images": len(split.labels)}
-    return results
+        parts[part] = {**figures, "images": len(split.labels)}
+    return parts
 
 
 def speed(rows: list[dict[str, Any]], batch_size: int) -> dict[str, float]:

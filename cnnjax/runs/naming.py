@@ -19,6 +19,26 @@ def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
+CONTINUED_WITH = ("model", "data", "optimizer.name", "train.batch_size", "train.freeze", "init", "phases",
+    "early_stopping.metric")  # fmt: skip
+"""Sections and options that a continued run shares with the run whose state it starts from."""
+FREE = ("model.dropout", "model.head_dropout", "model.stochastic_depth", "data.stream")
+"""Options in these sections that may change, because no state depends on them."""
+
+
+def not_continuable(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
+    """Return the options, with both values, that keep ``new`` from continuing from the last state of ``old``."""
+    return {
+        name: (a, b)
+        for name, (a, b) in differences(old, new).items()
+        if name not in FREE
+        and (
+            any(f"{name}.".startswith(f"{fixed}.") for fixed in CONTINUED_WITH)
+            or (name == "train.ema_decay" and (a is None) != (b is None))
+        )
+    }
+
+
 def run_name(name: str, base: Experiment, experiment: Experiment) -> str:
     """Return the run's name: the experiment's name and the overridden values."""
     options = flatten(experiment.to_dict())

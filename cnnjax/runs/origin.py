@@ -9,7 +9,6 @@ The copy, `RUN/initial`, holds the starting parameters of the run with its prepr
 original has moved.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ from cnnjax.partition import join, select
 from cnnjax.runs import predictor
 from cnnjax.runs.definitions import BUILT_IN, Definitions
 from cnnjax.runs.folder import INITIAL, RunFolder
+from cnnjax.runs.predictor import Parameters
 from cnnjax.runs.saving import description
 from cnnjax.training.state import INIT_STREAM
 
@@ -113,12 +113,20 @@ def _drawn(experiment: Experiment) -> Variables:
     return init(experiment.model, jax.random.fold_in(jax.random.key(experiment.seed), INIT_STREAM))
 
 
-def read_origin(text: str, model: Arch, definitions: Definitions = BUILT_IN) -> Origin:
-    """Read the network that ``text`` names; a file takes its architecture from ``model``."""
+def read_origin(
+    text: str, model: Arch, definitions: Definitions = BUILT_IN, parameters: Parameters = "auto"
+) -> Origin:  # fmt: skip
+    """Read the network that ``text`` names; a file takes its architecture from ``model``.
+
+    ``parameters`` of a run may be chosen; see `predictor.load`.
+    """
     kind, _, place = text.partition(":")
-    readers: dict[str, Callable[[str, Arch, Definitions], Origin]] = {"run": _read_run, "file": _read_file}
-    if kind in readers and place:
-        return readers[kind](place, model, definitions)
+    if kind == "run" and place:
+        return _read_run(place, definitions, parameters)
+    if parameters != "auto":
+        raise UserError(f"--parameters applies to runs, and {quoted(text)} is not one; leave it out")
+    if kind == "file" and place:
+        return _read_file(place, model)
     network = _published(text)
     return Origin(network.arch, network.variables, network.preprocessing)
 
@@ -158,9 +166,10 @@ def absolute(text: str) -> str:
     return text
 
 
-def _read_run(place: str, model: Arch, definitions: Definitions) -> Origin:
-    network = predictor.load(_run_folder(place), definitions)
-    return Origin(network.arch, network.variables, network.preprocessing)
+def _read_run(place: str, definitions: Definitions, parameters: Parameters) -> Origin:
+    network = predictor.load(_run_folder(place), definitions, parameters=parameters)
+    notices = () if network.averaged is None else (f"{network.origin} are used",)
+    return Origin(network.arch, network.variables, network.preprocessing, notices)
 
 
 def _run_folder(place: str) -> Path:
@@ -169,7 +178,7 @@ def _run_folder(place: str) -> Path:
     return Path(place)
 
 
-def _read_file(place: str, model: Arch, definitions: Definitions) -> Origin:
+def _read_file(place: str, model: Arch) -> Origin:
     publisher, path = _publisher(place)
     sources = convert.sources_of(model)
     if publisher is None:

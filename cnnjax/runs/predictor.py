@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -13,12 +13,19 @@ from cnnjax.data import Preprocessing, Source, Split, prepare_photo, read_image
 from cnnjax.errors import UserError, require
 from cnnjax.functional import Variables, abstract_variables
 from cnnjax.models.layers import Arch
+from cnnjax.optim import make_hyperparameters
 from cnnjax.runs.definitions import BUILT_IN, Definitions, hint
+from cnnjax.runs.folder import read_config
+from cnnjax.runs.saving import read_state
 from cnnjax.training.classification import softmax, top_classes
 from cnnjax.training.evaluation import predict_logits
 
 BATCH_SIZE = 256
 
+AVERAGES = "['ema']['updates']"
+"""Leaf of the item ``training`` of a checkpoint whose variables are moving averages, beside the raw ones."""
+Parameters = Literal["auto", "ema", "raw"]
+"""Parameters of a run to use. auto: the moving averages if the run keeps them; ema: those; raw: the trained ones."""
 Photo = str | Path | Image.Image | np.ndarray
 """An image file, a Pillow image, or an array uint8 [H, W] or [H, W, C]."""
 
@@ -34,6 +41,14 @@ class Predictor:
     checkpoint: Path
     data: dict[str, str]
     """`data.Dataset.record` of the training data; empty if the network was not trained by cnnjax."""
+    averaged: bool | None = None
+    """Whether the variables are moving averages or raw parameters; None if the checkpoint does not hold both."""
+
+    @property
+    def origin(self) -> str:
+        """The checkpoint, and which of its parameters are used if it holds moving averages too."""
+        kinds = {None: "parameters", True: "moving averages of the parameters", False: "raw parameters"}
+        return f"{kinds[self.averaged]} of {self.checkpoint}"
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return the logits float32 [N, classes] of images uint8 [N, H, W, C]."""
@@ -82,17 +97,20 @@ class Predictor:
 
 
 def load(
-    run: Path, definitions: Definitions = BUILT_IN, prepare: Callable[[Arch], None] = lambda arch: None
-) -> Predictor:
+    run: Path, definitions: Definitions = BUILT_IN, prepare: Callable[[Arch], None] = lambda arch: None,
+    parameters: Parameters = "auto",
+) -> Predictor:  # fmt: skip
     """Load the best parameters of a run. ``prepare`` is called with its network before any array is read.
 
+    The averages and the raw parameters of a run with ``train.ema_decay`` are each those of their own best epoch.
+
     Raises:
-        UserError: the folder holds no run with a checkpoint, or the checkpoint is damaged.
+        UserError: the folder holds no run with a checkpoint, the checkpoint is damaged, or it lacks ``parameters``.
     """
     folder = run / "checkpoints"
     if not folder.is_dir():
         raise UserError(f"{run} is not a run folder (it has no checkpoints/); give one such as runs/lenet_mini")
-    saved = checkpoint.best(folder)
+    saved = checkpoint.best(folder, raw=parameters == "raw")
     try:
         described = describe(saved, definitions.families)
     except UserError as error:
@@ -100,14 +118,36 @@ def load(
             raise UserError(f"{error}{advice}") from error
         raise
     prepare(described.arch)
+    variables, averaged = chosen_variables(run, saved, described.arch, definitions, parameters)
     return Predictor(
         arch=described.arch,
-        variables=restored(saved, described.arch),
+        variables=variables,
         classes=described.classes,
         preprocessing=described.preprocessing,
         checkpoint=saved.path,
         data=described.data,
+        averaged=averaged,
     )
+
+
+def chosen_variables(
+    run: Path, saved: checkpoint.Checkpoint, arch: Arch, definitions: Definitions, parameters: Parameters
+) -> tuple[Variables, bool | None]:
+    """Return the variables in a checkpoint, and whether they are averages; None if it does not hold both kinds.
+
+    Raises:
+        UserError: it lacks the averages that ``parameters`` asks for, or does not fit the run's config.
+    """
+    if AVERAGES not in saved.info["items"].get("training", {}):
+        if parameters == "ema":
+            raise UserError(f"{run} keeps no moving averages; train with --train.ema-decay, or leave out --parameters")
+        return restored(saved, arch), None
+    if parameters != "raw":
+        return restored(saved, arch), True
+    # The raw variables are part of the train state, whose other arrays the config determines.
+    _, experiment = read_config(run / "config.json", definitions)
+    steps_per_epoch = saved.step // max(1, saved.info.get("epoch", 1))
+    return read_state(saved, experiment, make_hyperparameters(experiment, steps_per_epoch)).variables, False
 
 
 def restored(saved: checkpoint.Checkpoint, arch: Arch) -> Variables:

@@ -11,6 +11,7 @@ from cnnjax.errors import UserError, listed
 from cnnjax.models.heads import without_head
 from cnnjax.models.layers import Arch
 from cnnjax.runs.origin import read_origin
+from cnnjax.runs.predictor import Parameters
 from cnnjax.transfer.embeddings import Embedder
 from cnnjax.transfer.probes import Embeddings, ProbeResult, probe
 
@@ -37,14 +38,14 @@ class Probed(NamedTuple):
 
 def probe_network(
     text: str, model: Arch, config: Data, *, shots: Sequence[int], seeds: int, neighbors: int,
-    notice: Callable[[str], None],
+    notice: Callable[[str], None], parameters: Parameters = "auto",
 ) -> Probed:  # fmt: skip
     """Embed the training and test images with the network that ``text`` names, and fit both probes.
 
     Raises:
         UserError: the network or the data cannot be read, the data has one class, or too few images.
     """
-    origin = read_origin(text, without_head(model))
+    origin = read_origin(text, without_head(model), parameters=parameters)
     body = without_head(origin.arch)
     dataset = data.load(config, like=origin.preprocessing, divide=False)
     if len(dataset.classes) < 2:

@@ -27,7 +27,7 @@ class TerminalProgress(Hook):
 
     def start(self, plan: Plan) -> None:
         """Start the progress bar."""
-        self.epochs, self.steps_per_epoch, self.batch_size, self.first_step = plan
+        self.epochs, self.steps_per_epoch, self.batch_size, self.first_step, _ = plan
         self.started = time.perf_counter()
         self.task = self.bar.add_task(
             "",

@@ -73,6 +73,8 @@ def record(run: Path, records: Path) -> Path:
     config["name"], config["experiment"]["data"]["dir"] = record_name(name), None
     if experiment.init is not None:
         config["experiment"]["init"] = short_origin(experiment.init)
+    if experiment.continue_from is not None:
+        config["experiment"]["continue_from"] = Path(experiment.continue_from).name
     if target.exists():
         recorded = read_json(target / "config.json")
         if recorded["experiment"] != config["experiment"]:

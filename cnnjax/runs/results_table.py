@@ -23,7 +23,15 @@ def print_results(name: str, results: dict[str, Any], console: Console) -> None:
     for part in PARTS:
         figures = results[part]
         table.add_row(part, f"{figures['loss']:.4f}", f"{100 * figures['top1']:.2f} %", f"{figures['images']:,}")
+    for part in PARTS if "raw" in results else ():
+        figures = results["raw"][part]
+        table.add_row(
+            f"{part}, raw parameters", f"{figures['loss']:.4f}", f"{100 * figures['top1']:.2f} %",
+            f"{figures['images']:,}",
+        )  # fmt: skip
     console.print(table)
+    if "raw" in results:
+        say(console, f"the figures are those of the moving averages; best raw epoch: {results['raw']['best_epoch']}")
     if "phases" in results:
         console.print(phases_table(results))
     say(console, f"{results['seconds']:.1f} s of training, {results['images_per_second']:,.0f} images/s")

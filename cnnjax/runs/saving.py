@@ -83,9 +83,9 @@ class Saver(Hook):
             return None
         info = read_resume_info(saved, self.folder, self.dataset, self.experiment.train)
         if info.early_stopping.best_step:
-            checkpoint.best(self.folder.checkpoints)  # fail now, not after training, if it is damaged
-        state = read_state(saved, self.experiment, hyperparameters)
-        _require_consistent(saved, state, info.steps_within * self.experiment.train.batch_size)
+            for raw in (False, True):
+                checkpoint.best(self.folder.checkpoints, raw=raw)  # fail now, not after training, if it is damaged
+        state = read_consistent_state(saved, info, self.experiment, hyperparameters)
         within = f", at step {saved.step}," if info.steps_within else ""
         self.say(f"resuming after epoch {len(info.rows)}{within} from {saved.path}")
         self._prune(info.early_stopping)  # in case a kill prevented it
@@ -93,7 +93,8 @@ class Saver(Hook):
 
     def _prune(self, stopping: EarlyStoppingState) -> None:
         self.folder.require_lock()
-        checkpoint.prune(self.folder.checkpoints, self.experiment.train.keep, stopping.best_step)
+        steps = stopping.best_step, stopping.raw_best_step
+        checkpoint.prune(self.folder.checkpoints, self.experiment.train.keep, *steps)
 
 
 def description(experiment: Experiment, dataset: Dataset) -> dict[str, Any]:
@@ -177,12 +178,20 @@ def read_resume_info(saved: Checkpoint, folder: RunFolder, dataset: Dataset, tra
     return ResumeInfo(stopping, rows, info.get("seconds", 0.0), within)
 
 
-def _require_consistent(saved: Checkpoint, state: TrainState, images: int) -> None:
-    """Raise UserError unless the arrays match the checkpoint's step and its position within the epoch."""
+def read_consistent_state(
+    saved: Checkpoint, info: ResumeInfo, experiment: Experiment, hyperparameters: Hyperparameters
+) -> TrainState:
+    """Return the state in a training checkpoint; see `read_state`.
+
+    Raises:
+        UserError: its arrays do not fit the experiment, the checkpoint's step or its position within the epoch.
+    """
+    state = read_state(saved, experiment, hyperparameters)
     if int(state.step) != saved.step:
         raise UserError(f"checkpoint {saved.path} was not written by cnnjax: its arrays have step {int(state.step)}")
-    if images:
-        _require_images(saved, int(state.metrics.images), images)
+    if info.steps_within:
+        _require_images(saved, int(state.metrics.images), info.steps_within * experiment.train.batch_size)
+    return state
 
 
 def _require_images(saved: Checkpoint, summed: int, seen: int) -> None:
@@ -202,7 +211,9 @@ def tidy(folder: RunFolder, train: Train, epochs: int, notice: Callable[[str], N
     if saved.info.get("epoch") != epochs or epochs > train.epochs:
         return None
     with contextlib.suppress(OSError):
-        checkpoint.prune(folder.checkpoints, train.keep, saved.info.get("early_stopping", {}).get("best_step", 0))
+        stopping = saved.info.get("early_stopping", {})
+        steps = stopping.get("best_step", 0), stopping.get("raw_best_step", 0)
+        checkpoint.prune(folder.checkpoints, train.keep, *steps)
     if not (saved.path / METRICS).exists():
         return None
     rows = saved_rows(saved.path / METRICS, epochs)

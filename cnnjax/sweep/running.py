@@ -89,10 +89,10 @@ def planned(launch: SweepLaunch, only: Sequence[str] = ()) -> Iterator[Planned]:
             dataset = data.load(config, launch.definitions.sources)
         steps = {}
         for member in group:
-            if member.experiment.init or member.experiment.phases:
+            if member.experiment.init or member.experiment.continue_from or member.experiment.phases:
                 raise UserError(
-                    f"the member {member.title} has init or phases; a sweep trains from the seed in one phase, so "
-                    "train it with scripts/train.py"
+                    f"the member {member.title} has init, continue_from or phases; a sweep trains from the seed in one "
+                    "phase, so train it with scripts/train.py"
                 )
             RunFolder(launch.member_folder(member), launch.definitions).check(member.experiment)
             per_epoch, _ = plan(member.experiment, dataset)

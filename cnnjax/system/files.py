@@ -1,12 +1,15 @@
 """Atomic writes (temporary file, sync, rename) and bounded reads. Nothing is written through a symlink."""
 
+import contextlib
 import errno
 import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +139,22 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in reversed(missing):
         sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``path``, which is missing or empty, unless the block raises."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    temporary.mkdir()  # with the permissions of the umask
+    try:
+        yield temporary
+        sync_folder(temporary)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
 
 
 def sync_file(path: Path) -> None:

@@ -22,13 +22,30 @@ class EarlyStoppingState(Schema):
     """Score that must be beaten by more than min_delta to reset the patience."""
     stale_epochs: int = 0
     """Consecutive epochs that did not beat the reference score."""
+    raw_best_step: int = 0
+    """Step of the best raw parameters, if the other fields follow moving averages (`Train.ema_decay`); else 0."""
+    raw_best_score: Score | None = None
+
+    @property
+    def best_steps(self) -> set[int]:
+        """The steps of the best averages and of the best raw parameters, or the one best step; empty at the start."""
+        return {self.best_step, self.raw_best_step} - {0}
 
 
 def update(
-    config: EarlyStopping, state: EarlyStoppingState, step: int, metrics: dict[str, float]
-) -> EarlyStoppingState:
-    """Return the state after an epoch with the validation ``metrics`` (``loss``, ``top1``). NaN is never the best."""
-    score = metrics["loss"] if config.metric == "loss" else -metrics["top1"]
+    config: EarlyStopping, state: EarlyStoppingState, step: int, metrics: dict[str, float],
+    raw: dict[str, float] | None = None,
+) -> EarlyStoppingState:  # fmt: skip
+    """Return the state after an epoch with the validation ``metrics`` (``loss``, ``top1``). NaN is never the best.
+
+    ``raw`` are the metrics of the raw parameters, if ``metrics`` are those of moving averages. They decide only which
+    raw parameters are the best.
+    """
+    if raw is not None:
+        score = _score(config, raw)
+        if not math.isnan(score) and (state.raw_best_score is None or score < state.raw_best_score):
+            state = state.replace(raw_best_step=step, raw_best_score=score)
+    score = _score(config, metrics)
     if math.isnan(score):
         return state.replace(stale_epochs=state.stale_epochs + 1)
     if state.best_score is None or score < state.best_score:
@@ -36,6 +53,10 @@ def update(
     if state.reference_score is None or score < state.reference_score - config.min_delta:
         return state.replace(reference_score=score, stale_epochs=0)
     return state.replace(stale_epochs=state.stale_epochs + 1)
+
+
+def _score(config: EarlyStopping, metrics: dict[str, float]) -> float:
+    return metrics["loss"] if config.metric == "loss" else -metrics["top1"]
 
 
 def should_stop(config: EarlyStopping, state: EarlyStoppingState) -> bool:

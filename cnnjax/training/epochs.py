@@ -29,9 +29,11 @@ def check_finite(metrics: EpochMetrics, epoch: int, rate: Rate) -> None:
         raise _diverged(f"the {what} was not finite at step {bad_step}", epoch, bad_step, rate)
 
 
-def check_validation(loss: float, epoch: int, step: int, rate: Rate) -> None:
-    """Raise Diverged if the validation loss is not finite."""
-    if not math.isfinite(loss):
+def check_validation(
+    figures: dict[str, float], raw: dict[str, float] | None, epoch: int, step: int, rate: Rate
+) -> None:
+    """Raise Diverged if the validation loss, or that of raw parameters beside averages, is not finite."""
+    if not all(math.isfinite(f["loss"]) for f in (figures, raw) if f is not None):
         raise _diverged(f"the validation loss was not finite at step {step}", epoch, step, rate)
 
 
@@ -44,9 +46,10 @@ def _diverged(problem: str, epoch: int, step: int, rate: Rate) -> Diverged:
 
 
 def epoch_row(
-    epoch: int, step: int, lr: float, metrics: EpochMetrics, validation: dict[str, float], seconds: float
-) -> dict[str, Any]:
-    """Return the row of metrics.jsonl for an epoch."""
+    epoch: int, step: int, lr: float, metrics: EpochMetrics, validation: dict[str, float],
+    raw: dict[str, float] | None, seconds: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the row of metrics.jsonl for an epoch; ``raw`` are the figures of raw parameters beside averages."""
     images = int(metrics.images)
     return {
         "epoch": epoch,
@@ -56,6 +59,7 @@ def epoch_row(
         "train_top1": int(metrics.correct) / images,
         "gradient_norm": float(metrics.gradient_norm) / images,
         **{f"validation_{name}": value for name, value in validation.items()},
+        **{f"raw_validation_{name}": value for name, value in (raw or {}).items()},
         "seconds": round(seconds, 3),
         "images_per_second": round(images / seconds, 1),
     }

@@ -19,12 +19,14 @@ class Snapshot(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The length of a run, and the number of steps done before this process started."""
+    """The length of a run, and the steps and epochs done before this process started."""
 
     epochs: int
     steps_per_epoch: int
     batch_size: int
     steps_done: int
+    rows: Sequence[dict[str, Any]] = ()
+    """Metrics of the epochs done."""
 
 
 class Hook:
@@ -74,3 +76,7 @@ class AllHooks(Hook):
     def notice(self, text: str) -> None:
         for hook in self.hooks:
             hook.notice(text)
+
+    def close(self) -> None:
+        for hook in self.hooks:
+            hook.close()

@@ -21,7 +21,7 @@ from cnnjax.data import (
     make_loader,
 )  # fmt: skip
 from cnnjax.errors import Interrupted, UserError, counted
-from cnnjax.functional import abstract_variables, chosen_stages, require_precision
+from cnnjax.functional import Variables, abstract_variables, chosen_stages, require_precision
 from cnnjax.ops.dispatch import steps_per_dispatch
 from cnnjax.optim import Hyperparameters, make_hyperparameters
 from cnnjax.parallel import Placement, one_device
@@ -51,6 +51,8 @@ class Outcome(NamedTuple):
     epochs: int
     stopped_early: bool
     best_epoch: int
+    raw_best_epoch: int
+    """Epoch of the best raw parameters, if the others are moving averages; else 0."""
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -96,7 +98,11 @@ def training(
     state, stopping, rows, seconds = start
     rows = list(rows)
     train, validation = _loaders(dataset, config.batch_size, steps_per_epoch, placement)
-    all_hooks.start(Plan(config.epochs, steps_per_epoch, config.batch_size, int(state.step)))
+
+    def figures_of(variables: Variables) -> dict[str, float]:
+        return evaluate(arch, dataset.preprocessing, variables, validation, config.eval_batch_size, poll)
+
+    all_hooks.start(Plan(config.epochs, steps_per_epoch, config.batch_size, int(state.step), rows))
 
     while len(rows) < config.epochs and not early_stopping.should_stop(experiment.early_stopping, stopping):
         of_epoch = plateau.at_epoch(experiment.schedule, hyperparameters, rows)
@@ -122,9 +128,8 @@ def training(
             step = epoch * steps_per_epoch
             check_finite(metrics, epoch, rate)
             with out_of_memory.in_evaluation(config.eval_batch_size):
-                figures = evaluate(
-                    arch, dataset.preprocessing, state.evaluated, validation, config.eval_batch_size, poll
-                )
+                figures = figures_of(state.evaluated)
+                raw = None if state.raw is None else figures_of(state.raw)
         except Interrupted:
             check_finite(jax.device_get(state.metrics), epoch, rate)
             all_hooks.interrupted(Snapshot(state, stopping, rows, time.perf_counter() - started))
@@ -136,16 +141,25 @@ def training(
             raise out_of_memory.in_training(
                 error, experiment, hyperparameters, dataset.preprocessing, train.sample, all_hooks.notice
             ) from error
-        check_validation(figures["loss"], epoch, step, rate)
-        rows = [*rows, epoch_row(epoch, step, rate(step - 1), metrics, figures, seconds)]
+        check_validation(figures, raw, epoch, step, rate)
+        rows = [*rows, epoch_row(epoch, step, rate(step - 1), metrics, figures, raw, seconds)]
         seconds = 0.0
-        stopping = early_stopping.update(experiment.early_stopping, stopping, step, figures)
+        stopping = early_stopping.update(experiment.early_stopping, stopping, step, figures, raw)
         all_hooks.epoch(Snapshot(state, stopping, rows, seconds))
         if text := plateau.message(experiment.schedule, float(hyperparameters.lr), rows):
             all_hooks.notice(text)
 
     snapshot = Snapshot(state, stopping, rows, seconds)
-    return Outcome(snapshot, len(rows), len(rows) < config.epochs, stopping.best_step // steps_per_epoch)
+    return outcome_of(experiment, snapshot, steps_per_epoch)
+
+
+def outcome_of(experiment: Experiment, snapshot: Snapshot, steps_per_epoch: int) -> Outcome:
+    """Return the result of a training that ended at ``snapshot``."""
+    epochs, stopping = len(snapshot.rows), snapshot.early_stopping
+    return Outcome(
+        snapshot, epochs, epochs < experiment.train.epochs, stopping.best_step // steps_per_epoch,
+        stopping.raw_best_step // steps_per_epoch,
+    )  # fmt: skip
 
 
 def dispatch_of_training(

@@ -24,6 +24,7 @@ def program_of(experiment: Experiment) -> Experiment:
         ),
         early_stopping=EarlyStopping(),
         init=None,
+        continue_from=None,
         phases=(),
         seed=0,
     )  # fmt: skip

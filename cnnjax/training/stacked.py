@@ -16,6 +16,7 @@ import numpy as np
 from cnnjax.config import Experiment
 from cnnjax.data import Crops, Dataset, Preprocessing, make_loader
 from cnnjax.errors import CnnjaxError, Interrupted
+from cnnjax.functional import Variables
 from cnnjax.ops.dispatch import steps_per_dispatch
 from cnnjax.optim import Hyperparameters
 from cnnjax.parallel import one_device
@@ -25,7 +26,7 @@ from cnnjax.training.early_stopping import EarlyStoppingState
 from cnnjax.training.epochs import Rate, check_finite, check_validation, epoch_row
 from cnnjax.training.evaluation import evaluate_members
 from cnnjax.training.hooks import AllHooks, Hook, Plan, Snapshot
-from cnnjax.training.loop import Outcome, plan, training_order
+from cnnjax.training.loop import Outcome, outcome_of, plan, training_order
 from cnnjax.training.program import program_of
 from cnnjax.training.state import EpochMetrics, TrainState, init_state, step_key
 from cnnjax.training.step import Dispatch, make_stacked_dispatch, make_train_step
@@ -51,8 +52,8 @@ class _Live(Generic[K]):
             init_state(member.experiment, self.first_hyperparameters), EarlyStoppingState(), [], 0.0
         )
         self.seconds = self.snapshot.seconds
-        size = self.experiment.train
-        self.hook.start(Plan(size.epochs, self.steps_per_epoch, size.batch_size, int(self.snapshot.state.step)))
+        size, done = self.experiment.train, int(self.snapshot.state.step)
+        self.hook.start(Plan(size.epochs, self.steps_per_epoch, size.batch_size, done, self.snapshot.rows))
 
     @property
     def hyperparameters(self) -> Hyperparameters:
@@ -87,15 +88,17 @@ class _Live(Generic[K]):
         """Raise Diverged if a loss of the current epoch was not finite."""
         check_finite(metrics, len(self.snapshot.rows) + 1, self.rate)
 
-    def end_epoch(self, state: TrainState, metrics: EpochMetrics, figures: dict[str, float]) -> None:
+    def end_epoch(
+        self, state: TrainState, metrics: EpochMetrics, figures: dict[str, float], raw: dict[str, float] | None
+    ) -> None:
         """Record an epoch and call the hooks; raise what they raise, or Diverged."""
         _, stopping, rows, _ = self.snapshot
         epoch = len(rows) + 1
         step = epoch * self.steps_per_epoch
         self.check(metrics)
-        check_validation(figures["loss"], epoch, step, self.rate)
-        rows = [*rows, epoch_row(epoch, step, self.rate(step - 1), metrics, figures, self.seconds)]
-        stopping = early_stopping.update(self.experiment.early_stopping, stopping, step, figures)
+        check_validation(figures, raw, epoch, step, self.rate)
+        rows = [*rows, epoch_row(epoch, step, self.rate(step - 1), metrics, figures, raw, self.seconds)]
+        stopping = early_stopping.update(self.experiment.early_stopping, stopping, step, figures, raw)
         self.snapshot, self.seconds = Snapshot(state, stopping, rows, 0.0), 0.0
         self.hook.epoch(self.snapshot)
         if text := plateau.message(self.experiment.schedule, float(self.first_hyperparameters.lr), rows):
@@ -111,8 +114,7 @@ class _Live(Generic[K]):
 
     def outcome(self) -> Outcome:
         """Return the result of a finished member."""
-        epochs, best = len(self.snapshot.rows), self.snapshot.early_stopping.best_step // self.steps_per_epoch
-        return Outcome(self.snapshot, epochs, epochs < self.experiment.train.epochs, best)
+        return outcome_of(self.experiment, self.snapshot, self.steps_per_epoch)
 
 
 def fit_stacked(
@@ -135,6 +137,11 @@ def fit_stacked(
     train = _Training(first, dataset)
     packed = list(live)
     states = stack([member.snapshot.state for member in packed])
+
+    def figures_of(variables: Variables) -> list[dict[str, float]]:
+        size = first.experiment.train.eval_batch_size
+        return evaluate_members(first.experiment.model, dataset.preprocessing, variables, train.validation, size, poll)
+
     while live:
         if len(live) <= len(packed) // 2:
             kept = np.array([packed.index(member) for member in live])
@@ -147,10 +154,8 @@ def fit_stacked(
                 poll()
             metrics = jax.device_get(states.metrics)
             _share(live, time.perf_counter() - started)
-            figures = evaluate_members(
-                first.experiment.model, dataset.preprocessing, states.evaluated, train.validation,
-                first.experiment.train.eval_batch_size, poll,
-            )  # fmt: skip
+            figures = figures_of(states.evaluated)
+            raw = None if states.raw is None else figures_of(states.raw)
         except Interrupted:
             _share(live, time.perf_counter() - started)
             metrics = jax.device_get(states.metrics)
@@ -161,7 +166,9 @@ def fit_stacked(
         for member in list(live):
             number = packed.index(member)
             try:
-                member.end_epoch(take(states, number), _one(metrics, number), figures[number])
+                member.end_epoch(
+                    take(states, number), _one(metrics, number), figures[number], None if raw is None else raw[number]
+                )
             except Exception as error:
                 live.remove(member)
                 yield member.name, error

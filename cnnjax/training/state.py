@@ -62,6 +62,11 @@ class TrainState(NamedTuple):
         """Variables to evaluate, compare and publish: the moving averages if the training keeps them."""
         return self.variables if self.ema is None else Variables(self.ema.params, self.ema.batch_stats)
 
+    @property
+    def raw(self) -> Variables | None:
+        """The trained variables, if `evaluated` are moving averages; else None."""
+        return None if self.ema is None else self.variables
+
 
 def empty_metrics(dtype: Any = jnp.float32) -> EpochMetrics:
     """Return the sums before the first step of an epoch, with the loss in ``dtype``."""
