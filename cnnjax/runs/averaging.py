@@ -1,6 +1,6 @@
 """The mean of the parameters of several checkpoints of a run (Izmailov et al. 2018, section 3), as a new run folder.
 
-The mean of running statistics is not that of a network with the mean parameters. They are therefore recomputed (same
+The mean of the running statistics does not fit the mean parameters. The statistics are therefore recomputed (same
 paper, section 3.2): the mean over all batches of the training images, in the order of the first epoch and without
 augmentation, of the statistics of each batch in training mode. Without the training images they are averaged like the
 parameters.

@@ -47,7 +47,7 @@ FROZEN = ("parameters", "statistics", "moments")
 """Required numbers of its entry for what is frozen."""
 FILES, MOST_FILES_MIB = "files.json", 256
 INITIAL, PHASES = "initial", "phases"
-"""Folders of the starting parameters and of the phases of a transfer training."""
+"""Folders of the starting parameters and of the phases of transfer learning."""
 
 
 def experiment_from_dict(data: Any, definitions: Definitions = BUILT_IN) -> Experiment:

@@ -311,7 +311,7 @@ def resume_in_folder(
 ) -> tuple[Snapshot | None, MetricsLog, tuple[Hook, ...]]:
     """Return the position in the folder's newest undamaged checkpoint, the log of metrics, and all hooks in order.
 
-    Without a checkpoint, the position is the start from ``initial``, or None without these too.
+    Without a checkpoint, the position is the start from ``initial``, or None if that is None too.
     """
     _, hyperparameters = plan(experiment, dataset)
     saver = Saver(experiment, dataset, folder, progress.notice)

@@ -23,7 +23,7 @@ from cnnjax.training.evaluation import predict_logits
 BATCH_SIZE = 256
 
 AVERAGES = "['ema']['updates']"
-"""Leaf of the item ``training`` of a checkpoint whose variables are moving averages, beside the raw ones."""
+"""Leaf that the item ``training`` of a checkpoint has only if its variables are moving averages."""
 Parameters = Literal["auto", "ema", "raw"]
 """Parameters of a run to use. auto: the moving averages if the run keeps them; ema: those; raw: the trained ones."""
 Photo = str | Path | Image.Image | np.ndarray

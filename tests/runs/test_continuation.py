@@ -138,5 +138,5 @@ def test_a_run_that_stopped_early_needs_more_patience(base, short, tmp_path, mon
         return found._replace(early_stopping=found.early_stopping.replace(stale_epochs=1))
 
     monkeypatch.setattr(continuation, "_resume_info", stale)
-    with pytest.raises(UserError, match="patience is 1; give more"):
+    with pytest.raises(UserError, match="patience is 1; increase it"):
         continuation.read_continuation(opened, impatient, dataset)
