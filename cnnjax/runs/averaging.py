@@ -27,7 +27,7 @@ from cnnjax.models.layers import Arch
 from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions
 from cnnjax.runs.folder import FILES, FORMAT, read_config
 from cnnjax.runs.naming import LONGEST_NAME
-from cnnjax.runs.predictor import Parameters, chosen_variables, describe
+from cnnjax.runs.predictor import KINDS, Parameters, chosen_variables, describe
 from cnnjax.system import formats, signals
 from cnnjax.system.files import new_folder, read_bytes, require_empty, write_bytes, write_json
 from cnnjax.training.loop import training_order
@@ -163,12 +163,11 @@ def write_average(mean: Average, out: Path, statistics: Statistics) -> None:
     """
     require_empty(out)
     newest = mean.checkpoints[-1]
-    kinds = {None: "parameters", True: "moving averages", False: "raw parameters"}
     info = {
         "epoch": newest.info["epoch"],
         **{entry: newest.info[entry] for entry in DESCRIPTION if entry in newest.info},
         "averaged": {
-            "run": str(mean.run.resolve()), "epochs": mean.epochs, "parameters": kinds[mean.averaged],
+            "run": str(mean.run.resolve()), "epochs": mean.epochs, "parameters": KINDS[mean.averaged],
             "statistics": statistics if mean.variables.batch_stats else None,
         },
     }  # fmt: skip
