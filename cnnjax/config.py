@@ -92,7 +92,7 @@ class Data(Schema, at="data."):
 
 
 class Augmentation(Schema, at="augmentation."):
-    """Random changes to training images, drawn anew in each step: crop, flip, color jitter, auto_augment, erase, mix."""
+    """Random changes to training images, drawn anew in each step and applied in the order of the fields."""
 
     pad_crop: Annotated[int, Field(ge=0)] = 0
     """Pixels of zero padding on each side before a random crop to the original size, 0 or more; 0 does not crop."""

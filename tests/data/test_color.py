@@ -80,7 +80,7 @@ def rotated(image, degrees):
 
     def source(row, column):
         y, x = np.array([row, column]) - center
-        return center + [np.sin(angle) * x + np.cos(angle) * y, np.cos(angle) * x - np.sin(angle) * y]
+        return center + np.array([np.sin(angle) * x + np.cos(angle) * y, np.cos(angle) * x - np.sin(angle) * y])
 
     return warped(image, source)
 

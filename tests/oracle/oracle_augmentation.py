@@ -5,6 +5,7 @@ pixel may differ by one level of 255: for a factor with few decimals, and where 
 blend. In shears and rotations a source exactly between two pixels may be rounded to either one. All else is equal.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ FEW = 0.03
 """Largest share of pixels that may differ."""
 MORE = 0.1
 """Largest share for the policies, whose factors have two decimals."""
+OPERATE = jax.jit(policies.operate)
 SHAPES = [(24, 32, 3), (28, 28, 1)]
 POLICIES = {"randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide}
 
@@ -64,7 +66,8 @@ def test_adjustments_equal_torchvision(name, shape):
 def test_hue_of_random_colors_equals_torchvision():
     pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for shift in np.linspace(-0.5, 0.5, 9):
-        assert_close(color.hue(jnp.asarray(pixels), jnp.float32(shift)), to_numpy(F.adjust_hue(to_torch(pixels), shift)))
+        actual = color.hue(jnp.asarray(pixels), jnp.float32(shift))
+        assert_close(actual, to_numpy(F.adjust_hue(to_torch(pixels), shift)))
 
 
 def test_color_jitter_in_a_given_order_equals_torchvision():
@@ -104,7 +107,7 @@ def test_operations_equal_torchvision(name, policy, shape):
     pixels = image(shape)
     batch = jnp.broadcast_to(jnp.asarray(pixels), (len(strengths), *shape))
     chosen = jnp.full(len(strengths), number, jnp.int32)
-    actual = np.asarray(policies.operate(batch, chosen, jnp.asarray(strengths)))
+    actual = np.asarray(OPERATE(batch, chosen, jnp.asarray(strengths)))
     fill = transform._fill
     for strength, result in zip(strengths, actual, strict=True):
         expected = transform._apply_image_or_video_transform(
@@ -124,7 +127,7 @@ def test_tables_of_few_values_equal_torchvision(values):
     pixels = np.random.default_rng(0).choice(np.array(values, np.uint8), (2, 40, 40, 3))
     for name, theirs in (("AutoContrast", F.autocontrast), ("Equalize", F.equalize)):
         chosen = jnp.full(2, policies.OPERATIONS.index(name), jnp.int32)
-        actual = policies.operate(jnp.asarray(pixels), chosen, jnp.zeros(2, jnp.float32))
+        actual = OPERATE(jnp.asarray(pixels), chosen, jnp.zeros(2, jnp.float32))
         # torchvision computes autocontrast in floats, so that the largest value of a channel may become 254.
         assert_close(actual, to_numpy(theirs(to_torch(pixels))), 0 if name == "Equalize" else 1)
 

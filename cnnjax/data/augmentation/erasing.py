@@ -44,7 +44,7 @@ def mean_color(preprocessing: Preprocessing | None, channels: int) -> tuple[int,
     """
     if preprocessing is None:
         return (0,) * channels
-    mean = tuple(round(255 * value) for value in preprocessing.mean)
+    mean = tuple(min(max(round(255 * value), 0), 255) for value in preprocessing.mean)
     return mean[::-1] if preprocessing.channel_order == "bgr" else mean
 
 
@@ -67,7 +67,7 @@ def boxes_of(uniforms: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def erase(images: jax.Array, boxes: jax.Array, pixels: jax.Array) -> jax.Array:
-    """Replace the rectangles ``boxes`` int32 [N, 4] of images [N, H, W, C] by ``pixels``, of a shape that broadcasts."""
+    """Replace the rectangles ``boxes`` int32 [N, 4] of images [N, H, W, C] by ``pixels``, which are broadcast."""
     return jnp.where(inside(boxes, *images.shape[1:3])[..., None], pixels, images)
 
 

@@ -61,7 +61,7 @@ def magnitudes(policy: str, height: int, width: int) -> np.ndarray:
         "TranslateX": most.translate[0] * rising,
         "TranslateY": most.translate[1] * rising,
         "Rotate": most.rotate * rising,
-        **{name: most.blend * rising for name in BLENDS},
+        **dict.fromkeys(BLENDS, most.blend * rising),
         "Posterize": np.round(8 - most.posterize * rising),
         "Solarize": 1 - rising,
     }
