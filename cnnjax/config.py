@@ -92,7 +92,7 @@ class Data(Schema, at="data."):
 
 
 class Augmentation(Schema, at="augmentation."):
-    """Random changes to training images, drawn anew for each image in each step."""
+    """Random changes to training images, drawn anew in each step and applied in the order of the fields."""
 
     pad_crop: Annotated[int, Field(ge=0)] = 0
     """Pixels of zero padding on each side before a random crop to the original size, 0 or more; 0 does not crop."""
@@ -101,6 +101,34 @@ class Augmentation(Schema, at="augmentation."):
     width / height is between 3/4 and 4/3. None does not crop."""
     flip: bool = False
     """Mirror each image left to right with probability 0.5."""
+    brightness: Annotated[Number, Field(ge=0, le=10)] = 0.0
+    """Color jitter b: brightness is multiplied by a factor in [max(0, 1 - b), 1 + b], b in [0, 10]; 0 keeps it."""
+    contrast: Annotated[Number, Field(ge=0, le=10)] = 0.0
+    """Color jitter: range of the factor of contrast, as that of brightness."""
+    saturation: Annotated[Number, Field(ge=0, le=10)] = 0.0
+    """Color jitter: range of the factor of saturation, as that of brightness; gray images have none."""
+    hue: Annotated[Number, Field(ge=0, le=0.5)] = 0.0
+    """Color jitter h: hue is shifted by up to h turns of the color circle, h in [0, 0.5]; gray images have none."""
+    auto_augment: Literal["none", "randaugment", "trivialaugment"] = "none"
+    """Random shears, shifts, rotations and color changes. randaugment: num_ops of them with one magnitude;
+    trivialaugment: one with a random magnitude from wider ranges."""
+    num_ops: Annotated[int, Field(ge=1, le=14)] = 2
+    """randaugment: operations per image, 1 to 14."""
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """randaugment: magnitude of the operations, 0 to 30."""
+    erase: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    """Random erasing: probability that a rectangle of an image, 2 to 33 % of its area, is replaced, in [0, 1]."""
+    erase_fill: Literal["mean", "noise"] = "mean"
+    """Random erasing: mean: the mean color of the preprocessing; noise: a random value per pixel and channel."""
+    mixup: Annotated[Number, Field(ge=0, le=100)] = 0.0
+    """Mixup: alpha of the distribution Beta(alpha, alpha) of the share of an image and its label, up to 100; the rest
+    is another image of the batch. 0 is off."""
+    cutmix: Annotated[Number, Field(ge=0, le=100)] = 0.0
+    """CutMix: alpha, as of mixup; the share of the area that stays when a rectangle comes from another image."""
+    mix_probability: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """mixup and cutmix: probability that a batch is mixed, in (0, 1]."""
+    cutmix_share: Annotated[Number, Field(ge=0, le=1)] = 0.5
+    """mixup and cutmix, if both are on: share of the mixed batches that CutMix mixes, in [0, 1]."""
 
     @model_validator(mode="after")
     def _crops_once(self) -> Self:

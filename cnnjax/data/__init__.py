@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from cnnjax.config import Data
 from cnnjax.data import selection
 from cnnjax.data.adapted import Adapted
-from cnnjax.data.augmentation import augment
+from cnnjax.data.augmentation import augment, mix, mixes, require_fit
 from cnnjax.data.crops import resize_boxes
 from cnnjax.data.dataset import (
     Dataset,
@@ -26,8 +26,8 @@ from cnnjax.errors import UserError, counted
 
 __all__ = [
     "SOURCES", "Crops", "Dataset", "DeviceSplit", "Embedded", "Loaded", "Loader", "Preprocessing", "Source",
-    "SourceEntry", "Split", "augment", "balanced_order", "class_weights", "epoch_order", "load", "make_loader",
-    "normalize", "prepare_photo", "read_image", "resize_boxes",
+    "SourceEntry", "Split", "augment", "balanced_order", "class_weights", "epoch_order", "load", "make_loader", "mix",
+    "mixes", "normalize", "prepare_photo", "read_image", "require_fit", "resize_boxes",
 ]  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def _first_batch(experiment: Experiment, dataset: Dataset) -> Split:
     picked = order[: experiment.train.batch_size]
     images, labels = dataset.train.read(picked), dataset.train.labels[picked]
     key = jax.random.fold_in(step_key(experiment.seed), 0)
-    seen, _ = augmented(experiment.augmentation, jnp.asarray(images), key)
+    seen, _ = augmented(experiment.augmentation, jnp.asarray(images), key, dataset.preprocessing)
     return Split(np.asarray(seen)[:EXAMPLES], labels[:EXAMPLES])
 
 

@@ -19,6 +19,7 @@ from cnnjax.data import (
     class_weights,
     epoch_order,
     make_loader,
+    require_fit,
 )  # fmt: skip
 from cnnjax.errors import Interrupted, UserError, counted
 from cnnjax.functional import Variables, abstract_variables, chosen_stages, require_precision
@@ -213,11 +214,7 @@ def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, Hyperparameters
         raise UserError(
             f"train.batch_size is {batch_size} and there are {count} training images; it must be {count} or less"
         )
-    if (padding := experiment.augmentation.pad_crop) >= min(shape[:2]):
-        raise UserError(
-            f"augmentation.pad_crop is {padding} and the images are {shape[1]}x{shape[0]}; it must be "
-            f"{min(shape[:2]) - 1} or less, so that each crop contains part of its image"
-        )
+    require_fit(experiment.augmentation, shape, batch_size)
     require_precision(arch)
     chosen_stages(arch, experiment.train.remat)
     split_frozen(abstract_variables(arch).params, experiment.train.freeze)

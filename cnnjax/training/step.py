@@ -10,7 +10,7 @@ import optax
 from jax import lax
 
 from cnnjax.config import Augmentation, Experiment
-from cnnjax.data import DeviceSplit, Preprocessing, augment, normalize, resize_boxes
+from cnnjax.data import DeviceSplit, Preprocessing, augment, mix, mixes, normalize, resize_boxes
 from cnnjax.functional import Tree, Variables, apply, parameter_groups
 from cnnjax.losses import Batch, weighted_mean
 from cnnjax.ops.dispatch import compiler_options, is_unrolled
@@ -19,6 +19,8 @@ from cnnjax.partition import split_frozen
 from cnnjax.training.state import EpochMetrics, TrainState, averaged, empty_metrics, joined, rule_of
 
 NO_AUGMENTATION = Augmentation()
+MIXING_STREAM = 2
+"""Stream of the step's key that mixup and CutMix draw from; 0 and 1 are the network's and the augmentation's."""
 
 
 class Gradient(NamedTuple):
@@ -36,12 +38,14 @@ TrainStep = Callable[[TrainState, Batch, jax.Array, Hyperparameters], TrainState
 Dispatch = Callable[..., tuple[TrainState, EpochMetrics]]
 
 
-def augmented(config: Augmentation, images: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the augmented images, not yet normalized, and the PRNG key for the network."""
+def augmented(
+    config: Augmentation, images: jax.Array, key: jax.Array, preprocessing: Preprocessing | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Return the augmented images, neither normalized nor mixed, and the PRNG key for the network."""
     if config == NO_AUGMENTATION:
         return images, key
     network_key, augmentation_key = jax.random.split(key)
-    return augment(config, augmentation_key, images), network_key
+    return augment(config, augmentation_key, images, preprocessing), network_key
 
 
 def make_train_step(experiment: Experiment, preprocessing: Preprocessing) -> TrainStep:
@@ -78,11 +82,13 @@ def make_train_step(experiment: Experiment, preprocessing: Preprocessing) -> Tra
     def train_step(
         state: TrainState, batch: Batch, key: jax.Array, hyperparameters: Hyperparameters
     ) -> TrainState:  # fmt: skip
-        images, key = augmented(experiment.augmentation, batch.images, key)
+        images, network_key = augmented(experiment.augmentation, batch.images, key, preprocessing)
         batch = batch._replace(images=images)
+        if mixes(experiment.augmentation):
+            batch = mix(experiment.augmentation, jax.random.fold_in(key, MIXING_STREAM), batch, arch.num_classes)
         trainable, frozen = split_frozen(state.params, train.freeze)
         gradient = accumulated(gradient_fn(frozen, hyperparameters), train.accumulate)
-        step = gradient(trainable, state.batch_stats, batch, key)
+        step = gradient(trainable, state.batch_stats, batch, network_key)
         with jax.named_scope("optimizer"):
             rate = learning_rate(experiment.schedule.name, state.step, hyperparameters)
             updates, opt_state = rule(hyperparameters, rate).update(step.params, state.opt_state, trainable)

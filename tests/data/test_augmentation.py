@@ -7,7 +7,7 @@ import pytest
 
 from cnnjax import data
 from cnnjax.config import Augmentation, Experiment
-from cnnjax.data.augmentation import augment, crop, draw_offsets
+from cnnjax.data.augmentation import augment, crop, draw_offsets, require_fit
 from cnnjax.errors import UserError
 from cnnjax.runs.folder import RunFolder, read_config
 from cnnjax.runs.naming import differences
@@ -89,6 +89,45 @@ def test_disabled_augmentation_returns_the_images_unchanged():
 def test_a_negative_padding_is_refused():
     with pytest.raises(UserError, match="augmentation.pad_crop is -1; it must be 0 or more"):
         Augmentation(pad_crop=-1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        ("brightness", -0.1, "0 or more"),
+        ("hue", 0.6, "at most 0.5"),
+        ("magnitude", 31, "at most 30"),
+        ("num_ops", 0, "1 or more"),
+        ("erase", 1.5, "at most 1"),
+        ("mixup", -1.0, "0 or more"),
+        ("mix_probability", 0.0, "greater than 0"),
+        ("cutmix_share", 2.0, "at most 1"),
+        ("auto_augment", "autoaugment", "randaugment"),
+    ],
+)
+def test_values_out_of_bounds_are_refused(option, value, rule):
+    with pytest.raises(UserError, match=rf"augmentation.{option} is .*{rule}"):
+        Augmentation(**{option: value})
+
+
+@pytest.mark.parametrize("options", [{"hue": 0.1}, {"auto_augment": "trivialaugment"}])
+def test_colors_of_images_with_other_channels_are_refused(options):
+    require_fit(Augmentation(erase=0.5, mixup=1.0), (8, 8, 4), 2)
+    with pytest.raises(UserError, match="the images have 4 channels; .* need 1 or 3"):
+        require_fit(Augmentation(**options), (8, 8, 4), 2)
+
+
+@pytest.mark.compiles_large
+def test_members_that_train_side_by_side_are_augmented_as_alone():
+    config = Augmentation(
+        pad_crop=1, flip=True, brightness=0.4, hue=0.1, auto_augment="randaugment", erase=0.5, erase_fill="noise"
+    )
+    images, keys = jnp.asarray(images_for(6, (9, 8, 3))), jax.random.split(KEY, 3)
+    together = jax.jit(jax.vmap(lambda key: augment(config, key, images)))(keys)
+    alone = jax.jit(lambda key: augment(config, key, images))
+    for key, result in zip(keys, np.asarray(together), strict=True):
+        difference = np.abs(result.astype(int) - np.asarray(alone(key)))
+        assert (difference > 0).mean() < 0.02  # another program may round another way
 
 
 def test_a_padding_as_wide_as_the_images_is_refused(experiment):

@@ -9,6 +9,7 @@ import pytest
 from conftest import SilentProgress, fit_run, mostly_slow
 
 from cnnjax import checkpoint, create
+from cnnjax.config import Augmentation
 from cnnjax.errors import Diverged, Interrupted, UserError
 from cnnjax.functional import abstract_variables, leaves_by_path
 from cnnjax.runs.folder import RunFolder
@@ -79,6 +80,23 @@ def test_a_run_interrupted_in_steps_and_evaluations_resumes_to_the_same_bits(
     saved = [notice for notice in progress.notices if notice.startswith("saved")]
     expected = {1: (1, 2, 4), 4: (4, 8, 10)}[chunk]  # 10 is during the evaluation
     assert saved == [f"saved step {step}, within epoch 1" for step in expected]
+    train(experiment, tmp_path / "run", progress)
+    assert_same(outcome(experiment, tmp_path / "run"), outcome(experiment, tmp_path / "uninterrupted"))
+
+
+@pytest.mark.trains_long
+def test_a_run_with_all_augmentation_resumes_to_the_same_bits(experiment, tmp_path, progress):
+    everything = Augmentation(
+        crop_area=0.5, flip=True, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, auto_augment="randaugment",
+        erase=0.25, erase_fill="noise", mixup=0.2, cutmix=1.0, mix_probability=0.9,
+    )  # fmt: skip
+    options = {"label_smoothing": 0.1, "accumulate": 2, "balance": "weights", "ema_decay": 0.9}
+    experiment = experiment.replace(
+        model=create("mlp", activation="relu"), augmentation=everything, train=experiment.train.replace(**options)
+    )
+    train(experiment, tmp_path / "uninterrupted", progress)
+    with pytest.raises(Interrupted, match="stopped"):
+        train(experiment, tmp_path / "run", progress, 4)
     train(experiment, tmp_path / "run", progress)
     assert_same(outcome(experiment, tmp_path / "run"), outcome(experiment, tmp_path / "uninterrupted"))
 
