@@ -8,6 +8,8 @@ Time:     not measured; 33 members of 8 epochs
 Expected: not recorded yet
 """
 
+from typing import Any
+
 from cnnjax import create
 from cnnjax.config import Data, EarlyStopping, Experiment, Optimizer, Schedule, Train
 from cnnjax.sweep import Sweep, grid, zipped
@@ -18,7 +20,7 @@ PLAIN = {
     "augmentation.erase": 0.0, "train.ema_decay": None, "optimizer.name": "momentum", "optimizer.lr": 0.1,
     "optimizer.weight_decay": 1e-4,
 }  # fmt: skip
-PARTS = (
+PARTS: tuple[dict[str, Any], ...] = (
     {},
     {"augmentation.pad_crop": 4, "augmentation.flip": True},
     {"train.label_smoothing": 0.1},
