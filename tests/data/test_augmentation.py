@@ -102,7 +102,6 @@ def test_a_negative_padding_is_refused():
         ("mixup", -1.0, "0 or more"),
         ("mix_probability", 0.0, "greater than 0"),
         ("cutmix_share", 2.0, "at most 1"),
-        ("auto_augment", "autoaugment", "randaugment"),
     ],
 )
 def test_values_out_of_bounds_are_refused(option, value, rule):
