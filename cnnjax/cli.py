@@ -346,7 +346,8 @@ def first_phases(experiment: Any, count: str | None) -> Any:
 def start_from(experiment: Any, text: str | None) -> Any:
     """Return the experiment with ``init``.
 
-    With phases, an experiment whose network is another one than that of the run takes the run's, with its own head.
+    If the experiment has phases and its network differs from that of ``text``, the latter replaces it, but the options
+    of the head stay those of the experiment.
     """
     if text is None:
         return experiment

@@ -67,8 +67,7 @@ class Data(Schema, at="data."):
     """Fraction of each class's images held out for testing if the source has no test split, between 0 and 1."""
     size: Annotated[int, Field(ge=1)] | None = None
     """image_folder and tfds:NAME: height and width in pixels; each image's short side is resized to it and its center
-    cropped. None
-    requires images of the same size."""
+    cropped. None requires images of the same size."""
     skip_damaged: bool = False
     """image_folder: skip and report damaged files instead of rejecting the folder."""
     max_value: Annotated[int, Field(ge=255, le=65535)] = 65535
@@ -247,7 +246,7 @@ class Train(Schema, at="train."):
     freeze: tuple[str, ...] = ()
     """Parameters that are not trained: patterns of their paths, such as conv1/* or stage1."""
     balance: Literal["none", "weights", "sampling"] = "none"
-    """Uneven classes. weights: each image counts in the loss by the inverse size of its class; sampling: an epoch shows
+    """Uneven classes. weights: each image's loss is weighted by the inverse of its class size; sampling: an epoch shows
     each class equally often, so it repeats images of small classes and leaves out some of large ones."""
     keep: Annotated[int, Field(ge=1)] = 2
     """Number of newest checkpoints to keep, 1 or more; the best one is always kept."""
@@ -276,9 +275,9 @@ STAGES = re.compile(r"stages:([1-9]\d{0,3})")
 
 
 class Phase(Schema, at="phase."):
-    """One part of a transfer training: what is trained, how long, and by which rule. The rest is frozen.
+    """One part of transfer learning: what is trained, for how long, and with which optimizer. The rest is frozen.
 
-    A phase starts from the best parameters of the phase before it. Sections that are None are those of the experiment.
+    A phase starts from the best parameters of the phase before it. Sections that are None come from the experiment.
     """
 
     train: str = "head"
@@ -328,12 +327,12 @@ class Experiment(Schema, Generic[ModelT, LossT]):
     early_stopping: EarlyStopping = EarlyStopping()
     init: InstanceOf[str] | None = None
     """Where the parameters come from: run:RUN, file:WEIGHTS, or the name of published weights. With phases the head is
-    new and its number of classes may differ; 0 classes means those of the data. None draws all by the seed."""
+    new and its number of classes may differ; 0 classes means those of the data. None initializes all from the seed."""
     continue_from: InstanceOf[str] | None = None
     """Run folder whose last state this run starts from: parameters, optimizer, counters and metrics. Its network, data,
     optimizer.name and batch size must be those of this run. None starts at step 0."""
     phases: tuple[Phase, ...] = ()
-    """Phases of a transfer training, in order. () trains once, by optimizer, schedule and train."""
+    """Phases of transfer learning, in order. () trains once, with optimizer, schedule and train."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of the initial parameters, the order of the images and all other randomness of the training."""
 

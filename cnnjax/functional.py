@@ -78,8 +78,8 @@ def apply(
             stored, which saves memory and costs time; the results are the same up to rounding.
         frozen: patterns of frozen parameters (see `cnnjax.partition`). With ``train``, a module whose parameters are
             all frozen runs in evaluation mode, with everything in it: norms use their running statistics and do not
-            change them, dropout and stochastic depth do nothing. If all but the head is frozen, so do those dropouts
-            between them that belong to no layer with parameters.
+            change them, dropout and stochastic depth do nothing. If all but the head is frozen, dropout between the
+            backbone and the head does nothing either.
 
     Returns:
         Outputs with logits [N, classes] in float32 (float64 for a float64 network), and the batch statistics, which
@@ -140,9 +140,10 @@ def _freeze(arch: Arch, module: Network, patterns: tuple[str, ...]) -> None:
 
 @functools.lru_cache(maxsize=256)
 def parameter_groups(arch: Arch) -> dict[str, tuple[str, ...]]:
-    """Return the paths of the parameters of each stage, in order, and of the ``head``, from the images up.
+    """Return the paths of the parameters of each stage, in order, and of the ``head``, from input to output.
 
-    The head is all that the network lacks without classes. Other layers behind the last stage belong to that stage.
+    The head consists of the parameters that the network lacks if it has no classes. Other layers after the last stage
+    belong to that stage.
 
     Raises:
         UserError: the network cannot omit its head, or does not declare its stages.

@@ -1,6 +1,6 @@
 """Input and output of networks trained on ImageNet, like `keras.applications.imagenet_utils`.
 
-The class names of such a network are the 1,000 WordNet ids; `decode_predictions` adds the names that people read.
+The class names of such a network are the 1,000 WordNet ids; `decode_predictions` adds human-readable names.
 """
 
 from typing import Literal
@@ -24,8 +24,8 @@ def preprocess(images: jax.Array | np.ndarray, mode: Literal["caffe", "tf", "tor
     """Return images normalized for a network with published weights, like Keras's `preprocess_input`.
 
     Args:
-        images: [N, H, W, 3] or [H, W, 3], red first, with values from 0 to 255. They are not resized or changed.
-        mode: "caffe": blue first, minus the mean of ImageNet's channels; "tf": values in [-1, 1]; "torch": values in
+        images: [N, H, W, 3] or [H, W, 3], in RGB order, with values from 0 to 255. They are not resized or changed.
+        mode: "caffe": BGR order, minus the mean of ImageNet's channels; "tf": values in [-1, 1]; "torch": values in
             [0, 1], minus the mean of ImageNet's channels, divided by their standard deviation.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): momentum whose kernels are orthogonalized.
+"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): momentum, orthogonalized for kernels.
 
 It updates the kernels below the head. A convolution kernel [H, W, I, O] counts as the matrix [H * W * I, O], as in the
 author's code; optax's own rule leaves kernels with four dimensions to adam. Another rule updates the head, biases and
@@ -48,7 +48,7 @@ def muon(
 
 
 def _as_matrices(updates: Any) -> Any:
-    """Return for each kernel that its last axis is the output, and all others together the input."""
+    """Return the dimension numbers of each kernel: its last axis is the output, all others together are the input."""
     return jax.tree.map(lambda leaf: MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1), updates)
 
 

@@ -1,8 +1,8 @@
 """Hyperparameters, learning-rate schedules and update rules.
 
 The values in a config (learning rate, momentum, decay, schedule constants) become `Hyperparameters`: arrays that the
-train step takes as an argument. The names in a config select the program. Runs that differ only in values
-therefore share one compiled program, and can run side by side under ``jax.vmap``.
+train step takes as an argument. Choices by name, such as the optimizer, select the program. Runs that differ only in
+values therefore share one compiled program, and can run side by side under ``jax.vmap``.
 """
 
 import itertools
@@ -276,7 +276,7 @@ def scale_by_stage(updates: Any, groups: Mapping[str, tuple[str, ...]], decay: S
 
     Args:
         updates: nested dicts of arrays, the updates of some or all parameters.
-        groups: paths of all parameters by group, from the images up; see `cnnjax.functional.parameter_groups`.
+        groups: paths of all parameters by group, from input to output; see `cnnjax.functional.parameter_groups`.
         decay: the layer decay, a float32 scalar.
     """
     below = {path: len(groups) - 1 - index for index, paths in enumerate(groups.values()) for path in paths}

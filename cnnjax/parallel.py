@@ -80,5 +80,5 @@ def use_platform(platform: str) -> None:
     except (RuntimeError, AssertionError) as error:  # AssertionError: the platform's plugin is missing
         raise UserError(
             f"--platform {platform} is not available here; use --platform cpu, or install JAX for it with "
-            f"make env PLATFORM={platform} on a machine that has one (docs/accelerators.md)"
+            f"make env PLATFORM={platform} on a machine with that hardware (docs/accelerators.md)"
         ) from error

@@ -1,6 +1,6 @@
 """Registry of published weights: where they are, their hash, license, preprocessing and published accuracy.
 
-The table is in pretrained.csv, one row per publication. `tests/oracle/registry.py` writes it from the tables in
+The table is in pretrained.csv, one row per set of weights. `tests/oracle/registry.py` writes it from the tables in
 torchvision, timm and Keras. Top-1 and top-5 are in percent, as the publisher states them: on ImageNet's 50,000
 validation images (single crop), on CIFAR-10's test images, or on the test images that a model card names.
 """
@@ -23,7 +23,7 @@ OWN = "cnnjax"
 
 
 class Published(NamedTuple):
-    """One publication of weights for a variant."""
+    """One set of published weights for a variant."""
 
     name: str
     """Variant and tag, such as ``resnet50.tv_in1k_v2``."""
@@ -62,7 +62,7 @@ class Published(NamedTuple):
 
 @functools.cache
 def registry() -> dict[str, Published]:
-    """Return all publications by name."""
+    """Return all published weights by name."""
     with TABLE.open(newline="", encoding="utf-8") as file:
         return {row["name"]: _published(row) for row in csv.DictReader(file)}
 
@@ -74,7 +74,7 @@ def _published(row: dict[str, str]) -> Published:
 
 
 def find(name: str) -> Published:
-    """Return the publication of that name; raise UserError with near matches if it is unknown."""
+    """Return the published weights of that name; raise UserError with near matches if it is unknown."""
     return registry()[choose("pretrained network", name, registry())]
 
 

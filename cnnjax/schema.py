@@ -38,7 +38,7 @@ def _as_given(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 
 AS_GIVEN = WrapValidator(_as_given)
-"""Keeps an int in a float field an int, as in files of format 1 and in the names of runs."""
+"""Keeps an int in a float field as an int, as in files of format 1 and in the names of runs."""
 Number = Annotated[float, AS_GIVEN]
 """A finite float, or a whole number."""
 
@@ -47,8 +47,8 @@ Number = Annotated[float, AS_GIVEN]
 class Schema:
     """Base of the frozen, keyword-only dataclasses that describe an experiment or a network.
 
-    A subclass is a dataclass without a decorator. Errors outside of files name a value by the prefix ``at`` and the
-    field: ``class Optimizer(Schema, at="optimizer.")``.
+    A subclass is a dataclass without a decorator. In errors, a value that is not from a file is named by the prefix
+    ``at`` and the field: ``class Optimizer(Schema, at="optimizer.")``.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]

@@ -3,7 +3,7 @@
 The training is that of every line_*.py experiment, so that only the network differs (docs/line.md).
 
 Command:  python scripts/train.py line_resnet20 --data.dir DIR_OR_ZIP
-Shows:    shortcuts, at 41 M multiply-adds an image
+Shows:    shortcuts, at 41 M multiply-adds per image
 Device:   any; 2 CPU cores suffice
 Time:     not run; about 7 min on 2 CPU cores is expected
 Expected: not run

@@ -3,7 +3,7 @@
 The training is that of every line_*.py experiment, so that only the network differs (docs/line.md).
 
 Command:  python scripts/train.py line_xception --data.dir DIR_OR_ZIP
-Shows:    separable convolutions, at 25 M multiply-adds an image
+Shows:    separable convolutions, at 25 M multiply-adds per image
 Device:   any; 2 CPU cores suffice
 Time:     not run; about 15 min on 2 CPU cores is expected
 Expected: not run

@@ -3,7 +3,7 @@
 The widths follow the quantized linear rule, as in the published networks.
 
 Command:  python scripts/train.py regnetx_fashion --data.dir DIR
-Shows:    grouped convolutions, with widths from four numbers
+Shows:    grouped convolutions, with widths from the four parameters of the rule
 Device:   any; 2 CPU cores suffice at this size
 Time:     149 s of training on 2 CPU cores that ran other work at the same time
 Expected: 88.3 % test top-1 (seed 0)

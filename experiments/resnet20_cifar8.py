@@ -1,4 +1,4 @@
-"""ResNet-20 on the eight classes of CIFAR-10 other than cat and dog, to be moved to those two.
+"""ResNet-20 on the eight classes of CIFAR-10 other than cat and dog, to be transferred to those two.
 
 Command:  python scripts/train.py resnet20_cifar8 --data.dir DIR_OR_ZIP
 Shows:    the network that transfer_cifar_cats_dogs starts from

@@ -1,13 +1,13 @@
-"""Xception, trained on ImageNet, moved to photos of cats and dogs: first a new head, then the last stages, then all.
+"""Xception, trained on ImageNet, transferred to cats and dogs: first a new head, then the last stages, then all.
 
 The five steps of transfer learning: take the layers of a trained network, freeze them, put a new head on top, train it
-on the new data, then thaw the last stages and finally everything at a very low rate.
+on the new data, then unfreeze the last stages and finally everything at a very low rate.
 
 Command:  python scripts/train.py transfer_cats_dogs --init file:keras:WEIGHTS --data.dir DIR_OR_ZIP
           --data.per-class 50 uses 50 photos a class, --phases 1 trains only the head, and --phases 0 without --init
           trains from scratch
-Shows:    how far features of ImageNet carry with few photos, and what thawing adds
-Device:   any; the head alone takes minutes on 2 CPU cores, thawing is faster on an accelerator
+Shows:    how well ImageNet features work with few photos, and what unfreezing adds
+Device:   any; the head alone takes minutes on 2 CPU cores; training more stages is faster on an accelerator
 Time:     not recorded yet
 Expected: logistic regression on the same features: 92.9, 96.5, 97.4 and 97.4 % with 10, 50, 200 and 600 photos a class
 """

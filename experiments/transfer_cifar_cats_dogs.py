@@ -1,9 +1,9 @@
-"""ResNet-20, trained on eight classes of CIFAR-10, moved to its cats and dogs.
+"""ResNet-20, trained on eight classes of CIFAR-10, transferred to its cats and dogs.
 
 Command:  python scripts/train.py transfer_cifar_cats_dogs --init run:runs/resnet20_cifar8 --data.dir DIR_OR_ZIP
           --data.per-class 50 uses 50 images a class, --phases 1 trains only the head, and --phases 0 without --init
           trains from scratch
-Shows:    whether our own network transfers, and with how many images it stops to matter
+Shows:    whether our own network transfers, and with how many images it stops mattering
 Device:   any
 Time:     not recorded yet
 Expected: not recorded yet

@@ -3,7 +3,7 @@
 usage: python scripts/average.py RUN --last N [--out OUT]
        python scripts/average.py RUN --epochs 8 9 10 [--out OUT]
 
-RUN keeps its newest checkpoints as --train.keep says. OUT, by default RUN-average, is a new folder for
+RUN keeps its newest checkpoints, as many as --train.keep says. OUT, by default RUN-average, is a new folder for
 scripts/evaluate.py, predict.py, export.py and probe.py. The running statistics of batch norms are recomputed over the
 training images, or averaged if these cannot be read.
 """
@@ -42,11 +42,11 @@ def average(arguments: list[str]) -> None:
         Args:
             run: The run folder, such as runs/lenet_mini.
             last: Number of newest checkpoints to average, 2 or more.
-            epochs: Epochs to average instead, 2 or more.
+            epochs: The epochs to average instead; give two or more.
             out: The folder to create; by default RUN-average.
             statistics: Running statistics of batch norms. recomputed: over the training images; averaged: like the
                 parameters; auto: recomputed if the training images can be read.
-            parameters: Of a run with moving averages: auto and ema average these, raw the trained parameters.
+            parameters: For a run with moving averages: auto and ema average these, raw the trained parameters.
             data_dir: Folder of the run's data, if it has moved.
             platform: Device to compute on; auto picks an accelerator if there is one.
             code: The experiment file that defines the run's network or data set. It is executed.

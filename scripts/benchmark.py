@@ -3,8 +3,8 @@
 usage: python scripts/benchmark.py train --models NAME ... [OPTIONS]     a training step
        python scripts/benchmark.py infer --models NAME ... [OPTIONS]     from images to logits
        python scripts/benchmark.py stream FOLDER [OPTIONS]              photos decoded and cropped for training
-       python scripts/benchmark.py transfer FOLDER --init WEIGHTS       a new head for Xception, from photos to the end
-       python scripts/benchmark.py sweep [OPTIONS]                      members of a sweep, together and apart
+       python scripts/benchmark.py transfer FOLDER --init WEIGHTS       from photos to a trained head for Xception
+       python scripts/benchmark.py sweep [OPTIONS]                      members of a sweep, together and separately
        python scripts/benchmark.py memory MODEL [OPTIONS]                peak memory, and the largest batch that fits
 
 `python scripts/benchmark.py train --help` shows the options of a command; --write writes the table to

@@ -62,7 +62,7 @@ def convert(name: str, source: str, arguments: list[str]) -> None:
 
         Args:
             file: The file of published weights.
-            out: The run folder to create; it must not exist, or be empty.
+            out: The run folder to create; it must not exist or must be empty.
             classes: Class names in the order of the outputs, one .txt file with a name per line, one .json file, or
                 imagenet; by default the classes are numbered.
             mean: Mean per channel, of values in [0, 1]; by default the publisher's.
@@ -70,7 +70,7 @@ def convert(name: str, source: str, arguments: list[str]) -> None:
             channel_order: Order of the channels that the network takes; by default the publisher's.
             interpolation: Resampling filter for images of other sizes; by default the publisher's.
             key: Entry of a torch file that holds the state dict; by default the usual ones, a moving average first.
-            prefix: Prefix of the tensors to read, which is removed; by default usual ones that every name has.
+            prefix: Prefix of the tensors to read, which is removed; by default a common prefix, if all names have it.
             model: The network as published; --classes sets its number of classes.
             debug: Show the traceback of an error.
         """

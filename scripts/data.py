@@ -108,7 +108,7 @@ def check(
     for name, value in data_page.properties(examined):
         print(f"{name}: {value}")
     for finding in found:
-        print(printable(f"{'wrong' if finding.wrong else 'note'}: {finding.text}"))
+        print(printable(f"{'problem' if finding.wrong else 'note'}: {finding.text}"))
     _, written = data_page.write(out, source, examined, found, duplicates)
     print(f"open {written}")
     if wrong := sum(finding.wrong for finding in found):

@@ -1,4 +1,4 @@
-"""Evaluate a trained network on one split of its data, or a published network on labelled images.
+"""Evaluate a trained network on one split of its data, or a published network on labeled images.
 
 usage: python scripts/evaluate.py RUN [--split test|validation|train] [--views 1|2|6] [--data.dir DIR]
        python scripts/evaluate.py --pretrained NAME --data.source image_folder:DIR [--ground-truth FILE]
@@ -8,7 +8,7 @@ RUN is a run folder, such as runs/lenet_mini. Prints loss, top-1, top-5, the exp
 recall and F1 of each class, for the parameters that were best on the validation split.
 
 NAME is a published network (python scripts/pretrained.py list), or folder:DIR or hf:OWNER/NAME. Prints top-1 and top-5
-beside the published figures. The folders in DIR are named after the classes: by name, by id or by number from 0. --all
+next to the published figures. The folders in DIR are named after the classes: by name, by id or by number from 0. --all
 evaluates every published network that matches a pattern such as "resnet*", and writes one CSV file.
 """
 
@@ -63,7 +63,7 @@ def evaluate(arguments: list[str]) -> None:
         Args:
             split: The split to evaluate on.
             data: The data to evaluate on; by default the data of the run.
-            parameters: Of a run with moving averages: auto and ema use these, raw the trained parameters.
+            parameters: For a run with moving averages: auto and ema use these, raw the trained parameters.
             views: Views of each image whose mean logits classify it. 2: the image and its mirror image; 6: also both
                 shifted by a pixel to the lower right and to the upper left.
             platform: Device to compute on; auto picks an accelerator if there is one.
@@ -102,7 +102,7 @@ def evaluate_published(option: str, name: str, arguments: list[str]) -> None:
         platform: cli.Platform = "auto",
         debug: bool = False,
     ) -> tuple[Data, Path | None, Path, cli.Platform]:
-        """Evaluate published networks on labelled images.
+        """Evaluate published networks on labeled images.
 
         Args:
             data: The data to evaluate on; the test images if there are any, otherwise all images of the folder.

@@ -7,9 +7,9 @@ SOURCE is a run folder, a folder written by --to folder, or a published network 
     stablehlo    one file for CPU, CUDA and TPU, any batch size: images uint8 in, logits, probabilities, class names out
     onnx         the same for onnxruntime; the class names are in its metadata
     safetensors  the variables by their paths
-    folder       safetensors, config and model card in the layout of the Hugging Face hub; cnnjax reads it again
+    folder       safetensors, config and model card in the layout of the Hugging Face hub; cnnjax can load it
 
-Every file is read again in another process and compared with the network before it gets its name.
+Every file is read back in another process and compared with the network before it is renamed to OUT.
 """
 
 from pathlib import Path
@@ -41,7 +41,7 @@ def export(arguments: list[str]) -> None:
             out: The file or folder to create.
             to: The format.
             license: License of the weights for the model card, such as mit; by default as known from the source.
-            parameters: Of a run with moving averages: auto and ema use these, raw the trained parameters.
+            parameters: For a run with moving averages: auto and ema use these, raw the trained parameters.
             code: The experiment file that defines the run's network. It is executed.
             trust_code: Execute the copy of that file in the run folder; only for folders that you trust.
             debug: Show the traceback of an error.
@@ -60,7 +60,7 @@ def export(arguments: list[str]) -> None:
         require_license(license)
     source = open_source(name, code, trust_code, cli.use_precision, parameters)
     if source.network.averaged is not None:
-        print(f"notice: {source.network.origin} are exported; --parameters chooses")
+        print(f"notice: {source.network.origin} are exported; select others with --parameters")
     if license is not None:
         source.origin["license"] = license
     print(f"{out}: {TARGETS[target](source, out)}")

@@ -2,7 +2,7 @@
 
 usage: python scripts/predict.py RUN IMAGE_OR_FOLDER... [--top 3] [--json | --csv]
        python scripts/predict.py --pretrained NAME IMAGE_OR_FOLDER... [--top 3] [--json | --csv]
-       python scripts/predict.py RUN IMAGE_OR_FOLDER... --gradcam DIR    also write heat maps of the first class
+       python scripts/predict.py RUN IMAGE_OR_FOLDER... --gradcam DIR    also write heat maps of the top class
 
 RUN is a run folder, such as runs/lenet_mini, which stores the classes and the preprocessing. NAME is a published
 network (python scripts/pretrained.py list), or folder:DIR or hf:OWNER/NAME. A folder stands for all images in it. Exit
@@ -69,7 +69,7 @@ def options(
         json: Print one JSON object per image: file, classes, probabilities.
         csv: Print CSV with one row per image and class: file, rank, class, probability.
         gradcam: Folder to create for Grad-CAM heat maps: where each photo shows its most likely class, as PNG.
-        parameters: Of a run with moving averages: auto and ema use these, raw the trained parameters.
+        parameters: For a run with moving averages: auto and ema use these, raw the trained parameters.
         platform: Device to compute on; auto picks an accelerator if there is one.
         code: The experiment file that defines the run's network. It is executed.
         trust_code: Execute the copy of that file in the run folder; only for folders that you trust.
@@ -126,7 +126,7 @@ def predict(arguments: list[str]) -> None:
                 run, code=code, trust_code=trust_code, prepare=cli.use_precision, parameters=parameters
             )
             if loaded.network.averaged is not None:
-                _note("notice", f"{loaded.network.origin} are used; --parameters chooses")
+                _note("notice", f"{loaded.network.origin} are used; select others with --parameters")
             return loaded.network
 
     classify(request, load, published=name is not None)

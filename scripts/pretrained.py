@@ -5,7 +5,7 @@ usage: python scripts/pretrained.py list [PATTERN]     names, accuracy, size, li
        python scripts/pretrained.py put NAME FILE      the same for a file that you downloaded yourself
        python scripts/pretrained.py embed RUN NAME     write a recorded run as a network of the package
 
-CNNJAX_PRETRAINED sets the folder of the cache, CNNJAX_MIRROR the address of a server with the files.
+CNNJAX_PRETRAINED sets the folder of the cache, CNNJAX_MIRROR the URL of a server with the files.
 """
 
 import functools

@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> None:
             seeds: Number of draws of the training images, 1 or more.
             neighbors: Neighbors that vote, 1 or more; with fewer images, all of them.
             model: The network of a weight file.
-            parameters: Of a run with moving averages: auto and ema use these, raw the trained parameters.
+            parameters: For a run with moving averages: auto and ema use these, raw the trained parameters.
             json: Print one JSON object per number of images.
             platform: Device to compute on; auto picks an accelerator if there is one.
             debug: Show the traceback of an error.

@@ -52,7 +52,7 @@ def load(
     for part, source in loaded.parts.items():
         if (highest := source.labels.max()) >= len(loaded.classes):
             raise UserError(
-                f"{name}: the {part} labels go up to {highest}, and it has {counted(len(loaded.classes), 'class')}"
+                f"{name}: the {part} labels go up to {highest}, but there are {counted(len(loaded.classes), 'class')}"
             )
     digest = loaded.fingerprint or content_hash(*(loaded.parts[part] for part in PARTS if part in loaded.parts))
     notices = [*loaded.notices, *_check_fingerprint(name, digest, sources)]

@@ -99,7 +99,7 @@ class Dataset:
     drawn: frozenset[str] = frozenset()
     """Parts that were drawn from the training images by the seed."""
     incomplete: frozenset[str] = frozenset()
-    """Parts of which images that a run has recorded are missing."""
+    """Parts that lack some of the images that a run has recorded."""
 
     def part(self, name: str) -> Source:
         """Return the part called train, validation or test."""
@@ -169,7 +169,7 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
 def balanced_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
     """Return an order int32 [N] of the training images in which the classes occur equally often, to within one image.
 
-    Images of small classes are repeated; those of large classes take turns from epoch to epoch at random. It depends
+    Images of small classes are repeated; each epoch uses a random subset of those of large classes. It depends
     only on the arguments.
     """
     rng = np.random.default_rng([seed, epoch, 0xBA1A])
@@ -183,7 +183,7 @@ def balanced_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
 
 
 def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return a weight float32 [classes] per class, inverse to its number of images; the mean over all images is 1."""
+    """Return a weight float32 [classes] per class, inversely proportional to its size; the mean over images is 1."""
     counts = np.bincount(labels, minlength=classes)
     present = max(int((counts > 0).sum()), 1)
     return (len(labels) / (present * np.maximum(counts, 1))).astype(np.float32)

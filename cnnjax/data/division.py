@@ -40,7 +40,7 @@ class Division(NamedTuple):
     drawn: frozenset[str] = frozenset()
     """Parts that were drawn from the training images by the seed."""
     incomplete: frozenset[str] = frozenset()
-    """Parts of which recorded images are missing."""
+    """Parts that lack some of the recorded images."""
 
     @property
     def parts(self) -> dict[str, Part]:

@@ -4,8 +4,7 @@
     CLASS/FILE                                                              no splits
 
 Either layout may be nested in a single top-level folder. The classes are the folders of ``train``. Images are in the
-order of
-their paths, so a directory and a zip of it give the same arrays. Nothing in a zip is written to the disk.
+order of their paths, so a directory and a zip of it give the same arrays. Nothing in a zip is written to the disk.
 """
 
 import contextlib

@@ -43,7 +43,7 @@ class Preprocessing(Schema, at="preprocessing."):
     """Mean of each channel, in the network's channel order, of values scaled to [0, 1]."""
     std: tuple[Annotated[Number, Field(gt=0)], ...]
     channel_order: Literal["rgb", "bgr"] = "rgb"
-    """bgr: the network takes blue first, as networks trained in Caffe do; images are stored red first."""
+    """bgr: the network takes BGR images, as networks trained in Caffe do; images are stored as RGB."""
 
     @field_validator("mean")
     @classmethod
@@ -91,7 +91,7 @@ class Embedded(Preprocessing):
 
 
 def normalize(preprocessing: Preprocessing, images: jax.Array | np.ndarray, dtype: str = "float32") -> jax.Array:
-    """Map uint8 [N, H, W, C], red first, to floats in the network's order: ``(images / 255 - mean) / std``.
+    """Map uint8 [N, H, W, C], as RGB, to floats in the network's channel order: ``(images / 255 - mean) / std``.
 
     ``dtype`` is the network's: pixels are float64 for a float64 network and float32 for every other. Embeddings stay as
     they are.

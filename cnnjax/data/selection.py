@@ -21,7 +21,7 @@ def selected(config: Data, loaded: Loaded, recorded: Names | None = None) -> Loa
     paths of its images, these are taken instead of a draw.
 
     Raises:
-        UserError: a class does not exist or is named twice, or has fewer images.
+        UserError: a class does not exist or is named twice, or has too few images.
     """
     if config.classes:
         loaded = _of_classes(loaded, config.classes)
@@ -61,7 +61,7 @@ def _relabelled(source: Source, labels: np.ndarray) -> Source:
         source = source.take(np.arange(len(labels)))
         source.labels = labels
         return source
-    raise UserError(f"data.classes is given, and a {type(source).__name__} cannot leave out classes; leave it out")
+    raise UserError(f"data.classes is given, but a {type(source).__name__} cannot select classes; remove data.classes")
 
 
 def _drawn(config: Data, count: int, loaded: Loaded) -> np.ndarray:

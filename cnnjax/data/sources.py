@@ -180,7 +180,7 @@ def find_cifar(forms: tuple[Form, ...], name: str, folder: str | None) -> Publis
 
 def cifar_missing(name: str, forms: tuple[Form, ...], places: list[Path], more: str = "") -> UserError:
     """Return the error that says where CIFAR was looked for."""
-    where = f"none of {', '.join(map(str, places))} has" if places else "no folder is given, with"
+    where = f"none of {', '.join(map(str, places))} has" if places else "no folder is given that holds"
     archives = " or ".join(form.archive for form in forms)
     return UserError(
         f"{name} was not found: {where} {archives}, packed or unpacked{more}; give the folder with --data.dir DIR or "

@@ -141,7 +141,7 @@ def read_class_names(folder: Path, num_classes: int) -> tuple[str, ...]:
     names = tuple(printable(line.strip()) for line in lines if line.strip())
     if len(set(names)) != len(names) or len(names) != num_classes:
         raise UserError(
-            f"{path} has {len(names):,} names, {len(set(names)):,} of them different; features.json has {num_classes} "
+            f"{path} has {len(names):,} names, {len(set(names)):,} of them distinct; features.json has {num_classes} "
             "classes, and each needs a name of its own"
         )
     return names

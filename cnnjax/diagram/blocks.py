@@ -1,4 +1,4 @@
-"""Layout of what is inside a stage: boxes below each other, parallel branches side by side, shortcuts at the side.
+"""Layout of what is inside a stage: boxes one below the other, parallel branches side by side, shortcuts at the side.
 
 Everything is drawn around a vertical axis, along which the data flows down. An `Extent` is measured before anything is
 placed.
@@ -109,7 +109,7 @@ def place_block(canvas: Canvas, block: Block, x: float, y: float, width: Widths)
 
 
 def measure(series: Series, lane: Lane, width: Widths) -> Extent:
-    """Return the extent of items below each other, in a lane."""
+    """Return the extent of items one below the other, in a lane."""
     extents = [_measure_item(item, lane, width) for item in series]
     if not extents:
         return Extent(0, 0, 0)
@@ -118,7 +118,7 @@ def measure(series: Series, lane: Lane, width: Widths) -> Extent:
 
 
 def place(canvas: Canvas, series: Series, x: float, y: float, lane: Lane, width: Widths) -> float:
-    """Draw items below each other around x, from y on; return the y of the end."""
+    """Draw items one below the other around x, starting at y; return the y of the end."""
     for number, item in enumerate(series):
         if number:
             canvas.line([(x, y), (x, y + GAP)], arrow=isinstance(item, Box))

@@ -89,7 +89,7 @@ def dataflow(arch: Arch) -> Dataflow:
 
 
 class _Walk:
-    """A walk over the operations of a program, which assigns the node that it comes from to every value."""
+    """A walk over the operations of a program, which assigns to every value the node that it comes from."""
 
     def __init__(self, layers: list[_Layer], image_shape: tuple[int, ...]):
         self.layers = layers

@@ -27,7 +27,7 @@ COLUMN_COST = 0.06
 
 
 class Column(NamedTuple):
-    """Stages below each other, and the extents around their common axis."""
+    """Stages one below the other, and the extents around their common axis."""
 
     stages: list[Stage]
     frame: Extent

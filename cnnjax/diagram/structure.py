@@ -74,8 +74,8 @@ def _chain(nodes: list[Node], end: int, start: int) -> list[_Item]:
     while end != start:
         if end < start:
             raise UserError(
-                "this network cannot be drawn: its layers do not follow each other or branch and join again, because "
-                f"{nodes[start].label!r} is read from more than one place; give a network of such parts"
+                f"this network cannot be drawn: {nodes[start].label!r} is read from more than one place; give a "
+                "network whose layers form a sequence, possibly with branches that join again"
             )
         node = nodes[end]
         if len(node.inputs) == 1:

@@ -145,8 +145,8 @@ def write(
     body = [
         f"<h1>{html.escape(name)}</h1>",
         f"<p>{counted(len(examined.names), 'image')} in {counted(len(examined.classes), 'class')}.</p>",
-        "<h2>Problems</h2>", f"<ul>{wrong}</ul>" if wrong else "<p>Nothing.</p>",
-        "<h2>Notes</h2>", f"<ul>{notes}</ul>" if notes else "<p>Nothing.</p>",
+        "<h2>Problems</h2>", f"<ul>{wrong}</ul>" if wrong else "<p>None.</p>",
+        "<h2>Notes</h2>", f"<ul>{notes}</ul>" if notes else "<p>None.</p>",
         "<h2>Images by class</h2>", page.table(header, rows),
         "<h2>Sizes and values</h2>", page.table(["", ""], properties(examined), texts=True),
         "<h2>Examples</h2>", _embedded(picture, "Thumbnails of the first images of each class"),

@@ -41,7 +41,7 @@ def save(figure: Figure, path: Path) -> None:
 def curves(rows: list[dict[str, Any]], best_epoch: int, metric: str, label_smoothing: float) -> Figure:
     """Plot training and validation loss and top-1 per epoch, and mark the epoch that is best by ``metric``.
 
-    Dotted lines separate the phases of a transfer training.
+    Dotted lines separate the phases of transfer learning.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = [row["epoch"] for row in rows]
@@ -182,7 +182,7 @@ def explained(pictures: list[np.ndarray], named: list[tuple[str, str]]) -> Figur
     """Draw images with their heat maps; each is named by its predicted and its true class."""
     titles = [guess if guess == true else f"{guess}\ntrue: {true}" for guess, true in named]
     return _grid(
-        pictures, titles, "where the network sees the class that it predicts: right and wrong answers", columns=4
+        pictures, titles, "where the network sees the class that it predicts: correct and wrong predictions", columns=4
     )
 
 

@@ -23,7 +23,7 @@ def row(name: str) -> tuple[str, ...]:
 
 
 def publications(name: str) -> list[Published]:
-    """Return others' publications of a variant; those of timm, which are many, only if there is no other publisher."""
+    """Return the weights that others publish for a variant; timm's, which are many, only if nobody else does."""
     entries = [entry for entry in registry().values() if entry.variant == name and entry.source != OWN]
     return [entry for entry in entries if entry.source != "timm"] or entries
 
@@ -47,8 +47,8 @@ images for the *_cifar networks. timm publishes many of these networks too, with
 
 `python scripts/summary.py NAME --diagram OUT.svg` draws a network from a trace of its forward pass: stages with the
 shape of their output, blocks, parallel branches, shortcuts, auxiliary heads; equal blocks in a row are drawn once. It
-accepts the options of the model and run folders, and every network whose layers follow each other or branch and join
-again. This is `resnet20_cifar`:
+accepts the options of the model, or a run folder, and every network whose layers form a sequence, possibly with
+branches that join again. This is `resnet20_cifar`:
 
 ![Diagram of ResNet-20 for CIFAR-10](images/resnet20_cifar.svg)
 """

@@ -105,8 +105,8 @@ def provenance(
 ) -> list[list[str]]:
     """Return the command, commit, device, versions, kernels and data, one row each.
 
-    The name of a run holds only the last part of where its parameters or its state come from; ``init`` and
-    ``continued`` are all of it.
+    The name of a run holds only the last part of the path of its origin; ``init`` and ``continued``
+    are the whole paths.
     """
     commit = environment.get("commit") or "not from a git checkout"
     packages = environment.get("packages", {})
@@ -147,7 +147,7 @@ def _option(named: str) -> str:
 
 
 def phases_section(results: dict[str, Any]) -> list[str]:
-    """Return what each phase of a transfer training trained and froze, and how good it was; empty without phases."""
+    """Return what each phase of transfer learning trained and froze, and how good it was; empty without phases."""
     if "phases" not in results:
         return []
     rows = []

@@ -1,4 +1,4 @@
-"""Figures of a transfer training: embeddings before and after, and where the network looks."""
+"""Figures of transfer learning: embeddings before and after, and where the network looks."""
 
 import functools
 from pathlib import Path

@@ -83,7 +83,7 @@ def ranked_bars(title: str, unit: str, bars: Sequence[tuple[str, Mark]]) -> str:
 def heat_map(
     title: str, x_name: str, x: Sequence[str], y_name: str, y: Sequence[str], marks: Mapping[tuple[str, str], Mark]
 ) -> str:
-    """Return a grid of cells, each as strong as its value; ``marks`` are by the labels (x, y)."""
+    """Return a grid of cells, each shaded by its value; ``marks`` are by the labels (x, y)."""
     left = _label_width(y) + 14
     turned = max(map(len, x)) * CHARACTER > (WIDTH - left) / len(x)
     below = (min(LONGEST_LABEL, max(map(len, x))) * CHARACTER * 0.6 if turned else 0) + 40

@@ -77,7 +77,7 @@ class Run:
         """Return the run's data set, or the one in ``config``, converted to the network's input.
 
         Image files are split by the paths that the run recorded, even if files were added since. In another folder,
-        this applies only if its images are those of the run; otherwise names that are equal mean nothing.
+        this applies only if its images are those of the run; otherwise equal names prove nothing.
         ``divide=False`` omits the validation split.
 
         Raises:

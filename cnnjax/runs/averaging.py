@@ -1,6 +1,6 @@
 """The mean of the parameters of several checkpoints of a run (Izmailov et al. 2018, section 3), as a new run folder.
 
-The mean of running statistics is not that of a network with the mean parameters. They are therefore recomputed (same
+The mean of the running statistics does not fit the mean parameters. The statistics are therefore recomputed (same
 paper, section 3.2): the mean over all batches of the training images, in the order of the first epoch and without
 augmentation, of the statistics of each batch in training mode. Without the training images they are averaged like the
 parameters.
@@ -27,7 +27,7 @@ from cnnjax.models.layers import Arch
 from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions
 from cnnjax.runs.folder import FILES, FORMAT, read_config
 from cnnjax.runs.naming import LONGEST_NAME
-from cnnjax.runs.predictor import Parameters, chosen_variables, describe
+from cnnjax.runs.predictor import KINDS, Parameters, chosen_variables, describe
 from cnnjax.system import formats, signals
 from cnnjax.system.files import new_folder, read_bytes, require_empty, write_bytes, write_json
 from cnnjax.training.loop import training_order
@@ -163,12 +163,11 @@ def write_average(mean: Average, out: Path, statistics: Statistics) -> None:
     """
     require_empty(out)
     newest = mean.checkpoints[-1]
-    kinds = {None: "parameters", True: "moving averages", False: "raw parameters"}
     info = {
         "epoch": newest.info["epoch"],
         **{entry: newest.info[entry] for entry in DESCRIPTION if entry in newest.info},
         "averaged": {
-            "run": str(mean.run.resolve()), "epochs": mean.epochs, "parameters": kinds[mean.averaged],
+            "run": str(mean.run.resolve()), "epochs": mean.epochs, "parameters": KINDS[mean.averaged],
             "statistics": statistics if mean.variables.batch_stats else None,
         },
     }  # fmt: skip

@@ -99,7 +99,7 @@ def read_continuation(source: Source, experiment: Experiment, dataset: Dataset) 
     if early_stopping.should_stop(experiment.early_stopping, info.early_stopping):
         raise UserError(
             f"{path} stopped after {info.early_stopping.stale_epochs} epochs without improvement and "
-            f"early_stopping.patience is {experiment.early_stopping.patience}; give more"
+            f"early_stopping.patience is {experiment.early_stopping.patience}; increase it"
         )
     best = [source.folder.checkpoints / f"step-{step:08d}" for step in sorted(info.early_stopping.best_steps)]
     return Continuation(source, (*(checkpoint.open_checkpoint(path) for path in best if path != saved.path), saved))
@@ -146,7 +146,7 @@ def fitted(state: TrainState, like: TrainState, source: Source) -> TrainState:
     arrays, wanted = jax.tree.leaves(state), jax.tree.leaves(like)
     if [(a.shape, a.dtype) for a in arrays] != [(w.shape, w.dtype) for w in wanted]:
         raise UserError(
-            f"the state of {source.folder.path} has other arrays than that of this run; leave optimizer, schedule and "
+            f"the state of {source.folder.path} and of this run have different arrays; leave optimizer, schedule and "
             f"train unchanged, or start from the parameters alone with --init run:{source.folder.path}"
         )
     fits: TrainState = jax.tree.unflatten(jax.tree.structure(like), arrays)

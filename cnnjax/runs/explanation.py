@@ -45,7 +45,7 @@ class HeatMaps:
         path = self.folder / f"{number:04d}-{stem}.png"
         heat = heat_map(self.network, image, name)
         save(draw(image, heat), path)
-        return None if heat.any() else f"{path} shows no colors: no position of the last stage speaks for {name}"
+        return None if heat.any() else f"{path} shows no colors: no position of the last stage supports {name}"
 
 
 def heat_map(network: Predictor, image: np.ndarray, name: str) -> np.ndarray:

@@ -31,7 +31,7 @@ OWN_FILES = {name for file in (RECORD, PAGE) for name in (file, f".{file}.writin
 def find_learning_rate(launch: Launch, console: Console, steps: int | None = None) -> dict[str, Any]:
     """Test learning rates on a copy of the run's initial state; return the record that find_lr.json holds.
 
-    The run folder is not created or changed. The files lie in the folder ``launch.folder`` with ``-find-lr`` added.
+    The run folder is not created or changed. The files are in the folder ``launch.folder`` with ``-find-lr`` added.
 
     Raises:
         UserError: the config does not fit the data, the experiment has phases, or the folder holds other files.
@@ -108,7 +108,7 @@ def _record(launch: Launch, curve: Curve, suggested: Suggestion | None) -> dict[
 
 def _require_own(folder: Path) -> None:
     """Raise UserError if the folder exists and holds anything but an earlier test."""
-    refusal = UserError(f"{folder} holds other files than those of --find-lr; move it away, or choose another --out")
+    refusal = UserError(f"{folder} holds files other than those of --find-lr; move it away, or choose another --out")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise refusal
     if not folder.exists():

@@ -47,7 +47,7 @@ FROZEN = ("parameters", "statistics", "moments")
 """Required numbers of its entry for what is frozen."""
 FILES, MOST_FILES_MIB = "files.json", 256
 INITIAL, PHASES = "initial", "phases"
-"""Folders of the starting parameters and of the phases of a transfer training."""
+"""Folders of the starting parameters and of the phases of transfer learning."""
 
 
 def experiment_from_dict(data: Any, definitions: Definitions = BUILT_IN) -> Experiment:
@@ -156,9 +156,7 @@ class RunFolder:
         if not isinstance(entries, list) or not all(isinstance(earlier, dict) for earlier in entries):
             raise UserError(f"{path} is damaged: it must hold a list; move it away and run the same command again")
         write_json(path, [*entries, entry])
-        old, new = flatten(entries[-1]) if entries else {}, flatten(entry)
-        decisive = [name for name in new if name in old and (name in DECISIVE or name.startswith("lowering."))]
-        return {name: (old[name], new[name]) for name in decisive if old[name] != new[name]}
+        return decisive_changes(entries[-1] if entries else {}, entry)
 
     def read_environment(self) -> dict[str, Any]:
         """Return the entry of the last start."""
@@ -221,6 +219,13 @@ class RunFolder:
         if not valid:
             raise UserError(f"{path} is damaged; delete it, then run the same command to write it again")
         return results
+
+
+def decisive_changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the fields of two entries of environment.json that affect the exact bits of a result and differ."""
+    old, new = flatten(before), flatten(now)
+    decisive = [name for name in new if name in old and (name in DECISIVE or name.startswith("lowering."))]
+    return {name: (old[name], new[name]) for name in decisive if old[name] != new[name]}
 
 
 def refuse_links(*folders: Path) -> None:

@@ -26,7 +26,7 @@ from cnnjax.runs import continuation, predictor
 from cnnjax.runs.continuation import Continuation
 from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions
 from cnnjax.runs.environment import environment
-from cnnjax.runs.folder import RunFolder
+from cnnjax.runs.folder import RunFolder, decisive_changes
 from cnnjax.runs.loggers import require_loggers, with_loggers
 from cnnjax.runs.metrics_log import MetricsLog
 from cnnjax.runs.origin import FROM_SEED, Start, read_start, start_variables
@@ -165,6 +165,11 @@ def _run_in(
     record_start(folder, launch, dataset, steps_per_epoch, progress)
     if earlier is not None:
         continuation.copy_checkpoints(earlier, launch.experiment, dataset, folder, progress.notice)
+        before = earlier.source.folder
+        if (before.path / "environment.json").exists() and (
+            changed := decisive_changes(before.read_environment(), folder.read_environment())
+        ):
+            progress.notice(_environment_notice(changed))
     variables = start_variables(launch.experiment, dataset, start, folder)
     outcome: Outcome | PhasedOutcome
     if launch.experiment.phases:
@@ -314,7 +319,7 @@ def resume_in_folder(
 ) -> tuple[Snapshot | None, MetricsLog, tuple[Hook, ...]]:
     """Return the position in the folder's newest undamaged checkpoint, the log of metrics, and all hooks in order.
 
-    Without a checkpoint, the position is the start from ``initial``, or None without these too.
+    Without a checkpoint, the position is the start from ``initial``, or None if that is None too.
     """
     _, hyperparameters = plan(experiment, dataset)
     saver = Saver(experiment, dataset, folder, progress.notice)

@@ -28,11 +28,11 @@ HEAD = """# One network of each family
 Written by `python scripts/report.py --results` from the files in [experiments/records](../experiments/records), which
 hold config, environment and metrics of every run. Only the network differs between the experiments.
 
-Values are means over seeds ± the sample standard deviation. Multiply-adds are those of one image. Seconds an epoch
+Values are means over seeds ± the sample standard deviation. Multiply-adds are those of one image. Seconds per epoch
 are the wall time of the training steps of the median epoch; other load on the machine increases them. The parameters
 are those of the best epoch by validation top-1; the test images are used once, at the end.
 """
-COLUMNS = ("network", "year", "parameters", "G multiply-adds", "seeds", "epochs", "seconds an epoch", "test top-1")
+COLUMNS = ("network", "year", "parameters", "G multiply-adds", "seeds", "epochs", "seconds per epoch", "test top-1")
 PICTURE = "line.svg"
 
 
@@ -73,7 +73,7 @@ def page(line: Line, records: Mapping[str, Sequence[Record]]) -> tuple[str, str]
     missing = [name for name in line.names if name not in records]
     text = f"Not recorded: {', '.join(missing)}." if missing else filled(line.text, groups, str(line.path)).strip()
     machines = "; ".join(dict.fromkeys(machine(record.environment) for group in groups for record in group))
-    image = f"![Test top-1 over multiply-adds]({PICTURE})"
+    image = f"![Test top-1 vs. multiply-adds]({PICTURE})"
     return "\n\n".join([HEAD.strip(), table, image, text, f"Run on {machines}.\n"]), picture(networks, groups)
 
 
@@ -85,7 +85,7 @@ def picture(networks: Sequence[Mapping[str, Any]], groups: Sequence[Sequence[Rec
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         millions = complexity(group[0].experiment.model).multiply_adds / 1e6
         points.append(Point(network["label"], millions, statistics.mean(values), spread))
-    return scatter("Test top-1 over multiply-adds", "million multiply-adds an image", "test top-1, %", points)
+    return scatter("Test top-1 vs. multiply-adds", "million multiply-adds per image", "test top-1, %", points)
 
 
 def check_alike(records: Sequence[Record]) -> None:

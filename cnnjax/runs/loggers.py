@@ -1,7 +1,7 @@
 """Loggers of a run's metrics besides metrics.jsonl, which is always written (`cnnjax.runs.metrics_log`).
 
 A logger receives the rows of metrics.jsonl, each once, after the checkpoint of its epoch is on disk. Its package is
-imported only if it is chosen. A logger that fails is reported once and left out, and the training goes on.
+imported only if it is chosen. A logger that fails is reported once and disabled, and the training goes on.
 """
 
 import contextlib
@@ -46,8 +46,8 @@ class Logger(Protocol):
 class TensorBoard:
     """Writes event files for TensorBoard by tensorboardX.
 
-    At each start the event files are written anew from all rows, so no step is missing or appears twice, whenever the
-    previous process was killed.
+    At each start the event files are written anew from all rows, so no step is missing or appears twice, no matter
+    when the previous process was killed.
     """
 
     def open(self, run: LoggedRun, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -146,7 +146,7 @@ def with_loggers(
 
 
 class Guarded(Hook):
-    """Passes the rows of a training to a logger until it fails, which is reported once."""
+    """Passes the rows of a run to a logger until it fails, which is reported once."""
 
     def __init__(self, name: str, logger: Logger, run: LoggedRun, say: Callable[[str], None]):
         self.name, self.logger, self.run, self.say = name, logger, run, say

@@ -5,8 +5,8 @@
     NAME                    a published network, such as xception.keras_in1k, or folder:DIR or hf:OWNER/NAME; see
                             `cnnjax.load_pretrained`
 
-The copy, `RUN/initial`, holds the starting parameters of the run with its preprocessing, so that a run resumes when the
-original has moved.
+The copy, `RUN/initial`, holds the starting parameters of the run with its preprocessing, so that a run can be resumed
+even if the original has moved.
 """
 
 from pathlib import Path

@@ -15,7 +15,7 @@ from cnnjax.runs.saving import METRICS, description
 
 
 class PhasedOutcome(NamedTuple):
-    """Result of all phases, with the names of an `Outcome`."""
+    """Result of all phases, with the field names of `Outcome`."""
 
     rows: list[dict[str, Any]]
     """Metrics of each epoch; epochs and steps count through all phases, and ``phase`` counts from 1."""

@@ -24,7 +24,10 @@ from cnnjax.training.views import Views
 BATCH_SIZE = 256
 
 AVERAGES = "['ema']['updates']"
-"""Leaf of the item ``training`` of a checkpoint whose variables are moving averages, beside the raw ones."""
+"""Leaf that the item ``training`` of a checkpoint has only if its variables are moving averages."""
+RAW = "raw parameters"
+KINDS = {None: "parameters", True: "moving averages of the parameters", False: RAW}
+"""Names of the variables of a `Predictor` by its ``averaged``."""
 Parameters = Literal["auto", "ema", "raw"]
 """Parameters of a run to use. auto: the moving averages if the run keeps them; ema: those; raw: the trained ones."""
 Photo = str | Path | Image.Image | np.ndarray
@@ -50,8 +53,7 @@ class Predictor:
     @property
     def origin(self) -> str:
         """The checkpoint, and which of its parameters are used if it holds moving averages too."""
-        kinds = {None: "parameters", True: "moving averages of the parameters", False: "raw parameters"}
-        return f"{kinds[self.averaged]} of {self.checkpoint}"
+        return f"{KINDS[self.averaged]} of {self.checkpoint}"
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return the logits float32 [N, classes] of images uint8 [N, H, W, C]."""
@@ -144,6 +146,12 @@ def chosen_variables(
     if AVERAGES not in saved.info["items"].get("training", {}):
         if parameters == "ema":
             raise UserError(f"{run} keeps no moving averages; train with --train.ema-decay, or leave out --parameters")
+        mean = saved.info.get("averaged")  # written by cnnjax.runs.averaging
+        is_raw = isinstance(mean, dict) and mean.get("parameters") == RAW
+        if parameters == "raw" and not is_raw and (run / "config.json").is_file():
+            experiment = read_config(run / "config.json", definitions)[1]
+            if experiment.train.ema_decay is not None:  # a run with phases, or the mean of averages
+                raise UserError(f"{run} holds moving averages without the raw parameters; leave out --parameters")
         return restored(saved, arch), None
     if parameters != "raw":
         return restored(saved, arch), True

@@ -1,4 +1,4 @@
-"""The axes of a sweep as values: grids, values that change together, random draws, and conditions.
+"""The axes of a sweep: grids, options that change together, random draws, and conditions.
 
     sweep = Sweep(axes=(
         grid("model.activation", ("relu", "sigmoid")),
@@ -63,7 +63,7 @@ def zipped(options: Mapping[str, Sequence[Any]], *, when: Mapping[str, Sequence[
     """Return the axis of options that change together: its first point holds the first value of each, and so on."""
     lengths = {len(values) for values in options.values()}
     require(len(lengths) == 1 and 0 not in lengths, f"values of {listed(options)}", list(options.values()),
-            "as many for each option, one or more")  # fmt: skip
+            "equally many for each option, one or more")  # fmt: skip
     columns = [[tuple(value) if isinstance(value, list) else value for value in values] for values in options.values()]
     return Axis(tuple(options), tuple(zip(*columns, strict=True)), _conditions(when))
 

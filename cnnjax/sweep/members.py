@@ -52,7 +52,7 @@ def with_options(experiment: Experiment, values: Mapping[str, Any]) -> Experimen
 
 
 def _replaced(part: Any, options: Mapping[str, Any]) -> Any:
-    """Return a section with options changed, all at once: rules between them hold for the result alone."""
+    """Return a section with all options changed at once, so that rules relating them are checked on the result only."""
     changes = {option: value for option, value in options.items() if "." not in option}
     nested: dict[str, dict[str, Any]] = {}
     for option, value in options.items():

@@ -80,7 +80,7 @@ def _results(folder: Path, axes: Axes, rows: Sequence[Row], ranked: Sequence[Cel
     figures.write(folder, bars, heats, rates, curves, UNIT)
     explained = (
         f"Test top-1. Differences are averaged over the other axes and paired by seed; the intervals of all "
-        f"{counted(len(comparisons), 'comparison')} hold together with 95 % probability (Student's t, Bonferroni)."
+        f"{counted(len(comparisons), 'comparison')} hold jointly with 95 % probability (Student's t, Bonferroni)."
     )
     body = [
         "<h2>Findings</h2>", "<ul>", *(f"<li>{html.escape(text)}</li>" for text in sentences(axes, rows)), "</ul>",
@@ -193,7 +193,7 @@ def _heat_chart(heat: Heat) -> str:
 
 def _rate_chart(rate: Sensitivity) -> str:
     best = f", the {len(rate.series)} best of {rate.lines}" if len(rate.series) < rate.lines else ""
-    return value_charts.sensitivity_chart(f"Test top-1 over {rate.option}{best}", rate.option, "%", rate.series)
+    return value_charts.sensitivity_chart(f"Test top-1 vs. {rate.option}{best}", rate.option, "%", rate.series)
 
 
 def _curve_charts(curves: dict[str, dict[str, list[float | None]]], caption: str) -> str:
@@ -205,7 +205,7 @@ def _curve_charts(curves: dict[str, dict[str, list[float | None]]], caption: str
         return {title: [*line, *[None] * (longest - len(line))] for title, line in lines.items()}
 
     if not epochs:
-        return "<p>No metrics of epochs.</p>"
+        return "<p>No per-epoch metrics.</p>"
     drawn = (
         charts.line_chart(
             f"Validation top-1 (%), {caption}", "epoch", epochs, padded("validation_top1", 100), digits=2, unit=" %"

@@ -8,7 +8,7 @@ from cnnjax.system.console import say
 from cnnjax.training.hooks import Hook, Plan, Snapshot
 
 QUIET = Console(quiet=True)
-"""For what a run prints about itself alone; a sweep prints a line for each member instead."""
+"""Console for the output of single runs, which is discarded: a sweep prints a line for each member instead."""
 
 
 class SweepProgress:

@@ -111,7 +111,7 @@ def run(
         Interrupted: Ctrl-C, SIGTERM or SIGUSR1; the positions of the members in progress are saved.
         PartlyDone: some members diverged or failed; the message lists them.
     """
-    require(launch.short_name != store.MEMBERS, "the name of the sweep", launch.name, "another; rename its file")
+    require(launch.short_name != store.MEMBERS, "the name of the sweep", launch.name, "another name; rename its file")
     if parquet:
         table.require_parquet()
     with deferred_signals(f"interrupted; to resume: {resume_command}"):
@@ -147,7 +147,7 @@ def run(
 
 
 def _with_state(row: Row, failed: Mapping[str, State]) -> Row:
-    """Return the row with the state in which its member failed now, which a full disk may keep from its folder."""
+    """Return the row with the failure of its member in this process, which a full disk may keep from being saved."""
     state = failed.get(row.member)
     return row if state is None or row.finished else row._replace(status=state.status, problem=state.problem)
 

@@ -36,11 +36,11 @@ class _Open(NamedTuple):
     log: MetricsLog
     training: StackMember
     within: int
-    """Steps that have been trained of its current epoch; a stack needs the same of all its members."""
+    """Number of trained steps of its current epoch; it must be equal for all members of a stack."""
 
 
 def can_be_stacked(member: Member, dataset: Dataset) -> bool:
-    """Return whether the images of the group stay on the device unweighted, so that its members can share them."""
+    """Return whether the group's images stay on the device, without class weights, so that members can share them."""
     batch_size = member.experiment.train.batch_size
     steps = steps_per_dispatch(jax.default_backend(), len(dataset.train.labels) // batch_size)
     return loading_plan(dataset.train, batch_size, steps).resident and member.experiment.train.balance != "weights"

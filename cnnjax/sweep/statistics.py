@@ -3,7 +3,7 @@
 A cell is a combination of values other than the seed. Two values of an axis are compared in every pair of cells that
 differ in nothing else: for each seed, the difference of the test top-1 is averaged over those pairs, which gives one
 number per seed; their mean has the interval of Student's t distribution. The intervals of all comparisons of the sweep
-hold together with a probability of at least 95 % (Bonferroni's correction).
+hold jointly with a probability of at least 95 % (Bonferroni's correction).
 """
 
 import itertools
@@ -20,7 +20,7 @@ from cnnjax.sweep.table import Row
 
 CONFIDENCE = 0.95
 METRIC = "test_top1"
-"""The figure that is compared; differences are in points of percent."""
+"""The figure that is compared; differences are in percentage points."""
 SEED = "seed"
 NOT_SET = "-"
 """Label of an axis that does not apply to a member."""

@@ -6,7 +6,7 @@
     ROOT/NAME/sweep.json     the axes, and the ID and the options of each member
     ROOT/NAME/sweep.csv report.html *.png *.svg     see `cnnjax.sweep.table` and `cnnjax.sweep.page`
 
-Nothing else coordinates: the state of a sweep is the state of its members' folders.
+There is no other coordination: the state of a sweep is the state of its members' folders.
 """
 
 import contextlib

@@ -30,7 +30,7 @@ def choose_phases(images: int, classes: int, augmentation: Augmentation) -> Choi
     head = _head(20)
     if per_class < MANY:
         last = Phase(train="stages:1", epochs=5, lr=LOW, augmentation=augmentation)
-        reason = f"enough for the last stage, and fewer than the {MANY} for the whole backbone"
+        reason = f"enough for the last stage, but fewer than the {MANY} needed for the whole backbone"
         return Choice((head, last), f"{given}: {reason}")
     last = Phase(train="stages:1", epochs=3, lr=LOW, augmentation=augmentation)
     whole = Phase(train="all", epochs=3, lr=LOWEST, layer_decay=0.7, augmentation=augmentation)
@@ -38,5 +38,5 @@ def choose_phases(images: int, classes: int, augmentation: Augmentation) -> Choi
 
 
 def _head(epochs: int) -> Phase:
-    """Return the phase that trains the head, by a rate that falls to 0."""
+    """Return the phase that trains the head, at a rate that falls to 0."""
     return Phase(train="head", epochs=epochs, lr=HIGH, schedule=Schedule(name="cosine"), augmentation=Augmentation())

@@ -2,7 +2,7 @@
 
 The images are embedded in chunks of `CHUNK`. The file of a chunk is named by the sha256 of all that determines its
 values: the pixels, the backbone and its parameters, the normalization, the code that computes it, and the machine's
-choice of algorithms. A change of any of them therefore misses the cache, and splits or runs with the same images in the
+choice of algorithms. A change to any of them is therefore a cache miss, and splits or runs with the same images in the
 same order share it. Each file is written atomically and holds its own sha256; a process that is killed loses at most
 one chunk.
 """

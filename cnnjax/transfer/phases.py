@@ -1,4 +1,4 @@
-"""Phases of a transfer training: each becomes an experiment of its own, which freezes all that it does not train."""
+"""Phases of transfer learning: each becomes an experiment of its own, which freezes all that it does not train."""
 
 from collections.abc import Callable, Sequence
 
@@ -41,10 +41,10 @@ def frozen_patterns(arch: Arch, phase: Phase) -> tuple[str, ...]:
 
 
 def trained_groups(arch: Arch, part: str) -> list[str]:
-    """Return the groups that ``part`` (head, stages:N or all) names, from the images up."""
+    """Return the groups that ``part`` (head, stages:N or all) names, from input to output."""
     groups = list(parameter_groups(arch))
     if HEAD not in groups:
-        raise UserError(f"the network {arch.family} has no layer that depends only on the classes; choose another")
+        raise UserError(f"the network {arch.family} has no separate head to retrain; choose another")
     stages = [group for group in groups if group != HEAD]
     if part == HEAD:
         return [HEAD]
@@ -95,10 +95,10 @@ def is_open(experiment: Experiment) -> bool:
 def resolved(
     experiment: Experiment, dataset: Dataset, notice: Callable[[str], None] = lambda text: None
 ) -> Experiment:  # fmt: skip
-    """Return an experiment with phases with what the data decides: the number of classes, and phases left open.
+    """Return an experiment in which all that depends on the data is set: the number of classes, and phases left open.
 
     Raises:
-        UserError: the data has only one class, or a phase freezes layers that nothing has trained.
+        UserError: the data has only one class, or a phase freezes untrained layers.
     """
     phases = experiment.phases
     if not phases:
@@ -118,7 +118,7 @@ def resolved(
     first = experiment.phases[0].train
     if experiment.init is None and first != "all":
         raise UserError(
-            f"the first phase trains {first!r} and freezes layers that nothing has trained; give trained parameters "
+            f"the first phase trains {first!r} and freezes untrained layers; give trained parameters "
             "with --init, or train all"
         )
     return experiment

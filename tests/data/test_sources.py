@@ -90,7 +90,7 @@ def test_labels_out_of_range_are_refused(tmp_path):
     folder = write_digits(tmp_path)
     path = folder / "t10k-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes()[:-1] + b"\x0b")
-    with pytest.raises(UserError, match="the test labels go up to 11, and it has 10 classes"):
+    with pytest.raises(UserError, match="the test labels go up to 11, but there are 10 classes"):
         data.load(Data(source="mnist", dir=str(folder)))
 
 

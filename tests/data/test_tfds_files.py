@@ -79,7 +79,7 @@ FEATURES = {
     ),
     "more classes than names": (
         lambda value: value["featuresDict"]["features"]["label"]["classLabel"].update(numClasses="4"),
-        "3 names, 3 of them different; features.json has 4 classes",
+        "3 names, 3 of them distinct; features.json has 4 classes",
     ),
 }  # fmt: skip
 
@@ -142,7 +142,7 @@ def test_missing_or_damaged_metadata_is_refused(name, folder):
 
 def test_class_names_are_checked(folder, monkeypatch):
     (folder / "label.labels.txt").write_text("a\nb\nb\n")
-    refused(folder, "3 names, 2 of them different")
+    refused(folder, "3 names, 2 of them distinct")
     monkeypatch.setattr(tfds_files, "MOST_METADATA_BYTES", 5)
     refused(folder, "a metadata file may have at most 5")
     monkeypatch.setattr(tfds_files, "MOST_METADATA_BYTES", 10_000)

@@ -101,7 +101,7 @@ for torchvision and timm, and in memory for Keras, whose files cnnjax does not w
 
 - logits, stages: in evaluation mode, at all sizes. Stages are the activations of the stem and of each stage.
 - logits, training, and new statistics: for one training batch. Logits include those of auxiliary heads, whose losses
-  count {AUX_WEIGHT:g}; a network without norms has no statistics.
+  are weighted by {AUX_WEIGHT:g}; a network without norms has no statistics.
 - gradients, float64: of the cross-entropy of that batch, computed by both networks in float64, for the worst parameter,
   relative to its own largest gradient. (Keras computes the mean over positions in float32.)
 - gradients, float32: the norm of the difference of the whole gradients, relative to the norm of the gradient. Batch

@@ -11,7 +11,7 @@ from cnnjax import checkpoint, create, data
 from cnnjax.data import normalize
 from cnnjax.errors import UserError
 from cnnjax.functional import Variables, abstract_variables, leaves_by_path
-from cnnjax.runs import averaging
+from cnnjax.runs import averaging, predictor
 from cnnjax.runs.folder import RunFolder
 from cnnjax.runs.saving import description
 from cnnjax.training.loop import training_order
@@ -47,11 +47,17 @@ def test_the_parameters_are_the_mean_of_those_of_the_checkpoints(run, tmp_path):
         expected = np.mean([np.asarray(part[path], np.float64) for part in parts], 0).astype(np.float32)
         np.testing.assert_array_equal(leaf, expected)
     record = checkpoint.best(out / "checkpoints").info["averaged"]
-    assert record == {"run": str(run), "epochs": [1, 3], "parameters": "moving averages", "statistics": None}
+    assert record == {
+        "run": str(run),
+        "epochs": [1, 3],
+        "parameters": "moving averages of the parameters",
+        "statistics": None,
+    }
     assert loaded.evaluate("test").images == 130
     raw = run_script("average.py", run, "--last", 2, "--out", tmp_path / "raw", "--parameters", "raw")
     assert raw.returncode == 0, raw.stderr
     assert checkpoint.best(tmp_path / "raw" / "checkpoints").info["averaged"]["parameters"] == "raw parameters"
+    assert predictor.load(tmp_path / "raw", parameters="raw").averaged is None
 
 
 @pytest.mark.parametrize(

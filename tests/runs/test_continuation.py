@@ -138,5 +138,21 @@ def test_a_run_that_stopped_early_needs_more_patience(base, short, tmp_path, mon
         return found._replace(early_stopping=found.early_stopping.replace(stale_epochs=1))
 
     monkeypatch.setattr(continuation, "_resume_info", stale)
-    with pytest.raises(UserError, match="patience is 1; give more"):
+    with pytest.raises(UserError, match="patience is 1; increase it"):
         continuation.read_continuation(opened, impatient, dataset)
+
+
+@pytest.mark.trains_long
+def test_a_run_that_began_with_init_keeps_its_preprocessing(base, short, tmp_path, capsys):
+    origin = shutil.copytree(short, tmp_path / "origin")
+    started = base.replace(init=f"run:{origin}")
+    source = train(started, tmp_path / "source")
+    shutil.rmtree(origin)
+    environment = source.path / "environment.json"
+    environment.write_text(environment.read_text().replace('"steps_per_dispatch": ', '"steps_per_dispatch": 9'))
+    run = train(longer(started, 2, source.path), tmp_path / "new", Console(width=500))
+    assert "notice: resuming with lowering.steps_per_dispatch 1 (previously" in capsys.readouterr().out
+    assert run.network.preprocessing == source.network.preprocessing
+    assert figures(run.metrics)[:1] == figures(source.metrics)
+    with pytest.raises(UserError, match="has init 'run:"):
+        train(longer(base, 2, source.path), tmp_path / "other")

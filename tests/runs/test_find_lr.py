@@ -54,7 +54,7 @@ def test_a_folder_with_other_files_is_refused(find, tmp_path, name, content):
     (tmp_path / "runs" / "a-find-lr").mkdir(parents=True)
     (tmp_path / "runs" / "a-find-lr" / name).write_text(content)
     ended = find("--find-lr")
-    assert ended.returncode == 2 and "holds other files than those of --find-lr; move it away" in ended.stderr
+    assert ended.returncode == 2 and "holds files other than those of --find-lr; move it away" in ended.stderr
     assert set(files(tmp_path)) == {f"runs/a-find-lr/{name}"}
 
 

@@ -51,7 +51,7 @@ def test_the_page_has_a_row_for_each_network_and_a_picture(line):
         "| LeNet-5 & more (`line_lenet`) | 1998 | 61,706 | 0.0004 | 2 | 3 ± 0 | 41 ± 0 | 91.00 ± 1.41"
     )
     assert "The first reaches 81.00 %, the second 91.00 ± 1.41 %." in text
-    assert "![Test top-1 over multiply-adds](line.svg)" in text
+    assert "![Test top-1 vs. multiply-adds](line.svg)" in text
     assert len(ElementTree.fromstring(picture).findall(".//{*}circle")) == 2
 
 

@@ -106,7 +106,7 @@ def test_bad_axes_are_refused_with_one_sentence(axes, message):
 
 
 def test_unequal_lists_and_impossible_draws_are_refused():
-    with pytest.raises(UserError, match="it must be as many for each option"):
+    with pytest.raises(UserError, match="it must be equally many for each option"):
         zipped({"seed": (0, 1), "train.epochs": (1,)})
     with pytest.raises(UserError, match="3 different points of model.pooling are asked for, and 2 were drawn"):
         drawn(3, {"model.pooling": Choice(("avg", "max"))})

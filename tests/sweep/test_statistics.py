@@ -43,7 +43,7 @@ def test_the_interval_is_mean_and_t_times_the_standard_error():
 
 @pytest.mark.parametrize("comparisons", [1, 6])
 def test_intervals_cover_the_true_mean_as_often_as_they_say(comparisons):
-    """All intervals of a family hold together in at least 95 % of the experiments."""
+    """All intervals of a family hold jointly in at least 95 % of the experiments."""
     rng = np.random.default_rng(0)
     trials = 2000
     covered = sum(

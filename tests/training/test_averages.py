@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from conftest import SilentProgress, fit_run
 
-from cnnjax import create
+from cnnjax import checkpoint, create, data
 from cnnjax.errors import Diverged, UserError
 from cnnjax.export.source import open_source
 from cnnjax.runs import predictor
 from cnnjax.runs.folder import RunFolder
+from cnnjax.runs.saving import description
 from cnnjax.training import loop
 from cnnjax.training.early_stopping import EarlyStoppingState, update
+from cnnjax.training.state import init_state
 
 
 class Copies(SilentProgress):
@@ -103,6 +105,18 @@ def test_without_averages_there_is_one_set_of_parameters(trained_run, tmp_path):
         predictor.load(trained_run, parameters="ema")
     with pytest.raises(UserError, match="--parameters applies to run folders, and lenet.fashion_mnist is not one"):
         open_source("lenet.fashion_mnist", parameters="raw")
+
+
+def test_averages_without_raw_parameters_are_not_taken_for_them(averaged, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.start("run", averaged)
+    dataset = data.load(averaged.data)
+    variables = init_state(averaged, loop.plan(averaged, dataset)[1]).variables
+    info = {"epoch": 3, **description(averaged, dataset)}
+    checkpoint.save(folder.checkpoints, 30, {"variables": variables._asdict()}, info)
+    assert predictor.load(folder.path).averaged is None
+    with pytest.raises(UserError, match="holds moving averages without the raw parameters"):
+        predictor.load(folder.path, parameters="raw")
 
 
 def test_raw_parameters_that_diverge_end_the_run(averaged, tmp_path, monkeypatch):

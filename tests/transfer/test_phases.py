@@ -90,7 +90,7 @@ def test_what_the_data_decides_and_refuses(digits):
     dataset = data.load(experiment.data)
     assert resolved(experiment, dataset).model.num_classes == 10
     assert resolved(experiment.replace(phases=()), dataset) == experiment.replace(phases=())
-    with pytest.raises(UserError, match="trains 'head' and freezes layers that nothing has trained; give trained"):
+    with pytest.raises(UserError, match="trains 'head' and freezes untrained layers; give trained"):
         resolved(experiment.replace(init=None), dataset)
     one = data.load(experiment.data.replace(classes=("7",)))
     with pytest.raises(UserError, match="has only the class 7; a classifier needs two classes or more"):

@@ -128,7 +128,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(place, options, message):
     [
         (("--init", "run:nowhere"), "init is 'run:nowhere', which holds no run"),
         (("--init", "nothing"), "unknown pretrained network 'nothing'"),
-        ((), "freezes layers that nothing has trained; give trained parameters with --init"),
+        ((), "freezes untrained layers; give trained parameters with --init"),
     ],
 )
 def test_origins_that_do_not_exist_are_refused(place, arguments, message):
