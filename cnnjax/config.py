@@ -240,6 +240,9 @@ class Train(Schema, at="train."):
     """Decay of exponential moving averages of parameters and statistics, in [0, 1), growing as
     (1 + n) / (10 + n) over the first steps n. Averages and raw parameters are evaluated and the best of each kept; the
     averages decide early stopping and are used by default (see --parameters). None keeps no averages."""
+    views: Literal[1, 2, 6] = 1
+    """Views of each validation and test image whose mean logits are evaluated too, after training. 2: the image and its
+    mirror image; 6: also both shifted by a pixel to the lower right and to the upper left. 1: no such evaluation."""
     freeze: tuple[str, ...] = ()
     """Parameters that are not trained: patterns of their paths, such as conv1/* or stage1."""
     balance: Literal["none", "weights", "sampling"] = "none"

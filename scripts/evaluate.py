@@ -1,6 +1,6 @@
 """Evaluate a trained network on one split of its data, or a published network on labeled images.
 
-usage: python scripts/evaluate.py RUN [--split test|validation|train] [--data.dir DIR]
+usage: python scripts/evaluate.py RUN [--split test|validation|train] [--views 1|2|6] [--data.dir DIR]
        python scripts/evaluate.py --pretrained NAME --data.source image_folder:DIR [--ground-truth FILE]
        python scripts/evaluate.py --all PATTERN --data.source image_folder:DIR [--out evaluation.csv]
 
@@ -12,6 +12,7 @@ next to the published figures. The folders in DIR are named after the classes: b
 evaluates every published network that matches a pattern such as "resnet*", and writes one CSV file.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
@@ -51,25 +52,28 @@ def evaluate(arguments: list[str]) -> None:
         split: Literal["train", "validation", "test"] = "test",
         data: Data = default,
         parameters: Literal["auto", "ema", "raw"] = "auto",
+        views: Literal[1, 2, 6] = 1,
         platform: cli.Platform = "auto",
         code: Path | None = None,
         trust_code: bool = False,
         debug: bool = False,
-    ) -> tuple[str, Data, Literal["auto", "ema", "raw"], cli.Platform]:
+    ) -> tuple[str, Data, Literal["auto", "ema", "raw"], Literal[1, 2, 6], cli.Platform]:
         """Evaluate a trained network on one split of its data.
 
         Args:
             split: The split to evaluate on.
             data: The data to evaluate on; by default the data of the run.
             parameters: For a run with moving averages: auto and ema use these, raw the trained parameters.
+            views: Views of each image whose mean logits classify it. 2: the image and its mirror image; 6: also both
+                shifted by a pixel to the lower right and to the upper left.
             platform: Device to compute on; auto picks an accelerator if there is one.
             code: The experiment file that defines the run's network, loss or data set. It is executed.
             trust_code: Execute the copy of that file in the run folder; only for folders that you trust.
             debug: Show the traceback of an error.
         """
-        return split, data, parameters, platform
+        return split, data, parameters, views, platform
 
-    split, config, parameters, platform = cli.parse(options, arguments[1:], f"scripts/evaluate.py {run}")
+    split, config, parameters, views, platform = cli.parse(options, arguments[1:], f"scripts/evaluate.py {run}")
     cli.start_jax(platform)
     loaded = cnnjax.load(run, code=code, trust_code=trust_code, prepare=cli.use_precision, parameters=parameters)
     if recorded is None and not other_data:
@@ -77,10 +81,11 @@ def evaluate(arguments: list[str]) -> None:
     dataset = loaded.dataset(config, divide=split != "test")
     for notice in dataset.notices:
         print("notice:", printable(notice))
-    report = evaluation.evaluate(loaded.network, dataset, split)
+    network = dataclasses.replace(loaded.network, views=views)
+    report = evaluation.evaluate(network, dataset, split)
     if difference := evaluation.compare(loaded.network, dataset, split):
         print("notice:", printable(difference))
-    evaluation.print_report(report, loaded.network, dataset, split, Console())
+    evaluation.print_report(report, network, dataset, split, Console())
 
 
 def evaluate_published(option: str, name: str, arguments: list[str]) -> None:

@@ -15,6 +15,7 @@ HAND = {  # parameters and multiply-adds, worked out by hand in each model file'
     "lenet": (61_706, 416_520),
     "lenet_1998": (60_000, 326_520),
     "mlp": (266_610, 266_200),
+    "airbench94": (1_971_650, 118_147_360),
 }
 TORCHVISION = {  # parameters and giga multiply-adds, from the metadata of torchvision's weights
     "resnet18": (11_689_512, 1.814),

@@ -5,17 +5,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from cnnjax.errors import choose
-from cnnjax.models import alexnet, googlenet, inception_v3, lenet, lenet_1998, mlp, regnet, resnet, vgg, xception
+from cnnjax.models import alexnet, googlenet, inception_v3, lenet, lenet_1998, mlp, regnet, resnet, speed, vgg, xception
 from cnnjax.models.layers import Arch
 from cnnjax.pretrained import list_pretrained
 
 FAMILIES: dict[str, type[Arch]] = {cls.family: cls for cls in (
     lenet.LeNet, lenet_1998.LeNet1998, mlp.MLP, alexnet.AlexNet, vgg.VGG, googlenet.GoogLeNet, resnet.ResNet,
-    regnet.RegNet, regnet.AnyNet, inception_v3.InceptionV3, xception.Xception,
+    regnet.RegNet, regnet.AnyNet, inception_v3.InceptionV3, xception.Xception, speed.SpeedNet,
 )}  # fmt: skip
 VARIANTS: dict[str, Arch] = {
     **lenet.VARIANTS, **lenet_1998.VARIANTS, **mlp.VARIANTS, **alexnet.VARIANTS, **vgg.VARIANTS, **googlenet.VARIANTS,
     **resnet.VARIANTS, **regnet.VARIANTS, **inception_v3.VARIANTS, **xception.VARIANTS,
+    **speed.VARIANTS,
 }  # fmt: skip
 
 

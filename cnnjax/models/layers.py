@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from pydantic import Field
 
@@ -57,6 +58,8 @@ class Arch(Schema, at="model."):
 
     family: ClassVar[str]
     """Name of the family in files."""
+    init_images: ClassVar[int] = 0
+    """Training images that `data_init` reads, at most; 0: the initial parameters do not depend on the data."""
 
     num_classes: Size = 1000
     """Number of classes."""
@@ -89,6 +92,13 @@ class Arch(Schema, at="model."):
             raise UserError(f"unknown {where} family {quoted(family)}; {near_matches(family, families)}")
         options = {name: value for name, value in data.items() if name != "family"}
         return cast(Self, super(Arch, families[family]).from_dict(options, where))
+
+    def data_init(self, params: dict[str, Any], images: np.ndarray) -> dict[str, Any]:
+        """Return the parameters of a training's first step, from those drawn by its seed.
+
+        ``images`` [N, H, W, C] are preprocessed training images, at most `init_images`.
+        """
+        return params
 
     def build(self, rngs: nnx.Rngs) -> "Network":
         """Return the module that this definition describes. Only `cnnjax.functional` calls it."""

@@ -76,6 +76,8 @@ def mapped_labels(network: Predictor, dataset: Dataset, labels: np.ndarray) -> n
 def print_report(report: Report, network: Predictor, dataset: Dataset, part: str, console: Console) -> None:
     """Print the metrics of the whole split and of each class."""
     say(console, f"{dataset.name}, {part}: {report.images:,} images; {network.origin}")
+    if network.views > 1:
+        say(console, f"mean logits of {network.views} views of each image")
     whole = Table()
     figures = {
         "loss": f"{report.loss:.4f}",

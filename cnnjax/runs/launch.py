@@ -41,8 +41,9 @@ from cnnjax.system.compilation import are_deterministic
 from cnnjax.system.console import say
 from cnnjax.system.signals import deferred_signals
 from cnnjax.training import out_of_memory
+from cnnjax.training.classification import classification_report
 from cnnjax.training.early_stopping import EarlyStoppingState
-from cnnjax.training.evaluation import evaluate
+from cnnjax.training.evaluation import evaluate, predict_logits
 from cnnjax.training.hooks import Hook, Snapshot
 from cnnjax.training.loop import Outcome, plan, training
 from cnnjax.training.profiling import Profile, check_steps
@@ -232,6 +233,8 @@ def finish_run(
     if isinstance(outcome, Outcome) and outcome.snapshot.state.ema is not None:
         raw = predictor.load(launch.folder, launch.definitions, parameters="raw").variables
         results["raw"] = {"best_epoch": outcome.raw_best_epoch, **_figures(launch.experiment, dataset, raw)}
+    if launch.experiment.train.views > 1:
+        results["views"] = _of_views(launch.experiment, dataset, variables)
     problems = [problem] if problem else []
     folder.require_lock()
     try:
@@ -352,6 +355,22 @@ def _evaluate_best(
             "phases": outcome.phases,
         }
     return {**results, **_figures(experiment, dataset, variables)}
+
+
+def _of_views(experiment: Experiment, dataset: Dataset, variables: Variables) -> dict[str, Any]:
+    """Return the metrics of the mean logits over several views of each validation and test image."""
+    train = experiment.train
+    results: dict[str, Any] = {"count": train.views}
+    for part in ("validation", "test"):
+        split = dataset.part(part)
+        with out_of_memory.in_evaluation(train.eval_batch_size):
+            logits = predict_logits(
+                experiment.model, dataset.preprocessing, variables, split, train.eval_batch_size, train.views
+            )
+        report = classification_report(logits, split.labels)
+        figures = {"loss": report.loss, "top1": report.top1, "top5": report.top5}
+        results[part] = {**figures, "images": len(split.labels)}
+    return results
 
 
 def _figures(experiment: Experiment, dataset: Dataset, variables: Variables) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from cnnjax.runs.definitions import BUILT_IN, Definitions
 from cnnjax.runs.folder import INITIAL, RunFolder
 from cnnjax.runs.predictor import Parameters
 from cnnjax.runs.saving import description
+from cnnjax.training.initial import initial_variables
 from cnnjax.training.state import INIT_STREAM
 
 NO_EFFECT = (*HEAD_FIELDS, "input_size", "dtype", "dropout", "stochastic_depth", "momentum", "aux_heads")
@@ -100,7 +101,7 @@ def start_variables(experiment: Experiment, dataset: Dataset, start: Start, fold
     """
     if start.origin is None:
         if start.variables is None and experiment.phases:
-            return _drawn(experiment)
+            return initial_variables(experiment, dataset)
         return start.variables
     variables = placed(experiment, start.origin)
     info = {"epoch": 0, **description(experiment, dataset)}

@@ -19,6 +19,7 @@ from cnnjax.runs.folder import read_config
 from cnnjax.runs.saving import read_state
 from cnnjax.training.classification import softmax, top_classes
 from cnnjax.training.evaluation import predict_logits
+from cnnjax.training.views import Views
 
 BATCH_SIZE = 256
 
@@ -46,6 +47,8 @@ class Predictor:
     """`data.Dataset.record` of the training data; empty if the network was not trained by cnnjax."""
     averaged: bool | None = None
     """Whether the variables are moving averages or raw parameters; None if the checkpoint does not hold both."""
+    views: Views = 1
+    """Views of each image whose mean logits are those of the image; see `cnnjax.training.views`."""
 
     @property
     def origin(self) -> str:
@@ -58,7 +61,7 @@ class Predictor:
 
     def logits_of(self, source: Source) -> np.ndarray:
         """Return the logits float32 [N, classes] of all images of a source."""
-        return predict_logits(self.arch, self.preprocessing, self.variables, source, BATCH_SIZE)
+        return predict_logits(self.arch, self.preprocessing, self.variables, source, BATCH_SIZE, self.views)
 
     def top(self, images: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
         """Return each image's k most likely classes with their probabilities."""

@@ -29,6 +29,12 @@ def print_results(name: str, results: dict[str, Any], console: Console) -> None:
             f"{part}, raw parameters", f"{figures['loss']:.4f}", f"{100 * figures['top1']:.2f} %",
             f"{figures['images']:,}",
         )  # fmt: skip
+    for part in ("validation", "test") if "views" in results else ():
+        figures = results["views"][part]
+        table.add_row(
+            f"{part}, {results['views']['count']} views", f"{figures['loss']:.4f}", f"{100 * figures['top1']:.2f} %",
+            f"{figures['images']:,}",
+        )  # fmt: skip
     console.print(table)
     if "raw" in results:
         say(console, f"the figures are those of the moving averages; best raw epoch: {results['raw']['best_epoch']}")

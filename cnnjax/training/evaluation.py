@@ -15,6 +15,7 @@ from cnnjax.data.loader import padded_batches
 from cnnjax.functional import Variables, apply
 from cnnjax.models.layers import Arch
 from cnnjax.system import signals
+from cnnjax.training.views import Views, views_of
 
 
 class EvalSums(NamedTuple):
@@ -114,12 +115,18 @@ def _means(sums: list[EvalSums], count: int) -> dict[str, float]:
 
 
 def predict_logits(
-    arch: Arch, preprocessing: Preprocessing, variables: Variables, source: Source, batch_size: int
+    arch: Arch, preprocessing: Preprocessing, variables: Variables, source: Source, batch_size: int, views: Views = 1
 ) -> np.ndarray:
-    """Return the logits [N, classes] of all images of a source on the host, in float32 or float64."""
+    """Return the logits [N, classes] of all images of a source on the host, in float32 or float64.
+
+    With several ``views``, they are the mean over the views of each image.
+    """
     parts = []
     for indices, mask in padded_batches(len(source.labels), batch_size):
-        logits = logits_step(arch, preprocessing, variables, source.read(indices))
-        parts.append(np.asarray(logits)[mask])
+        of_views = [
+            np.asarray(logits_step(arch, preprocessing, variables, images))[mask]
+            for images in views_of(source.read(indices), views)
+        ]
+        parts.append(of_views[0] if views == 1 else np.mean(of_views, axis=0))
         signals.poll()
     return np.concatenate(parts)

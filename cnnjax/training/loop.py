@@ -33,9 +33,10 @@ from cnnjax.training.early_stopping import EarlyStoppingState
 from cnnjax.training.epochs import Rate, check_finite, check_validation, epoch_row
 from cnnjax.training.evaluation import evaluate
 from cnnjax.training.hooks import AllHooks, Hook, Plan, Snapshot
+from cnnjax.training.initial import initial_variables
 from cnnjax.training.profiling import Profile
 from cnnjax.training.program import program_of
-from cnnjax.training.state import EpochMetrics, init_state, step_key
+from cnnjax.training.state import EpochMetrics, state_of, step_key
 from cnnjax.training.step import Dispatch, make_dispatch, make_train_step
 from cnnjax.training.turns import Steps, finish
 
@@ -95,7 +96,9 @@ def training(
     dispatch = dispatch_of_training(experiment, dataset, steps_per_epoch, profile)
     key = step_key(experiment.seed)
     if start is None:
-        start = Snapshot(init_state(experiment, hyperparameters), EarlyStoppingState(), [], 0.0)
+        start = Snapshot(
+            state_of(experiment, hyperparameters, initial_variables(experiment, dataset)), EarlyStoppingState(), [], 0.0
+        )
     state, stopping, rows, seconds = start
     rows = list(rows)
     train, validation = _loaders(dataset, config.batch_size, steps_per_epoch, placement)

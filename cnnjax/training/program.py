@@ -20,7 +20,8 @@ def program_of(experiment: Experiment) -> Experiment:
         ),
         schedule=Schedule(name=schedule.name, boundaries=("1ep",) * len(schedule.boundaries)),
         train=train.replace(
-            epochs=1, eval_batch_size=1, label_smoothing=0.0, keep=1, ema_decay=None if train.ema_decay is None else 0.0
+            epochs=1, eval_batch_size=1, views=1, label_smoothing=0.0, keep=1,
+            ema_decay=None if train.ema_decay is None else 0.0,
         ),
         early_stopping=EarlyStopping(),
         init=None,

@@ -22,8 +22,9 @@ from cnnjax.parallel import Placement, one_device
 from cnnjax.system import signals
 from cnnjax.training import out_of_memory
 from cnnjax.training.epochs import Rate
+from cnnjax.training.initial import initial_variables
 from cnnjax.training.loop import dispatch_of_training, plan, training_order
-from cnnjax.training.state import empty_metrics, init_state, state_of, step_key
+from cnnjax.training.state import empty_metrics, state_of, step_key
 
 LOWEST, HIGHEST = 1e-6, 10.0
 """First and last learning rate of the sweep."""
@@ -110,10 +111,8 @@ def range_test(
     steps_per_epoch, values = plan(experiment, dataset)
     steps = sweep_steps(steps_per_epoch, steps)
     values, placement = growing(values, steps), one_device()
-    if initial is None:
-        state = init_state(experiment, values)
-    else:
-        state = state_of(experiment, values, jax.tree.map(jnp.copy, initial))  # a step donates the state
+    variables = initial_variables(experiment, dataset) if initial is None else initial
+    state = state_of(experiment, values, jax.tree.map(jnp.copy, variables))  # a step donates the state
     dispatch = dispatch_of_training(experiment, dataset, steps_per_epoch)
     key, placed, rate = step_key(experiment.seed), placement.put(values), Rate(experiment.schedule.name, values)
     rates: list[float] = []

@@ -26,9 +26,10 @@ from cnnjax.training.early_stopping import EarlyStoppingState
 from cnnjax.training.epochs import Rate, check_finite, check_validation, epoch_row
 from cnnjax.training.evaluation import evaluate_members
 from cnnjax.training.hooks import AllHooks, Hook, Plan, Snapshot
+from cnnjax.training.initial import initial_variables
 from cnnjax.training.loop import Outcome, outcome_of, plan, training_order
 from cnnjax.training.program import program_of
-from cnnjax.training.state import EpochMetrics, TrainState, init_state, step_key
+from cnnjax.training.state import EpochMetrics, TrainState, state_of, step_key
 from cnnjax.training.step import Dispatch, make_stacked_dispatch, make_train_step
 
 K = TypeVar("K", bound=Hashable)
@@ -49,8 +50,9 @@ class _Live(Generic[K]):
         self.name, self.experiment, self.hook = name, member.experiment, AllHooks(member.hooks)
         self.steps_per_epoch, self.first_hyperparameters = plan(member.experiment, dataset)
         self.snapshot = member.start or Snapshot(
-            init_state(member.experiment, self.first_hyperparameters), EarlyStoppingState(), [], 0.0
-        )
+            state_of(member.experiment, self.first_hyperparameters, initial_variables(member.experiment, dataset)),
+            EarlyStoppingState(), [], 0.0,
+        )  # fmt: skip
         self.seconds = self.snapshot.seconds
         size, done = self.experiment.train, int(self.snapshot.state.step)
         self.hook.start(Plan(size.epochs, self.steps_per_epoch, size.batch_size, done, self.snapshot.rows))

@@ -64,6 +64,7 @@ SMALLEST = {  # a small network of each family and form, whose values are comput
     ),
     "regnet y": create("regnet_y_400mf", **REGNET, stem="cifar"),
     "xception": create("xception", middle_blocks=1, width=4, stem="cifar", num_classes=5, input_size=32),
+    "speed": create("airbench94", width=4, num_classes=5, input_size=16),
 }
 QUICK = ("lenet", "mlp", "resnet cifar")
 """Networks that `make test` runs; `make test-all` runs all of them."""

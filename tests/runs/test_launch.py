@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 
@@ -7,7 +8,7 @@ from rich.console import Console
 
 from cnnjax import create, data
 from cnnjax.config import Optimizer, Train
-from cnnjax.runs import launch
+from cnnjax.runs import evaluation, launch, predictor
 from cnnjax.runs.progress import TerminalProgress
 from cnnjax.system.compilation import DETERMINISTIC
 
@@ -78,3 +79,19 @@ def test_linear_scaling_is_printed_recorded_and_reported(experiment, tmp_path):
     assert json.loads((tmp_path / "run" / "environment.json").read_text())[0]["base_rates"] == [0.005]
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["lr"] == 0.005
     assert "<td>base learning rate</td><td>0.005</td>" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_views_are_evaluated_beside_single_images_printed_and_recorded(experiment, tmp_path):
+    train = Train(epochs=1, batch_size=32, eval_batch_size=80, views=6)
+    console = Console(file=io.StringIO(), width=200)
+    viewed = experiment.replace(model=create("mlp"), train=train)
+    results = launch.run(launch.Launch("a", viewed, tmp_path / "run"), console)
+    network = dataclasses.replace(predictor.load(tmp_path / "run"), views=6)
+    report = evaluation.evaluate(network, data.load(experiment.data), "test")
+    of_views = results["views"]["test"]
+    assert results["views"]["count"] == 6
+    assert of_views == pytest.approx({"loss": report.loss, "top1": report.top1, "top5": report.top5, "images": 130})
+    assert of_views["loss"] != results["test"]["loss"]
+    assert f"test, 6 views       │ {of_views['loss']:.4f}" in console.file.getvalue()
+    evaluation.print_report(report, network, data.load(experiment.data), "test", console)
+    assert "mean logits of 6 views of each image\n" in console.file.getvalue()

@@ -54,6 +54,23 @@ def test_logits_do_not_depend_on_the_batch(evaluated):
     np.testing.assert_allclose(whole, parts, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("views", [2, 6])
+def test_logits_of_views_are_their_mean(evaluated, views):
+    arch, dataset, variables = evaluated
+    images = dataset.test.images[:4]
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    height, width = images.shape[1:3]
+    places = [images] if views == 2 else [padded[:, i : i + height, i : i + width] for i in range(3)]
+
+    def logits(of, count=1):
+        split = Split(of, dataset.test.labels[:4])
+        return predict_logits(arch, dataset.preprocessing, variables, split, 4, count)
+
+    expected = np.mean([logits(view) for place in places for view in (place, np.flip(place, 2))], axis=0)
+    np.testing.assert_allclose(logits(images, views), expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(logits(images, views) - logits(images)).max() > 1e-3
+
+
 def test_ranks_break_ties_by_the_lower_class():
     logits = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 2.0, 3.0]])
     assert label_ranks(logits, jnp.array([0, 1, 0])).tolist() == [0, 1, 2]

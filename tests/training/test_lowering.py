@@ -35,6 +35,7 @@ ARCHS = {
     "anynet": AnyNet(**SMALL, depths=(1, 1), widths=(8, 16), bottlenecks=(1, 2), group_widths=(8, 4)),
     "regnet": create("regnet_y_400mf", **SMALL, depth=3, w_0=8, w_a=8.0, w_m=2.0),
     "xception": create("xception", **SMALL, stem="cifar", width=16, middle_blocks=1),
+    "speed": create("airbench94", width=8),
 }
 BATCH = 4
 

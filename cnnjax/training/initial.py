@@ -1,0 +1,24 @@
+"""The variables before the first step: a function of the network, the seed and the data."""
+
+import jax
+import numpy as np
+
+from cnnjax.config import Experiment
+from cnnjax.data import Dataset, epoch_order, normalize
+from cnnjax.functional import Variables, init
+from cnnjax.training.state import INIT_STREAM
+
+
+def initial_variables(experiment: Experiment, dataset: Dataset) -> Variables:
+    """Return the variables drawn by the seed, after the network's `data_init` on training images.
+
+    These are the first images of the first epoch, without augmentation, so the same seed and data give the same
+    variables.
+    """
+    arch = experiment.model
+    variables = init(arch, jax.random.fold_in(jax.random.key(experiment.seed), INIT_STREAM))
+    if not arch.init_images:
+        return variables
+    picked = epoch_order(experiment.seed, 0, len(dataset.train.labels))[: arch.init_images]
+    images = np.asarray(normalize(dataset.preprocessing, dataset.train.read(picked), arch.dtype))
+    return variables._replace(params=arch.data_init(variables.params, images))
