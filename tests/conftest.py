@@ -1,5 +1,6 @@
 """Strict settings for every test, and small data sets, real and synthetic."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -27,6 +28,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the time goes into compilation. Scripts started as processes and the oracle tests compile as users do.
 jax.config.update("jax_disable_most_optimizations", True)
+# Traces leave millions of objects, which the default thresholds scan thousands of times: 7 % of the time of the tests.
+gc.set_threshold(50_000, 20, 100)
 # The comparisons with Keras run it on JAX; TensorFlow, its default, is not installed.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 # Scripts must not write to the user's cache folder.
