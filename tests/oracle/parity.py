@@ -72,12 +72,14 @@ def measure(case: Case) -> Row:
     heads = zip((outputs.logits, *outputs.aux), expected.outputs, strict=True)
     by_name = from_variables(table, Variables(grads, batch_stats))
     assert by_name.keys() == expected.statistics.keys() | expected.gradients.keys()
-    errors = gradient_errors(*exact_gradients(case, peer, variables, images, labels))
+    ours, theirs = exact_gradients(case, peer, variables, images, labels)
+    errors = gradient_errors(ours, theirs)
     worst = max(errors, key=errors.get)
     return Row(
         case, logits, stages, max(error(*pair) for pair in heads),
         max((error(by_name[name], value) for name, value in expected.statistics.items()), default=None),
-        errors[worst], worst, whole_gradient_error(by_name, expected.gradients), time.perf_counter() - started,
+        errors[worst], worst, whole_gradient_error(by_name, expected.gradients),
+        whole_gradient_error(expected.gradients, theirs), time.perf_counter() - started,
     )  # fmt: skip
 
 

@@ -25,13 +25,16 @@ class Row(NamedTuple):
     """In float64."""
     worst_gradient: str
     float32_gradients: float
+    peer_rounding: float
+    """Error of the peer's own float32 gradient, compared with its float64 gradient."""
     seconds: float
 
     @property
     def agrees(self) -> bool:
         """Whether all errors are within bounds. Rounding errors grow with depth, so --all checks only the logits."""
         forward = max(self.logits, self.stages, self.train_logits, self.statistics or 0.0)
-        gradients = self.gradients < LARGEST_GRADIENTS and self.float32_gradients < LARGEST_FLOAT32_GRADIENTS
+        rounding = max(LARGEST_FLOAT32_GRADIENTS, 2 * self.peer_rounding)
+        gradients = self.gradients < LARGEST_GRADIENTS and self.float32_gradients < rounding
         return forward < LARGEST_LOGITS and gradients
 
 
@@ -42,6 +45,7 @@ HEADINGS = {
     "statistics": "new statistics",
     "gradients": "gradients, float64",
     "float32_gradients": "gradients, float32",
+    "peer_rounding": "float32, peer alone",
 }
 
 
@@ -107,9 +111,11 @@ for torchvision and timm, and in memory for Keras, whose files cnnjax does not w
 - gradients, float32: the norm of the difference of the whole gradients, relative to the norm of the gradient. Batch
   norms amplify rounding errors, and a unit within rounding error of ReLU's kink may take either of two gradients;
   networks of this depth have a few such units.
+- float32, peer alone: the same norm for the peer's float32 gradient and its own float64 gradient.
 
 `make oracle` checks one variant of each form: errors of less than {LARGEST_LOGITS:g} (logits, stages, training,
-statistics), {LARGEST_GRADIENTS:g} (gradients in float64) and {LARGEST_FLOAT32_GRADIENTS:g} (whole gradient in float32).
+statistics), {LARGEST_GRADIENTS:g} (gradients in float64) and {LARGEST_FLOAT32_GRADIENTS:g} (whole gradient in
+float32), or twice the peer's own rounding error if that is larger.
 Rounding errors grow with depth: for the deepest networks, only the logits in evaluation mode are held to that bound.
 
 {table}
