@@ -1,5 +1,6 @@
 """Strict settings for every test, and small data sets, real and synthetic."""
 
+import ctypes
 import gc
 import os
 import tempfile
@@ -97,6 +98,16 @@ def keep_compiled(folder: str):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Free compiled programs and traces after each module; those of the whole suite fill ten gigabytes."""
+    if nextitem is None or nextitem.module is item.module:
+        return
+    jax.clear_caches()
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc
+        trim(0)
 
 
 def pytest_unconfigure(config):
