@@ -58,6 +58,8 @@ def mostly_slow(values, fast: int, mark=pytest.mark.compiles_large):
     return [*values[:fast], *marked]
 
 
+MOST_RESIDENT = 4 * 2**30
+"""Memory of a worker, in bytes, at which it frees what it has compiled."""
 LONGEST_MESSAGE = 400
 """Maximum characters of an error message, file names aside."""
 LEFT_OUT = pytest.StashKey[int]()
@@ -100,9 +102,14 @@ def keep_compiled(folder: str):
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
+def resident_bytes() -> int:
+    statm = Path("/proc/self/statm")  # Linux
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
 def pytest_runtest_teardown(item, nextitem):
-    """Free compiled programs and traces after each module; those of the whole suite fill ten gigabytes."""
-    if nextitem is None or nextitem.module is item.module:
+    """Free compiled programs and traces if they fill the memory; those of the whole suite take 10 GB."""
+    if nextitem is None or nextitem.module is item.module or resident_bytes() < MOST_RESIDENT:
         return
     jax.clear_caches()
     gc.collect()

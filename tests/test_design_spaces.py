@@ -70,6 +70,7 @@ def test_samples_are_reproducible_and_extend_each_other():
     assert len(set(networks)) == 3
 
 
+@pytest.mark.compiles_large
 @pytest.mark.parametrize("name", ["AnyNetXA", "RegNetY"])
 def test_the_formula_equals_the_counted_complexity_of_the_built_network(name):
     for stem, size in (("cifar", 32), ("imagenet", 75)):

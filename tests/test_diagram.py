@@ -132,6 +132,7 @@ def test_shortcuts_branches_and_repeats_are_counted(name, options, shortcuts, co
     assert [int(times) for times in re.findall(r'class="count"[^>]*>× (\d+)<', drawing)] == repeats
 
 
+@pytest.mark.compiles_large
 def test_branches_stand_in_the_published_order_and_auxiliary_heads_beside_the_stages_that_they_read():
     stages = {stage.name: stage for stage in stages_of(HEADS)}
     (columns,) = stages["stage1"].blocks[0].items

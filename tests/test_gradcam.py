@@ -28,6 +28,7 @@ def network(arch, count=2):
     return init(arch, jax.random.key(0)), images
 
 
+@pytest.mark.compiles_large
 @pytest.mark.parametrize(
     ("arch", "stage"),
     [(LENET, "stage1"), (LENET, "stage2"), pytest.param(RESNET, "stage1", marks=pytest.mark.compiles_large)],

@@ -65,6 +65,7 @@ def formula(config, params, grads, rate):
     return w
 
 
+@pytest.mark.compiles_large
 @pytest.mark.parametrize(
     "options",
     [{}, {"weight_decay": 0.1}, {"momentum": 0.5, "b1": 0.5, "b2": 0.9, "eps": 1e-3, "adam_lr": 0.1}],

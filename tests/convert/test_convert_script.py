@@ -139,6 +139,7 @@ class TestFolder:
         with pytest.raises(UserError, match="has no classes"):
             network.top(np.zeros((1, 32, 32, 3), np.uint8), 3)
 
+    @pytest.mark.compiles_large
     def test_state_dicts_need_a_known_suffix_and_an_existing_folder(self, tmp_path):
         variables = init(CIFAR, jax.random.key(0))
         for name in ("", ".", "out.pth", "missing/out.safetensors"):

@@ -53,6 +53,7 @@ def refused(tmp_path, tensors, config, arch=KERAS_V1) -> str:
     return str(error.value)
 
 
+@pytest.mark.compiles_large
 @pytest.mark.parametrize(
     ("layer", "settings", "message"),
     mostly_slow(

@@ -216,6 +216,7 @@ class TestSafetensors:
         for change in (overlap, outside):
             assert "damaged or not a safetensors file" in self.write(tmp_path / "a.safetensors", torch_tensors, change)
 
+    @pytest.mark.many_inputs
     def test_a_header_of_200_megabytes_is_refused(self, torch_tensors, tmp_path):
         def longer(header):
             return {**header, "__metadata__": {"x": "y" * 200_000_000}}

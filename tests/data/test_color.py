@@ -190,6 +190,7 @@ def test_magnitudes_are_those_of_the_papers():
     assert row["Solarize"][[0, -1]].tolist() == [1, 0]
 
 
+@pytest.mark.compiles_large
 def test_randaugment_draws_each_operation_equally_often_with_the_given_magnitude(monkeypatch):
     seen = []
     monkeypatch.setattr(policies, "operate", lambda images, *drawn: seen.append(drawn) or images)
@@ -231,6 +232,7 @@ def test_color_jitter_draws_factors_and_orders_for_each_image(monkeypatch):
         assert abs(column.mean() - (low + high) / 2) < 0.05 * (high - low)
 
 
+@pytest.mark.compiles_large
 @pytest.mark.parametrize("config", [BUSY, *(Augmentation(auto_augment=policy) for policy in POLICIES)])
 def test_colors_are_a_function_of_the_key(config):
     images = jnp.asarray(images_for())
@@ -243,6 +245,7 @@ def test_colors_are_a_function_of_the_key(config):
     assert not np.array_equal(first, images)
 
 
+@pytest.mark.compiles_large
 def test_saturation_and_hue_do_not_change_gray_images():
     images = jnp.asarray(images_for(shape=(8, 8, 1)))
     assert np.array_equal(augment(Augmentation(saturation=0.9, hue=0.5), KEY, images), images)

@@ -30,6 +30,7 @@ def test_boxes_equal_numpy(height, width, attempts):
     assert (actual[:, 2] == 0).any() == (attempts == 1)  # some do not fit
 
 
+@pytest.mark.compiles_large
 @pytest.mark.parametrize("fill", ["mean", "noise"])
 def test_erased_pixels_are_the_mean_color_or_noise(fill):
     images = np.full((400, 24, 16, 3), 1, np.uint8)

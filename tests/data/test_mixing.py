@@ -57,6 +57,7 @@ def test_cutmix_boxes_equal_numpy(share, row, column):
     assert actual == [top, left, bottom - top, right - left]
 
 
+@pytest.mark.compiles_large
 def test_cutmix_pastes_one_rectangle_and_mixes_the_labels_by_its_area():
     batch, seen = batch_of(), set()
     mixed = mix(Augmentation(cutmix=1.0), batch, 20)
@@ -72,6 +73,7 @@ def test_cutmix_pastes_one_rectangle_and_mixes_the_labels_by_its_area():
     assert len(seen) > 10
 
 
+@pytest.mark.compiles_large
 def test_methods_are_chosen_with_their_probabilities():
     batch, config = batch_of(shape=(6, 6, 1)), BOTH.replace(mixup=1.0, mix_probability=0.8, cutmix_share=0.25)
     images = np.asarray(mix(config, batch, 1000).images)
@@ -85,6 +87,7 @@ def test_methods_are_chosen_with_their_probabilities():
     assert kinds["cutmix"] == pytest.approx(200, abs=60)
 
 
+@pytest.mark.compiles_large
 def test_mixup_shares_follow_the_beta_distribution():
     batch = Batch(jnp.zeros((2, 1, 1, 1), jnp.uint8), jnp.array([0, 1]))
     shares = mix(Augmentation(mixup=0.4), batch, 4000).targets[:, 0, 0]

@@ -29,6 +29,7 @@ def source_of(arch=LENET, **origin) -> ExportSource:
     return ExportSource(predictor_of(arch), "mine", origin)
 
 
+@pytest.mark.compiles_large
 @pytest.mark.parametrize("arch", [LENET, pytest.param(RESNET, marks=pytest.mark.compiles_large)])
 def test_stablehlo_is_for_every_platform_and_batch_without_native_code(arch):
     network = predictor_of(arch)

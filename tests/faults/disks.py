@@ -8,10 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cnnjax import checkpoint
-from tests.faults.harness import TIMEOUT, Completed, Harness, Row, check, epochs_done, finish, running, wait_for
-
-LONG = ("--train.epochs", 40)
-"""Enough epochs for a fault to hit after the second one, even on a busy machine."""
+from tests.faults.harness import LONG, TIMEOUT, Completed, Harness, Row, check, epochs_done, finish, running, wait_for
 
 
 def mounts_allowed(folder: Path) -> bool:

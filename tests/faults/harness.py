@@ -27,6 +27,8 @@ from cnnjax.runs.saving import read_state
 
 ROOT = Path(__file__).resolve().parents[2]
 CLOCK = ("seconds", "images_per_second")
+LONG = ("--train.epochs", 40)
+"""Enough epochs for a fault to hit after the second one, even on a busy machine."""
 TIMEOUT = 240
 EXPERIMENT = """
 from cnnjax import create

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.harness import (
+    LONG,
     STEPS,
     Harness,
     Row,
@@ -23,14 +24,17 @@ from tests.faults.harness import (
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 LONG_EVALUATION = ("--train.eval-batch-size", 1, "--data.validation", 0.8)
 """320 evaluation batches after every 5 steps."""
-MOMENTS = ("step", "evaluation", "compilation", "save")
+OPTIONS = {"step": LONG, "evaluation": (*LONG_EVALUATION, *LONG), "compilation": (), "save": LONG}
+"""Options of the runs that are signaled, by moment."""
+MOMENTS = tuple(OPTIONS)
+ATTEMPTS = 16
 
 
 def signaled(harness: Harness, moment: str, sent: signal.Signals, number: int) -> Row:
     """Send the signal at the moment, retrying if it was missed; then run the printed command."""
     fault = f"{sent.name} during {'an' if moment == 'evaluation' else 'a'} {moment}"
-    options = LONG_EVALUATION if moment == "evaluation" else ()
-    for attempt in range(8):
+    options = OPTIONS[moment]
+    for attempt in range(ATTEMPTS):
         run = harness.new_run(f"signaled-{moment}-{sent.name}-{number}")
         try:
             note = trial_at(harness, run, moment, sent, options, attempt)
@@ -56,7 +60,7 @@ def trial_at(
                 reached = reached and wait_for(process, lambda: is_saving(run), pause=0.0002)
             else:
                 reached = reached and wait_for(process, lambda: not is_saving(run))
-                time.sleep(0.01 * (attempt + 1))
+                time.sleep(0.01 * (attempt + 1))  # a few steps or evaluation batches later
         process.send_signal(sent)
         began = time.monotonic()
         ended = finish(process)

@@ -36,6 +36,7 @@ def measured() -> Callable[[str], list]:
     return lambda name: measure(*(LARGE if name in LARGE else SMALL))[name]
 
 
+@pytest.mark.many_inputs
 @pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=pytest.mark.many_inputs) for name in LARGE)])
 def test_an_attack_does_no_harm(measured, name):
     outcome, megabytes, seconds = measured(name)

@@ -38,6 +38,7 @@ def test_dispatch_rules(monkeypatch, images, kernel, window, plain, native):
         assert rules.conv_algorithm(*shapes(images, kernel), window) == expected
 
 
+@pytest.mark.compiles_large
 @pytest.mark.parametrize(
     ("strides", "dilation"),
     [

@@ -72,6 +72,7 @@ def dtypes(tree):
     return {str(leaf.dtype) for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)}
 
 
+@pytest.mark.compiles_large
 def test_everything_is_float64(wide, arch):
     variables = init(arch, jax.random.key(0))
     images, labels = batch(arch)

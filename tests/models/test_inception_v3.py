@@ -20,6 +20,7 @@ def logits(arch, side):
     return jax.eval_shape(lambda v, x: apply(arch, v, x)[0], abstract_variables(arch), images)
 
 
+@pytest.mark.compiles_large
 def test_parameters_are_those_of_torchvision_and_keras():
     assert size(abstract_variables(create("inception_v3")).params) == 27_161_264
     variables = abstract_variables(create("inception_v3_keras"))
@@ -68,6 +69,7 @@ def test_an_odd_width_is_refused():
         create("inception_v3", width=3)
 
 
+@pytest.mark.compiles_large
 @pytest.mark.parametrize(("name", "source"), [("inception_v3", "torchvision"), ("inception_v3_keras", "keras")])
 def test_every_leaf_has_a_unique_published_name(name, source):
     arch = create(name)

@@ -41,6 +41,7 @@ NETWORKS_BY_NAME = [
 ]
 
 
+@pytest.mark.compiles_large
 @pytest.mark.parametrize("name", NETWORKS_BY_NAME)
 def test_loss_statistics_and_gradient_do_not_change(name):
     """Loss and statistics are equal bit for bit; in gradients the order of a sum may differ.

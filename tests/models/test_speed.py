@@ -45,6 +45,7 @@ def test_the_first_channels_start_as_the_identity(inputs, outputs):
     assert (kernel[..., first:] != 0).all()
 
 
+@pytest.mark.compiles_large
 def test_the_initial_kernel_is_that_of_the_first_training_images(of_digits):
     experiment, dataset = of_digits
     first, again = (initial_variables(experiment, dataset).params for _ in range(2))

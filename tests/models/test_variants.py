@@ -112,6 +112,7 @@ class TestEveryVariant:
         assert stages
         assert all(activation.ndim == 4 and activation.shape[0] == 2 for activation in stages.values())
 
+    @pytest.mark.compiles_large
     def test_parameters_stay_float32_in_bfloat16(self, name):
         leaves = jax.tree.leaves(abstract_variables(create(name, dtype="bfloat16")))
         assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
@@ -207,6 +208,7 @@ class TestValues:
         run(init(arch, jax.random.key(5)), images_for(arch) + 1.0)
         assert len(traces) == 1
 
+    @pytest.mark.compiles_large
     def test_vmap_over_keys_makes_an_ensemble(self, name):
         arch, keys = SMALLEST[name], jax.random.split(KEY, 3)
         ensemble, images = jax.vmap(lambda key: init(arch, key))(keys), images_for(arch)

@@ -57,6 +57,7 @@ def newest_state(run, experiment):
     return saved.step, jax.tree.leaves(read_state(saved, experiment, make_hyperparameters(experiment, 10)))
 
 
+@pytest.mark.trains_long
 def test_a_continued_run_equals_one_long_run_bit_for_bit(base, short, tmp_path, monkeypatch):
     source = shutil.copytree(short, tmp_path / "short")
     ours, whole = longer(base, 3, source), longer(base, 3)

@@ -40,6 +40,7 @@ def test_the_curve_is_written_beside_the_run_folder(find, tmp_path):
     assert json.loads((tmp_path / "runs" / "a-find-lr" / "find_lr.json").read_text()) == record
 
 
+@pytest.mark.trains_long
 def test_a_run_does_not_change(find, tmp_path):
     assert find("--train.epochs", "1").returncode == 0
     before = files(tmp_path / "runs" / "a")

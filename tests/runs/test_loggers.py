@@ -96,6 +96,7 @@ def logged(path):
     return events, [json.loads(line) for line in history.read_text().splitlines()]
 
 
+@pytest.mark.trains_long
 def test_a_resumed_run_logs_each_step_once(small, tmp_path, packages):
     path = tmp_path / "run"
     for last in (2, 3):  # killed twice between the checkpoint of an epoch and its logging
@@ -112,6 +113,7 @@ def test_a_resumed_run_logs_each_step_once(small, tmp_path, packages):
     assert [values["train/loss"] for values, _ in history] == [row["train_loss"] for row in rows]
 
 
+@pytest.mark.trains_long
 def test_a_logger_that_fails_is_reported_once_and_changes_nothing(small, tmp_path, packages, monkeypatch):
     monkeypatch.setattr(loggers.TensorBoard, "write", lambda self, row: 1 / 0)
     monkeypatch.setattr(loggers.WandB, "open", lambda *a: exit("no key"))

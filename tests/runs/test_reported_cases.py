@@ -54,6 +54,7 @@ def test_a_finished_run_refuses_other_data(tmp_path):
         cnnjax.train(experiment(second), tmp_path / "run", console=SILENT)
 
 
+@pytest.mark.trains_long
 @pytest.mark.parametrize("stream", mostly_slow(["never", "always"], 1, pytest.mark.trains_long))
 def test_training_images_are_never_used_for_validation(tmp_path, stream):
     folder = write_images(tmp_path / "photos", {"train": 20, "test": 4})

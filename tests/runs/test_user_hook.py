@@ -41,6 +41,7 @@ def train(experiment, path, after_epoch=None):
     return fit_run(experiment, folder, SilentProgress()), folder
 
 
+@pytest.mark.trains_long
 def test_it_sees_each_epoch_and_cannot_change_the_training(small, tmp_path):
     seen, states = [], []
 
@@ -63,6 +64,7 @@ def test_it_sees_each_epoch_and_cannot_change_the_training(small, tmp_path):
     assert not np.array_equal(states[0][1], states[1][1])
 
 
+@pytest.mark.trains_long
 def test_an_exception_ends_the_run_and_the_epoch_is_saved(small, tmp_path):
     def failing(state, metrics):
         raise ValueError("no such\nplot")
@@ -98,6 +100,7 @@ def test_what_cannot_be_called_with_two_arguments_is_refused(tmp_path, value):
         run_file(path)
 
 
+@pytest.mark.trains_long
 def test_the_example_in_the_documentation_runs(tmp_path, capsys):
     text = (Path(__file__).parents[2] / "docs" / "runs.md").read_text()
     path = tmp_path / "example.py"

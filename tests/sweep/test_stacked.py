@@ -100,6 +100,7 @@ def test_float64_parameters_equal_those_of_each_run_alone_after_20_steps(folder,
         assert largest_difference(alone[0].params, alone[1].params) > 1e-3
 
 
+@pytest.mark.compiles_large
 @pytest.mark.parametrize("model", mostly_slow(["mlp", "lenet"], 1))
 def test_the_first_float32_gradient_equals_that_of_each_run_alone(folder, model):
     """With plain SGD at a rate of 1, a step changes the parameters by the gradient."""

@@ -69,6 +69,7 @@ def figures(monkeypatch):
     return calls
 
 
+@pytest.mark.trains_long
 def test_the_best_averages_and_the_best_raw_parameters_are_kept_apart(averaged, tmp_path, figures):
     copies = start(averaged, tmp_path / "run")
     best, raw = (predictor.load(tmp_path / "run", parameters=name) for name in ("auto", "raw"))
@@ -86,6 +87,7 @@ def test_the_best_averages_and_the_best_raw_parameters_are_kept_apart(averaged, 
     assert figures[0]["loss"] != figures[1]["loss"]
 
 
+@pytest.mark.trains_long
 def test_resumed_averages_keep_their_counter(averaged, tmp_path, figures):
     copies = start(averaged, tmp_path / "whole")
     figures.clear()
@@ -96,6 +98,7 @@ def test_resumed_averages_keep_their_counter(averaged, tmp_path, figures):
     assert predictor.load(tmp_path / "resumed", parameters="raw").checkpoint.name == "step-00000010"
 
 
+@pytest.mark.trains_long
 def test_without_averages_there_is_one_set_of_parameters(trained_run, tmp_path):
     auto, raw = (predictor.load(trained_run, parameters=name) for name in ("auto", "raw"))
     assert equal(auto.variables, raw.variables)

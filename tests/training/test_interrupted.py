@@ -65,6 +65,7 @@ def assert_same(actual, uninterrupted):
     assert actual[2:] == uninterrupted[2:]
 
 
+@pytest.mark.trains_long
 @pytest.mark.parametrize(
     ("model", "chunk"), [("mlp", 4), *(pytest.param("lenet", chunk, marks=pytest.mark.trains_long) for chunk in (1, 4))]
 )

@@ -192,6 +192,7 @@ def test_a_network_or_batch_that_does_not_fit_the_data_is_refused(experiment, tm
         train(change(experiment), tmp_path / "run", progress)
 
 
+@pytest.mark.trains_long
 def test_the_loop_equals_plain_optax_with_every_option(experiment, tmp_path, progress):
     """Smoothing, schedule, weight decay and clipping, compared with a plain optax loop."""
     experiment = experiment.replace(
@@ -238,6 +239,7 @@ def test_the_loop_equals_plain_optax_with_every_option(experiment, tmp_path, pro
     assert [row["lr"] for row in rows] == pytest.approx([0.025, 0.00625])
 
 
+@pytest.mark.trains_long
 @pytest.mark.parametrize("model", ["mlp", pytest.param("lenet", marks=pytest.mark.trains_long)])
 def test_several_steps_per_dispatch_give_the_same_training(model, experiment, tmp_path, progress, monkeypatch):
     experiment = experiment.replace(model=create(model, activation="relu"))  # XLA's convolutions are slow in a loop

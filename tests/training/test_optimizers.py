@@ -43,6 +43,7 @@ def after(experiment, dataset, values=None, steps=2):
     return first, state
 
 
+@pytest.mark.trains_long
 @pytest.mark.parametrize("name", mostly_slow(["muon", "lamb", "lars", "lion"], 1))
 def test_members_with_other_values_train_side_by_side_in_one_program(experiment, dataset, name):
     optimizer = Optimizer(name=name, lr=OPTIMIZERS[name], clip_norm=5.0, layer_decay=0.5)
@@ -65,6 +66,7 @@ def test_members_with_other_values_train_side_by_side_in_one_program(experiment,
             assert differing <= (1e-3 if name == "lion" else 0), path
 
 
+@pytest.mark.trains_long
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_layer_decay_slows_the_stages_below_the_head_and_frozen_parameters_stay(experiment, dataset, name):
     optimizer = Optimizer(name=name, lr=OPTIMIZERS[name])
@@ -80,6 +82,7 @@ def test_layer_decay_slows_the_stages_below_the_head_and_frozen_parameters_stay(
     assert moments(plain.opt_state, FREEZE) == 0 and moments(plain.opt_state, ("head",)) > 0
 
 
+@pytest.mark.trains_long
 @pytest.mark.parametrize("name", mostly_slow(["muon", "lamb", "lars", "lion"], 1, pytest.mark.trains_long))
 def test_a_run_that_is_interrupted_resumes_to_the_same_bits(experiment, tmp_path, name):
     short = experiment.replace(

@@ -53,6 +53,7 @@ def test_the_rate_is_a_function_of_the_metrics(losses, options, expected):
     assert shares(losses, **options) == expected
 
 
+@pytest.mark.trains_long
 def test_each_epoch_trains_at_its_rate(halving):
     """The same training, with the same rates from a step schedule, has the same parameters."""
     dataset, notices = data.load(halving.data), SilentProgress()
@@ -76,6 +77,7 @@ def assert_same(one, other):
     assert all(np.array_equal(mine[path], theirs[path]) for path in theirs)
 
 
+@pytest.mark.trains_long
 @pytest.mark.parametrize("at", [2 * 12, 3 * 12 + 5])
 def test_a_run_killed_after_a_reduction_resumes_to_the_same_bits(halving, tmp_path, at):
     """12 polls per epoch: 10 steps and 2 batches of the evaluation. The cut is between two epochs, and within one."""
@@ -100,6 +102,7 @@ def test_a_run_killed_after_a_reduction_resumes_to_the_same_bits(halving, tmp_pa
     assert json.dumps(mine) == json.dumps(theirs)
 
 
+@pytest.mark.trains_long
 def test_members_side_by_side_reduce_their_own_rates(halving):
     dataset = data.load(halving.data)
     patient = halving.replace(schedule=EAGER.replace(patience=3))

@@ -190,6 +190,7 @@ def uneven(experiment):
     return make, batch, dataset.preprocessing
 
 
+@pytest.mark.compiles_large
 @pytest.mark.parametrize("is_unrolled", [True, False])
 def test_accumulated_parts_give_the_step_of_the_whole_batch(uneven, monkeypatch, is_unrolled):
     monkeypatch.setattr(step_module, "is_unrolled", lambda backend: is_unrolled)

@@ -120,6 +120,7 @@ def test_the_backbone_after_the_head_phase_is_that_of_the_origin(transfer, datas
     assert different == {"params/head/bias", "params/head/kernel"}
 
 
+@pytest.mark.trains_long
 @pytest.mark.parametrize(
     "at",
     [2, *(pytest.param(at, marks=pytest.mark.trains_long) for at in (8, 2 * POLLS + 3, 3 * POLLS + 5, 4 * POLLS + 2))],
@@ -165,6 +166,7 @@ def test_a_run_resumes_without_its_origin(transfer, body, dataset, tmp_path):
 HIDDEN = {"head_hidden": (12,), "head_dropout": 0.3}
 
 
+@pytest.mark.trains_long
 @pytest.mark.parametrize("options", mostly_slow([{}, HIDDEN, {"head_sigmoid": True}], 1, pytest.mark.trains_long))
 def test_training_on_embeddings_gives_the_same_head_as_training_through_the_backbone(
     transfer, body, dataset, origin, digits, tmp_path, options
