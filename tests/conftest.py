@@ -233,7 +233,7 @@ def progress() -> SilentProgress:
 
 @pytest.fixture(autouse=True)
 def own_programs():
-    """Start each test without the compiled programs of the previous ones, which may have changed how they are made."""
+    """Discard compiled programs before each test: an earlier test may have changed how programs are made."""
     shared_dispatch.cache_clear()
     yield
     shared_dispatch.cache_clear()

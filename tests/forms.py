@@ -1,4 +1,4 @@
-"""Variants of one form differ only in depth and width; fast tests run the shallowest of the first forms per family."""
+"""Variants of one form differ only in depth and width; fast tests run only the shallowest forms."""
 
 import functools
 from collections.abc import Iterable

@@ -116,7 +116,7 @@ def test_a_job_that_cnnjax_does_not_support_ends_the_command_and_a_failure_does_
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_xla_is_listed_only_with_the_native_part(measure, native):
+def test_xla_is_listed_only_with_the_native_library(measure, native):
     result = measure([XLA], cnnjax={"facts": FACTS.replace(native=native)})
     assert [row.peer for row in result.rows] == ([OURS, XLA] if native else [OURS])
 

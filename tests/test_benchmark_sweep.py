@@ -1,4 +1,4 @@
-"""`scripts/benchmark.py sweep`: the ways train the same members, and the table and its section."""
+"""`scripts/benchmark.py sweep`: all methods train the same members; the table and its section."""
 
 import json
 
@@ -50,7 +50,7 @@ def test_the_section_names_the_command_and_the_work(tmp_path, monkeypatch):
 
 
 @pytest.mark.many_processes
-def test_all_ways_of_cnnjax_train_the_same_members_with_the_same_results(tmp_path):
+def test_all_methods_of_cnnjax_train_the_same_members_with_the_same_results(tmp_path):
     images = tmp_path / "images.npz"
     sweeping.save_images(images)
     results = []

@@ -663,7 +663,7 @@ def test_a_user_without_a_writable_home_gets_no_warning(workplace):
 
 @pytest.mark.many_processes
 def test_paths_that_are_not_utf8_are_used(tmp_path):
-    """A folder, an image and a text file of another encoding, in every script that reads images."""
+    """A folder, an image and a text file whose names are not UTF-8, in every script that reads images."""
     photos = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     rng = np.random.default_rng(0)
     for part, count in (("train", 8), ("test", 2)):

@@ -3,10 +3,10 @@
     name              input       layers
     resnext_block     28x28x512   ResNeXt-50 32x4d (Xie et al. 2017, table 1), stage 2: 1x1 to 256, 3x3 in 32 groups,
                                   1x1 to 512, added to the input
-    separable_entry   74x74x128   Xception (Chollet 2017, figure 5), entry flow: twice ReLU and a separable
-                                  convolution to 256, max pooling 3x3/2, added to a 1x1/2 projection
-    separable_middle  19x19x728   Xception, middle flow: three times ReLU and a separable convolution, added to the
-                                  input
+    separable_entry   74x74x128   Xception (Chollet 2017, figure 5), entry flow: ReLU and a separable convolution
+                                  to 256, twice; max pooling 3x3/2, added to a 1x1/2 projection
+    separable_middle  19x19x728   Xception, middle flow: ReLU and a separable convolution, three times; added to
+                                  the input
 
 Convolutions have no bias and are followed by batch norm (in a separable pair, only the 1x1). Deviation: max pooling
 pads one row on each side, where Keras's "same" pads only below and right; output size and time are the same.

@@ -1,6 +1,6 @@
 """Networks of the benchmark in Keras, written with its functional API from our definitions.
 
-Strided convolutions and pools use Keras's "same" padding, below and right first, while ours pad all sides equally;
+Strided convolutions and pools use Keras's "same" padding, bottom and right first, while ours pad all sides equally;
 sizes, parameters and operations are the same. Set KERAS_BACKEND before this module is imported.
 """
 
@@ -22,7 +22,7 @@ KERAS_OWN = {
     for depth in (50, 101, 152)
     for form, suffix in (("v1", ""), ("v2", "V2"))
 }
-"""Our names of the networks in keras.applications."""
+"""Names in keras.applications, by our names."""
 
 
 def make(job: Job) -> Any:

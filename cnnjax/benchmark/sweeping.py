@@ -1,8 +1,8 @@
 """How fast a sweep of LeNet-5 trains: `scripts/benchmark.py sweep`.
 
-The same members are trained in several ways, one way after the other in each turn: together, one after the other in one
+The same members are trained by several methods, which take turns: all together, one after the other in one
 process, one process each, and one after the other by PyTorch. The time is that of whole processes: start, imports,
-compilation, training, and an evaluation on the validation images after each epoch. No way writes run folders.
+compilation, training, and an evaluation on the validation images after each epoch. No method writes run folders.
 """
 
 import importlib.util
@@ -35,7 +35,7 @@ INSTALL = "not installed; install it with pip install -e .[bench]"
 
 
 class Way(NamedTuple):
-    """A way to train the members: the module to run, and its argument."""
+    """A method to train the members: the module to run, and its argument."""
 
     name: str
     module: str
@@ -62,7 +62,7 @@ class Work(Schema, at="--"):
     epochs: Annotated[int, Field(ge=1)] = 3
     """Epochs of each member on the embedded subset of Fashion-MNIST."""
     turns: Annotated[int, Field(ge=1)] = 3
-    """Number of turns of each way."""
+    """Number of turns of each method."""
     platform: cli.Platform = "auto"
     """Device to compute on; auto picks an accelerator if there is one."""
 
@@ -73,7 +73,7 @@ class Work(Schema, at="--"):
 
 
 class Measured(NamedTuple):
-    """Seconds of each turn of a way, and the mean validation top-1 of the members, in percent."""
+    """Seconds of each turn of a method, and the mean validation top-1 of the members, in percent."""
 
     seconds: list[float]
     top1: float
@@ -83,7 +83,7 @@ def run(arguments: list[str]) -> None:
     """Parse the command line, measure, print.
 
     Raises:
-        PartlyDone: a way failed or PyTorch is not installed; the table is not written in that case.
+        PartlyDone: a method failed or PyTorch is not installed; the table is not written in that case.
     """
 
     def options(
@@ -141,7 +141,7 @@ def save_images(path: Path) -> None:
 
 
 def _measure(work: Work, way: Way, images: Path) -> tuple[float, float]:
-    """Return the seconds of a way with an empty compilation cache, and the mean validation top-1 in percent."""
+    """Return the seconds of a method with an empty compilation cache, and the mean validation top-1 in percent."""
     job = json.dumps([way.argument, str(images), work.members(), work.epochs, work.platform])
     with tempfile.TemporaryDirectory() as cache:
         started = time.perf_counter()
@@ -183,7 +183,7 @@ def _section(work: Work, arguments: list[str], rows: list[tuple[str, ...]]) -> l
 
 
 def main(job: str) -> None:
-    """Train the members in one way and print the validation top-1 of each."""
+    """Train the members by one method and print the validation top-1 of each."""
     way, images, members, epochs, platform = json.loads(job)
     if way == "processes":
         for member in members:

@@ -1,7 +1,7 @@
 """Checkpoints: orbax stores the arrays; this package adds atomic writes, verification and pruning.
 
 A checkpoint is a folder ``step-00000141`` with one orbax folder per item (``variables``; ``training`` if it can be
-resumed), ``info.json`` (the network and the training progress), ``format.json``, further files of the caller, and
+resumed), ``info.json`` (the network and the training progress), ``format.json``, any other files from the caller, and
 ``manifest.json`` (the sha256 of every file). It is written under a temporary name, synced and renamed, so that a folder
 with this name is complete. The manifest reveals later damage before anything is restored.
 

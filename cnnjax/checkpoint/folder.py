@@ -86,8 +86,8 @@ def _open_best(path: Path) -> Checkpoint:
 def prune(folder: Path, keep: int, best_step: int, raw_best_step: int = 0) -> None:
     """Delete old checkpoints; keep the best, the newest ``keep``, and the checkpoints that those record as the best.
 
-    The latter are needed if newer checkpoints are damaged. Checkpoints within completed epochs and leftovers of a kill
-    are deleted too.
+    The latter are needed if newer checkpoints are damaged. Checkpoints within completed epochs and leftovers of a
+    killed process are deleted too.
     """
     complete = [path for path in list_paths(folder) if path.name.startswith("step")]
     best_steps = {best_step, raw_best_step}.union(*map(_recorded_best, complete[-keep:]))
@@ -112,7 +112,7 @@ def _recorded_best(path: Path) -> tuple[int, ...]:
 def _best_steps(info: dict[str, Any], default: int) -> tuple[int, int]:
     """Return the best step recorded in a checkpoint's info, or ``default``, and that of the best raw parameters.
 
-    A training without moving averages records only one step, as older versions always did.
+    A run without moving averages records only one step, as older versions always did.
     """
     stopping = info.get("early_stopping", {})
     step = stopping.get("best_step", default)

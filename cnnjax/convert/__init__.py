@@ -79,7 +79,7 @@ class Converted(NamedTuple):
     """The network; a file of a whole model sets its number of classes and the hidden layers of its head."""
     variables: Variables
     normalization: Normalization | None
-    """How the layers of a whole model scale the images; None: the publisher's way."""
+    """How the layers of a whole model scale the images; None if they do not, and the publisher's applies."""
     notices: tuple[str, ...] = ()
     """What was chosen or left out, for the user."""
 
@@ -95,7 +95,7 @@ def convert_weights(arch: Arch, source: str, path: Path, choice: Choice = USUAL)
 
     Raises:
         UserError: the file cannot be read; a tensor is missing, unexpected or of the wrong shape; or the layers of a
-            whole model are not known, or compute something else than the network.
+            whole model are not known, or compute something other than the network.
     """
     table = source_of(arch, source).table
     with open_tensors(path, largest_file(arch), choice) as tensors:

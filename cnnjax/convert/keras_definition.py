@@ -163,7 +163,7 @@ class Head(NamedTuple):
 
 
 def find_head(definition: Definition, backbone: frozenset[str]) -> Head:
-    """Return the head: the dense layers at the end of the model that are none of the ``backbone``'s layers.
+    """Return the head: the dense layers at the end of the model that are not in the ``backbone``.
 
     Raises:
         UserError: a layer between two dense layers of the head is of a kind that no head here has.
@@ -232,7 +232,7 @@ def activation_name(layer: Layer) -> str:
     """Return the name of a layer's activation function, such as ``relu``; ``linear`` if it has none.
 
     Raises:
-        UserError: the activation is not one of Keras's by its name.
+        UserError: the activation is not given by name.
     """
     if layer.kind in ("Softmax", "ReLU"):
         return layer.kind.lower()

@@ -32,7 +32,7 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 WEIGHTS = "model.weights.h5"
 LARGEST_CONFIG = 4 * 2**20
 MOST_OBJECTS = 100_000
-"""Maximum groups and data sets in a file; the largest networks with optimizer state have a few thousand."""
+"""Maximum groups and datasets in a file; the largest networks with optimizer state have a few thousand."""
 
 
 @contextlib.contextmanager
@@ -106,7 +106,7 @@ def _renamed(name: str, layers: dict[str, str]) -> str:
 
 
 def _datasets(path: Path, group: h5py.Group, prefix: str, seen: set[int]) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yield every data set with its path in the file; links and cycles are rejected before they are followed."""
+    """Yield every dataset with its path in the file; links and cycles are rejected before they are followed."""
     for key in group:
         location = f"{prefix}{key}"
         link = group.get(key, getlink=True)
@@ -138,7 +138,7 @@ def _datasets(path: Path, group: h5py.Group, prefix: str, seen: set[int]) -> Ite
 def _legacy_name(location: str, layers: frozenset[str]) -> str:
     """Turn ``conv1_conv/conv1_conv/kernel:0`` into ``conv1_conv/kernel``; in a whole model, it is one group deeper.
 
-    The weights of a nested model are in one group; the last part that is one of the model's ``layers`` names theirs.
+    The weights of a nested model are in one group; their layer is the last part of the path that is in ``layers``.
     """
     *groups, variable = location.removeprefix("model_weights/").split("/")
     layer = next((part for part in reversed(groups) if part in layers), groups[0] if groups else "")

@@ -1,4 +1,4 @@
-"""A whole model in a Keras file: its own head and scaling of images are taken over, and the result is checked.
+"""A whole model in a Keras file: its own head and image scaling are adopted, and the result is checked.
 
 A file of weights alone says nothing about activations, pooling or preprocessing; a file of a model does. The converted
 network is therefore compared with what the file's own layers compute, and refused unless both agree.
@@ -161,7 +161,7 @@ def _check(
     arch: HeadedArch, variables: Variables, definition: Definition, head: Head, tensors: Tensors,
     normalization: Normalization | None,
 ) -> None:  # fmt: skip
-    """Compare both networks on two made-up images."""
+    """Compare both networks on two random images."""
     height, width, channels = (
         given or own for given, own in zip(definition.input_shape, arch.image_shape, strict=True)
     )

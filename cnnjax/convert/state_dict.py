@@ -1,7 +1,7 @@
 """Which of a file's tensors are the network's: wrappers, averaged copies, and prefixes of names.
 
-Training recipes save a state dict beside other data, often twice: the parameters and their moving average. timm's
-loader takes the average, and so does this one. Nothing is chosen in silence: every choice is a notice.
+Training recipes save a state dict along with other data, often twice: the parameters and their moving average. timm's
+loader takes the average, and so does this one. Nothing is chosen silently: every choice is reported in a notice.
 """
 
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ AVERAGED = ("state_dict_ema", "model_ema_state_dict", "ema_state_dict", "model_e
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 """Keys of the parameters themselves."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.", "encoder.")
-"""What wrappers of a network put before every name: DataParallel, torch.compile, Lightning and usual recipes."""
+"""Prefixes that wrappers add to every name: DataParallel, torch.compile, Lightning and common training recipes."""
 COUNTERS = ("n_averaged", "module.n_averaged")
-"""The number of updates of torch's AveragedModel, saved beside its tensors."""
+"""The number of updates of torch's AveragedModel, saved with its tensors."""
 
 
 def select(content: Any, key: str | None) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
@@ -68,8 +68,8 @@ def without_prefix(tensors: Tensors, prefix: str | None) -> Tensors:
 
     Args:
         tensors: those of a file.
-        prefix: prefix of the names to keep, without which they are returned; the others are left out and counted. None:
-            usual prefixes, if every name has them.
+        prefix: keep only names with this prefix and remove it; a notice counts the others. None: remove common
+            prefixes that every name has.
     """
     names = {name: name for name in tensors.shapes}  # new name -> name in the file
     notices = list(tensors.notices)

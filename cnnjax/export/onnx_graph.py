@@ -1,4 +1,4 @@
-"""The ONNX graph of a traced computation: a node or more for each JAX primitive, constants computed beforehand.
+"""The ONNX graph of a traced computation: one or more nodes for each JAX primitive, constants computed beforehand.
 
 The batch size stays symbolic, so it never becomes a constant of the graph. A broadcast is not computed where ONNX
 broadcasts by itself: a `Value` may be narrow, with axes of size 1 that stand for larger ones.

@@ -24,7 +24,7 @@ def elementwise(kind: str) -> Operation:
 
 
 def _elementwise(inputs: list[Value], name: str) -> Value:
-    """Return the output of an elementwise node, which is narrow if no input but scalars has the full size."""
+    """Return the output of an elementwise node, which is narrow unless a non-scalar input has the full size."""
     full = any(not value.narrow and value.shape != () for value in inputs)
     return Value(name, narrow=not full and any(value.narrow for value in inputs))
 

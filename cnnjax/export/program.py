@@ -1,4 +1,4 @@
-"""The exported computation: images as they are decoded in, logits and probabilities out."""
+"""The exported computation: decoded images in, logits and probabilities out."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ LARGEST = 2**31 - 2**26
 
 
 def program(network: Predictor) -> Callable[[jax.Array], dict[str, jax.Array]]:
-    """Return a function of images uint8 [N, H, W, C], red first, resized and cropped to the network's input size.
+    """Return a function of RGB images uint8 [N, H, W, C], resized and cropped to the network's input size.
 
     It returns the logits and the probabilities [N, classes]. The preprocessing and the variables are part of it.
     """

@@ -14,7 +14,7 @@ from cnnjax.runs.predictor import Predictor
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 CLASS_NAMES = "class_names"
-"""Output with the class names: UTF-8, uint8 [classes, longest name], filled up with zeros."""
+"""Output with the class names: UTF-8, uint8 [classes, longest name], padded with zeros."""
 
 
 def write_stablehlo(network: Predictor, out: Path) -> str:
@@ -22,7 +22,7 @@ def write_stablehlo(network: Predictor, out: Path) -> str:
 
     ``jax.export.deserialize(bytearray(data)).call(images)`` returns a dict with the outputs of
     `cnnjax.export.program` and `CLASS_NAMES`. The batch size is symbolic, so XLA computes every operation: there are
-    no calls of native code, and `jax.export` refuses any.
+    no calls to native code, and `jax.export` rejects any.
 
     Raises:
         UserError: flatbuffers is missing, or the file, read again, gives other logits.
@@ -55,7 +55,7 @@ def exported(network: Predictor) -> jax.export.Exported:
 
 
 def encoded(names: tuple[str, ...]) -> np.ndarray:
-    """Return names as UTF-8, uint8 [names, longest], filled up with zeros."""
+    """Return names as UTF-8, uint8 [names, longest], padded with zeros."""
     lines = [name.encode() for name in names]
     longest = max(map(len, lines), default=0)
     return np.array([list(line.ljust(longest, b"\0")) for line in lines], np.uint8).reshape(len(lines), longest)

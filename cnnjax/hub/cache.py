@@ -157,7 +157,7 @@ def _address(entry: Published) -> str:
 
 
 def _mirrored_name(entry: Published) -> str:
-    """Return the file's name on a mirror. All files of the hub have one name, so the network's name precedes it."""
+    """Return the file's name on a mirror. All files on the hub share a name, so the network's name is put first."""
     return f"{entry.name}.{entry.file_name}" if entry.address.startswith(HUB) else entry.file_name
 
 

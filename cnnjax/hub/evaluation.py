@@ -1,4 +1,4 @@
-"""Evaluate published networks on labelled images, beside the published accuracy."""
+"""Evaluate published networks on labeled images, and compare with the published accuracy."""
 
 import csv
 import io
@@ -41,7 +41,7 @@ class Labelled(NamedTuple):
 
 
 class Evaluated(NamedTuple):
-    """A network's metrics on labelled images; top-1 and top-5 are shares."""
+    """A network's metrics on labeled images; top-1 and top-5 are shares."""
 
     report: Report
     images: Labelled

@@ -50,7 +50,7 @@ def describe(path: Path, config: Mapping[str, Any]) -> Description:
 
 
 def _variant(architecture: object) -> str:
-    """Return our name of one of timm's architectures."""
+    """Return our name for one of timm's architectures."""
     renamed = {
         entry.weights.partition(".")[0]: entry.variant for entry in registry().values() if entry.source == "timm"
     }

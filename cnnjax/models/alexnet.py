@@ -157,7 +157,7 @@ class AlexNetModule(Network):
         if self.form == "torchvision":  # dropout before each hidden layer
             x = self.activation(self.dense1(self.dropout(x, rngs)))
             x = self.activation(self.dense2(self.dropout(x, rngs)))
-        else:  # and in the paper, after it
+        else:  # dropout after each hidden layer, as in the paper
             x = self.dropout(self.activation(self.dense1(x)), rngs)
             x = self.dropout(self.activation(self.dense2(x)), rngs)
         return Outputs(apply_head(self.head, x, rngs))

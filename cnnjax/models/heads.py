@@ -1,6 +1,6 @@
-"""Classification heads: what maps a network's embedding to its classes.
+"""Classification heads, which map a network's embedding to its classes.
 
-A head is linear, or has hidden layers, as networks that are fine-tuned to new classes often do.
+A head is linear or has hidden layers, which are common in networks fine-tuned on new classes.
 """
 
 import itertools

@@ -2,7 +2,7 @@
 
 Source: Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision", table 1 and figures 5, 6, 7
 and 10.
-Deviations: the networks of torchvision and Keras, which agree with each other and not with table 1 in all widths.
+Deviations: some widths differ from table 1; they are those of torchvision and Keras, which agree with each other.
 
     stage    blocks                                          299x299x3 becomes
     stem     3x3 /2, 3x3, 3x3, pool, 1x1, 3x3, pool          35x35x192
@@ -238,9 +238,9 @@ def conv(
     arch: InceptionV3, inputs: int, outputs: int, size: int | tuple[int, int], *, stride: int = 1, valid: bool = False,
     rngs: nnx.Rngs,
 ) -> ConvNormAct:  # fmt: skip
-    """Return a convolution with its norm and activation; 0 inputs are the channels of the images.
+    """Return a convolution with its norm and activation; if ``inputs`` is 0, it takes the images.
 
-    All channels are those of the network of full width.
+    ``inputs`` and ``outputs`` are the channels at full width.
     """
     inputs, outputs = arch.scaled(inputs) or arch.channels, arch.scaled(outputs)
     height, width = pair("size", size)

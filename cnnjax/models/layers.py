@@ -59,7 +59,7 @@ class Arch(Schema, at="model."):
     family: ClassVar[str]
     """Name of the family in files."""
     init_images: ClassVar[int] = 0
-    """Training images that `data_init` reads, at most; 0: the initial parameters do not depend on the data."""
+    """Maximum number of training images that `data_init` reads; 0 if the initial parameters do not depend on data."""
 
     num_classes: Size = 1000
     """Number of classes."""
@@ -94,7 +94,7 @@ class Arch(Schema, at="model."):
         return cast(Self, super(Arch, families[family]).from_dict(options, where))
 
     def data_init(self, params: dict[str, Any], images: np.ndarray) -> dict[str, Any]:
-        """Return the parameters of a training's first step, from those drawn by its seed.
+        """Return the initial parameters of a training run, given those drawn from its seed.
 
         ``images`` [N, H, W, C] are preprocessed training images, at most `init_images`.
         """
@@ -136,14 +136,14 @@ class Network(nnx.Module):
         return self.continue_from({}, images, rngs)
 
     def continue_from(self, first: Features, x: jax.Array, rngs: nnx.Rngs | None = None) -> Features:
-        """Run the stages that follow the ``first`` ones, whose activations are known, on the last of them, ``x``.
+        """Run the stages after ``first``, whose activations are known; ``x`` is the last of these activations.
 
         Each rematerialized stage is a separate checkpoint: only its inputs are stored, and it is recomputed when its
         gradient is needed.
         """
         features = dict(first)
         for name, run, layers in self.stages()[len(first) :]:
-            if name in self.remat:  # outputs only what changes: statistics once, no parameters
+            if name in self.remat:  # returns only updated state: the statistics, once, and no parameters
                 run = nnx.remat(run, graph_updates=False)
             features[name] = x = run(*layers, x, rngs)
         return features

@@ -73,7 +73,7 @@ class LeNet(Arch):
     pooling: Literal["avg", "max"] = "avg"
     """Reduction of each 2x2 window in both pooling layers."""
     head: Literal["dense", "conv", "gap"] = "dense"
-    """Classifier of the last feature map: dense layers, the same as convolutions, or dense layers on its mean."""
+    """Classifier on the last feature map: dense layers, these layers as convolutions, or dense layers on its mean."""
 
     @property
     def last_side(self) -> int:

@@ -13,8 +13,7 @@ Finally, each stage's width is rounded to a multiple of the group width, in one 
     stage s    blocks of 1x1, 3x3 /2 grouped, [gate], 1x1, shortcut  56, 28, 14, 7 pixels
 
 The gate of a Y block has ``se_ratio`` times the block's *input* channels. `AnyNet` (section 3.2) has the same blocks
-with
-depth, width, bottleneck ratio and group width chosen per stage; the bottleneck ratio divides the width of the 3x3
+with depth, width, bottleneck ratio and group width chosen per stage; the bottleneck ratio divides the width of the 3x3
 convolution. In a RegNet it is 1, which the paper finds best.
 Deviations: none.
 Expected at 224 px: regnet_x_400mf 5,495,976 parameters, 0.414 G multiply-adds; regnet_y_8gf 39,381,472, 8.473 G.

@@ -10,10 +10,10 @@ whitening of patches is from Page 2019, "How to Train Your ResNet", part 8.
     stage3  the same with 256 channels                              3x3x256
     head    global maximum, divided by 9, dense
 
-The whitening kernel holds the eigenvectors of the second moments of 2x2 patches, each divided by the root of its
-eigenvalue, and their negatives. It is computed from training images before the first step (`data_init`); freeze it with
-``train.freeze=("whiten/kernel",)``. Each 3x3 convolution starts as the identity of its first channels, and norms have
-no scale.
+The whitening kernel holds the eigenvectors of the second moments of 2x2 patches, each divided by the square root
+of its eigenvalue, and their negatives. It is computed from training images before the first step (`data_init`); freeze
+it with ``train.freeze=("whiten/kernel",)``. Each 3x3 convolution starts as the identity of its first channels, and
+norms have no scale.
 Deviations: GELU is jax.nn's tanh approximation; the head has a bias and Glorot's initial kernel; epsilon is 1e-5
 instead of 1e-12, which float32 would lose.
 Expected at 32x32x3 and 10 classes: 1,971,650 parameters, 118,147,360 multiply-adds.
@@ -48,13 +48,13 @@ PATCH = 2
 """Height and width of the patches that are whitened."""
 STEM, GROUPS = "whiten", ("stage1", "stage2", "stage3")
 LOGIT_SCALE = 1 / 9
-"""Factor of the embedding, so that training starts with small logits."""
+"""Factor applied to the embedding, so that training starts with small logits."""
 EIGENVALUE_EPSILON = 5e-4
 """Constant added to the eigenvalues, so that directions without signal are not amplified."""
 CHUNK = 500
 """Images whose patches are in memory at once."""
 UNIFORM: Initializer = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""Uniform within one over the root of the fan-in, torch's default."""
+"""Uniform between -1 / sqrt(fan_in) and 1 / sqrt(fan_in), torch's default."""
 
 
 class SpeedNet(HeadedArch):

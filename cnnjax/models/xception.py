@@ -1,7 +1,7 @@
 """Xception: separable convolutions with shortcuts.
 
 Source: Chollet 2017, "Xception: Deep Learning with Depthwise Separable Convolutions", figure 5.
-Deviations: the network is the one of keras.applications, which the paper's author wrote. The paper's dropout of 0.5
+Deviations: the network is the one in keras.applications, which the paper's author wrote. The paper's dropout of 0.5
 before the classifier is a field, and its optional dense layers are left out.
 
     stage    blocks                        299x299x3 becomes
@@ -15,7 +15,7 @@ The paper's entry flow is the stem, stage1, stage2 and the first block of stage3
 its exit flow is stage4. All numbers except those of the stem are separable 3x3 convolutions, each with a norm.
 Forms:
     keras  as in Keras: SAME pooling, epsilon 1e-3, biased running variance.
-    timm   as timm's legacy_xception: pooling padded by 1 on both sides, epsilon 1e-5, unbiased running variance. The
+    timm   as in timm's legacy_xception: pooling padded by 1 on both sides, epsilon 1e-5, unbiased running variance. The
            two paddings differ at even sizes only.
 Expected at 299 px: 22,855,952 parameters, 8.36 G multiply-adds.
 """

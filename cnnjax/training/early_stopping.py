@@ -16,7 +16,7 @@ class EarlyStoppingState(Schema):
     """State of early stopping, stored with every checkpoint. Lower scores are better."""
 
     best_step: int = 0
-    """Step of the best parameters so far, by any improvement; 0 before the first epoch."""
+    """Step of the best parameters so far, counting any improvement, however small; 0 before the first epoch."""
     best_score: Score | None = None
     reference_score: Score | None = None
     """Score that must be beaten by more than min_delta to reset the patience."""

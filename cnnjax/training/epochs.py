@@ -32,7 +32,7 @@ def check_finite(metrics: EpochMetrics, epoch: int, rate: Rate) -> None:
 def check_validation(
     figures: dict[str, float], raw: dict[str, float] | None, epoch: int, step: int, rate: Rate
 ) -> None:
-    """Raise Diverged if the validation loss, or that of raw parameters beside averages, is not finite."""
+    """Raise Diverged if the validation loss, or that of the raw parameters if averages are kept, is not finite."""
     if not all(math.isfinite(f["loss"]) for f in (figures, raw) if f is not None):
         raise _diverged(f"the validation loss was not finite at step {step}", epoch, step, rate)
 
@@ -49,7 +49,7 @@ def epoch_row(
     epoch: int, step: int, lr: float, metrics: EpochMetrics, validation: dict[str, float],
     raw: dict[str, float] | None, seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return the row of metrics.jsonl for an epoch; ``raw`` are the figures of raw parameters beside averages."""
+    """Return the row of metrics.jsonl for an epoch; ``raw``: metrics of the raw parameters, if averages are kept."""
     images = int(metrics.images)
     return {
         "epoch": epoch,

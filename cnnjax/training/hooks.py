@@ -52,7 +52,7 @@ class Hook:
 
 
 class AllHooks(Hook):
-    """All hooks of a training, combined into one."""
+    """All hooks of a training run, combined into one."""
 
     def __init__(self, hooks: Sequence[Hook]):
         self.hooks = hooks

@@ -10,7 +10,7 @@ from cnnjax.training.state import INIT_STREAM
 
 
 def initial_variables(experiment: Experiment, dataset: Dataset) -> Variables:
-    """Return the variables drawn by the seed, after the network's `data_init` on training images.
+    """Return the variables drawn from the seed, after the network's `data_init` on training images.
 
     These are the first images of the first epoch, without augmentation, so the same seed and data give the same
     variables.

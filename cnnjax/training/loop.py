@@ -43,7 +43,7 @@ from cnnjax.training.turns import Steps, finish
 SECONDS_BETWEEN_LOOKS = 0.2
 """Minimum time between fetches of metrics for the progress bar; it does not affect results."""
 PROGRAMS_KEPT = 4
-"""Compiled dispatches that a process keeps, so that trainings with the same program compile it once."""
+"""Compiled dispatches that a process keeps, so that training runs with the same program compile it once."""
 
 
 class Outcome(NamedTuple):
@@ -66,7 +66,7 @@ def fit(
     experiment: Experiment, dataset: Dataset, start: Snapshot | None = None, hooks: Sequence[Hook] = (),
     poll: Callable[[], None] = signals.poll, profile: Profile | None = None,
 ) -> Outcome:  # fmt: skip
-    """Do a `training` to its end."""
+    """Run a `training` to its end."""
     return finish(training(experiment, dataset, start, hooks, poll, profile))
 
 
@@ -76,15 +76,14 @@ def training(
 ) -> Steps[Outcome]:  # fmt: skip
     """Train from ``start``, or from the experiment's seed, to the end, pausing after each dispatch.
 
-    Several trainings can take turns. The pauses do not count in the seconds of an epoch.
+    Several training runs can take turns. The pauses do not count toward the seconds of an epoch.
 
     The order is part of the contract: the steps of an epoch, its evaluation, each hook in order, and only then the next
     epoch. A run that is interrupted anywhere and resumed from a snapshot ends bit for bit like an uninterrupted
     one: the order of the images and their random resized crops are functions of (seed, epoch), all other randomness is
-    a function of (seed, step), and
-    the snapshot holds everything else that training changes. ``poll`` is called between steps and between evaluation
-    batches; if it raises Interrupted, the hooks receive a snapshot within the epoch. ``profile`` traces the selected
-    steps.
+    a function of (seed, step), and the snapshot holds everything else that training changes. ``poll`` is called between
+    steps and between evaluation batches; if it raises Interrupted, the hooks receive a snapshot within the epoch.
+    ``profile`` traces the selected steps.
 
     Raises:
         Diverged: a loss was NaN or infinite; no hook has seen that epoch.
@@ -158,7 +157,7 @@ def training(
 
 
 def outcome_of(experiment: Experiment, snapshot: Snapshot, steps_per_epoch: int) -> Outcome:
-    """Return the result of a training that ended at ``snapshot``."""
+    """Return the result of a training run that ended at ``snapshot``."""
     epochs, stopping = len(snapshot.rows), snapshot.early_stopping
     return Outcome(
         snapshot, epochs, epochs < experiment.train.epochs, stopping.best_step // steps_per_epoch,
@@ -169,7 +168,7 @@ def outcome_of(experiment: Experiment, snapshot: Snapshot, steps_per_epoch: int)
 def dispatch_of_training(
     experiment: Experiment, dataset: Dataset, steps_per_epoch: int, profile: Profile | None = None
 ) -> Dispatch:
-    """Return the jitted dispatch of a training, which trainings with the same program share."""
+    """Return the jitted dispatch of a training run, which all runs with the same program share."""
     weights = None
     if experiment.train.balance == "weights":
         weights = tuple(class_weights(dataset.train.labels, len(dataset.classes)).tolist())
@@ -181,9 +180,9 @@ def dispatch_of_training(
 def shared_dispatch(
     program: Experiment, preprocessing: Preprocessing, steps_per_epoch: int, weights: tuple[float, ...] | None = None
 ) -> Dispatch:  # fmt: skip
-    """Return the jitted dispatch of a program: every training with this program compiles and uses the same one.
+    """Return the jitted dispatch of a program, compiled once and shared by every run with this program.
 
-    ``weights`` are those of the classes, if the images are weighted by their class.
+    ``weights`` are the class weights, if the images are weighted by class.
     """
     given = None if weights is None else np.asarray(weights, np.float32)
     return make_dispatch(make_train_step(program, preprocessing), program.train.batch_size, steps_per_epoch, given)

@@ -1,6 +1,6 @@
 """Reduce the learning rate when a validation metric has stopped improving, as a pure function of the metrics so far.
 
-Nothing has to be saved besides the metrics of each epoch, which every checkpoint holds: a resumed training computes the
+Nothing has to be saved besides the metrics of each epoch, which every checkpoint holds: a resumed run computes the
 same rates from them.
 """
 
@@ -30,7 +30,7 @@ def reduction(config: Schedule, rows: Rows) -> float:
 
     After ``patience`` consecutive epochs without an improvement by more than ``min_delta``, the rate is multiplied by
     ``factor``, down to ``end``. The next ``cooldown`` epochs do not count as epochs without improvement. This is
-    torch's ReduceLROnPlateau with an absolute threshold; its patience is smaller by 1.
+    torch's ReduceLROnPlateau with an absolute threshold; torch's patience is one less.
     """
     share, best, stale, cooling = 1.0, math.inf, 0, 0
     for row in rows:
@@ -47,7 +47,7 @@ def reduction(config: Schedule, rows: Rows) -> float:
 
 
 def message(config: Schedule, lr: float, rows: Rows) -> str | None:
-    """Return the message that the last epoch reduced the learning rate, or None; ``lr`` is the base learning rate."""
+    """Return a message if the last epoch reduced the learning rate, else None; ``lr`` is the base learning rate."""
     share = reduction(config, rows) if config.name == "plateau" else 1.0
     if share == 1 or share == reduction(config, rows[:-1]):
         return None

@@ -1,4 +1,4 @@
-"""Which trainings share a compiled program."""
+"""Which training runs share a compiled program."""
 
 from cnnjax.config import Data, EarlyStopping, Experiment, Optimizer, Schedule
 
@@ -6,7 +6,7 @@ from cnnjax.config import Data, EarlyStopping, Experiment, Optimizer, Schedule
 def program_of(experiment: Experiment) -> Experiment:
     """Return the experiment with one fixed value in each field that its compiled train step does not depend on.
 
-    Trainings for which this is equal share one program. They differ only in values that
+    Runs for which the returned experiments are equal share one program. They differ only in values that
     `cnnjax.optim.make_hyperparameters` turns into arguments (learning rate, momentum, decay, schedule constants, label
     smoothing), in the seed, and in what the host decides (data, initial parameters, epochs, evaluation, early stopping,
     checkpoints).

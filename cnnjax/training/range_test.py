@@ -1,7 +1,8 @@
 """Learning-rate range test (Smith 2017, section 3.3): train for a while at a rate that grows at every step.
 
-Below a useful rate the loss hardly moves, at a useful one it falls, and above it grows again. The test trains a copy of
-the initial state, in the same program and with the same images as the first epochs of a training, and writes nothing.
+If the rate is too low, the loss hardly changes; at a useful rate it falls; if the rate is too high, it grows again.
+The test trains a copy of the initial state, in the same program and with the same images as the first epochs of
+training, and writes nothing.
 """
 
 import math
@@ -53,7 +54,7 @@ class Suggestion(NamedTuple):
     """Learning rates that a curve suggests."""
 
     steepest: float
-    """Rate at which the smoothed loss falls most per factor of the rate, below `lowest`."""
+    """Rate at which the smoothed loss falls most steeply on a logarithmic scale of the rate, up to `lowest`."""
     lowest: float
     """Rate at which the smoothed loss is lowest. A tenth of it is another common choice."""
 
@@ -162,7 +163,7 @@ def growing(values: Hyperparameters, steps: int) -> Hyperparameters:
 def _batches(
     experiment: Experiment, dataset: Dataset, steps_per_epoch: int, steps: int, placement: Placement
 ) -> Iterator[Chunk]:
-    """Yield the images of each step, in the order of the first epochs of a training."""
+    """Yield the images of each step, in the order of the first epochs of training."""
     loader = make_loader(dataset.train, experiment.train.batch_size, 1, placement)
     area = experiment.augmentation.crop_area
     for epoch, done in enumerate(range(0, steps, steps_per_epoch)):

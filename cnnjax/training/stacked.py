@@ -1,4 +1,4 @@
-"""Trainings with one program, stacked along a leading axis: one device call trains a step of all of them.
+"""Training runs with one program, stacked along a leading axis: one device call trains a step of all of them.
 
 The members share the images on the device. Each has its own order of images, keys, hyperparameters and early stopping.
 A member that has ended is masked, and leaves the stack at the next repacking, when half of the stack has ended.
@@ -36,7 +36,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class StackMember(NamedTuple):
-    """One training of a stack: its experiment, where it starts (None: at its seed), and its hooks."""
+    """One training run of a stack: its experiment, its start (None: initialized from its seed), and its hooks."""
 
     experiment: Experiment
     start: Snapshot | None
@@ -68,7 +68,7 @@ class _Live(Generic[K]):
 
     @property
     def within(self) -> int:
-        """Steps that have been trained of the current epoch."""
+        """Steps of the current epoch that have been trained."""
         return int(self.snapshot.state.step) - len(self.snapshot.rows) * self.steps_per_epoch
 
     @property
@@ -124,8 +124,8 @@ def fit_stacked(
 ) -> Iterator[tuple[K, Outcome | Exception]]:
     """Train the members side by side; yield each name with its outcome or its error, as it ends.
 
-    The members have one program (see `program_of`), the same data and the same position within their epochs. An epoch's
-    seconds are shared evenly by the members that trained it.
+    The members share one program (see `program_of`), the same data and the same position within their epochs. The
+    seconds of an epoch are shared evenly by the members that trained it.
 
     Raises:
         Interrupted: ``poll`` raised it between two calls; the hooks of all members received their positions.
@@ -218,7 +218,7 @@ class _Training:
 
 @functools.lru_cache(maxsize=1)
 def shared_stacked_dispatch(program: Experiment, preprocessing: Preprocessing, steps_per_epoch: int) -> Dispatch:
-    """Return the jitted dispatch of a stack of trainings with this program."""
+    """Return the jitted dispatch of a stack of training runs with this program."""
     return make_stacked_dispatch(make_train_step(program, preprocessing), program.train.batch_size, steps_per_epoch)
 
 

@@ -40,7 +40,7 @@ class Ema(NamedTuple):
 class TrainState(NamedTuple):
     """Everything that training changes. Together with the experiment and the data it determines every later state.
 
-    The state is saved and restored as a whole, so a new field needs no further code to be saved. Fields that a training
+    The state is saved and restored as a whole, so a new field needs no further code to be saved. Fields that a run
     does not use are None.
     """
 

@@ -165,7 +165,7 @@ def make_dispatch(
     It runs k steps in one device call and donates the state. The images of a step depend only on ``state.step`` and the
     epoch's ``order`` [N]; if ``order`` begins with the images of a later step of the epoch, ``start`` is the number of
     that step. ``boxes`` int32 [N, 4] are random resized crops of the images in that order. ``class_weights`` float32
-    [classes] weigh the images by their labels. The metrics are a copy that survives the donation, so that progress can
+    [classes] weight the images by their labels. The metrics are a copy that survives the donation, so that progress can
     be shown.
     """
     options = compiler_options(jax.default_backend())

@@ -1,4 +1,4 @@
-"""Work in small parts, so that several trainings can take turns in one process."""
+"""Work in small parts, so that several training runs can take turns in one process."""
 
 import itertools
 from collections.abc import Generator, Iterable, Iterator
@@ -22,13 +22,13 @@ def finish(steps: Steps[T]) -> T:
 
 
 def take_turns(works: Iterable[tuple[K, Steps[T]]], most: int) -> Iterator[tuple[K, T | Exception]]:
-    """Do one part of each work in turn; yield each name with the result or the error of its work, as it ends.
+    """Do one part of each task in turn; yield each name with the result or the error of its task, as it ends.
 
-    At most ``most`` works are in progress; the next one begins when one ends. An error ends only its own work.
+    At most ``most`` tasks are in progress; the next one begins when one ends. An error ends only its own task.
 
     Raises:
-        Interrupted: a work was interrupted. The others in progress were continued until they ended too, so that each
-            could save its position, and no other work began.
+        Interrupted: a task was interrupted. The others in progress continued until they ended too, so that each could
+            save its position, and no further task was started.
     """
     waiting = iter(works)
     active: list[tuple[K, Steps[T]]] = []

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 Views = Literal[1, 2, 6]
-"""1: the image; 2: also its mirror image; 6: also both of the image shifted by a pixel to either corner."""
+"""1: the image; 2: also its mirror image; 6: also both, shifted by one pixel down and right, and up and left."""
 SHIFT = 1
 """Pixels by which a view is shifted."""
 

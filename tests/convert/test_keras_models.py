@@ -75,7 +75,7 @@ def test_a_model_that_computes_something_else_is_refused(tmp_path, tensors, laye
     assert message in refused(tmp_path, tensors, changed(keras_config(tensors), layer, **settings))
 
 
-def test_another_pooling_is_refused(tmp_path, tensors):
+def test_a_different_pooling_layer_is_refused(tmp_path, tensors):
     config = keras_config(tensors)
     for entry in config["config"]["layers"]:
         if entry["class_name"] == "GlobalAveragePooling2D":

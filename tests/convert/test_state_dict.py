@@ -23,7 +23,7 @@ def test_a_plain_state_dict_is_read():
     assert select(ONE, None) == (ONE, ())
 
 
-def test_the_moving_average_is_preferred_and_said():
+def test_the_moving_average_is_preferred_and_reported():
     chosen, [notice] = select({"state_dict": ONE, "state_dict_ema": TWO}, None)
     assert chosen is TWO
     assert notice == "the moving average under 'state_dict_ema' is read; --key chooses another: state_dict"

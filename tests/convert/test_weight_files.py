@@ -99,7 +99,7 @@ class TestKeras:
         assert "predictions/kernel is [1048576, 262144]" in refused(KERAS_V1, "keras", path)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
 
-    def test_compressed_data_sets_are_refused_before_reading(self, keras_tensors, tmp_path):
+    def test_compressed_datasets_are_refused_before_reading(self, keras_tensors, tmp_path):
         path = write_legacy_h5(tmp_path / "a.h5", keras_tensors)
         with h5py.File(path, "a") as file:
             del file["predictions/predictions/bias:0"]

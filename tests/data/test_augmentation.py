@@ -117,7 +117,7 @@ def test_colors_of_images_with_other_channels_are_refused(options):
 
 
 @pytest.mark.compiles_large
-def test_members_that_train_side_by_side_are_augmented_as_alone():
+def test_members_that_train_side_by_side_are_augmented_as_if_alone():
     config = Augmentation(
         pad_crop=1, flip=True, brightness=0.4, hue=0.1, auto_augment="randaugment", erase=0.5, erase_fill="noise"
     )
@@ -126,7 +126,7 @@ def test_members_that_train_side_by_side_are_augmented_as_alone():
     alone = jax.jit(lambda key: augment(config, key, images))
     for key, result in zip(keys, np.asarray(together), strict=True):
         difference = np.abs(result.astype(int) - np.asarray(alone(key)))
-        assert (difference > 0).mean() < 0.02  # another program may round another way
+        assert (difference > 0).mean() < 0.02  # a different program may round differently
 
 
 def test_a_padding_as_wide_as_the_images_is_refused(experiment):

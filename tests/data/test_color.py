@@ -98,7 +98,7 @@ def autocontrast(values):
 
 
 def equalize(values):
-    """As Pillow's `ImageOps.equalize`."""
+    """Equalize as Pillow's `ImageOps.equalize` does."""
     counts = np.bincount(values.ravel(), minlength=256)
     step = (counts.sum() - counts[counts > 0][-1]) // 255
     if step == 0:

@@ -25,7 +25,7 @@ def png16(samples, color, *, filtered=False, orientation=None, transparent=None)
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     rows = [row.astype(">u2").tobytes() for row in samples]
-    if filtered:  # by the difference to the sample on the left
+    if filtered:  # each sample minus the one on its left
         width = 2 * samples.shape[2]
         rows = [
             bytes((byte - (row[i - width] if i >= width else 0)) % 256 for i, byte in enumerate(row)) for row in rows

@@ -310,7 +310,7 @@ def test_a_damaged_image_is_named(write):
         refused(write(files), "train/dog/2.png cannot be read as an image")
 
 
-def test_a_file_with_a_false_image_suffix_is_refused(write):
+def test_a_file_with_a_misleading_image_suffix_is_refused(write):
     page = io.BytesIO()
     Image.new("RGB", (6, 8)).save(page, "EPS")
     files = noise_images() | {"train/dog/2.png": page.getvalue()}

@@ -121,7 +121,7 @@ def step_of(experiment, batch_size=8, **changes):
 
 @pytest.mark.compiles_large
 def test_the_step_trains_on_the_mixed_batch(experiment):
-    """The loss of the first step is that of the mixed batch, also if it is accumulated in parts."""
+    """The loss of the first step is that of the mixed batch, even if it is accumulated in parts."""
     key = jax.random.key(1)
     config = Augmentation(mixup=5.0)
     plain, mixed = (step_of(experiment, augmentation=chosen)(key) for chosen in (Augmentation(), config))

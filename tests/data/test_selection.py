@@ -1,4 +1,4 @@
-"""Selected classes and images, and what balances uneven classes."""
+"""Selection of classes and images, and handling of class imbalance."""
 
 import numpy as np
 import pytest

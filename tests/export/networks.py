@@ -12,7 +12,7 @@ from cnnjax.runs.predictor import Predictor
 
 
 def predictor_of(arch: Arch) -> Predictor:
-    """Return a network with random parameters and statistics, names in UTF-8, and blue first if it has colors."""
+    """Return a network with random parameters and statistics, non-ASCII class names, and BGR if it has colors."""
     params, statistics = init(arch, jax.random.key(0))
     rng = np.random.default_rng(0)
     drawn = jax.tree.map(lambda leaf: rng.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype), statistics)

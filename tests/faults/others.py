@@ -162,7 +162,7 @@ def out_of_memory(harness: Harness, native: str) -> Row:
 
 
 def sync_order(harness: Harness) -> Row:
-    """Trace a training's system calls: every file and folder must be synced before `saved` is printed."""
+    """Trace a training run's system calls: every file and folder must be synced before `saved` is printed."""
     fault = "fsync before `saved` is printed (strace)"
     if not shutil.which("strace"):
         return Row(fault, 0, 0, "skipped: strace is not installed")

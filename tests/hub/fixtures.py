@@ -1,4 +1,4 @@
-"""Fixtures of the tests of published networks: a cache, a server on loopback, and a file of weights that it has."""
+"""Fixtures of the tests of published networks: a cache, a server on loopback, and the weight file that it serves."""
 
 import hashlib
 
@@ -14,7 +14,7 @@ from tests.hub.server import serving
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch, tmp_path):
-    """A cache folder of its own, no waiting between attempts, and no settings of the user's."""
+    """Use a separate cache folder, do not wait between attempts, and ignore the user's settings."""
     monkeypatch.setenv("CNNJAX_PRETRAINED", str(tmp_path / "cache"))
     for name in ("CNNJAX_MIRROR", "HF_ENDPOINT", "HF_HUB_OFFLINE", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)

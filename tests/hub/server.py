@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 
 
 class Server:
-    """Serves one file under every path; ``answers`` are used first, in order; then all requests are answered well."""
+    """Serves one file under every path; ``answers`` are used first, in order; then all answers are correct."""
 
     def __init__(self, content: bytes):
         self.content, self.answers = content, []

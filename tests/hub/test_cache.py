@@ -72,7 +72,7 @@ def test_wrong_bytes_are_set_aside_and_never_loaded(surroundings, server, entry,
     assert same(cache.load(entry), file)
 
 
-def test_a_part_of_another_file_is_found_by_the_hash(surroundings, entry, file):
+def test_a_part_of_another_file_is_detected_by_the_hash(surroundings, entry, file):
     folder = surroundings / entry.name
     folder.mkdir(parents=True)
     (folder / f"{entry.file_name}.part").write_bytes(b"other bytes")
@@ -89,7 +89,7 @@ def test_an_md5_is_compared_too(server, entry, weights, file):
 
 
 def test_the_first_file_s_sha256_is_required_from_then_on(surroundings, server, entry):
-    """A publisher without hashes replaces the file, which the network was made from."""
+    """A publisher that states no hashes replaces the file from which the network was made."""
     unknown = entry._replace(hash="")
     cache.load(unknown)
     (surroundings / entry.name / "run").rename(surroundings / "moved")
@@ -141,7 +141,7 @@ def test_a_download_that_does_not_fit_is_set_aside(surroundings, entry):
     assert names(surroundings / other.name) == {"damaged-weights.safetensors.part"}
 
 
-def test_without_a_network_the_command_for_a_file_is_stated_at_once(entry, monkeypatch):
+def test_without_a_connection_the_error_states_the_put_command_at_once(entry, monkeypatch):
     offline = entry._replace(address="http://127.0.0.1:9/weights.safetensors")
     command = f"python scripts/pretrained.py put {entry.name} weights.safetensors"
     with pytest.raises(UserError) as error:
@@ -159,7 +159,7 @@ def test_a_mirror_replaces_the_publisher_s_server(server, entry, monkeypatch):
     assert server[0].requests == [("/mirror/weights.safetensors", None)]
 
 
-def test_a_hub_of_one_s_own_replaces_the_public_one(server, entry, monkeypatch):
+def test_a_custom_hub_replaces_the_public_one(server, entry, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", server[1])
     cache.load(entry._replace(address="https://huggingface.co/timm/name/resolve/main/model.safetensors"))
     assert server[0].requests == [("/timm/name/resolve/main/model.safetensors", None)]

@@ -40,7 +40,7 @@ def same(a: Predictor, b: Predictor) -> bool:
 
 @pytest.fixture
 def network() -> Predictor:
-    """A small network with batch statistics, which random images tell apart."""
+    """A small network with batch statistics, whose outputs differ for different images."""
     arch = create("resnet18", depths=(1, 1), width=8, num_classes=3, input_size=16, block="basic")
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: rng.random(leaf.shape).astype(leaf.dtype), abstract_variables(arch))
@@ -61,12 +61,12 @@ class TestIncluded:
         card = (INCLUDED / name / "README.md").read_text()
         assert f"{entry.top1:.2f} %" in card and trained["record"] in card and f"license: {entry.license}" in card
 
-    def test_all_of_them_have_less_than_two_megabytes(self):
+    def test_the_included_networks_take_less_than_two_megabytes_together(self):
         assert {path.name for path in INCLUDED.iterdir()} == set(INCLUDED_NAMES)
         assert sum(path.stat().st_size for path in INCLUDED.rglob("*") if path.is_file()) < 2_000_000
 
-    def test_lenet_knows_the_test_images_of_the_embedded_subset(self):
-        """They are 2,000 of the 10,000 test images, on which its record states 90.56 %."""
+    def test_lenet_reaches_its_accuracy_on_the_embedded_subset(self):
+        """The subset has 2,000 of the 10,000 test images, on which the record states 90.56 %."""
         network, split = load_pretrained("lenet.fashion_mnist"), read_split(EMBEDDED, "test")
         top1 = np.mean(network.logits(split.images).argmax(-1) == split.labels)
         assert 0.89 < top1 < 0.93
@@ -115,7 +115,7 @@ class TestNewHead:
         err = capsys.readouterr().err
         assert "for 10 classes is replaced by a new one for 3" in err and "params/head/kernel" in err
 
-    def test_the_own_number_of_classes_keeps_the_head(self, capsys):
+    def test_the_network_s_own_number_of_classes_keeps_the_head(self, capsys):
         assert same(load_pretrained("lenet.fashion_mnist", 10), load_pretrained("lenet.fashion_mnist"))
         assert "its head is kept" in capsys.readouterr().err
 
@@ -174,7 +174,7 @@ class TestFolder:
             with pytest.raises(UserError, match="does not fit the network"):
                 load_pretrained(f"folder:{tmp_path / 'net'}")
 
-    def test_a_flipped_bit_or_a_missing_file_is_found(self, network, tmp_path):
+    def test_a_flipped_bit_or_a_missing_file_is_detected(self, network, tmp_path):
         model_folder.write(tmp_path / "net", network, "", {})
         weights = tmp_path / "net" / "model.safetensors"
         content = bytearray(weights.read_bytes())
@@ -247,6 +247,6 @@ class TestFile:
 
 
 @pytest.mark.parametrize("name", ["hf:name", "hf:a/b/c", "hf:/name", "nothing", "file:", "folder:"])
-def test_names_that_are_none_are_refused(name):
+def test_invalid_names_are_refused(name):
     with pytest.raises(UserError, match="unknown pretrained network|is not the name of a repository"):
         load_pretrained(name)

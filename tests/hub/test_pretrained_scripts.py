@@ -81,7 +81,7 @@ def test_evaluate_finds_the_classes_by_name_and_by_number(folder, script):
 
 
 def test_numbers_are_not_taken_for_positions(photos, tmp_path, script):
-    """Of the folders 1 and 9 alone, sorted, the first is not class 0."""
+    """If there are only the folders 1 and 9, the first in sorted order is not class 0."""
     for label in (9, 1):
         (tmp_path / "two" / str(label)).mkdir(parents=True)
         Image.fromarray(photos[label][0]).save(tmp_path / "two" / str(label) / "a.png")

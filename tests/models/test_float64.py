@@ -163,8 +163,8 @@ def test_float32_networks_stay_float32_under_x64(wide):
         assert dtypes(variables) == {"float32"}
 
 
-def test_the_native_part_is_never_used(monkeypatch):
-    """Even if its library is present and JAX runs on a CPU."""
+def test_the_native_library_is_never_used(monkeypatch):
+    """It is not used even if it is present and JAX runs on a CPU."""
     monkeypatch.setattr(dispatch.library, "load_kernels", lambda: object())
     monkeypatch.setattr(dispatch.library, "load", lambda: type("Library", (), {"version": "x", "has_bfloat16": True}))
     for dtype, chosen in (("float32", True), ("float64", False)):

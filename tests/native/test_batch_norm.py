@@ -151,7 +151,7 @@ def test_layers_use_the_native_batch_norm_only_in_training(trains):
     assert ("cnnjax_batch_norm" in text) == trains
 
 
-def test_a_layer_uses_it_only_for_float32(monkeypatch):
+def test_a_layer_uses_the_native_batch_norm_only_for_float32(monkeypatch):
     assert dispatch.norm_algorithm(jnp.float32) == "native"
     assert dispatch.norm_algorithm(jnp.bfloat16) == "xla"
     monkeypatch.setattr(dispatch.library, "load_kernels", lambda: None)

@@ -63,7 +63,7 @@ def test_an_epilogue_equals_separate_steps(counted, case, parts, nonlinearity):
     )
     with jax.enable_x64(True):
         result = np.asarray(NONLINEARITIES[nonlinearity](jnp.asarray(expected)))
-    # The convolution is rounded on its own scale, and a slope of at most 1 keeps that error.
+    # The convolution is rounded on its own scale, and a nonlinearity with slope at most 1 does not amplify that error.
     scale = max(np.abs(expected).max(), np.abs(result).max())
     assert np.abs(actual - result).max() < CLOSE * scale
 

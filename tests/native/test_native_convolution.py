@@ -392,7 +392,7 @@ print(dispatch.conv_library(jnp.dtype("float32")))
         assert message in line
 
     @needs_library
-    def test_its_version_includes_everything_that_affects_the_bits(self):
+    def test_the_library_version_includes_everything_that_affects_the_bits(self):
         folder = library.LIBRARY.parent
         assert library.load().version.endswith(f", {cores()} thread{'s' * (cores() > 1)}")
         assert self.run(folder, OMP_THREAD_LIMIT="1").stdout.endswith(", 1 thread\n")

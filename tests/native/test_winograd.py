@@ -21,7 +21,7 @@ needs_kernels = pytest.mark.skipif(
 
 
 def counting(algorithm: str):
-    """Return a fixture: a function that returns the number of calls of the algorithm since its last call."""
+    """Return a fixture: a function that returns how often the algorithm ran since the function was last called."""
 
     @pytest.fixture
     def counted():

@@ -41,7 +41,7 @@ class KerasPeer:
             self.first = net
 
     def net(self, size: tuple[int, int], dtype: str = "float32"):
-        """Return the network for an image size and a dtype, which Keras fixes; all of them have equal weights."""
+        """Return the network for an image size and a dtype, fixed when Keras builds it; all have equal weights."""
         if (size, dtype) not in self.models:
             keras.config.set_dtype_policy(dtype)
             made = getattr(keras.applications, self.name)(
@@ -87,7 +87,7 @@ class KerasPeer:
                 return -picked.mean(), (logits, new)
 
             (_, (logits, new)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(trainable)
-        # Keras numbers the unnamed layers of a second network on; the first has the published names.
+        # In a second network, Keras continues the numbers of unnamed layers; the first has the published names.
         groups = (self.first.non_trainable_variables, self.first.trainable_variables)
         names = [[v.path for v in group] for group in groups]
         return Training((np.asarray(logits),), *(

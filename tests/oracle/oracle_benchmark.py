@@ -15,7 +15,7 @@ MODELS = (
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_peer_has_the_parameters_and_the_classes_of_ours(model):
+def test_a_peer_has_as_many_parameters_and_classes_as_ours(model):
     (job,) = Options(models=(model,)).jobs("train")
     net = torch_networks.make(job).train()
     assert sum(parameter.numel() for parameter in net.parameters()) == complexity(network(model)).parameters

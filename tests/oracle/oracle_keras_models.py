@@ -1,4 +1,4 @@
-"""Whole models saved by Keras, with heads and scaling of their own, and a trained network of others."""
+"""Whole models saved by Keras, with heads and scaling of their own, and a third-party trained network."""
 
 import csv
 import importlib.util
@@ -77,7 +77,7 @@ def test_one_sigmoid_output_becomes_two_classes(tmp_path):
     np.testing.assert_allclose(actual[:, 1], outputs(model, pixels())[:, 0], atol=1e-5)
 
 
-def test_another_pooling_is_refused(tmp_path):
+def test_a_different_pooling_layer_is_refused(tmp_path):
     with relaxed():
         base = backbone(pooling="max")
         model = keras.Model(base.input, layers.Dense(3, "softmax")(base.output))

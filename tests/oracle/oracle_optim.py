@@ -99,7 +99,7 @@ def test_plateau_equals_torch_s(seed, patience, cooldown, min_delta, end):
     ],
 )
 def test_optimizers_equal_timm_s(config, make):
-    """On a kernel. timm's lars adds the norm of the decay to that of the gradient, so it has no decay here."""
+    """Update a kernel. timm's lars adds the norm of the decay to that of the gradient, so it has no decay here."""
     rng = np.random.default_rng(0)
     kernel, grads = rng.normal(size=(6, 4)), rng.normal(size=(5, 6, 4))
     theirs = torch.tensor(kernel, requires_grad=True)

@@ -1,5 +1,5 @@
-"""Published networks end to end: weights in the published formats, put by hand, and photos by each library's own
-preprocessing.
+"""Published networks end to end: weights in the published formats, put into the cache, and photos
+preprocessed by each library.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ def surroundings(monkeypatch, tmp_path):
 
 @pytest.fixture
 def photos(tmp_path) -> list[str]:
-    """The photo, upright and lying, a small part of it, and a grayscale version, as files."""
+    """The photo, upright and rotated by 90 degrees, a small part of it, and a grayscale version, as files."""
     photo = Image.open(PHOTO).convert("RGB")
     versions = [photo, photo.rotate(90, expand=True), photo.crop((150, 50, 330, 260)), photo.convert("L")]
     paths = [str(tmp_path / f"{number}.png") for number in range(len(versions))]

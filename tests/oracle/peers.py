@@ -33,7 +33,7 @@ class Training(NamedTuple):
 
 
 class TorchPeer:
-    """A network of torchvision or timm; its statistics are from images of ``size``, ``options`` are its builder's."""
+    """A network of torchvision or timm; its statistics come from images of ``size``; its builder takes ``options``."""
 
     def __init__(
         self, source: str, name: str, seed: int = 0, size: tuple[int, int] = (64, 96), **options: bool

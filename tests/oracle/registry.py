@@ -2,9 +2,9 @@
 
     python tests/oracle/registry.py --write
 
-torchvision, timm and Keras state addresses, hashes, licenses and preprocessing in their packages, torchvision also
-accuracies and sizes. stated_accuracy.csv holds the accuracies that Keras, timm and the CIFAR networks state elsewhere,
-with their sources. Rows of cnnjax's own networks are kept as they are.
+torchvision, timm and Keras state addresses, hashes, licenses and preprocessing in their packages; torchvision also
+states accuracies and sizes. stated_accuracy.csv holds the accuracies that Keras, timm and the CIFAR networks state
+elsewhere, with their sources. Rows of cnnjax's own networks are kept as they are.
 """
 
 import csv

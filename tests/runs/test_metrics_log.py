@@ -1,4 +1,4 @@
-"""If metrics.jsonl cannot be written, training continues, checkpoints hold the rows, and the end reports it."""
+"""If metrics.jsonl cannot be written, training continues, checkpoints hold the rows, and the final error reports it."""
 
 import shutil
 

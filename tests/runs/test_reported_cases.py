@@ -172,7 +172,7 @@ def test_contents_that_cannot_be_compared_are_reported(trained_on_parts, tmp_pat
     assert evaluation.compare(run.network, dataset, "validation") is None
 
 
-def test_other_photos_with_the_same_names_are_used_whole(trained_on_parts, tmp_path):
+def test_other_photos_with_the_same_names_are_all_used(trained_on_parts, tmp_path):
     run = cnnjax.load(trained_on_parts / "run")
     other = Data(source=f"image_folder:{write_images(tmp_path / 'other', {'train': 2, 'test': 7}, seed=3)}")
     dataset = run.dataset(other, divide=False)

@@ -253,7 +253,7 @@ def test_a_failed_append_leaves_no_partial_line(tmp_path, monkeypatch):
     assert folder.read_metrics() == [row(1)]
 
 
-def test_another_number_of_cores_is_reported(tmp_path):
+def test_a_changed_number_of_cores_is_reported(tmp_path):
     folder = RunFolder(tmp_path)
     folder.record_environment({"cpus": 2, "python": "3.11"})
     assert folder.record_environment({"cpus": 1, "python": "3.12"}) == {"cpus": (2, 1)}

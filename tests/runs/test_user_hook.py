@@ -42,7 +42,7 @@ def train(experiment, path, after_epoch=None):
 
 
 @pytest.mark.trains_long
-def test_it_sees_each_epoch_and_cannot_change_the_training(small, tmp_path):
+def test_the_function_sees_each_epoch_and_cannot_change_the_training(small, tmp_path):
     seen, states = [], []
 
     def meddling(state, metrics):

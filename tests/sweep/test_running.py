@@ -118,7 +118,7 @@ def test_members_of_one_group_compile_once(finished):
     assert "compile" not in events[first:]
 
 
-def test_a_member_equals_its_run_alone_bit_for_bit(base, finished, tmp_path):
+def test_a_member_equals_a_standalone_run_bit_for_bit(base, finished, tmp_path):
     launch, _, _ = finished
     member = expand(base, SWEEP)[3]
     alone = RunFolder(tmp_path / "alone")
@@ -134,7 +134,7 @@ def test_a_member_equals_its_run_alone_bit_for_bit(base, finished, tmp_path):
         }
 
 
-def test_members_in_turn_equal_their_runs_alone_bit_for_bit(base):
+def test_members_in_turn_equal_standalone_runs_bit_for_bit(base):
     experiments, dataset = [member.experiment for member in expand(base, SWEEP)], data.load(base.data)
     works = ((number, training(experiment, dataset)) for number, experiment in enumerate(experiments))
     together = dict(take_turns(works, most=3))

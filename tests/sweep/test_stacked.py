@@ -1,4 +1,4 @@
-"""Members stacked by vmap equal their runs alone: parameters, metrics, early stopping, interruption and resuming."""
+"""Members stacked by vmap equal standalone runs: parameters, metrics, early stopping, interruption and resuming."""
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ def varied(base):
 
 
 def trained(experiments, dataset, steps):
-    """Return the stacked states after some steps, and the states of each training alone."""
+    """Return the stacked states after some steps, and the states of each run alone."""
     values = [make_hyperparameters(experiment, STEPS) for experiment in experiments]
     states = [init_state(experiment, value) for experiment, value in zip(experiments, values, strict=True)]
     step = make_train_step(experiments[0], dataset.preprocessing)
@@ -91,7 +91,7 @@ def largest_difference(tree, expected):
 
 @pytest.mark.compiles_large
 @pytest.mark.parametrize("model", ["mlp", "lenet"])
-def test_float64_parameters_equal_those_of_each_run_alone_after_20_steps(folder, model):
+def test_float64_parameters_equal_those_of_standalone_runs_after_20_steps(folder, model):
     with jax.enable_x64(True):
         experiments = varied(small(folder, model, "float64"))
         stacked, alone = trained(experiments, data.load(experiments[0].data), 20)
@@ -102,7 +102,7 @@ def test_float64_parameters_equal_those_of_each_run_alone_after_20_steps(folder,
 
 @pytest.mark.compiles_large
 @pytest.mark.parametrize("model", mostly_slow(["mlp", "lenet"], 1))
-def test_the_first_float32_gradient_equals_that_of_each_run_alone(folder, model):
+def test_the_first_float32_gradient_equals_that_of_a_standalone_run(folder, model):
     """With plain SGD at a rate of 1, a step changes the parameters by the gradient."""
     base = small(folder, model).replace(optimizer=Optimizer(name="sgd", lr=1.0))
     experiments = [base, base.replace(seed=1), base.replace(seed=2, train=base.train.replace(label_smoothing=0.2))]

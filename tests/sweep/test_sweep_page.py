@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_the_page_holds_every_part_and_the_pictures_lie_beside_it(folder):
+def test_the_page_holds_every_part_and_the_pictures_are_next_to_it(folder):
     text = (folder / "report.html").read_text()
     for part in ("Findings", "Ranking", "Two axes", "Sensitivity", "Curves", "Comparisons", "Members", "Problems"):
         assert f"<h2>{part}</h2>" in text

@@ -57,7 +57,7 @@ def equal(a, b):
 
 @pytest.fixture
 def figures(monkeypatch):
-    """Averages that get better in each epoch, and raw parameters that get worse; both are also really evaluated."""
+    """Averages that get better in each epoch, and raw parameters that get worse; the real evaluation runs too."""
     real, calls = loop.evaluate, []
 
     def evaluate(*arguments):
@@ -110,7 +110,7 @@ def test_without_averages_there_is_one_set_of_parameters(trained_run, tmp_path):
         open_source("lenet.fashion_mnist", parameters="raw")
 
 
-def test_averages_without_raw_parameters_are_not_taken_for_them(averaged, tmp_path):
+def test_averages_are_not_mistaken_for_missing_raw_parameters(averaged, tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.start("run", averaged)
     dataset = data.load(averaged.data)

@@ -1,4 +1,4 @@
-"""Uneven classes: weights and balanced sampling reach the training step."""
+"""Imbalanced classes: weights and balanced sampling reach the training step."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from cnnjax.training.state import init_state
 from cnnjax.training.step import make_dispatch, make_train_step
 
 
-def test_a_step_weighs_each_image_by_its_class(experiment):
+def test_a_step_weights_each_image_by_its_class(experiment):
     experiment = experiment.replace(model=create("mlp"))
     dataset, values = data.load(experiment.data), make_hyperparameters(experiment, 10)
     step = make_train_step(experiment, dataset.preprocessing)

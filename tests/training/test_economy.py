@@ -19,7 +19,7 @@ STEPS = 10
 class Log(list):
     """Events of a fit in order: dispatch, compile, fetch, wait, epoch (saved).
 
-    Waiting for a dispatch that is followed by IN_FLIGHT others is not an event, because the queue is limited to that.
+    Waiting for a dispatch that is followed by IN_FLIGHT others is not an event, because that is the queue's limit.
     """
 
     def __init__(self, monkeypatch):

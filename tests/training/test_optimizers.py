@@ -1,4 +1,4 @@
-"""Large-batch, sign and orthogonalizing optimizers together with the other options of a training."""
+"""Large-batch, sign and orthogonalizing optimizers together with the other training options."""
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ def test_members_with_other_values_train_side_by_side_in_one_program(experiment,
         _, alone = after(member, dataset)
         for path, leaf in leaves_by_path(alone.params).items():
             mine = leaves_by_path(stacked.params)[path][number]
-            # The sign of lion turns a rounding of a momentum near 0 into a whole step.
+            # Lion's sign turns a rounding error in a momentum near 0 into a full step.
             differing = np.mean(~np.isclose(mine, leaf, rtol=1e-4, atol=1e-5))
             assert differing <= (1e-3 if name == "lion" else 0), path
 

@@ -80,7 +80,7 @@ def assert_same(one, other):
 @pytest.mark.trains_long
 @pytest.mark.parametrize("at", [2 * 12, 3 * 12 + 5])
 def test_a_run_killed_after_a_reduction_resumes_to_the_same_bits(halving, tmp_path, at):
-    """12 polls per epoch: 10 steps and 2 batches of the evaluation. The cut is between two epochs, and within one."""
+    """12 polls per epoch: 10 steps and 2 evaluation batches. The interrupt is between two epochs, or within one."""
     whole, cut = (RunFolder(tmp_path / name) for name in ("whole", "cut"))
     for folder in (whole, cut):
         folder.start("run", halving)

@@ -105,7 +105,7 @@ def test_rates_grow_by_one_factor_from_a_copy_of_the_initial_state(small):
 
 
 def test_the_images_are_those_of_the_training(small):
-    """At the lowest rates the losses of an epoch are those of a training that hardly learns."""
+    """At the lowest rates the losses of an epoch are those of a run that hardly learns."""
     dataset = data.load(small.data)
     swept = range_test(small, dataset, 100)
     slow = fit(small.replace(optimizer=Optimizer(name="sgd", lr=1e-7), train=Train(batch_size=32, epochs=1)), dataset)

@@ -1,4 +1,4 @@
-"""Runs with phases: resumed in every phase, on embeddings or not, with the proof of what stayed frozen."""
+"""Runs with phases: resumed in every phase, on embeddings or not, with evidence of what stayed frozen."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ CLOCK = ("seconds", "images_per_second")
     scope="module", params=[DENSE, pytest.param(BODY, marks=pytest.mark.compiles_large)], ids=["mlp", "resnet"]
 )
 def body(request):
-    """The network that is moved. The residual network has norms; the dense one compiles faster."""
+    """The network to transfer. The residual network has norms; the dense one compiles faster."""
     return request.param
 
 
@@ -82,7 +82,7 @@ def uninterrupted(transfer, dataset, tmp_path_factory):
     return path, *run_phases(transfer(), dataset, path)
 
 
-def test_phases_train_in_order_and_record_their_proof(body, uninterrupted):
+def test_phases_train_in_order_and_record_what_stayed_frozen(body, uninterrupted):
     path, outcome, notices = uninterrupted
     assert [(row["epoch"], row["step"], row["phase"]) for row in outcome.rows] == [
         (1, 5, 1), (2, 10, 1), (3, 15, 2), (4, 20, 2), (5, 25, 3),

@@ -85,7 +85,7 @@ def test_invalid_phases_are_refused(make, message):
         make()
 
 
-def test_what_the_data_decides_and_refuses(digits):
+def test_the_number_of_classes_comes_from_the_data_and_unfit_phases_are_refused(digits):
     experiment = transfer_experiment(digits, "nowhere", model=BODY.replace(num_classes=0))
     dataset = data.load(experiment.data)
     assert resolved(experiment, dataset).model.num_classes == 10

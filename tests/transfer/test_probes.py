@@ -1,4 +1,4 @@
-"""Linear probe and nearest neighbors on embeddings whose answer is known."""
+"""Linear probe and nearest neighbors on embeddings with known results."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A trained network in a run folder, without a training: drawn parameters, and batch statistics of real images."""
+"""A trained network in a run folder, without training: random parameters, and batch statistics of real images."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def write_run(path: Path, arch=BODY, preprocessing=PREPROCESSING, seed: int = 3)
 
 
 def transfer_experiment(digits: Path, run: Path, **changes) -> Experiment:
-    """Return an experiment that moves the network to ten digits."""
+    """Return an experiment that transfers the network to ten digits."""
     experiment = Experiment(
         model=BODY.replace(num_classes=10),
         data=Data(source="mnist", dir=str(digits), validation=0.2),

@@ -2,7 +2,7 @@
 
 usage: python read_onnx.py FILE IMAGES.npy OUTPUTS.npz
 
-IMAGES.npy holds images uint8 [N, H, W, C], red first, resized and cropped to the size of the file's input.
+IMAGES.npy holds RGB images uint8 [N, H, W, C], resized and cropped to the size of the file's input.
 """
 
 import sys

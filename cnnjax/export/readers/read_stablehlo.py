@@ -2,7 +2,7 @@
 
 usage: python read_stablehlo.py FILE IMAGES.npy OUTPUTS.npz
 
-IMAGES.npy holds images uint8 [N, H, W, C], red first, resized and cropped to the size that `exported.in_avals` states.
+IMAGES.npy holds RGB images uint8 [N, H, W, C], resized and cropped to the size that `exported.in_avals` states.
 """
 
 import sys
