@@ -8,8 +8,6 @@
 Files from the hub are untrusted: they are read as data and checked before any array is read.
 """
 
-import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,16 +23,7 @@ from cnnjax.functional import Variables, abstract_variables, leaves_by_path
 from cnnjax.models.layers import Arch
 from cnnjax.runs.predictor import Predictor, describe_info
 from cnnjax.system import formats
-from cnnjax.system.files import (
-    make_folder,
-    read_json,
-    require_empty,
-    sha256,
-    sync_folder,
-    sync_tree,
-    write_bytes,
-    write_json,
-)  # fmt: skip
+from cnnjax.system.files import new_folder, read_json, require_empty, sha256, write_bytes, write_json
 
 FORMAT = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -49,10 +38,7 @@ def write(folder: Path, network: Predictor, card: str, record: Mapping[str, Any]
         UserError: the folder exists and is not empty.
     """
     require_empty(folder)
-    make_folder(folder.parent)
-    temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
-    temporary.mkdir()
-    try:
+    with new_folder(folder) as temporary:
         write_safetensors(temporary / WEIGHTS, tensors_of(network))
         config = {
             **formats.written(FORMAT),
@@ -64,12 +50,6 @@ def write(folder: Path, network: Predictor, card: str, record: Mapping[str, Any]
         }
         write_json(temporary / CONFIG, {**config, **record})
         write_bytes(temporary / CARD, card.encode())
-        sync_tree(temporary)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    sync_folder(folder.parent)
 
 
 def tensors_of(network: Predictor) -> dict[str, np.ndarray]:

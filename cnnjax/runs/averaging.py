@@ -105,9 +105,8 @@ def average(
     averaged: bool | None = None
     for saved in checkpoints:
         variables, averaged = chosen_variables(run, saved, arch, definitions, parameters)
-        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
-        total = wide if total is None else jax.tree.map(np.add, total, wide)
-    mean = jax.tree.map(lambda leaf, like: jnp.asarray(leaf / len(checkpoints), like.dtype), total, variables)
+        total = _added(total, variables)
+    mean = _divided(total, len(checkpoints), variables)
     return Average(run, name, experiment, arch, mean, checkpoints, averaged)
 
 
@@ -136,12 +135,21 @@ def recomputed_statistics(mean: Average, dataset: Dataset) -> Tree:
         stats = _batch_statistics(
             arch, dataset.preprocessing, mean.variables, images, key, frozen=experiment.train.freeze
         )
-        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), stats)
-        total = wide if total is None else jax.tree.map(np.add, total, wide)
+        total = _added(total, stats)
         signals.poll()
-    like = mean.variables.batch_stats
-    recomputed: Tree = jax.tree.map(lambda leaf, old: jnp.asarray(leaf / batches, old.dtype), total, like)
+    recomputed: Tree = _divided(total, batches, mean.variables.batch_stats)
     return recomputed
+
+
+def _added(total: Any, tree: Any) -> Any:
+    """Return the sum in float64; a total of None is empty."""
+    wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+    return wide if total is None else jax.tree.map(np.add, total, wide)
+
+
+def _divided(total: Any, count: int, like: Any) -> Any:
+    """Return the mean, in the dtypes of ``like``."""
+    return jax.tree.map(lambda leaf, old: jnp.asarray(leaf / count, old.dtype), total, like)
 
 
 def _batch_statistics_of(

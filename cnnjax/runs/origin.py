@@ -12,14 +12,12 @@ even if the original has moved.
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-
 from cnnjax import checkpoint, convert
 from cnnjax.config import Experiment
 from cnnjax.convert.folder import published_preprocessing
 from cnnjax.data import Dataset, Preprocessing
 from cnnjax.errors import UserError, listed, quoted
-from cnnjax.functional import Tree, Variables, abstract_variables, check_variables, init, leaves_by_path
+from cnnjax.functional import Tree, Variables, abstract_variables, check_variables, leaves_by_path
 from cnnjax.models.heads import HEAD_FIELDS, without_head
 from cnnjax.models.layers import Arch
 from cnnjax.partition import join, select
@@ -29,7 +27,7 @@ from cnnjax.runs.folder import INITIAL, RunFolder
 from cnnjax.runs.predictor import Parameters
 from cnnjax.runs.saving import description
 from cnnjax.training.initial import initial_variables
-from cnnjax.training.state import INIT_STREAM
+from cnnjax.training.state import drawn_variables
 
 NO_EFFECT = (*HEAD_FIELDS, "input_size", "dtype", "dropout", "stochastic_depth", "momentum", "aux_heads")
 """Options in which a network may differ from the one its parameters come from: the head's, and those of training."""
@@ -108,10 +106,6 @@ def start_variables(experiment: Experiment, dataset: Dataset, start: Start, fold
     items = {"variables": variables._asdict()}
     checkpoint.save(folder.path / INITIAL, 0, items, info, require_lock=folder.require_lock)
     return variables
-
-
-def _drawn(experiment: Experiment) -> Variables:
-    return init(experiment.model, jax.random.fold_in(jax.random.key(experiment.seed), INIT_STREAM))
 
 
 def read_origin(
@@ -221,7 +215,7 @@ def placed(experiment: Experiment, origin: Origin) -> Variables:
     if not experiment.phases:
         return _checked(model, origin.variables, text)
     kept = origin.variables_of(without_head(model), text)
-    return Variables(*(_with(fresh, tree) for fresh, tree in zip(_drawn(experiment), kept, strict=True)))
+    return Variables(*(_with(fresh, tree) for fresh, tree in zip(drawn_variables(experiment), kept, strict=True)))
 
 
 def _with(fresh: Tree, kept: Tree) -> Tree:

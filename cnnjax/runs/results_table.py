@@ -20,21 +20,14 @@ def print_results(name: str, results: dict[str, Any], console: Console) -> None:
     table = Table()
     for column in ("", "loss", "top-1", "images"):
         table.add_column(column, justify="right" if column else "left")
-    for part in PARTS:
-        figures = results[part]
-        table.add_row(part, f"{figures['loss']:.4f}", f"{100 * figures['top1']:.2f} %", f"{figures['images']:,}")
-    for part in PARTS if "raw" in results else ():
-        figures = results["raw"][part]
-        table.add_row(
-            f"{part}, raw parameters", f"{figures['loss']:.4f}", f"{100 * figures['top1']:.2f} %",
-            f"{figures['images']:,}",
-        )  # fmt: skip
-    for part in ("validation", "test") if "views" in results else ():
-        figures = results["views"][part]
-        table.add_row(
-            f"{part}, {results['views']['count']} views", f"{figures['loss']:.4f}", f"{100 * figures['top1']:.2f} %",
-            f"{figures['images']:,}",
-        )  # fmt: skip
+    rows = {part: results[part] for part in PARTS}
+    if "raw" in results:
+        rows |= {f"{part}, raw parameters": results["raw"][part] for part in PARTS}
+    if "views" in results:
+        views = results["views"]
+        rows |= {f"{part}, {views['count']} views": views[part] for part in ("validation", "test")}
+    for row, figures in rows.items():
+        table.add_row(row, f"{figures['loss']:.4f}", f"{100 * figures['top1']:.2f} %", f"{figures['images']:,}")
     console.print(table)
     if "raw" in results:
         say(console, f"the figures are those of the moving averages; best raw epoch: {results['raw']['best_epoch']}")

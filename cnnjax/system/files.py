@@ -144,12 +144,12 @@ def make_folder(folder: Path) -> None:
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path``, which is missing or empty, unless the block raises."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     temporary.mkdir()  # with the permissions of the umask
     try:
         yield temporary
-        sync_folder(temporary)
+        sync_tree(temporary)
         temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,12 +1,11 @@
 """The variables before the first step: a function of the network, the seed and the data."""
 
-import jax
 import numpy as np
 
 from cnnjax.config import Experiment
 from cnnjax.data import Dataset, epoch_order, normalize
-from cnnjax.functional import Variables, init
-from cnnjax.training.state import INIT_STREAM
+from cnnjax.functional import Variables
+from cnnjax.training.state import drawn_variables
 
 
 def initial_variables(experiment: Experiment, dataset: Dataset) -> Variables:
@@ -15,8 +14,7 @@ def initial_variables(experiment: Experiment, dataset: Dataset) -> Variables:
     These are the first images of the first epoch, without augmentation, so the same seed and data give the same
     variables.
     """
-    arch = experiment.model
-    variables = init(arch, jax.random.fold_in(jax.random.key(experiment.seed), INIT_STREAM))
+    arch, variables = experiment.model, drawn_variables(experiment)
     if not arch.init_images:
         return variables
     picked = epoch_order(experiment.seed, 0, len(dataset.train.labels))[: arch.init_images]

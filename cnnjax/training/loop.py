@@ -111,8 +111,7 @@ def training(
         of_epoch = plateau.at_epoch(experiment.schedule, hyperparameters, rows)
         rate, values = Rate(experiment.schedule.name, of_epoch), placement.put(of_epoch)
         order = training_order(experiment, dataset.train.labels, len(rows))
-        area = experiment.augmentation.crop_area
-        crops = None if area is None else Crops(experiment.seed, len(rows), area)
+        crops = training_crops(experiment, len(rows))
         done = int(state.step) - len(rows) * steps_per_epoch  # above 0 if resumed within the epoch
         epoch = len(rows) + 1
         started = time.perf_counter() - seconds
@@ -193,6 +192,12 @@ def training_order(experiment: Experiment, labels: np.ndarray, epoch: int) -> np
     if experiment.train.balance == "sampling":
         return balanced_order(experiment.seed, epoch, labels)
     return epoch_order(experiment.seed, epoch, len(labels))
+
+
+def training_crops(experiment: Experiment, epoch: int) -> Crops | None:
+    """Return the random resized crops of an epoch, counted from 0, or None if the images are not cropped so."""
+    area = experiment.augmentation.crop_area
+    return None if area is None else Crops(experiment.seed, epoch, area)
 
 
 def plan(experiment: Experiment, dataset: Dataset) -> tuple[int, Hyperparameters]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.config import MOST_STEPS, Experiment, Schedule
-from cnnjax.data import Crops, Dataset, make_loader
+from cnnjax.data import Dataset, make_loader
 from cnnjax.data.loader import Chunk
 from cnnjax.errors import Diverged, require
 from cnnjax.functional import Variables
@@ -24,7 +24,7 @@ from cnnjax.system import signals
 from cnnjax.training import out_of_memory
 from cnnjax.training.epochs import Rate
 from cnnjax.training.initial import initial_variables
-from cnnjax.training.loop import dispatch_of_training, plan, training_order
+from cnnjax.training.loop import dispatch_of_training, plan, training_crops, training_order
 from cnnjax.training.state import empty_metrics, state_of, step_key
 
 LOWEST, HIGHEST = 1e-6, 10.0
@@ -165,8 +165,7 @@ def _batches(
 ) -> Iterator[Chunk]:
     """Yield the images of each step, in the order of the first epochs of training."""
     loader = make_loader(dataset.train, experiment.train.batch_size, 1, placement)
-    area = experiment.augmentation.crop_area
     for epoch, done in enumerate(range(0, steps, steps_per_epoch)):
         order = training_order(experiment, dataset.train.labels, epoch)
-        crops = None if area is None else Crops(experiment.seed, epoch, area)
+        crops = training_crops(experiment, epoch)
         yield from loader.epoch(order, 0, min(steps_per_epoch, steps - done), crops)

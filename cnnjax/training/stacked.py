@@ -27,7 +27,7 @@ from cnnjax.training.epochs import Rate, check_finite, check_validation, epoch_r
 from cnnjax.training.evaluation import evaluate_members
 from cnnjax.training.hooks import AllHooks, Hook, Plan, Snapshot
 from cnnjax.training.initial import initial_variables
-from cnnjax.training.loop import Outcome, outcome_of, plan, training_order
+from cnnjax.training.loop import Outcome, outcome_of, plan, training_crops, training_order
 from cnnjax.training.program import program_of
 from cnnjax.training.state import EpochMetrics, TrainState, state_of, step_key
 from cnnjax.training.step import Dispatch, make_stacked_dispatch, make_train_step
@@ -83,8 +83,8 @@ class _Live(Generic[K]):
         return training_order(self.experiment, labels, len(self.snapshot.rows))
 
     def crops(self) -> Crops | None:
-        area = self.experiment.augmentation.crop_area
-        return None if area is None else Crops(self.experiment.seed, len(self.snapshot.rows), area)
+        """Return the random resized crops of the current epoch, or None."""
+        return training_crops(self.experiment, len(self.snapshot.rows))
 
     def check(self, metrics: EpochMetrics) -> None:
         """Raise Diverged if a loss of the current epoch was not finite."""

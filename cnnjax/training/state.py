@@ -75,9 +75,13 @@ def empty_metrics(dtype: Any = jnp.float32) -> EpochMetrics:
 
 
 def init_state(experiment: Experiment, hyperparameters: Hyperparameters) -> TrainState:
-    """Return the state before the first step; the same seed gives the same parameters."""
-    variables = init(experiment.model, jax.random.fold_in(jax.random.key(experiment.seed), INIT_STREAM))
-    return state_of(experiment, hyperparameters, variables)
+    """Return the state for the variables drawn by the seed; the same seed gives the same parameters."""
+    return state_of(experiment, hyperparameters, drawn_variables(experiment))
+
+
+def drawn_variables(experiment: Experiment) -> Variables:
+    """Return the variables drawn by the seed."""
+    return init(experiment.model, jax.random.fold_in(jax.random.key(experiment.seed), INIT_STREAM))
 
 
 def state_of(experiment: Experiment, hyperparameters: Hyperparameters, variables: Variables) -> TrainState:

@@ -51,8 +51,8 @@ def mean_color(preprocessing: Preprocessing | None, channels: int) -> tuple[int,
 def boxes_of(uniforms: jax.Array, height: int, width: int) -> jax.Array:
     """Return the rectangles int32 [N, 4] (top, left, height, width) that numbers in [0, 1) select.
 
-    ``uniforms`` float32 [N, attempts, 4] determine area, ratio, top and left of each attempt. The first one that is
-    smaller than the image is used; if there is none, all four values are 0.
+    ``uniforms`` float32 [N, attempts, 4] determine area, ratio, top and left of each attempt. The first rectangle
+    smaller than the image is used; if no attempt gives one, the result is an empty rectangle of zeros.
     """
     area = height * width * (AREAS[0] + (AREAS[1] - AREAS[0]) * uniforms[..., 0])
     low, high = (math.log(ratio) for ratio in RATIOS)
