@@ -1,5 +1,6 @@
 """Strict settings for every test, and small data sets, real and synthetic."""
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -18,6 +19,7 @@ from cnnjax.data.idx import write_idx
 from cnnjax.data.sources import IDX_FILES
 from cnnjax.models import create
 from cnnjax.ops.native.library import LIBRARY
+from cnnjax.runs import launch
 from cnnjax.runs.folder import RunFolder
 from cnnjax.runs.launch import fit_in_folder
 from cnnjax.training.hooks import Hook
@@ -224,6 +226,20 @@ class Fitted(NamedTuple):
 def fit_run(experiment, folder, progress, **options) -> Fitted:
     """Train an experiment in a run folder, resuming from its newest checkpoint."""
     return Fitted(*finish(fit_in_folder(experiment, data.load(experiment.data), folder, progress, **options)))
+
+
+@contextlib.contextmanager
+def without_figures():
+    """Let a finished run write an empty report, because drawing its figures takes longer than a small training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch.report, "write", lambda *arguments: (arguments[4] / "report.html").write_text(""))
+        yield
+
+
+@pytest.fixture
+def no_figures():
+    with without_figures():
+        yield
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import without_figures
 from PIL import Image
 from rich.console import Console
 
@@ -31,23 +32,31 @@ def short(experiment):
     return experiment.replace(train=experiment.train.replace(epochs=1))
 
 
-def test_a_run_predicts_evaluates_and_has_metrics(short, tmp_path, photo):
-    run = cnnjax.train(short, tmp_path / "run", console=QUIET)
+@pytest.fixture(scope="module")
+def plain(experiment, tmp_path_factory):
+    """A finished run of one epoch."""
+    short = experiment.replace(train=experiment.train.replace(epochs=1))
+    with without_figures():
+        return cnnjax.train(short, tmp_path_factory.mktemp("plain") / "run", console=QUIET)
+
+
+def test_a_run_predicts_evaluates_and_has_metrics(plain, short, photo):
+    run = plain
     report = run.evaluate("test")
     assert report.top1 == pytest.approx(run.results["test"]["top1"])
     assert report.loss == pytest.approx(run.results["test"]["loss"], rel=1e-5)
     assert [row["epoch"] for row in run.metrics] == [1]
     (answers,) = run.predict([photo], top=2)
-    loaded = cnnjax.load(tmp_path / "run")
+    loaded = cnnjax.load(run.path)
     assert loaded.predict([str(photo)], top=2) == [answers]
     assert loaded.evaluate("validation").images == 80
     assert loaded.evaluate(data=Data(source="mnist", dir=short.data.dir)).images == 130
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["name"] == "run"
-    assert not (tmp_path / "run" / COPY).exists()
+    assert json.loads((run.path / "config.json").read_text())["name"] == "run"
+    assert not (run.path / COPY).exists()
 
 
-def test_invalid_calls_are_refused(short, tmp_path, photo):
-    run = cnnjax.train(short, tmp_path / "run", console=QUIET)
+def test_invalid_calls_are_refused(plain, photo):
+    run = plain
     with pytest.raises(UserError, match="no photo is given; give one or more image files"):
         run.predict([])
     with pytest.raises(UserError, match="top is 0; it must be 1 or more"):
@@ -55,7 +64,7 @@ def test_invalid_calls_are_refused(short, tmp_path, photo):
     with pytest.raises(UserError, match="nowhere is not a run folder"):
         cnnjax.load("nowhere")
     with pytest.raises(UserError, match="holds no experiment.py to trust"):
-        cnnjax.load(tmp_path / "run", trust_code=True)
+        cnnjax.load(run.path, trust_code=True)
 
 
 OWN = '''
@@ -124,7 +133,8 @@ def own(tmp_path_factory):
     file = folder / "mine.py"
     file.write_text(textwrap.dedent(OWN))
     name, experiment, definitions = load_experiment(str(file))
-    cnnjax.train(experiment, folder / "run", name=name, definitions=definitions, console=QUIET)
+    with without_figures():
+        cnnjax.train(experiment, folder / "run", name=name, definitions=definitions, console=QUIET)
     return file, folder / "run"
 
 

@@ -13,15 +13,12 @@ from cnnjax import checkpoint, create
 from cnnjax.config import Augmentation, EarlyStopping, Optimizer, Phase, Schedule
 from cnnjax.errors import UserError
 from cnnjax.optim import make_hyperparameters
-from cnnjax.runs import continuation, launch
+from cnnjax.runs import continuation
 from cnnjax.runs.folder import RunFolder
 from cnnjax.runs.saving import read_state
 from tests.training.test_loop import figures
 
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch):
-    monkeypatch.setattr(launch.report, "write", lambda *a: (a[4] / "report.html").write_text(""))
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,7 @@ def test_linear_scaling_is_printed_recorded_and_reported(experiment, tmp_path):
     assert "<td>base learning rate</td><td>0.005</td>" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_views_are_evaluated_in_addition_to_single_images_and_printed_and_recorded(experiment, tmp_path):
     train = Train(epochs=1, batch_size=32, eval_batch_size=80, views=6)
     console = Console(file=io.StringIO(), width=200)

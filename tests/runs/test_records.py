@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from conftest import without_figures
 from rich.console import Console
 
 import cnnjax
@@ -19,7 +20,8 @@ def run(experiment, tmp_path_factory):
     """A finished run of one epoch, named as by scripts/train.py."""
     experiment = experiment.replace(model=create("mlp"), train=experiment.train.replace(epochs=1))
     folder = tmp_path_factory.mktemp("finished") / "run"
-    cnnjax.train(experiment, folder, name="small,seed=0", console=QUIET)
+    with without_figures():
+        cnnjax.train(experiment, folder, name="small,seed=0", console=QUIET)
     return folder
 
 
@@ -38,6 +40,7 @@ def test_a_record_holds_the_small_files_without_local_paths(run, recorded, digit
     assert not any(str(digits) in path.read_text() for path in recorded.iterdir())
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_repeated_run_equals_its_record(recorded, experiment, tmp_path, digits):
     record = records.read_record(recorded)
     experiment = record.experiment.replace(data=record.experiment.data.replace(dir=str(digits)))

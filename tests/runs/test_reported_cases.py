@@ -7,7 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import mostly_slow, write_digits
+from conftest import mostly_slow, without_figures, write_digits
 from PIL import Image
 from rich.console import Console
 
@@ -87,7 +87,8 @@ def trained_on_parts(tmp_path_factory):
     """A run on a folder with all three parts; tests copy both."""
     root = tmp_path_factory.mktemp("parts")
     write_images(root / "photos", {"train": 10, "val": 4, "test": 4})
-    cnnjax.train(experiment(root / "photos"), root / "run", console=SILENT)
+    with without_figures():
+        cnnjax.train(experiment(root / "photos"), root / "run", console=SILENT)
     return root
 
 
@@ -95,7 +96,8 @@ def trained_on_parts(tmp_path_factory):
 def trained_without_parts(tmp_path_factory):
     """A run on a folder with training images only, whose test images were drawn by the seed."""
     root = tmp_path_factory.mktemp("whole")
-    cnnjax.train(experiment(write_images(root / "photos", {"train": 20}), test=0.2), root / "run", console=SILENT)
+    with without_figures():
+        cnnjax.train(experiment(write_images(root / "photos", {"train": 20}), test=0.2), root / "run", console=SILENT)
     return root
 
 
@@ -295,9 +297,8 @@ def test_files_that_were_left_out_are_recorded(tmp_path):
     assert {kind: recorded[kind] for kind in streamed.left_out} == streamed.left_out
 
 
-def test_a_damaged_files_json_is_refused(tmp_path):
-    folder = write_images(tmp_path / "photos", {"train": 10, "test": 4})
-    run = cnnjax.train(experiment(folder), tmp_path / "run", console=SILENT)
+def test_a_damaged_files_json_is_refused(trained_on_parts, tmp_path):
+    run, _ = moved(trained_on_parts, tmp_path)
     for text in ("[]", "{", '{"train": [1], "validation": [], "test": []}', "[" * 100_000):
         (tmp_path / "run/files.json").write_text(text)
         with pytest.raises(UserError, match=r"files.json is damaged: it must hold a list of paths for each of train"):
