@@ -48,7 +48,7 @@ class Options(Schema, at="--"):
         for name in self.against:
             choose("peer", name, [*(peer.name for peer in OTHERS), "none"])
         consistent = "none" not in self.against or len(self.against) == 1
-        require(consistent, "--against", self.against, "names of peers, or none alone")
+        require(consistent, "--against", self.against, "names of peers, or only none")
         size = {} if self.input_size is None else {"input_size": self.input_size}
         for name in self.models:
             network(name, dtype=self.dtype, **size)

@@ -178,7 +178,7 @@ def _section(work: Work, arguments: list[str], rows: list[tuple[str, ...]]) -> l
         f"{len(work.members())} members: LeNet-5 with sigmoid and average pooling, adam at {work.rates} rates from "
         f"{LOWEST_RATE:g} to {HIGHEST_RATE:g}, {work.seeds} seeds, {work.epochs} epochs of the embedded subset at "
         f"batch {BATCH}, each followed by an evaluation. Medians over {work.turns} turns; the seconds are those of "
-        "whole processes, with imports and with compilation from an empty cache. No way writes run folders.",
+        "whole processes, with imports and with compilation from an empty cache. No method writes run folders.",
     ]
 
 

@@ -118,7 +118,7 @@ def _datasets(path: Path, group: h5py.Group, prefix: str, seen: set[int]) -> Ite
             raise UserError(f"{path}: {location} is a second link to the same object; {GET_AGAIN}")
         seen.add(address)
         if len(seen) > MOST_OBJECTS:
-            raise UserError(f"{path} holds more than {MOST_OBJECTS:,} groups and data sets; {GET_AGAIN}")
+            raise UserError(f"{path} holds more than {MOST_OBJECTS:,} groups and datasets; {GET_AGAIN}")
         if isinstance(item, h5py.Group):
             yield from _datasets(path, item, f"{location}/", seen)
         elif isinstance(item, h5py.Dataset):

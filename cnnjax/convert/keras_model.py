@@ -59,9 +59,7 @@ def adapt(arch: Arch, table: Table, definition: Definition, tensors: Tensors) ->
         UserError: a layer of the file is not known, or its head is not one that a network here can have.
     """
     if not isinstance(arch, HeadedArch):
-        raise UserError(
-            f"the file holds a whole model, whose head a {arch.family} cannot take over; give its weights alone"
-        )
+        raise UserError(f"the file holds a whole model, whose head a {arch.family} cannot use; give its weights alone")
     known = frozenset(name.rpartition("/")[0] for name in table_names(table, without_head(arch)))
     head = find_head(definition, known)
     _check_epsilon(arch, definition)
@@ -186,7 +184,7 @@ def _check(
     error = float(jnp.max(jnp.abs(ours - theirs)) / jnp.maximum(jnp.max(jnp.abs(theirs)), 1e-6))
     if not error < LARGEST_ERROR or math.isnan(error):
         raise UserError(
-            f"the layers in the file compute something else than this network with their weights (outputs "
+            f"the layers in the file compute something other than this network with their weights (outputs "
             f"differ by {error:.2g} of the largest); check the model and its options, such as activation and epsilon"
         )
 

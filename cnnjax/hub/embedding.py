@@ -90,7 +90,7 @@ network.predict(["photo.jpg"])
 - Training: `{command} --seed {experiment.seed}`; the parameters are those of epoch {results["best_epoch"]} of
   {results["epochs"]}, the best on the validation split.
 - Record: `experiments/records/{recorded.name}/seed-{experiment.seed}`.
-- License of the weights: MIT, as cnnjax. It does not cover the images of the data set.
+- License of the weights: MIT, as for cnnjax. It does not cover the images of the data set.
 
 | split | images | top-1 | top-5 | loss |
 |---|---:|---:|---:|---:|

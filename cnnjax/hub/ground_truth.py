@@ -91,6 +91,6 @@ def _refuse_numbers_from_1(classes: list[str], ground_truth: Path, network: Pred
     """Refuse the numbers of the ILSVRC kit, which count from 1 in an order of their own."""
     if str(len(network.classes)) in classes and "0" not in classes:
         raise UserError(
-            f"{ground_truth} numbers the classes from 1, as the ILSVRC kit does, whose order is another; give WordNet "
+            f"{ground_truth} numbers the classes from 1, as the ILSVRC kit does in an order of its own; give WordNet "
             "ids, or numbers from 0 in the order of the network's outputs"
         )

@@ -38,7 +38,7 @@ class HeadedArch(Arch):
         if self.head_hidden and not self.num_classes:
             raise ValueError("model.head_hidden needs model.num_classes of 1 or more: without classes there is no head")
         if self.head_dropout and not self.head_hidden:
-            raise ValueError("model.head_dropout needs model.head_hidden: dropout follows its hidden layers")
+            raise ValueError("model.head_dropout needs model.head_hidden: dropout comes after each hidden layer")
         if self.head_sigmoid and self.num_classes not in (0, 2):
             raise ValueError(
                 f"model.head_sigmoid is given for {self.num_classes} classes; it needs 2, so leave out head_sigmoid"
@@ -137,5 +137,5 @@ def without_head(arch: Arch) -> Arch:
         return arch.replace(**{name: getattr(nothing, name) for name in HEAD_FIELDS if hasattr(arch, name)})
     except UserError:
         raise UserError(
-            f"the network {arch.family} has no form without a head (num_classes 0); choose another"
+            f"the network {arch.family} cannot omit its head (num_classes 0); choose another network"
         ) from None

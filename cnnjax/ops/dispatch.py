@@ -10,7 +10,7 @@ choices for a run's environment.json.
     batch normalization          xla             native                 xla             (training)
     max pooling                  reduce_window   slices                 slices
     steps per dispatch           up to 64        1                      1
-    accumulated parts            loop            unrolled               unrolled
+    gradient accumulation        loop            unrolled               unrolled
     members of a sweep           stacked         in turn                in turn
 """
 
@@ -120,7 +120,7 @@ def steps_per_dispatch(backend: str, steps_per_epoch: int) -> int:
 def members_are_stacked(backend: str) -> bool:
     """Return whether members of a sweep with one program train in one device call instead of taking turns.
 
-    On a CPU, `vmap` over kernels turns convolutions into grouped ones, which are slower than one after the other.
+    On a CPU, `vmap` over kernels turns convolutions into grouped ones, which are slower than separate ones in turn.
     """
     return backend != "cpu"
 

@@ -58,7 +58,7 @@ def refused(tmp_path, tensors, config, arch=KERAS_V1) -> str:
     ("layer", "settings", "message"),
     mostly_slow(
         [
-            ("conv2_block1_1_relu", {"activation": "tanh"}, "compute something else than this network"),
+            ("conv2_block1_1_relu", {"activation": "tanh"}, "compute something other than this network"),
             ("conv3_block1_1_conv", {"strides": [1, 1]}, "do not fit one another"),
             ("conv2_block1_1_bn", {"epsilon": 0.5}, "'conv2_block1_1_bn' has epsilon 0.5"),
             ("conv2_block1_2_conv", {"padding": "valid"}, "do not fit one another"),

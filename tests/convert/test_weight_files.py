@@ -110,7 +110,7 @@ class TestKeras:
     def test_too_many_groups_are_refused(self, keras_tensors, tmp_path, monkeypatch):
         monkeypatch.setattr(keras_file, "MOST_OBJECTS", 20)
         path = write_legacy_h5(tmp_path / "a.h5", keras_tensors)
-        assert "holds more than 20 groups and data sets" in refused(KERAS_V1, "keras", path)
+        assert "holds more than 20 groups and datasets" in refused(KERAS_V1, "keras", path)
 
     def test_unwritten_values_are_not_read_as_zeros(self, keras_tensors, tmp_path):
         path = write_legacy_h5(tmp_path / "a.h5", keras_tensors)

@@ -23,7 +23,7 @@ from cnnjax.ops.native.library import load
 from cnnjax.ops.window import Window
 from cnnjax.system.cpus import cores
 
-needs_library = pytest.mark.skipif(load() is None, reason="the native library is not built or disabled (make native)")
+needs_library = pytest.mark.skipif(load() is None, reason="the native library is disabled or not built (make native)")
 CLOSE = 1e-5
 """Tolerance, relative to the largest value."""
 

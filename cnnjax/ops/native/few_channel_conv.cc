@@ -49,7 +49,7 @@ struct Strip {
   int64_t count(const Shape& s) const { return rows * s.out_width * s.outputs; }
 };
 
-// The kernel rows that overlap the images for an output row, or vice versa, without rows of padding.
+// Of `count` rows or columns from `start`, the range that lies inside the images and not in the padding.
 struct Range {
   int64_t from, to;
   Range(int64_t start, int64_t height, int64_t count)

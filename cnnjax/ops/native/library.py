@@ -1,4 +1,4 @@
-"""Loading of the native library, with one line of notice if it cannot be used."""
+"""Load the native library; print a one-line notice if it cannot be used."""
 
 import contextlib
 import ctypes
