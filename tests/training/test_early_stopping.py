@@ -33,9 +33,7 @@ def test_top1_is_better_when_higher():
 def test_the_last_epoch_is_the_best_if_no_metric_decides():
     standing, stopped = follow(EarlyStopping(metric="last"), [3, 1, 2])
     assert (standing.best_step, stopped) == (30, None)
-    with pytest.raises(
-        UserError, match="patience is 2; it must be None with early_stopping.metric last"
-    ):
+    with pytest.raises(UserError, match="patience is 2; it must be None with early_stopping.metric last"):
         EarlyStopping(metric="last", patience=2)
 
 
