@@ -14,7 +14,12 @@ from cnnjax.convert.keras_definition import parse_definition
 from cnnjax.errors import UserError
 from cnnjax.system.files import json_bytes
 from tests.convert.published import (
-    KERAS_V1, keras_config, tensors_of, with_last_layer, write_keras, write_keras3_h5,
+    KERAS_V1,
+    keras_config,
+    tensors_of,
+    with_last_layer,
+    write_keras,
+    write_keras3_h5,
 )  # fmt: skip
 
 
