@@ -1,7 +1,7 @@
 """Evaluate a trained network on one split of its data, or a published network on labeled images.
 
 usage: python scripts/evaluate.py RUN [--split test|validation|train] [--views 1|2|6] [--data.dir DIR]
-       python scripts/evaluate.py --pretrained NAME --data.source image_folder:DIR [--ground-truth FILE]
+       python scripts/evaluate.py --pretrained NAME --data.source image_folder:DIR [--ground-truth FILE] [--views 1|2|6]
        python scripts/evaluate.py --all PATTERN --data.source image_folder:DIR [--out evaluation.csv]
 
 RUN is a run folder, such as runs/lenet_mini. Prints loss, top-1, top-5, the expected calibration error, and precision,
@@ -99,23 +99,25 @@ def evaluate_published(option: str, name: str, arguments: list[str]) -> None:
         data: Data = Data(),  # noqa: B008, it is immutable
         ground_truth: Path | None = None,
         out: Path = Path("evaluation.csv"),
+        views: Literal[1, 2, 6] = 1,
         platform: cli.Platform = "auto",
         debug: bool = False,
-    ) -> tuple[Data, Path | None, Path, cli.Platform]:
+    ) -> tuple[Data, Path | None, Path, Literal[1, 2, 6], cli.Platform]:
         """Evaluate published networks on labeled images.
 
         Args:
             data: The data to evaluate on; the test images if there are any, otherwise all images of the folder.
             ground_truth: Text file with a line FILE CLASS for each photo of a flat folder.
             out: The CSV file that --all writes.
+            views: Views of each image whose mean logits classify it; 2 and 6 as for a run.
             platform: Device to compute on; auto picks an accelerator if there is one.
             debug: Show the traceback of an error.
         """
-        return data, ground_truth, out, platform
+        return data, ground_truth, out, views, platform
 
     if not any(argument.startswith("--data.source") for argument in arguments) and "--help" not in arguments:
         raise UserError(f"{option} {name} is given without data; add --data.source, such as image_folder:DIR")
-    config, ground_truth, out, platform = cli.parse(options, arguments, f"scripts/evaluate.py {option} {name}")
+    config, ground_truth, out, views, platform = cli.parse(options, arguments, f"scripts/evaluate.py {option} {name}")
     cli.start_jax(platform)
 
     from cnnjax.hub import evaluation
@@ -124,9 +126,10 @@ def evaluate_published(option: str, name: str, arguments: list[str]) -> None:
 
     if option == "--pretrained":
         evaluation.require_images(config, ground_truth)
-        evaluated = evaluation.evaluate(load_pretrained(name, prepare=cli.use_precision), config, ground_truth)
-        evaluation.print_evaluation(name, evaluated, registry().get(name), Console())
-    elif failures := evaluation.evaluate_all(name, config, ground_truth, out, Console()):
+        network = dataclasses.replace(load_pretrained(name, prepare=cli.use_precision), views=views)
+        evaluated = evaluation.evaluate(network, config, ground_truth)
+        evaluation.print_evaluation(name, evaluated, registry().get(name), Console(), views)
+    elif failures := evaluation.evaluate_all(name, config, ground_truth, out, Console(), views):
         raise PartlyDone(f"{counted(failures, 'network')} could not be evaluated; {out} says why")
     else:
         print(out)

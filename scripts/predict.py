@@ -110,6 +110,9 @@ def predict(arguments: list[str]) -> None:
     """Parse the command line, predict, print."""
     rest, name = cli.take_option(arguments, "--pretrained")
     if name is not None:
+        from cnnjax.hub.loading import require_name
+
+        require_name(name)
         request = cli.parse(published_options, rest, f"scripts/predict.py --pretrained {name}")
 
         def load() -> "Predictor":
@@ -134,13 +137,15 @@ def predict(arguments: list[str]) -> None:
 
 def classify(request: Request, load: "Callable[[], Predictor]", *, published: bool) -> None:
     """Print the classes of all images; a damaged image does not stop the others."""
-    from cnnjax.runs.photos import find_photos, read_photos
+    from cnnjax.runs.photos import find_photos, read_photos, require_photo
 
     photos, left_out, unopened = find_photos(request.images)
     if left_out:
         _note("notice", f"{counted(len(left_out), 'file')} not used (not images): {listed(left_out)}")
     for problem in unopened:
         _note("error", problem)
+    if published:
+        require_photo(photos)
     cli.start_jax(request.platform)
     network = load()
     show_image = _shower(request, network, published=published)

@@ -11,6 +11,7 @@ from cnnjax.data import Preprocessing
 from cnnjax.data.imagenet_classes import wordnet_ids
 from cnnjax.errors import UserError
 from cnnjax.functional import Variables
+from cnnjax.models import create
 from cnnjax.models.layers import Arch
 from cnnjax.system.files import new_folder, require_empty, sha256
 
@@ -48,6 +49,11 @@ def convert_to_run(
         raise UserError(f"--classes gives {len(names)} names, and the model in {file} has {arch.num_classes} classes")
     if own and (mean or std or channel_order):
         raise UserError(f"{file} scales its images itself; leave out --mean, --std and --channel-order")
+    if own is None and arch.num_classes != create(name).num_classes and not (mean or std or channel_order):
+        notices += (
+            f"{file} does not state how its images are prepared; the preprocessing of {source}'s own networks is "
+            "assumed; --mean, --std, --channel-order and --interpolation change it",
+        )
     preprocessing = published_preprocessing(arch, publisher, own or given, interpolation)
     record = {"model": name, "source": source, "file": file.name, "sha256": sha256(file)}
     write_run(out, arch, variables, names or tuple(map(str, range(arch.num_classes))), preprocessing, record)

@@ -4,7 +4,7 @@ Keras does not name its layers; it numbers them in the order in which torchvisio
 """
 
 from cnnjax.convert.rules import Rule, Table, keras_layer, keras_norm, torch_conv_norm, torch_dense
-from cnnjax.convert.sources import SYMMETRIC, Geometry, Source
+from cnnjax.convert.sources import LOAD_IMG, SYMMETRIC, Geometry, Source
 from cnnjax.models.inception_v3 import InceptionV3
 
 
@@ -86,5 +86,5 @@ def sources(arch: InceptionV3) -> dict[str, Source]:
     if arch.stem != "imagenet":
         return {}
     if arch.form == "keras":
-        return {} if arch.aux_heads else {"keras": Source(_keras(), SYMMETRIC)}
+        return {} if arch.aux_heads else {"keras": Source(_keras(), SYMMETRIC, LOAD_IMG)}
     return {"torchvision": Source(_torch(arch), SYMMETRIC, Geometry("short", 0.874), writes=True)}

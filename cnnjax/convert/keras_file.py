@@ -24,6 +24,7 @@ VARIABLES = {
     "dense": ("kernel", "bias"),
     "separable_conv2d": ("depthwise_kernel", "pointwise_kernel", "bias"),
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+    "normalization": ("mean", "variance", "count"),
 }
 """Variables of each kind of layer, in the order in which Keras numbers them."""
 UNNAMED = re.compile(r"(conv2d|batch_normalization)(?:_(\d+))?")

@@ -4,6 +4,7 @@ A file of weights alone says nothing about activations, pooling or preprocessing
 network is therefore compared with what the file's own layers compute, and refused unless both agree.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from cnnjax.convert.keras_definition import Definition, Head, find_head, find_pr
 from cnnjax.convert.keras_layers import apply_layer, compute, per_channel
 from cnnjax.convert.rules import Rules, Table, keras_layer, table_names
 from cnnjax.convert.sources import Normalization
-from cnnjax.convert.tensors import Tensors
+from cnnjax.convert.tensors import GET_AGAIN, Tensors
 from cnnjax.errors import UserError, quoted
 from cnnjax.functional import Variables, apply
 from cnnjax.models.heads import HeadedArch, without_head
@@ -60,11 +61,12 @@ def adapt(arch: Arch, table: Table, definition: Definition, tensors: Tensors) ->
     """
     if not isinstance(arch, HeadedArch):
         raise UserError(f"the file holds a whole model, whose head a {arch.family} cannot use; give its weights alone")
+    tensors = tensors._replace(read=functools.partial(_read, tensors))
     known = frozenset(name.rpartition("/")[0] for name in table_names(table, without_head(arch)))
     head = find_head(definition, known)
     _check_epsilon(arch, definition)
     own = _with_head(_with_size(arch, definition), head)
-    renamed = _rename_head(head, tensors)
+    renamed = _rename_head(head, _without_scaling(definition, tensors))
     normalization = _normalization(definition, tensors, arch.channels)
 
     def check(variables: Variables) -> None:
@@ -72,6 +74,13 @@ def adapt(arch: Arch, table: Table, definition: Definition, tensors: Tensors) ->
         _check(own, variables, definition, head, tensors, normalization)
 
     return OwnModel(own, renamed, normalization, check)
+
+
+def _read(tensors: Tensors, name: str) -> np.ndarray:
+    """Return a tensor of a layer in the file, whose weights may be missing."""
+    if name not in tensors.shapes:
+        raise UserError(f"it holds no {name}; {GET_AGAIN}")
+    return tensors.read(name)
 
 
 def _check_epsilon(arch: HeadedArch, definition: Definition) -> None:
@@ -88,9 +97,11 @@ def _is_binary(head: Head) -> bool:
 
 
 def _with_size(arch: HeadedArch, definition: Definition) -> HeadedArch:
-    """Return the network for the size of the images in the file, if the file states one square size."""
+    """Return the network for the size of the images in the file, if the file states one."""
     height, width, _ = definition.input_shape
-    return arch.replace(input_size=height) if height and height == width else arch
+    if height and width and height != width:
+        raise UserError(f"the model takes images of {height}x{width} pixels; only square images are supported")
+    return arch.replace(input_size=height) if height and width else arch
 
 
 def _with_head(arch: HeadedArch, head: Head) -> HeadedArch:
@@ -115,6 +126,14 @@ def _with_head(arch: HeadedArch, head: Head) -> HeadedArch:
         num_classes=2 if _is_binary(head) else output.units, head_hidden=tuple(layer.units for layer in hidden),
         head_dropout=max(rates, default=0.0), head_sigmoid=_is_binary(head),
     )  # fmt: skip
+
+
+def _without_scaling(definition: Definition, tensors: Tensors) -> Tensors:
+    """Return the tensors without those of the scaling layers, which become the normalization."""
+    scaling = {layer.name for layer in find_prefix(definition)}
+    return tensors._replace(
+        shapes={name: shape for name, shape in tensors.shapes.items() if name.rpartition("/")[0] not in scaling}
+    )
 
 
 def _rename_head(head: Head, tensors: Tensors) -> Tensors:
@@ -148,7 +167,7 @@ def _normalization(definition: Definition, tensors: Tensors, channels: int) -> N
     offset, scale = scaled(0.0), scaled(255.0) - scaled(0.0)
     if not (scale > 0).all():
         raise UserError(f"the model scales its images by {listed_numbers(scale)}; the factors must be positive")
-    return Normalization(tuple((-offset / scale).tolist()), tuple((1 / scale).tolist()))
+    return Normalization(tuple((0 - offset / scale).tolist()), tuple((1 / scale).tolist()))
 
 
 def listed_numbers(values: np.ndarray) -> str:

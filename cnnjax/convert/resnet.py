@@ -1,7 +1,7 @@
 """Names of the weights of `models/resnet.py` in the files of torchvision, timm, Keras and the CIFAR networks."""
 
 from cnnjax.convert.rules import Table, keras_layer, keras_norm, torch_conv, torch_dense, torch_norm
-from cnnjax.convert.sources import CAFFE, CENTER_CROP, IMAGENET, SYMMETRIC, Source
+from cnnjax.convert.sources import CAFFE, CENTER_CROP, IMAGENET, LOAD_IMG, SYMMETRIC, Source
 from cnnjax.models.resnet import ResNet
 
 
@@ -54,9 +54,9 @@ def sources(arch: ResNet) -> dict[str, Source]:
     if arch.shortcut == "none" or (arch.shortcut == "padding" and arch.stem != "cifar"):
         return {}
     if arch.form == "v1":
-        return {"keras": Source(KERAS_V1, CAFFE)}
+        return {"keras": Source(KERAS_V1, CAFFE, LOAD_IMG)}
     if arch.form == "v2":
-        return {"keras": Source(KERAS_V2, SYMMETRIC)}
+        return {"keras": Source(KERAS_V2, SYMMETRIC, LOAD_IMG)}
     if arch.stem == "cifar":
         return {"cifar": Source(CIFAR, None, writes=True)}
     torch = Source(TORCHVISION, IMAGENET, CENTER_CROP, writes=True)

@@ -186,12 +186,16 @@ def _check(
         actual = ", ".join(name[:LONGEST_NAME] for name in sorted(shapes)[:3]) or "nothing"
         raise UserError(
             f"{tensors.path} has none of the {len(used)} tensors of this network and source ({expected}, ...); it "
-            f"contains {actual}, ...; check the model and --from"
+            f"contains {actual}, ...; check the model, --from and --prefix"
         )
     kinds = {"missing": missing, "unexpected": unexpected, "of the wrong shape or type": wrong}
-    if problems := [f"{what} ({len(names)}): {listed(names, 3)}" for what, names in kinds.items() if names]:
+    kinds = {what: names for what, names in kinds.items() if names}
+    if kinds:
+        most = 3 if len(kinds) == 1 else 1
+        problems = "; ".join(f"{what} ({len(names)}): {listed(names, most)}" for what, names in kinds.items())
         raise UserError(
-            f"{tensors.path} does not fit this network: {'; '.join(problems)}; check the model, its options and --from"
+            f"{tensors.path} does not fit this network: {problems}; check the model, its options such as "
+            "--model.num-classes, and --from"
         )
 
 

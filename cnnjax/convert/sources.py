@@ -40,7 +40,9 @@ class Geometry(NamedTuple):
 
 
 EXACT = Geometry("exact")
-"""Keras's `load_img(target_size=...)`."""
+"""The input size, whatever the aspect ratio."""
+LOAD_IMG = Geometry("exact", interpolation="nearest")
+"""Keras's `load_img(target_size=...)`, whose default is the nearest pixel."""
 CENTER_CROP = Geometry("short", 0.875)
 """torchvision's first weights and timm's default: resize the short side to 256, crop the center 224x224."""
 

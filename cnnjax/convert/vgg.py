@@ -1,7 +1,7 @@
 """Names of the weights of `models/vgg.py` in the files of torchvision, timm and Keras."""
 
 from cnnjax.convert.rules import Layout, Rule, Rules, Table, flattened, keras_layer, torch_conv, torch_dense, torch_norm
-from cnnjax.convert.sources import CAFFE, CENTER_CROP, IMAGENET, Source
+from cnnjax.convert.sources import CAFFE, CENTER_CROP, IMAGENET, LOAD_IMG, Source
 from cnnjax.models.vgg import LAST_SIDE, VGG
 
 
@@ -73,4 +73,4 @@ def sources(arch: VGG) -> dict[str, Source]:
         "torchvision": Source(_torchvision(arch), IMAGENET, CENTER_CROP, writes=True),
         "timm": Source(_timm(arch), IMAGENET, CENTER_CROP, writes=True),
     }
-    return publishers if arch.batch_norm else {**publishers, "keras": Source(_keras(arch), CAFFE)}
+    return publishers if arch.batch_norm else {**publishers, "keras": Source(_keras(arch), CAFFE, LOAD_IMG)}

@@ -11,7 +11,7 @@ from cnnjax.convert.rules import (
     torch_dense,
     torch_norm,
 )
-from cnnjax.convert.sources import SYMMETRIC, Geometry, Source
+from cnnjax.convert.sources import LOAD_IMG, SYMMETRIC, Geometry, Source
 from cnnjax.models.xception import Xception
 
 
@@ -95,4 +95,4 @@ def sources(arch: Xception) -> dict[str, Source]:
         return {}
     if arch.form == "timm":
         return {"timm": Source(_timm(arch.middle_blocks), SYMMETRIC, Geometry("short", 0.8975, "bicubic"), writes=True)}
-    return {"keras": Source(_keras(arch.middle_blocks), SYMMETRIC)}
+    return {"keras": Source(_keras(arch.middle_blocks), SYMMETRIC, LOAD_IMG)}

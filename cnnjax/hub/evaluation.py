@@ -1,6 +1,7 @@
 """Evaluate published networks on labeled images, and compare with the published accuracy."""
 
 import csv
+import dataclasses
 import io
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from cnnjax.runs.predictor import Predictor
 from cnnjax.system.console import say
 from cnnjax.system.files import write_bytes
 from cnnjax.training.classification import Report, classification_report
+from cnnjax.training.views import Views
 
 COLUMNS = ("name", "images", "classes", "loss", "top1", "top5", "published_top1", "published_top5", "error")
 
@@ -64,7 +66,7 @@ def evaluate(network: Predictor, config: Data, ground_truth: Path | None = None)
     A folder without a test split is evaluated as a whole, because the network was not trained on it.
 
     Args:
-        network: the network; images are resized and cropped as it needs them.
+        network: the network; images are resized and cropped as it needs them, and its ``views`` of each classify it.
         config: the data set.
         ground_truth: file with the class of each photo, for a flat folder.
     """
@@ -89,12 +91,15 @@ def _load(network: Predictor, config: Data, ground_truth: Path | None) -> Labell
     return Labelled(source, classes[source.labels], f"{config.dir}, {part}", loaded.notices)
 
 
-def print_evaluation(name: str, evaluated: Evaluated, published: Published | None, console: Console) -> None:
-    """Print top-1 and top-5 beside the published figures."""
+def print_evaluation(
+    name: str, evaluated: Evaluated, published: Published | None, console: Console, views: Views = 1
+) -> None:
+    """Print top-1 and top-5 beside the published figures, which are those of one view of each image."""
     report, images = evaluated
     for notice in images.notices:
         say(console, f"notice: {notice}")
-    say(console, f"{name} on {images.place}: {report.images:,} images, {images.classes:,} classes")
+    several = f", {views} views of each" if views > 1 else ""
+    say(console, f"{name} on {images.place}: {report.images:,} images, {images.classes:,} classes{several}")
     table = Table()
     rows = {"here": (f"{report.loss:.4f}", f"{100 * report.top1:.2f} %", f"{100 * report.top5:.2f} %")}
     if published is not None:
@@ -107,7 +112,9 @@ def print_evaluation(name: str, evaluated: Evaluated, published: Published | Non
     console.print(table)
 
 
-def evaluate_all(pattern: str, config: Data, ground_truth: Path | None, out: Path, console: Console) -> int:
+def evaluate_all(
+    pattern: str, config: Data, ground_truth: Path | None, out: Path, console: Console, views: Views = 1
+) -> int:
     """Evaluate every published network that matches a pattern; return how many could not be evaluated.
 
     ``out``, a CSV file, is written again after each network, so an interrupted run keeps its rows.
@@ -121,7 +128,8 @@ def evaluate_all(pattern: str, config: Data, ground_truth: Path | None, out: Pat
         entry = registry()[name]
         row: dict[str, object] = {"name": name, "published_top1": entry.top1, "published_top5": entry.top5}
         try:
-            report, images = evaluate(load_pretrained(name), config, ground_truth)
+            network = dataclasses.replace(load_pretrained(name), views=views)
+            report, images = evaluate(network, config, ground_truth)
             row |= {"images": report.images, "classes": images.classes, "loss": f"{report.loss:.6f}",
                     "top1": f"{100 * report.top1:.3f}", "top5": f"{100 * report.top5:.3f}"}  # fmt: skip
             say(console, f"{name}: top-1 {100 * report.top1:.2f} %, top-5 {100 * report.top5:.2f} %")

@@ -18,6 +18,8 @@ from cnnjax.pretrained import OWN, Published, find, registry
 from cnnjax.runs.predictor import Predictor
 from cnnjax.system.files import read_json
 
+KINDS = ("file", "folder", "hf")
+"""What a name may start with, before a colon, if it is not in the registry."""
 INCLUDED = Path(__file__).parent / "included"
 """The networks in the package, one folder each."""
 
@@ -47,6 +49,13 @@ def load_pretrained(
     """
     network = _load(name, prepare)
     return network if num_classes is None else replace_head(network, num_classes, name)
+
+
+def require_name(name: str) -> None:
+    """Raise UserError if no network has this name, which `load_pretrained` takes; nothing is downloaded."""
+    kind, _, place = name.partition(":")
+    if not (kind in KINDS and place):
+        find(name)
 
 
 def _load(name: str, prepare: Callable[[Arch], None]) -> Predictor:

@@ -10,7 +10,7 @@ from cnnjax.data import Preprocessing
 from cnnjax.data.folder_layout import is_left_out_file, walk
 from cnnjax.data.image_files import low_bits
 from cnnjax.data.preprocessing import read_image_and_range
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, listed
 
 
 class ReadPhotos(NamedTuple):
@@ -55,6 +55,14 @@ def find_photos(names: Sequence[str]) -> FoundPhotos:
         left_out += sorted(set(files).difference(images))
         problems += [f"the folder {error.filename} cannot be opened ({error.strerror})" for error in errors]
     return FoundPhotos(paths, left_out, problems)
+
+
+def require_photo(paths: Sequence[str]) -> None:
+    """Raise UserError if files are given and none exists, before a network is downloaded for them."""
+    if paths and not any(Path(path).exists() for path in paths):
+        if len(paths) == 1:
+            raise UserError(f"there is no image file {paths[0]}; check the path")
+        raise UserError(f"none of the {len(paths):,} image files exists: {listed(paths, 2)}; check the paths")
 
 
 def read_photos(paths: Sequence[str], preprocessing: Preprocessing) -> ReadPhotos:

@@ -85,9 +85,14 @@ class TestFolder:
     def test_preprocessing_is_the_publisher_s(self, tmp_path):
         self.convert(tmp_path)
         network = predictor.load(tmp_path / "out")
-        assert network.preprocessing.channel_order == "bgr"
+        assert (network.preprocessing.channel_order, network.preprocessing.interpolation) == ("bgr", "nearest")
         assert network.preprocessing.height == 32
         assert network.classes == ("0", "1", "2", "3", "4")
+
+    def test_a_notice_says_what_is_assumed_about_the_images_of_a_fine_tuned_network(self, tmp_path):
+        assert "a.h5 does not state how its images are prepared" in self.convert(tmp_path)  # it has 5 classes
+        (tmp_path / "out").rename(tmp_path / "first")
+        assert "does not state" not in self.convert(tmp_path, channel_order="rgb")
 
     def test_class_names_are_read_from_a_text_file(self, tmp_path):
         (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne e\n")

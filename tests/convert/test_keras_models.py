@@ -1,7 +1,9 @@
 """Whole models in Keras files: their head, scaling and layers are reproduced, or the file is refused."""
 
 import copy
+import zipfile
 
+import h5py
 import jax
 import numpy as np
 import pytest
@@ -10,7 +12,15 @@ from conftest import mostly_slow
 from cnnjax.convert import convert_weights, load_weights
 from cnnjax.convert.keras_definition import parse_definition
 from cnnjax.errors import UserError
-from tests.convert.published import KERAS_V1, keras_config, tensors_of, with_last_layer, write_keras
+from cnnjax.system.files import json_bytes
+from tests.convert.published import (
+    KERAS_V1,
+    keras_config,
+    tensors_of,
+    with_last_layer,
+    write_keras,
+    write_keras3_h5,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -99,6 +109,30 @@ def test_normalization_layers_may_differ_by_channel(tmp_path, tensors):
     normalization = converted(tmp_path, tensors, config).normalization
     np.testing.assert_allclose(np.multiply(normalization.mean, 255), np.ravel(mean), rtol=1e-5)
     np.testing.assert_allclose(np.multiply(normalization.std, 255), np.sqrt(np.ravel(variance)), rtol=1e-5)
+
+
+@pytest.mark.compiles_large
+def test_a_normalization_layer_adapted_to_images_is_read_from_the_weights(tmp_path, tensors):
+    mean, variance = np.float32([123, 117, 104]), np.float32([3600, 3364, 3249])
+    config = after_input(keras_config(tensors), "Normalization", axis=[-1], mean=None, variance=None, invert=False)
+    with pytest.raises(UserError, match="holds no first/mean"):
+        converted(tmp_path, tensors, config)
+    weights = tmp_path / "a.weights.h5"
+    write_keras3_h5(weights, tensors)
+    with h5py.File(weights, "a") as file:
+        for number, values in enumerate((mean, variance, np.int32(0))):
+            file[f"layers/normalization/vars/{number}"] = values
+    with zipfile.ZipFile(tmp_path / "b.keras", "w") as archive:
+        archive.writestr("config.json", json_bytes(config))
+        archive.write(weights, "model.weights.h5")
+    normalization = convert_weights(KERAS_V1, "keras", tmp_path / "b.keras").normalization
+    np.testing.assert_allclose(np.multiply(normalization.mean, 255), mean, rtol=1e-5)
+    np.testing.assert_allclose(np.multiply(normalization.std, 255), np.sqrt(variance), rtol=1e-5)
+
+
+def test_images_that_are_not_square_are_refused(tmp_path, tensors):
+    config = changed(keras_config(tensors), "input_layer", batch_shape=[None, 32, 48, 3])
+    assert "takes images of 32x48 pixels" in refused(tmp_path, tensors, config)
 
 
 @pytest.mark.compiles_large

@@ -142,6 +142,7 @@ class TestStrictness:
         assert "missing (1): bn1.weight [8] (our stem/norm/scale)" in message
         assert "unexpected (1): bn2.weight [8]" in message
         assert "of the wrong shape or type (1): fc.bias is [6] instead of [5] (our head/bias)" in message
+        assert "--model.num-classes" in message
 
     def test_missing_tensors_are_counted_and_the_first_ones_named(self, torch_tensors):
         gone = [name for name in torch_tensors if name.startswith("layer2.")]
@@ -181,7 +182,13 @@ class TestStrictness:
         message = self.refused({**torch_tensors, **{f"x{n}" + "y" * 500: np.zeros(1) for n in range(5000)}})
         assert "unexpected (5000)" in message
         assert "and 4,997 more" in message
-        assert len(message) < 200_000
+        assert len(message) < 400
+
+    def test_the_message_about_another_network_is_short(self, torch_tensors):
+        other = create("resnet34", depths=(2, 2), width=4, num_classes=7, input_size=32)
+        message = self.refused({**tensors_of(other, "torchvision"), "x" * 500: np.zeros(1)})
+        assert "missing" not in message and "unexpected" in message and "of the wrong shape" in message
+        assert len(message) < 400
 
     def test_without_classes_the_head_is_ignored(self, torch_tensors):
         arch = TORCH.replace(num_classes=0)

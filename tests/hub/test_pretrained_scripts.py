@@ -78,6 +78,9 @@ def test_evaluate_finds_the_classes_by_name_and_by_number(folder, script):
     top1 = float(figures(done.stdout, "here")[1])
     assert 75 <= top1 <= 100
     assert figures(done.stdout, "published") == ["-", "90.56", "99.86"]
+    several = script("evaluate.py", "--pretrained", LENET, "--data.source", f"image_folder:{by_number}", "--views", "2")
+    assert "10 classes, 2 views of each" in several.stdout
+    assert figures(several.stdout, "here")[0] != figures(done.stdout, "here")[0]
 
 
 def test_numbers_are_not_taken_for_positions(photos, tmp_path, script):
@@ -163,6 +166,8 @@ def test_get_says_what_it_downloads_and_list_then_shows_it(script, weights):
         (["predict.py", "--pretrained", "lenet.fashion", "photo.png"], "did you mean 'lenet.fashion_mnist'"),
         (["predict.py", "--pretrained", LENET], "no IMAGE is given"),
         (["predict.py", "--pretrained", LENET, "missing.png"], "there is no image file"),
+        (["predict.py", "--pretrained", "resnet18.tv_in1k_v1", "missing.png"], "there is no image file"),
+        (["predict.py", "--pretrained", "resnet18.tv_in1k_v1", "a.png", "b.png"], "none of the 2 image files exists"),
         (["evaluate.py", "--pretrained", LENET], "without data"),
         (["evaluate.py", "--all", "lenet*", "--data.source", "image_folder:missing"], "no directory or zip"),
         (

@@ -3,6 +3,7 @@ preprocessed by each library.
 """
 
 import hashlib
+import importlib.util
 from pathlib import Path
 
 import matplotlib
@@ -19,6 +20,11 @@ from cnnjax.training.classification import top_classes
 
 PHOTO = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
 """A photo of 512x600 pixels that matplotlib includes."""
+SAMPLES = {
+    "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
+    "skimage": ("data/astronaut.png", "data/coffee.png", "data/rocket.jpg"),
+}
+"""Photos that scikit-learn and scikit-image include, used where these packages are installed."""
 
 
 @pytest.fixture(autouse=True)
@@ -28,13 +34,19 @@ def surroundings(monkeypatch, tmp_path):
 
 @pytest.fixture
 def photos(tmp_path) -> list[str]:
-    """The photo, upright and rotated by 90 degrees, a small part of it, and a grayscale version, as files."""
+    """The photo, upright and rotated by 90 degrees, a small part of it, a grayscale version, and samples, as files."""
     photo = Image.open(PHOTO).convert("RGB")
     versions = [photo, photo.rotate(90, expand=True), photo.crop((150, 50, 330, 260)), photo.convert("L")]
     paths = [str(tmp_path / f"{number}.png") for number in range(len(versions))]
     for path, version in zip(paths, versions, strict=True):
         version.save(path)
-    return paths
+    return paths + [
+        str(Path(place) / name)
+        for package, names in SAMPLES.items()
+        if (spec := importlib.util.find_spec(package))
+        for place in spec.submodule_search_locations
+        for name in names
+    ]
 
 
 def put(name: str, file: Path):
@@ -63,6 +75,7 @@ def compare(network, photos, theirs):
         ("googlenet.tv_in1k_v1", "GoogLeNet_Weights.IMAGENET1K_V1"),
         ("inception_v3.tv_in1k_v1", "Inception_V3_Weights.IMAGENET1K_V1"),
         ("regnet_y_400mf.tv_in1k_v2", "RegNet_Y_400MF_Weights.IMAGENET1K_V2"),
+        ("vgg16.tv_in1k_v1", "VGG16_Weights.IMAGENET1K_V1"),
     ],
 )
 def test_torchvision(name, weights, photos, tmp_path):
@@ -78,10 +91,13 @@ def test_torchvision(name, weights, photos, tmp_path):
     compare(put(name, file), photos, theirs)
 
 
-@pytest.mark.parametrize(("name", "module"), [("xception", "xception"), ("resnet50_v1", "resnet")])
-def test_keras(name, module, photos, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "model", "module"),
+    [("xception", "Xception", "xception"), ("resnet50_v1", "ResNet50", "resnet"), ("vgg16", "VGG16", "vgg16")],
+)
+def test_keras(name, model, module, photos, tmp_path):
     size = {"xception": (299, 299)}.get(name, (224, 224))
-    peer = KerasPeer({"xception": "Xception", "resnet50_v1": "ResNet50"}[name], size=size)
+    peer = KerasPeer(model, size=size)
     file = peer.save(tmp_path, ".h5")
     images = np.stack([keras.utils.img_to_array(keras.utils.load_img(path, target_size=size)) for path in photos])
     with relaxed():
