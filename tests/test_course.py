@@ -19,7 +19,7 @@ SMALLER = {
     "resnet50_v1.keras_in1k": "resnet20_cifar.cifar10_jpeg",  # part of the package
     "xception.keras_in1k": "run:origin",
     'create("xception", num_classes=2, input_size=150)': (
-        'create("resnet20_cifar", depths=(1,), width=4, num_classes=2)'
+        'create("resnet20_cifar", depths=(1, 1), width=8, num_classes=2)'
     ),
     "resize=227": 'width=2, stem="cifar"',
     "--model.width 96 --model.stem imagenet --model.resize 227": "--model.width 2",
