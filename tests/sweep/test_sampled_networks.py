@@ -1,4 +1,4 @@
-"""Design spaces as an axis of a sweep: the drawn networks, the error EDF and its band, the sentence, page and record."""
+"""Design spaces as an axis of a sweep: the drawn networks, the error EDF and its band, sentence, page, record."""
 
 import shutil
 
