@@ -133,7 +133,9 @@ def run(
     if parquet:
         table.require_parquet()
     with deferred_signals(f"interrupted; to resume: {resume_command}"):
-        notices, steps, pending = {}, {}, []
+        notices: dict[str, None] = {}
+        steps: dict[str, int] = {}
+        pending: list[tuple[Member, ...]] = []
         for group in planned(launch, only):  # all of them, before anything is trained
             notices.update(dict.fromkeys(group.dataset.notices))
             waiting = tuple(m for m in group.members if store.state(launch.member_folder(m)).status not in ENDED)

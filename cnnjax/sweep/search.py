@@ -69,7 +69,7 @@ def _search(
         if member is None:
             study.tell(trial, state=TrialState.FAIL)
         elif (earlier := tried.get(member.title)) is not None:
-            study.tell(trial, earlier.value, earlier.state if earlier.state != TrialState.COMPLETE else None)
+            study.tell(trial, earlier.value if earlier.state == TrialState.COMPLETE else None, earlier.state)
         else:
             ended, value, state = _try(launch, member, load(member.experiment.data), trial, progress)
             if ended is not None:

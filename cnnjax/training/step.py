@@ -209,7 +209,7 @@ def make_stacked_dispatch(
                 return jax.vmap(one)(states, orders, keys, hyperparameters, active, boxes)
             lead = active.argmax()
             box = None if boxes is None else boxes[lead]
-            trained = shared_dispatch(states, data, orders[lead], keys[lead], hyperparameters, active, box, steps)
+            trained = shared_dispatch(states, data, orders[lead], keys[lead], hyperparameters, active, box, steps=steps)
             return jax.vmap(masked)(trained, states, active)
 
     options = compiler_options(jax.default_backend())
@@ -230,8 +230,7 @@ def _shared_dispatch_of(train_step: TrainStep, batch_size: int, steps_per_epoch:
         train = jax.vmap(train_step, in_axes=(0, None, None, 0))
         return train(states._replace(metrics=metrics), batch, key, hyperparameters)
 
-    def dispatch(states: TrainState, *arguments: Any) -> TrainState:
-        *arguments, steps = arguments
+    def dispatch(states: TrainState, *arguments: Any, steps: int) -> TrainState:
         if steps == 1:
             return one_step(states, *arguments)
         states, _ = lax.scan(lambda s, _: (one_step(s, *arguments), None), states, length=steps)

@@ -6,6 +6,7 @@ tests/oracle runs the same jobs on a Ray cluster and by submitit.
 import csv
 import io
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -73,7 +74,7 @@ def test_each_group_is_a_job_whose_members_a_worker_trains(launch):
     output = run(launch, execute)
     assert [len(job.members) for job in seen] == [2, 2]
     assert seen[0].file == launch.file
-    assert seen[0].data_dir == launch.base.data.dir
+    assert seen[0].data_dir == str(Path(launch.base.data.dir).resolve())
     assert "1/4  model.activation=tanh, seed=0: test top-1 " in output
     assert status(launch) == [("finished", "")] * 4
     assert "4 done, 0 to train" in run(launch, execute)

@@ -69,7 +69,9 @@ def _job(launch: SweepLaunch, group: Sequence[Member], start: Start) -> Job:
     if launch.file is None:
         raise UserError("the sweep has no file; a launcher needs one, because its workers execute it")
     ids = tuple(launch.member_folder(member).name for member in group)
-    return Job(launch.file, launch.name, launch.root.resolve(), launch.base.data.dir, ids, start)
+    data_dir = launch.base.data.dir
+    absolute = None if data_dir is None else str(Path(data_dir).resolve())
+    return Job(launch.file, launch.name, launch.root.resolve(), absolute, ids, start)
 
 
 def _lost(launch: SweepLaunch, job: Job, members: dict[str, Member], error: Exception) -> Iterator[Result]:

@@ -5,6 +5,7 @@ lost worker left them, and resumes.
 """
 
 import functools
+import os
 from collections.abc import Iterator, Sequence
 
 import ray
@@ -53,10 +54,11 @@ def _execute(options: Ray, jobs: Sequence[Job]) -> Iterator[tuple[Job, list[Resu
 
 
 def _environment(options: Ray) -> dict[str, dict[str, str]]:
-    """Return the environment of a task: tasks that share a GPU divide its memory."""
-    if not 0 < options.gpus < 1:
-        return {}
-    return {"env_vars": {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{GPU_MEMORY * options.gpus:.3f}"}}
+    """Return the environment of a task: our own variables, and its share of the memory of a GPU."""
+    variables = {name: value for name, value in os.environ.items() if name.startswith("CNNJAX_")}
+    if 0 < options.gpus < 1:
+        variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{GPU_MEMORY * options.gpus:.3f}"
+    return {"env_vars": variables}
 
 
 def _outcome(reference: "ray.ObjectRef[list[Result]]") -> list[Result] | Exception:
