@@ -17,8 +17,8 @@ class Ray(Schema, at="ray."):
     """--launcher ray: the cluster, and what each group of members takes of it."""
 
     address: str | None = None
-    """Address of a cluster, such as ray://head:10001; None uses $RAY_ADDRESS, a cluster that runs on this machine, or
-    starts one."""
+    """Address of a cluster, such as head:6379; None uses $RAY_ADDRESS, a cluster that runs on this machine, or starts
+    one."""
     cpus: Annotated[Number, Field(ge=0)] = 1
     """CPUs that a group takes."""
     gpus: Annotated[Number, Field(ge=0)] = 0

@@ -20,7 +20,7 @@ start = functools.partial(cli.start_jax, "cpu", False)
 
 def run(launch, **options):
     console = Console(file=io.StringIO(), width=200)
-    running.run(launch, console, only=("train.batch_size=16", "train.batch_size=20"), **options)
+    running.run(launch, console, **options)
     return console.file.getvalue()
 
 
@@ -45,12 +45,12 @@ def test_the_options_are_those_of_the_array_job(tmp_path, monkeypatch):
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
     options = Slurm(partition="gpu", account="lab", minutes=90, cpus=3, gpus=1, memory=12, tasks=5)
-    executor = on_slurm.executor(options, tmp_path / "jobs", "four")
+    executor = on_slurm.executor(options, tmp_path / "jobs", "two")
     jobs = executor.map_array(on_slurm.Task(), [1, 2])
     assert [job.job_id for job in jobs] == ["7_0", "7_1"]
     (script,) = (tmp_path / "jobs").glob("submission_file_*.sh")
     text = script.read_text()
-    for line in ("job-name=four", "partition=gpu", "account=lab", "time=90", "cpus-per-task=3", "gpus-per-node=1",
+    for line in ("job-name=two", "partition=gpu", "account=lab", "time=90", "cpus-per-task=3", "gpus-per-node=1",
                  "mem=12GB", "array=0-1%2"):  # fmt: skip
         assert f"#SBATCH --{line}\n" in text, text
 

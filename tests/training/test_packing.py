@@ -37,9 +37,11 @@ def packed_members(monkeypatch):
     monkeypatch.setattr(dispatch, "conv_library", lambda dtype: "xla")
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.compiles_large
+@pytest.mark.parametrize(
+    ("shape", "window"), [*(("lenet", window) for window in WINDOWS), ("one channel", "5x5"), ("wide", "5x5")]
+)
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("window", WINDOWS)
 def test_packed_convolutions_and_gradients_equal_those_of_vmap(shape, shared, window):
     members, inputs, outputs = SHAPES[shape]
     with jax.enable_x64(True):

@@ -6,6 +6,8 @@ lost worker left them, and resumes.
 
 import functools
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 
 import ray
@@ -30,13 +32,7 @@ def ray_launcher(options: Ray, start: Start) -> Launcher:
 def _execute(options: Ray, jobs: Sequence[Job]) -> Iterator[tuple[Job, list[Result] | Exception]]:
     ours = not ray.is_initialized()
     if ours:
-        try:
-            ray.init(address=options.address, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, ValueError) as error:
-            reason = str(error).partition("\n")[0][:100]
-            raise UserError(
-                f"--ray.address {options.address} cannot be reached ({reason}); check that the cluster runs"
-            ) from None
+        _connect(options.address)
     try:
         task = ray.remote(train).options(
             num_cpus=options.cpus, num_gpus=options.gpus, max_retries=options.retries, retry_exceptions=[Interrupted],
@@ -51,6 +47,17 @@ def _execute(options: Ray, jobs: Sequence[Job]) -> Iterator[tuple[Job, list[Resu
     finally:
         if ours:
             ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:100]
+        raise UserError(f"--ray.address {address} cannot be reached ({reason}); check that the cluster runs") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray replaces it, and SIGTERM would no longer save the members
 
 
 def _environment(options: Ray) -> dict[str, dict[str, str]]:
