@@ -63,6 +63,7 @@ def status(launch):
     return [(row["status"], row["problem"]) for row in rows]
 
 
+@pytest.mark.trains_long
 def test_each_group_is_a_job_whose_members_a_worker_trains(launch):
     seen = []
 
@@ -80,6 +81,7 @@ def test_each_group_is_a_job_whose_members_a_worker_trains(launch):
     assert "4 done, 0 to train" in run(launch, execute)
 
 
+@pytest.mark.trains_long
 def test_a_lost_worker_leaves_its_unfinished_members_failed(launch):
     def execute(jobs):
         train(jobs[0]._replace(members=jobs[0].members[:1]))

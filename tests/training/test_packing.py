@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.extend.core import jaxprs_in_params
 
 from cnnjax import create, data
 from cnnjax.config import Augmentation, Data, Experiment, Optimizer, Train
@@ -76,7 +77,7 @@ def convolutions_of(function, *arguments):
             if equation.primitive.name == "conv_general_dilated":
                 groups = equation.params["feature_group_count"] * equation.params["batch_group_count"]
                 yield equation.invars[1].aval.shape, groups
-            for inner in jax.core.jaxprs_in_params(equation.params):
+            for inner in jaxprs_in_params(equation.params):
                 yield from walk(inner)
 
     return list(walk(jax.make_jaxpr(function)(*arguments).jaxpr))
