@@ -42,7 +42,7 @@ def run(launch, options=Ray(), **others):  # noqa: B008
 def holders(launch):
     """Return the processes that train a member with a saved epoch."""
     folders = [RunFolder(path) for path in (launch.root / "members").glob("*")]
-    open_ones = [run for run in folders if not run.finished and any(run.checkpoints.glob("*"))]
+    open_ones = [run for run in folders if not run.finished and any(run.checkpoints.glob("step-*"))]
     matches = [re.match(r"pid (\d+) on host", (run.path / ".lock").read_text()) for run in open_ones]
     return {int(match[1]) for match in matches if match}
 
