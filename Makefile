@@ -1,7 +1,8 @@
 # make train    create the environment, then train LeNet-5 on the embedded images
 # make test     create the environment, then run the fast tests, in less than three minutes on two cores
 # make test-all run every test, with more Hypothesis examples
-# make oracle   create a separate environment (downloads torch); compare the converters with torchvision, timm, Keras
+# make oracle   create a separate environment (downloads torch); compare the converters with torchvision, timm, Keras,
+#               and run sweeps through Ray, submitit and Optuna
 # make parity   the same for every variant with published weights; writes docs/parity.md
 # make faults   inject all faults of docs/reliability.md into real training runs; FAULTS_SIZE=ci repeats each one fewer times
 # make native   build the optional CPU kernels, which make training faster (needs g++ and oneDNN's headers)

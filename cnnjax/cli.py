@@ -238,6 +238,7 @@ class LoadedSweep(NamedTuple):
     experiment: Any
     sweep: Any
     definitions: Any
+    path: Path
 
 
 def load_sweep(name: str) -> LoadedSweep:
@@ -257,7 +258,7 @@ def load_sweep(name: str) -> LoadedSweep:
     if not isinstance(loaded.sweep, Sweep):
         raise UserError(f"{path} defines no sweep; add a line such as sweep = Sweep(axes=(grid('seed', range(3)),))")
     title = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
-    return LoadedSweep(path.stem, title, experiment, loaded.sweep, loaded.definitions)
+    return LoadedSweep(path.stem, title, experiment, loaded.sweep, loaded.definitions, path.resolve())
 
 
 def _from_file(path: Path, name: str) -> LoadedExperiment:

@@ -5,6 +5,7 @@ usage: python scripts/benchmark.py train --models NAME ... [OPTIONS]     a train
        python scripts/benchmark.py stream FOLDER [OPTIONS]              photos decoded and cropped for training
        python scripts/benchmark.py transfer FOLDER --init WEIGHTS       from photos to a trained head for Xception
        python scripts/benchmark.py sweep [OPTIONS]                      members of a sweep, together and separately
+       python scripts/benchmark.py members [OPTIONS]                    members side by side on one accelerator
        python scripts/benchmark.py memory MODEL [OPTIONS]                peak memory, and the largest batch that fits
 
 `python scripts/benchmark.py train --help` shows the options of a command; --write writes the table to
@@ -19,7 +20,7 @@ import sys
 from cnnjax import cli
 from cnnjax.errors import choose
 
-MODULES = {"stream": "streaming", "sweep": "sweeping", "transfer": "transfer", "memory": "memory"}
+MODULES = {"stream": "streaming", "sweep": "sweeping", "members": "members", "transfer": "transfer", "memory": "memory"}
 """Modules of the commands that measure something other than single networks."""
 
 

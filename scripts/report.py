@@ -78,8 +78,10 @@ def write_results(arguments: list[str]) -> None:
     pages = {RESULTS: "\n".join([results.text, *sweep_records.sections(RECORDS)])}
     if written := line_page.page(line, recorded):
         pages |= dict(zip((RESULTS.with_name("line.md"), RESULTS.with_name(line_page.PICTURE)), written, strict=True))
-    for path, text in pages.items():
-        write_bytes(path, text.encode())
+    files = {path: text.encode() for path, text in pages.items()}
+    files |= {RESULTS.parent / name: picture for name, picture in sweep_records.pictures(RECORDS).items()}
+    for path, content in files.items():
+        write_bytes(path, content)
         print(f"wrote {path.relative_to(ROOT)}")
     for name, figure in results.pictures.items():
         figures.save(figure, RESULTS.parent / name)

@@ -7,12 +7,15 @@ and a `sweep`. `python scripts/sweep.py NAME --help` shows the options. Repeat t
 members are kept, and interrupted ones resume from their checkpoints.
 """
 
+import functools
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from cnnjax import cli
+from cnnjax.errors import UserError
+from cnnjax.sweep.options import LauncherName, Optuna, Ray, Slurm, require_package
 
 
 def sweep(arguments: list[str]) -> None:
@@ -23,7 +26,13 @@ def sweep(arguments: list[str]) -> None:
         return
     name = cli.first(arguments, "sweep")
     parsed = cli.parse(options, arguments[1:], f"scripts/sweep.py {name}")
-    only, dry_run, out, data_dir, parquet, platform, deterministic = parsed
+    only, dry_run, out, data_dir, parquet, launcher, ray, slurm, search, optuna, platform, deterministic = parsed
+    if launcher != "local":
+        require_package("--launcher", launcher)
+    if search != "none":
+        require_package("--search", search)
+        if launcher != "local":
+            raise UserError(f"--search {search} is given with --launcher {launcher}; leave out one of them")
     loaded = cli.load_sweep(name)
 
     from rich.console import Console  # imported late to keep --help fast
@@ -35,13 +44,30 @@ def sweep(arguments: list[str]) -> None:
     base = loaded.experiment
     if data_dir is not None:
         base = base.replace(data=base.data.replace(dir=data_dir))
-    launch = running.SweepLaunch(loaded.name, loaded.title, base, loaded.sweep, out, loaded.definitions)
+    launch = running.SweepLaunch(loaded.name, loaded.title, base, loaded.sweep, out, loaded.definitions, loaded.path)
     with lasting_output() as output:
         console = Console(file=output)
         if dry_run:
             cost.show(launch, console, only)
         else:
-            running.run(launch, console, only, parquet=parquet, resume_command=cli.resume_command())
+            start = functools.partial(cli.start_jax, platform, deterministic)
+            chosen: running.Launcher | None = None
+            if search == "optuna":
+                from cnnjax.sweep.search import search_launcher
+
+                chosen = search_launcher(optuna, only)
+            elif launcher == "ray":
+                from cnnjax.sweep.launchers.on_ray import ray_launcher
+
+                chosen = ray_launcher(ray, start)
+            elif launcher == "slurm":
+                from cnnjax.sweep.launchers.on_slurm import slurm_launcher
+
+                chosen = slurm_launcher(slurm, launch, start)
+            running.run(
+                launch, console, only, parquet=parquet, resume_command=cli.resume_command(), launcher=chosen,
+                searches=search != "none",
+            )  # fmt: skip
 
 
 def options(
@@ -51,6 +77,11 @@ def options(
     out: Path = Path("runs/sweeps"),
     data_dir: Annotated[str | None, tyro.conf.arg(name="data.dir")] = None,
     parquet: bool = False,
+    launcher: LauncherName = "local",
+    ray: Ray = Ray(),  # noqa: B008
+    slurm: Slurm = Slurm(),  # noqa: B008
+    search: Literal["none", "optuna"] = "none",
+    optuna: Optuna = Optuna(),  # noqa: B008
     platform: cli.Platform = "auto",
     deterministic: bool = False,
     debug: bool = False,
@@ -64,12 +95,19 @@ def options(
         out: The folder of the store. It holds members/, which all sweeps share, and a folder for each sweep.
         data_dir: The folder (or zip) that holds the data set's files.
         parquet: Write sweep.parquet as well as sweep.csv; needs pyarrow.
+        launcher: Where the groups of members train: in this process, as tasks of a Ray cluster, or as an array job of
+            Slurm. The file, the store and the data need the same path on every machine.
+        ray: Options of --launcher ray.
+        slurm: Options of --launcher slurm.
+        search: none trains all members; optuna trains those that a search proposes by their validation top-1, with the
+            first value of a seed axis.
+        optuna: Options of --search optuna.
         platform: Device to compute on; auto picks an accelerator if there is one.
         deterministic: Use only deterministic GPU kernels, which may be slower; on a CPU results are always
             deterministic.
         debug: Show the traceback of an error.
     """
-    return only, dry_run, out, data_dir, parquet, platform, deterministic
+    return only, dry_run, out, data_dir, parquet, launcher, ray, slurm, search, optuna, platform, deterministic
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnjax.ops import packing
 from cnnjax.ops.dispatch import conv_algorithm
 from cnnjax.ops.native import convolution as native
 from cnnjax.ops.native.epilogue import NONLINEARITIES, convolution_with_epilogue
@@ -31,6 +32,8 @@ def conv_general_dilated(
             images, kernel, strides, padding, rhs_dilation=rhs_dilation, feature_group_count=feature_group_count,
             **options,
         )  # fmt: skip
+    if algorithm == "members":
+        return packing.convolution(images, kernel, window, tuple(sorted(options.items())))
     algorithms = {"native": native.convolution, "matmul": _by_matmul, "patches": _by_patches, "shifts": _by_shifts}
     return algorithms[algorithm](images, kernel, window)
 

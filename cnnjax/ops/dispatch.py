@@ -12,8 +12,12 @@ choices for a run's environment.json.
     steps per dispatch           up to 64        1                      1
     gradient accumulation        loop            unrolled               unrolled
     members of a sweep           stacked         in turn                in turn
+    convolution of a stack       members         -                      -
 """
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
@@ -22,13 +26,15 @@ import jax.numpy as jnp
 from cnnjax.ops.native import library
 from cnnjax.ops.window import POINTWISE, Window, output_shape, turned
 
-ConvAlgorithm = Literal["xla", "native", "matmul", "patches", "shifts"]
+ConvAlgorithm = Literal["xla", "members", "native", "matmul", "patches", "shifts"]
 NormAlgorithm = Literal["xla", "native"]
 PoolAlgorithm = Literal["reduce_window", "slices"]
 SMALLEST_MAP = 4
 """Maximum positions of an output map for the "patches" algorithm."""
 FEW_POSITIONS = 1024
 """Maximum positions in a batch for which a matrix product beats the native library, which has to reorder the kernel."""
+MOST_PACKED, PACKED_CHANNELS = 8, 128
+"""Maximum members in a block-diagonal kernel, and its maximum channels; chosen by arithmetic, not yet measured."""
 VECTOR_WIDTH = 16
 """Channels that fill a vector register of oneDNN's kernels."""
 
@@ -56,7 +62,7 @@ def conv_algorithm(images: jax.Array, kernel: jax.Array, window: Window) -> Conv
     """Return the algorithm for the convolution of [N, H, W, C] with [h, w, C / groups, C'] on this machine."""
     library_name = conv_library(images.dtype)
     if library_name == "xla" or not _is_known(images):
-        return "xla"
+        return "members" if _side_by_side.get() and window.groups == 1 else "xla"
     batch, height, width, _ = output_shape(images, kernel, window)
     if 0 in (batch, height, width):
         return "xla"
@@ -123,6 +129,28 @@ def members_are_stacked(backend: str) -> bool:
     On a CPU, `vmap` over kernels turns convolutions into grouped ones, which are slower than separate ones in turn.
     """
     return backend != "cpu"
+
+
+_side_by_side: contextvars.ContextVar[bool] = contextvars.ContextVar("side_by_side", default=False)
+
+
+@contextlib.contextmanager
+def side_by_side() -> Iterator[None]:
+    """Trace the functions in it for members that `jax.vmap` stacks, each with its own kernels."""
+    token = _side_by_side.set(True)
+    try:
+        yield
+    finally:
+        _side_by_side.reset(token)
+
+
+def members_packed(members: int, inputs: int, outputs: int) -> int:
+    """Return how many members share a block-diagonal kernel, by their channels; 1: a grouped convolution by XLA.
+
+    Packing multiplies the arithmetic by this number, which a GPU has to spare while the channels of all the members of
+    a pack are at most the `PACKED_CHANNELS` of one tile of a matrix product.
+    """
+    return max(1, min(members, MOST_PACKED, PACKED_CHANNELS // max(inputs, outputs)))
 
 
 def is_unrolled(backend: str) -> bool:

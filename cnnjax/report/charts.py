@@ -22,6 +22,9 @@ svg text { font: 11px system-ui, sans-serif; fill: var(--dim); }
 .s0 { stroke: var(--s0); background: var(--s0); } .s1 { stroke: var(--s1); background: var(--s1); }
 .s2 { stroke: var(--s2); background: var(--s2); } .s3 { stroke: var(--s3); background: var(--s3); }
 .s4 { stroke: var(--s4); background: var(--s4); } .s5 { stroke: var(--s5); background: var(--s5); }
+.band { opacity: .15; }
+.b0 { fill: var(--s0); } .b1 { fill: var(--s1); } .b2 { fill: var(--s2); }
+.b3 { fill: var(--s3); } .b4 { fill: var(--s4); } .b5 { fill: var(--s5); }
 .bar { fill: var(--s1); opacity: .75; }
 .ideal { stroke: var(--dim); stroke-dasharray: 4 4; }
 .best { fill: none; stroke: var(--fg); stroke-width: 1.5; }
@@ -52,7 +55,7 @@ SERIES_COLORS = 6
 def line_chart(
     title: str, x_name: str, x: Sequence[float], series: Mapping[str, Sequence[float | None]], *, digits: int = 4,
     unit: str = "", best: tuple[str, int] | None = None, borders: Mapping[float, str] = MappingProxyType({}),
-    powers: bool = False,
+    powers: bool = False, bands: Mapping[str, Sequence[tuple[float, ...]]] = MappingProxyType({}),
 ) -> str:  # fmt: skip
     """Return a line chart that shows values under the pointer.
 
@@ -66,10 +69,12 @@ def line_chart(
         best: series and index of a point to mark.
         borders: names of parts of the horizontal axis, by the position at which each begins.
         powers: the positions are exponents of ten, and the axis and the pointer show the powers.
+        bands: the lowest and highest value around each point of a series, by its name.
     """
     step = max(1, math.ceil(len(x) / MOST_POINTS))
     kept = sorted({*range(0, len(x), step), len(x) - 1, *([] if best is None else [best[1]])})
     values = [v for line in series.values() for v in (line[i] for i in kept) if v is not None and math.isfinite(v)]
+    values += [end for band in bands.values() for i in kept for end in band[i]]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if low == high:
         low, high = low - (abs(low) or 1) * 0.05, high + (abs(high) or 1) * 0.05
@@ -91,7 +96,11 @@ def line_chart(
         at = LEFT + (WIDTH - LEFT - RIGHT) * min(max((position - first) / (last - first or 1), 0), 1)
         parts.append(f'<line class="border" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
         parts.append(f'<text x="{at + 3:.1f}" y="{TOP - 3}">{html.escape(name)}</text>')
-    for number, line in enumerate(series.values()):
+    for number, (name, line) in enumerate(series.items()):
+        if name in bands:
+            lower, upper = ([(px, bands[name][i][end]) for px, i in zip(across, kept, strict=True)] for end in (0, 1))
+            outline = " ".join(f"{px:.1f},{up(v):.1f}" for px, v in (*lower, *reversed(upper)))
+            parts.append(f'<polygon class="band b{number % SERIES_COLORS}" points="{outline}"/>')
         points = [(px, line[i]) for px, i in zip(across, kept, strict=True)]
         drawn = " ".join(f"{px:.1f},{up(v):.1f}" for px, v in points if v is not None and math.isfinite(v))
         parts.append(f'<polyline class="series s{number % SERIES_COLORS}" points="{drawn}"/>')

@@ -212,7 +212,7 @@ def record_start(
     """Record the environment of this start; print a notice if it changes the bits of a run that is resumed."""
     chosen = lowering(launch.experiment, dataset, steps_per_epoch)
     if dispatch.members_are_stacked(jax.default_backend()):
-        chosen["stacked"] = stacked
+        chosen["stacked"] = "packed" if stacked else False
     entry = environment(chosen)
     parts = [phase_experiment(launch.experiment, phase) for phase in launch.experiment.phases] or [launch.experiment]
     if any(part.optimizer.base_batch is not None for part in parts):

@@ -27,6 +27,8 @@ MOST_MEMBERS = 10_000
 """Maximum members of a sweep."""
 DIGITS = 4
 """Significant digits of drawn and log-spaced numbers, so that they can be read and typed."""
+DESIGN_SPACE = "design_space"
+"""Option that only labels a member with the design space of its network; see `cnnjax.sweep.networks`."""
 Condition = tuple[str, tuple[Any, ...]]
 """An option of an earlier axis, and the values for which a later axis applies."""
 

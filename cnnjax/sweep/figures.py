@@ -11,11 +11,14 @@ from matplotlib.axes import Axes as Plot
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from cnnjax.errors import counted
 from cnnjax.report import figures as png
 from cnnjax.report.value_charts import Mark
+from cnnjax.sweep.edf import steps
 from cnnjax.system.files import write_bytes
 
 if TYPE_CHECKING:
+    from cnnjax.sweep.edf import Edf
     from cnnjax.sweep.page import Heat, Sensitivity
 
 COLORS = ("#8a8a8a", "#1f6feb", "#bf3989", "#1a7f37", "#bc4c00", "#8250df")
@@ -24,27 +27,45 @@ COLORS = ("#8a8a8a", "#1f6feb", "#bf3989", "#1a7f37", "#bc4c00", "#8250df")
 
 def write(
     folder: Path, bars: Sequence[tuple[str, Mark]], heats: Sequence["Heat"], rates: Sequence["Sensitivity"],
-    curves: Mapping[str, Mapping[str, Sequence[float | None]]], unit: str,
+    curves: Mapping[str, Mapping[str, Sequence[float | None]]], spaces: Sequence["Edf"], unit: str,
 ) -> None:  # fmt: skip
-    """Write ranking, curves and, if the sweep has them, heat maps and sensitivity curves."""
+    """Write ranking, curves and, if the sweep has them, heat maps, sensitivity curves and EDFs of design spaces."""
     drawings = {"ranking": _ranking(bars, unit), "curves": _curves(curves)}
     drawings |= {f"heat{_number(i, heats)}": _heat(heat, unit) for i, heat in enumerate(heats)}
     drawings |= {f"sensitivity{_number(i, rates)}": _sensitivity(rate, unit) for i, rate in enumerate(rates)}
+    drawings |= {"edf": edf(spaces)} if spaces else {}
     for stem, figure in drawings.items():
         png.save(figure, folder / f"{stem}.png")
-        _save_svg(figure, folder / f"{stem}.svg")
+        write_bytes(folder / f"{stem}.svg", svg_bytes(figure))
 
 
 def _number(index: int, drawings: Sequence[object]) -> str:
     return f"-{index + 1}" if len(drawings) > 1 else ""
 
 
-def _save_svg(figure: Figure, path: Path) -> None:
-    """Save a figure as SVG; equal figures give equal bytes."""
+def svg_bytes(figure: Figure) -> bytes:
+    """Return a figure as SVG; equal figures give equal bytes."""
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "cnnjax"}):
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def edf(spaces: Sequence["Edf"]) -> Figure:
+    """Draw the error EDF of each design space with its band."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    plot = figure.subplots()
+    errors = steps(spaces)
+    for number, space in enumerate(spaces):
+        color, bands = COLORS[(number + 1) % len(COLORS)], [space.band(error) for error in errors]
+        low, high = ([100 * end for end in ends] for ends in zip(*bands, strict=True))
+        label = f"{space.space}, {counted(len(space.errors), 'network')}"
+        plot.fill_between(errors, low, high, step="post", color=color, alpha=0.15, linewidth=0)
+        plot.step(errors, [100 * space.share(error) for error in errors], where="post", color=color, label=label)
+    plot.set(xlabel="test error (%)", ylabel="networks with at most this error (%)", ylim=(0, 100))
+    plot.grid(alpha=0.3)
+    plot.legend(fontsize=8, loc="lower right")
+    return figure
 
 
 def _whisker(half: float) -> float:

@@ -7,7 +7,7 @@ from cnnjax.config import Experiment, flatten
 from cnnjax.errors import UserError, choose, quoted
 from cnnjax.models import variant_like
 from cnnjax.schema import Schema
-from cnnjax.sweep.axes import Sweep, label
+from cnnjax.sweep.axes import DESIGN_SPACE, Sweep, label
 from cnnjax.training.program import program_of
 
 
@@ -29,7 +29,7 @@ def expand(base: Experiment, sweep: Sweep) -> tuple[Member, ...]:
     Raises:
         UserError: an option does not exist, a value is not allowed, or two members are the same experiment.
     """
-    known = [*flatten(base.to_dict()), "model"]
+    known = [*flatten(base.to_dict()), "model", DESIGN_SPACE]
     for axis in sweep.axes:
         for option in axis.options:
             # A variant of another family has other options, which its own check knows.
@@ -45,7 +45,7 @@ def expand(base: Experiment, sweep: Sweep) -> tuple[Member, ...]:
 
 def with_options(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
     """Return the experiment with the given options changed; ``model`` is the name of a variant."""
-    changes = dict(values)
+    changes = {option: value for option, value in values.items() if option != DESIGN_SPACE}
     if "model" in changes:
         changes["model"] = variant_like(experiment.model, changes["model"])
     return _replaced(experiment, changes)

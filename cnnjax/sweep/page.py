@@ -14,6 +14,7 @@ from cnnjax.report.data_table import Shown
 from cnnjax.report.value_charts import Mark
 from cnnjax.sweep import figures, store, table
 from cnnjax.sweep.axes import label
+from cnnjax.sweep.edf import EDF_HEADER, Edf, edf_rows, edfs, steps
 from cnnjax.sweep.sentences import sentences
 from cnnjax.sweep.statistics import Axes, Cell, Comparison, axes_of, cells, compare, shown
 from cnnjax.sweep.store import Description
@@ -77,7 +78,8 @@ def write(folder: Path, description: Description, rows: Sequence[Row]) -> None:
 def _results(folder: Path, axes: Axes, rows: Sequence[Row], ranked: Sequence[Cell]) -> list[str]:
     comparisons, bars = compare(axes, rows), bars_of(ranked)
     heats, rates, curves = heats_of(axes, ranked), sensitivities(axes, ranked), curves_of(ranked)
-    figures.write(folder, bars, heats, rates, curves, UNIT)
+    spaces = edfs(axes, rows)
+    figures.write(folder, bars, heats, rates, curves, spaces, UNIT)
     explained = (
         f"Test top-1. Differences are averaged over the other axes and paired by seed; the intervals of all "
         f"{counted(len(comparisons), 'comparison')} hold jointly with 95 % probability (Student's t, Bonferroni)."
@@ -85,6 +87,7 @@ def _results(folder: Path, axes: Axes, rows: Sequence[Row], ranked: Sequence[Cel
     body = [
         "<h2>Findings</h2>", "<ul>", *(f"<li>{html.escape(text)}</li>" for text in sentences(axes, rows)), "</ul>",
         f"<p>{explained}</p>",
+        *(["<h2>Design spaces</h2>", _edf_chart(spaces)] if spaces else []),
         "<h2>Ranking</h2>", value_charts.ranked_bars("Mean and 95 % interval over seeds", UNIT, bars),
     ]  # fmt: skip
     if heats:
@@ -189,6 +192,21 @@ def _heat_chart(heat: Heat) -> str:
     return value_charts.heat_map(
         f"{heat.y_name} and {heat.x_name}", heat.x_name, heat.x, heat.y_name, heat.y, heat.marks
     )
+
+
+def _edf_chart(spaces: Sequence[Edf]) -> str:
+    """Return the chart and the table of the design spaces."""
+    errors = steps(spaces)
+    chart = charts.line_chart(
+        "Networks with at most this test error (%)", "test error (%)", errors,
+        {space.space: [100 * space.share(error) for error in errors] for space in spaces}, digits=0, unit=" %",
+        bands={space.space: [tuple(100 * end for end in space.band(error)) for error in errors] for space in spaces},
+    )  # fmt: skip
+    note = (
+        "<p>Error EDF (Radosavovic et al. 2020, equation 1). The bands of all spaces hold jointly at every error with "
+        "95 % probability (bootstrap, Bonferroni). A network that diverged counts with an error of 100 %.</p>"
+    )
+    return f'<div class="charts">{chart}</div>{note}{page.table(list(EDF_HEADER), edf_rows(spaces), texts=True)}'
 
 
 def _rate_chart(rate: Sensitivity) -> str:

@@ -1,6 +1,8 @@
 """Records of sweeps: their small files, kept under version control, and the sections of docs/results.md.
 
 experiments/records/sweeps/NAME/sweep.json  sweep.csv  machines.json
+
+A sweep of design spaces has a picture in docs/images instead of a row for each network.
 """
 
 import csv
@@ -10,7 +12,8 @@ from pathlib import Path
 from cnnjax.errors import UserError, counted
 from cnnjax.runs.folder import RunFolder
 from cnnjax.runs.results_page import machine
-from cnnjax.sweep import store, table
+from cnnjax.sweep import figures, store, table
+from cnnjax.sweep.edf import EDF_HEADER, edf_rows, edfs
 from cnnjax.sweep.sentences import sentences
 from cnnjax.sweep.statistics import Cell, axes_of, cells, shown
 from cnnjax.sweep.store import Description
@@ -47,6 +50,20 @@ def sections(records: Path) -> list[str]:
     return [_section(path.parent) for path in sorted((records / FOLDER).glob(f"*/{store.DESCRIPTION}"))]
 
 
+def pictures(records: Path) -> dict[str, bytes]:
+    """Return the pictures of the sections by the path at which `sections` refers to them."""
+    drawn = {}
+    for path in sorted((records / FOLDER).glob(f"*/{store.DESCRIPTION}")):
+        description, rows = read_record(path.parent)
+        if spaces := edfs(axes_of(description), rows):
+            drawn[_picture(description)] = figures.svg_bytes(figures.edf(spaces))
+    return drawn
+
+
+def _picture(description: Description) -> str:
+    return f"images/{description.name}_edf.svg"
+
+
 def read_record(folder: Path) -> tuple[Description, list[Row]]:
     """Return the description of a recorded sweep and a row for each member, without curves."""
     description = store.read_description(folder)
@@ -72,17 +89,26 @@ def _row(entry: store.Entry, line: dict[str, str]) -> Row:
 def _section(folder: Path) -> str:
     description, rows = read_record(folder)
     axes = axes_of(description)
-    ranked = cells(axes, rows)
-    lines = [(*axes.names, "seeds", "test top-1", "seconds"), ("---",) * len(axes.names) + ("---:",) * 3]
-    lines += [_line(cell) for cell in ranked]
     diverged = [row for row in rows if not row.finished]
+    members = f"{counted(len(rows), 'member')} (`scripts/sweep.py {description.name}`), {len(diverged)} diverged."
+    if spaces := edfs(axes, rows):
+        table_lines = [EDF_HEADER, ("---", *["---:"] * (len(EDF_HEADER) - 1)), *edf_rows(spaces)]
+        explained = (
+            f"Error EDF of each design space, with bands that hold jointly with 95 % probability; {members}\n\n"
+            f"![Share of networks with at most each test error]({_picture(description)})"
+        )
+    else:
+        table_lines = [(*axes.names, "seeds", "test top-1", "seconds"), ("---",) * len(axes.names) + ("---:",) * 3]
+        table_lines += [_line(cell) for cell in cells(axes, rows)]
+        explained = (
+            f"Mean and 95 % interval over seeds; {members} Differences are averaged over the other axes, paired by "
+            "seed, and corrected for all comparisons of the sweep."
+        )
     return "\n\n".join([
         f"## {description.title.rstrip('.')}",
         "\n".join(f"- {text}" for text in sentences(axes, rows)),
-        f"Mean and 95 % interval over seeds; {counted(len(rows), 'member')} (`scripts/sweep.py {description.name}`), "
-        f"{len(diverged)} diverged. Differences are averaged over the other axes, paired by seed, and corrected for "
-        "all comparisons of the sweep.",
-        "\n".join(f"| {' | '.join(line)} |" for line in lines),
+        explained,
+        "\n".join(f"| {' | '.join(line)} |" for line in table_lines),
         f"Run on {'; '.join(map(str, read_json(folder / MACHINES)))}.\n",
     ])  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Run a sweep: train the members that are missing, group by group, and write the table and the page."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,8 @@ class SweepLaunch(NamedTuple):
     sweep: Sweep
     root: Path
     definitions: Definitions = BUILT_IN
+    file: Path | None = None
+    """The experiment file, from which the workers of a launcher read the sweep."""
 
     @property
     def folder(self) -> Path:
@@ -100,11 +102,27 @@ def planned(launch: SweepLaunch, only: Sequence[str] = ()) -> Iterator[Planned]:
         yield Planned(group, dataset, steps)
 
 
+class Ended(NamedTuple):
+    """How a member ended: the text of its line, and its state if it failed or diverged."""
+
+    member: Member
+    text: str
+    failure: State | None = None
+    steps: int | None = None
+    """Steps of its plan that the progress bar has not counted; None: all of them."""
+
+
+Launcher = Callable[[SweepLaunch, Sequence[tuple[Member, ...]], SweepProgress], Iterator[Ended]]
+"""Trains groups of members that share a program and yields each member as it ends; `train_here` is the default."""
+
+
 def run(
     launch: SweepLaunch, console: Console, only: Sequence[str] = (), *, parquet: bool = False,
-    resume_command: str = "the same call",
+    resume_command: str = "the same call", launcher: Launcher | None = None, searches: bool = False,
 ) -> None:  # fmt: skip
     """Train the selected members that have not finished or diverged; write ``sweep.csv`` and ``report.html``.
+
+    A launcher that ``searches`` may leave members untrained, and a member that diverged is a result of the search.
 
     Raises:
         UserError: bad input; nothing has been trained or written.
@@ -115,35 +133,37 @@ def run(
     if parquet:
         table.require_parquet()
     with deferred_signals(f"interrupted; to resume: {resume_command}"):
-        notices, steps, pending = {}, 0, []
+        notices: dict[str, None] = {}
+        steps: dict[str, int] = {}
+        pending: list[tuple[Member, ...]] = []
         for group in planned(launch, only):  # all of them, before anything is trained
             notices.update(dict.fromkeys(group.dataset.notices))
-            waiting = [m for m in group.members if store.state(launch.member_folder(m)).status not in ENDED]
-            pending += waiting
-            steps += sum(group.steps[member.title] for member in waiting)
+            waiting = tuple(m for m in group.members if store.state(launch.member_folder(m)).status not in ENDED)
+            pending += [waiting] if waiting else []
+            steps |= {member.title: group.steps[member.title] for member in waiting}
         for notice in notices:
             say(console, f"notice: {notice}")
         members = expand(launch.base, launch.sweep)
         description = store.write_description(
             launch.folder, launch.short_name, launch.title, launch.sweep, members, launch.definitions
         )
-        selected = select(members, only)
-        say(
-            console, f"{counted(len(selected), 'member')}: {len(selected) - len(pending)} done, {len(pending)} to train"
-        )
-        progress = SweepProgress(console, len(pending), steps)
+        selected, missing = select(members, only), sum(map(len, pending))
+        say(console, f"{counted(len(selected), 'member')}: {len(selected) - missing} done, {missing} to train")
+        progress = SweepProgress(console, missing, sum(steps.values()))
         failed: dict[str, State] = {}
         try:
-            if pending:
-                for group in planned(launch, only):
-                    failed |= _run_group(launch, group, progress)
+            for ended in (launcher or train_here)(launch, pending, progress):
+                left = steps[ended.member.title] if ended.steps is None else ended.steps
+                progress.end(ended.member, ended.text, left)
+                if ended.failure:
+                    failed[launch.member_folder(ended.member).name] = ended.failure
         finally:
             progress.close()
             rows = [_with_state(row, failed) for row in table.read_rows(launch.root, description)]
             table.write(launch.folder, rows, parquet=parquet)
     page.write(launch.folder, description, rows)
     say(console, f"results: {launch.folder}/   open {launch.folder}/report.html")
-    _report_problems(launch, selected, rows, resume_command)
+    _report_problems(launch, selected, rows, ("failed",) if searches else NOT_FINISHED, resume_command)
 
 
 def _with_state(row: Row, failed: Mapping[str, State]) -> Row:
@@ -154,22 +174,34 @@ def _with_state(row: Row, failed: Mapping[str, State]) -> Row:
 
 ENDED: tuple[store.Status, ...] = ("finished", "diverged")
 """States that training again would not change."""
+NOT_FINISHED: tuple[store.Status, ...] = ("diverged", "failed", "unfinished", "missing")
 
 
-def _run_group(launch: SweepLaunch, group: Planned, progress: SweepProgress) -> dict[str, State]:
-    """Train the members of a group that are missing, and record each as it ends; return those that failed, by ID."""
-    waiting = [member for member in group.members if store.state(launch.member_folder(member)).status not in ENDED]
+def train_here(
+    launch: SweepLaunch, groups: Sequence[tuple[Member, ...]], progress: SweepProgress
+) -> Iterator[Ended]:  # fmt: skip
+    """Train the members of the groups in this process; only the data of one group is in memory at a time."""
+    dataset, config = None, None
+    for group in groups:
+        if dataset is None or group[0].experiment.data != config:
+            config = group[0].experiment.data
+            dataset = data.load(config, launch.definitions.sources)
+        yield from _train_group(launch, group, dataset, progress)
+
+
+def _train_group(
+    launch: SweepLaunch, group: Sequence[Member], dataset: Dataset, progress: SweepProgress
+) -> Iterator[Ended]:  # fmt: skip
+    """Train the members of a group that are missing, record each as it ends, and yield it."""
+    waiting = [member for member in group if store.state(launch.member_folder(member)).status not in ENDED]
     hooks = {member.title: progress.member(member) for member in waiting}
     runs = [(member, launch.member_launch(member), hooks[member.title]) for member in waiting]
-    if members_are_stacked(jax.default_backend()) and len(waiting) > 1 and can_be_stacked(waiting[0], group.dataset):
-        ended = run_stacked(runs, group.dataset)
+    if members_are_stacked(jax.default_backend()) and len(waiting) > 1 and can_be_stacked(waiting[0], dataset):
+        outcomes = run_stacked(runs, dataset)
     else:
-        ended = in_turn(runs, group.dataset)
-    failed = {}
-    for member, outcome in ended:
-        if state := _end_member(launch, member, outcome, progress, hooks[member.title]):
-            failed[launch.member_folder(member).name] = state
-    return failed
+        outcomes = in_turn(runs, dataset)
+    for member, outcome in outcomes:
+        yield end_member(launch, member, outcome, hooks[member.title].left)
 
 
 def in_turn(
@@ -180,21 +212,22 @@ def in_turn(
     return take_turns(works, TOGETHER)
 
 
-def _end_member(
-    launch: SweepLaunch, member: Member, outcome: Finished | Exception, progress: SweepProgress, hook: MemberProgress
-) -> State | None:
-    """Record how a member ended, and print its line; return its state if it failed or diverged."""
+def end_member(launch: SweepLaunch, member: Member, outcome: Finished | Exception, steps: int) -> Ended:
+    """Record how a member ended."""
     folder = launch.member_folder(member)
     if not isinstance(outcome, Exception):
         results, problems = outcome
         if not problems:
             store.forget_problem(folder)
-            progress.end(member, _figures(results), hook.left)
-            return None
+            return Ended(member, _figures(results), steps=steps)
         outcome = PartlyDone(f"it has finished training, but {'; and '.join(problems)}")
-    state = store.record_problem(folder, outcome)
-    progress.end(member, f"{state.status}: {state.problem}", hook.left)
-    return state
+    return failure(launch, member, outcome, steps)
+
+
+def failure(launch: SweepLaunch, member: Member, error: Exception, steps: int | None = None) -> Ended:
+    """Record the error that ended a member."""
+    state = store.record_problem(launch.member_folder(member), error)
+    return Ended(member, f"{state.status}: {state.problem}", state, steps)
 
 
 def _figures(results: dict[str, Any]) -> str:
@@ -206,12 +239,13 @@ def _figures(results: dict[str, Any]) -> str:
 
 
 def _report_problems(
-    launch: SweepLaunch, members: Sequence[Member], rows: Sequence[Row], resume_command: str
+    launch: SweepLaunch, members: Sequence[Member], rows: Sequence[Row], statuses: Sequence[store.Status],
+    resume_command: str,
 ) -> None:  # fmt: skip
-    """Raise PartlyDone if a member has not finished."""
+    """Raise PartlyDone if a member has one of the statuses."""
     status = {row.member: row.status for row in rows}
     named = [(member.title, status[launch.member_folder(member).name]) for member in members]
-    problems = [f"{title} ({ended})" for title, ended in named if ended != "finished"]
+    problems = [f"{title} ({ended})" for title, ended in named if ended in statuses]
     if problems:
         raise PartlyDone(
             f"{len(problems)} of {counted(len(members), 'member')} did not finish: {listed(problems, 3)}; "

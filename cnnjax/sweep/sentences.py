@@ -4,15 +4,16 @@ import statistics
 from collections.abc import Sequence
 
 from cnnjax.errors import counted
+from cnnjax.sweep.edf import edf_sentences, edfs
 from cnnjax.sweep.statistics import Axes, Cell, Comparison, cells, compare, shown
 from cnnjax.sweep.table import Row
 
 
 def sentences(axes: Axes, rows: Sequence[Row]) -> list[str]:
-    """Return one plain sentence for each axis."""
+    """Return one plain sentence for each axis, and one for each two design spaces."""
     comparisons = compare(axes, rows)
     ranked = cells(axes, rows)
-    found = []
+    found = edf_sentences(edfs(axes, rows))
     for number, name in enumerate(axes.names):
         if axes.drawn[number]:
             found.append(_drawn_sentence(name, number, ranked))

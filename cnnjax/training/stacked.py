@@ -1,6 +1,7 @@
 """Training runs with one program, stacked along a leading axis: one device call trains a step of all of them.
 
 The members share the images on the device. Each has its own order of images, keys, hyperparameters and early stopping.
+If all have the same seed and begin at the same step, their orders and keys are equal, and each batch is made once.
 A member that has ended is masked, and leaves the stack at the next repacking, when half of the stack has ended.
 """
 
@@ -136,7 +137,7 @@ def fit_stacked(
     if not live:
         return
     first = live[0]
-    train = _Training(first, dataset)
+    train = _Training(first, dataset, share_batches(live))
     packed = list(live)
     states = stack([member.snapshot.state for member in packed])
 
@@ -183,7 +184,7 @@ def fit_stacked(
 class _Training:
     """The compiled step and the loaders of a stack."""
 
-    def __init__(self, first: "_Live[Any]", dataset: Dataset):
+    def __init__(self, first: "_Live[Any]", dataset: Dataset, shares_batches: bool):
         config, placement = first.experiment.train, one_device()
         self.labels, self.steps_per_epoch = dataset.train.labels, first.steps_per_epoch
         steps = steps_per_dispatch(jax.default_backend(), self.steps_per_epoch)
@@ -193,8 +194,8 @@ class _Training:
         self.images = self.train.sample(len(self.labels))
         self.source = dataset.train
         self.dispatch = shared_stacked_dispatch(
-            program_of(first.experiment), dataset.preprocessing, self.steps_per_epoch
-        )  # fmt: skip
+            program_of(first.experiment), dataset.preprocessing, self.steps_per_epoch, shares_batches
+        )
 
     def epoch(self, states: TrainState, packed: "Sequence[_Live[Any]]", active: np.ndarray) -> Iterator[TrainState]:
         """Train the rest of an epoch; yield the states after each device call."""
@@ -217,9 +218,17 @@ class _Training:
 
 
 @functools.lru_cache(maxsize=1)
-def shared_stacked_dispatch(program: Experiment, preprocessing: Preprocessing, steps_per_epoch: int) -> Dispatch:
+def shared_stacked_dispatch(
+    program: Experiment, preprocessing: Preprocessing, steps_per_epoch: int, shares_batches: bool
+) -> Dispatch:  # fmt: skip
     """Return the jitted dispatch of a stack of training runs with this program."""
-    return make_stacked_dispatch(make_train_step(program, preprocessing), program.train.batch_size, steps_per_epoch)
+    step = make_train_step(program, preprocessing)
+    return make_stacked_dispatch(step, program.train.batch_size, steps_per_epoch, shares_batches=shares_batches)
+
+
+def share_batches(live: "Sequence[_Live[Any]]") -> bool:
+    """Return whether the members train on the same batches: they have one seed and are in the same epoch."""
+    return len({(member.experiment.seed, len(member.snapshot.rows)) for member in live}) == 1
 
 
 def stack(trees: Sequence[Any]) -> Any:

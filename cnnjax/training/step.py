@@ -1,5 +1,6 @@
 """The pure train step, and the dispatch of several steps in one device call."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from cnnjax.config import Augmentation, Experiment
 from cnnjax.data import DeviceSplit, Preprocessing, augment, mix, mixes, normalize, resize_boxes
 from cnnjax.functional import Tree, Variables, apply, parameter_groups
 from cnnjax.losses import Batch, weighted_mean
-from cnnjax.ops.dispatch import compiler_options, is_unrolled
+from cnnjax.ops.dispatch import compiler_options, is_unrolled, side_by_side
 from cnnjax.optim import Hyperparameters, learning_rate, scale_by_stage
 from cnnjax.partition import split_frozen
 from cnnjax.training.state import EpochMetrics, TrainState, averaged, empty_metrics, joined, rule_of
@@ -173,13 +174,18 @@ def make_dispatch(
     return jax.jit(pure, static_argnames="steps", donate_argnums=0, compiler_options=options)
 
 
-def make_stacked_dispatch(train_step: TrainStep, batch_size: int, steps_per_epoch: int) -> Dispatch:
+def make_stacked_dispatch(
+    train_step: TrainStep, batch_size: int, steps_per_epoch: int, *, shares_batches: bool = False, packs: bool = True
+) -> Dispatch:  # fmt: skip
     """Return the jitted ``(states, data, orders, keys, hyperparameters, active, steps=k) -> (states, metrics)``.
 
     It is the dispatch of several members at once. All arguments but the images have a leading axis [M] over them. The
-    state of a member stays as it is where ``active`` bool [M] is False.
+    state of a member stays as it is where ``active`` bool [M] is False. With ``shares_batches``, all members that are
+    active are at the same step and have the same order and key, so a batch is made once for all of them. With
+    ``packs``, their convolutions are packed, see `cnnjax.ops.packing`.
     """
     dispatch = dispatch_of(train_step, batch_size, steps_per_epoch)
+    shared_dispatch = _shared_dispatch_of(train_step, batch_size, steps_per_epoch)
 
     def stacked(
         states: TrainState, data: DeviceSplit, orders: jax.Array, keys: jax.Array, hyperparameters: Hyperparameters,
@@ -190,13 +196,69 @@ def make_stacked_dispatch(train_step: TrainStep, batch_size: int, steps_per_epoc
             box: jax.Array | None,
         ) -> tuple[TrainState, EpochMetrics]:  # fmt: skip
             trained, _ = dispatch(state, data, order, key, values, steps=steps, boxes=box)
+            return masked(trained, state, is_active)
+
+        def masked(
+            trained: TrainState, state: TrainState, is_active: jax.Array
+        ) -> tuple[TrainState, EpochMetrics]:  # fmt: skip
             kept = jax.tree.map(lambda new, old: jnp.where(is_active, new, old), trained, state)
             return kept, jax.tree.map(jnp.copy, kept.metrics)
 
-        return jax.vmap(one)(states, orders, keys, hyperparameters, active, boxes)
+        with side_by_side() if packs else contextlib.nullcontext():
+            if not shares_batches:
+                return jax.vmap(one)(states, orders, keys, hyperparameters, active, boxes)
+            lead = active.argmax()
+            box = None if boxes is None else boxes[lead]
+            trained = shared_dispatch(states, data, orders[lead], keys[lead], hyperparameters, active, box, steps=steps)
+            return jax.vmap(masked)(trained, states, active)
 
     options = compiler_options(jax.default_backend())
     return jax.jit(stacked, static_argnames="steps", donate_argnums=0, compiler_options=options)
+
+
+def _shared_dispatch_of(train_step: TrainStep, batch_size: int, steps_per_epoch: int) -> Callable[..., TrainState]:
+    """Return the dispatch of members that train on the same batches."""
+
+    def one_step(
+        states: TrainState, data: DeviceSplit, order: jax.Array, key: jax.Array, hyperparameters: Hyperparameters,
+        active: jax.Array, boxes: jax.Array | None,
+    ) -> TrainState:  # fmt: skip
+        step = jnp.where(active, states.step, 0).max()
+        position = step % steps_per_epoch
+        metrics = _of_epoch(states.metrics, position)
+        batch, key = picked(data, order, key, step, position, batch_size, boxes)
+        train = jax.vmap(train_step, in_axes=(0, None, None, 0))
+        return train(states._replace(metrics=metrics), batch, key, hyperparameters)
+
+    def dispatch(states: TrainState, *arguments: Any, steps: int) -> TrainState:
+        if steps == 1:
+            return one_step(states, *arguments)
+        states, _ = lax.scan(lambda s, _: (one_step(s, *arguments), None), states, length=steps)
+        return states
+
+    return dispatch
+
+
+def _of_epoch(metrics: EpochMetrics, position: jax.Array) -> EpochMetrics:
+    """Return the sums of the epoch, which are empty at its first step."""
+    starts_epoch = position == 0
+    empty = empty_metrics(metrics.loss.dtype)
+    return jax.tree.map(lambda fresh, sums: jnp.where(starts_epoch, fresh, sums), empty, metrics)
+
+
+def picked(
+    data: DeviceSplit, order: jax.Array, key: jax.Array, step: jax.Array, first: jax.Array, batch_size: int,
+    boxes: jax.Array | None, class_weights: np.ndarray | None = None,
+) -> tuple[Batch, jax.Array]:  # fmt: skip
+    """Return the batch of a step and its key; ``first`` is the number of its batch in the order."""
+    indices = lax.dynamic_slice(order, (first * batch_size,), (batch_size,))
+    key = jax.random.fold_in(key, step)
+    images = data.images[indices]
+    if boxes is not None:
+        images = resize_boxes(images, lax.dynamic_slice(boxes, (first * batch_size, 0), (batch_size, 4)))
+    labels = data.labels[indices]
+    weights = None if class_weights is None else jnp.asarray(class_weights)[labels]
+    return Batch(images, labels, weights), key
 
 
 def dispatch_of(
@@ -209,18 +271,9 @@ def dispatch_of(
         start: jax.Array | None, boxes: jax.Array | None,
     ) -> TrainState:  # fmt: skip
         position = state.step % steps_per_epoch
-        starts_epoch = position == 0
-        empty = empty_metrics(state.metrics.loss.dtype)
-        metrics = jax.tree.map(lambda fresh, sums: jnp.where(starts_epoch, fresh, sums), empty, state.metrics)
+        metrics = _of_epoch(state.metrics, position)
         first = position if start is None else position - start
-        picked = lax.dynamic_slice(order, (first * batch_size,), (batch_size,))
-        key = jax.random.fold_in(key, state.step)
-        images = data.images[picked]
-        if boxes is not None:
-            images = resize_boxes(images, lax.dynamic_slice(boxes, (first * batch_size, 0), (batch_size, 4)))
-        labels = data.labels[picked]
-        weights = None if class_weights is None else jnp.asarray(class_weights)[labels]
-        batch = Batch(images, labels, weights)
+        batch, key = picked(data, order, key, state.step, first, batch_size, boxes, class_weights)
         return train_step(state._replace(metrics=metrics), batch, key, hyperparameters)
 
     def dispatch(

@@ -16,12 +16,12 @@ ENVIRONMENT = {
 }  # fmt: skip
 
 
-def make_store(root, name, sweep, top1_of):
+def make_store(root, name, sweep, top1_of, base=BASE):
     """Write a sweep and its members; return its folder.
 
     ``top1_of`` gives the test top-1 of a member's values, or None for a member that diverged.
     """
-    members = expand(BASE, sweep)
+    members = expand(base, sweep)
     description = store.write_description(root / name, name, "A made-up sweep.", sweep, members, BUILT_IN)
     for entry, member in zip(description.entries, members, strict=True):
         folder = store.member_folder(root, entry.id)
