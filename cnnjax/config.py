@@ -263,12 +263,20 @@ class Train(Schema, at="train."):
 class EarlyStopping(Schema, at="early_stopping."):
     """When to stop before the last epoch. The best parameters by `metric` are always kept."""
 
-    metric: Literal["loss", "top1"] = "loss"
-    """Validation metric that decides: lower loss or higher top1 is better."""
+    metric: Literal["loss", "top1", "last"] = "loss"
+    """What decides which epoch is the best: the lowest validation loss, the highest validation top1, or none of them:
+    the last epoch is the best. With few validation images the metrics choose by chance."""
     patience: Annotated[int, Field(ge=0)] | None = None
     """Stop after this many consecutive epochs without improvement (0 acts as 1); None never stops early."""
     min_delta: Annotated[Number, Field(ge=0)] = 0.0
     """Improvement that must be exceeded to reset the patience, 0 or more."""
+
+    @field_validator("patience")
+    @classmethod
+    def _has_a_metric(cls, patience: int | None, info: ValidationInfo) -> int | None:
+        if patience is not None and info.data.get("metric") == "last":
+            raise ValueError("None with early_stopping.metric last, which never stops early")
+        return patience
 
 
 STAGES = re.compile(r"stages:([1-9]\d{0,3})")

@@ -295,7 +295,7 @@ class _CountedInPython(nnx.RngStream):
 
 def _rngs(key: jax.Array) -> nnx.Rngs:
     rngs = nnx.Rngs()
-    rngs.default = _CountedInPython(key)
+    setattr(rngs, "default", _CountedInPython(key))  # noqa: B010, as Flax adds its streams
     return rngs
 
 

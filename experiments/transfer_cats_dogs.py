@@ -13,7 +13,7 @@ Expected: logistic regression on the same features: 92.9, 96.5, 97.4 and 97.4 % 
 """
 
 from cnnjax import create
-from cnnjax.config import Augmentation, Data, Experiment, Optimizer, Phase, Schedule, Train
+from cnnjax.config import Augmentation, Data, EarlyStopping, Experiment, Optimizer, Phase, Schedule, Train
 
 flipped = Augmentation(flip=True)
 experiment = Experiment(
@@ -21,6 +21,7 @@ experiment = Experiment(
     data=Data(source="image_folder"),
     optimizer=Optimizer(name="adam", lr=1e-3),
     schedule=Schedule(name="cosine"),
+    early_stopping=EarlyStopping(metric="last"),  # 10 photos a class leave 2 for validation
     train=Train(epochs=30, batch_size=16, eval_batch_size=64),
     phases=(
         Phase(train="head", epochs=20, lr=1e-3),

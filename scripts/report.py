@@ -65,7 +65,8 @@ def record(runs: list[str]) -> None:
 
 
 def write_results(arguments: list[str]) -> None:
-    """Write docs/results.md, and docs/line.md with its picture."""
+    """Write docs/results.md and docs/line.md, with their pictures."""
+    from cnnjax.report import figures
     from cnnjax.runs import line_page, records, results_page
     from cnnjax.sweep import records as sweep_records
     from cnnjax.system.files import write_bytes
@@ -73,13 +74,16 @@ def write_results(arguments: list[str]) -> None:
     if arguments:
         raise UserError(f"--results is given with {arguments[0]!r}, but accepts no argument; leave it out")
     recorded, line = records.read_records(RECORDS), line_page.read(RECORDS / "line.toml")
-    text = results_page.page(recorded, RECORDS / "questions.toml", line.names)
-    pages = {RESULTS: "\n".join([text, *sweep_records.sections(RECORDS)])}
+    results = results_page.page(recorded, RECORDS / "questions.toml", line.names)
+    pages = {RESULTS: "\n".join([results.text, *sweep_records.sections(RECORDS)])}
     if written := line_page.page(line, recorded):
         pages |= dict(zip((RESULTS.with_name("line.md"), RESULTS.with_name(line_page.PICTURE)), written, strict=True))
     for path, text in pages.items():
         write_bytes(path, text.encode())
         print(f"wrote {path.relative_to(ROOT)}")
+    for name, figure in results.pictures.items():
+        figures.save(figure, RESULTS.parent / name)
+        print(f"wrote {(RESULTS.parent / name).relative_to(ROOT)}")
 
 
 def check(arguments: list[str]) -> None:

@@ -13,6 +13,7 @@ def size_of(tree):
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.compiles_large
 def test_a_step_holds_state_batch_and_saved_activations():
     arch, batch = create("mlp"), 1024
     params = size_of(init(arch, jax.random.key(0)).params)

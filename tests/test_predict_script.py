@@ -39,6 +39,7 @@ def photos(tmp_path):
     return [tmp_path / "a", tmp_path / "b" / "photo.png"]
 
 
+@pytest.mark.compiles_large
 def test_the_classes_of_imagenet_are_printed_by_id_and_name(imagenet, photos, tmp_path):
     maps = tmp_path / "maps"
     done = run_script("predict.py", "--pretrained", f"folder:{imagenet}", *photos, "--top", 2, "--gradcam", maps)

@@ -5,7 +5,7 @@ A head is linear or has hidden layers, which are common in networks fine-tuned o
 
 import itertools
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +85,14 @@ def apply_head(head: Head, embedding: jax.Array, rngs: nnx.Rngs | None) -> jax.A
     if head is None:
         return embedding
     return head(embedding, rngs) if isinstance(head, DenseHead) else head(embedding)
+
+
+def with_zero_output(params: dict[str, Any]) -> dict[str, Any]:
+    """Return a network's parameters with zeros in the layer that computes the logits, the last one of its head."""
+    head = params["head"]
+    if "output" in head:
+        return params | {"head": head | {"output": jax.tree.map(jnp.zeros_like, head["output"])}}
+    return params | {"head": jax.tree.map(jnp.zeros_like, head)}
 
 
 class HeadAlone(HeadedArch):

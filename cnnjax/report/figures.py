@@ -52,9 +52,8 @@ def curves(rows: list[dict[str, Any]], best_epoch: int, metric: str, label_smoot
                 epochs, [scale * row[f"{part}_{name}"] for row in rows], color=color, marker=".", label=part + smoothed
             )
         best = scale * rows[best_epoch - 1][f"validation_{name}"]
-        label = f"epoch {best_epoch}, best by validation {METRICS[metric]}: " + (
-            f"{best:.4f}" if name == "loss" else f"{best:.2f} %"
-        )
+        why = "the last" if metric == "last" else f"best by validation {METRICS[metric]}"
+        label = f"epoch {best_epoch}, {why}: " + (f"{best:.4f}" if name == "loss" else f"{best:.2f} %")
         axes.plot(best_epoch, best, "o", color=COLORS["validation"], markersize=9, fillstyle="none", label=label)
         starts = [row["epoch"] for before, row in itertools.pairwise(rows) if before.get("phase") != row.get("phase")]
         for start in starts:  # of another phase

@@ -169,7 +169,7 @@ def phases_section(results: dict[str, Any]) -> list[str]:
     return [
         "<h2>Phases</h2>",
         f"<p>Each phase starts from the best parameters of the one before it. The parameters of this run are those of "
-        f"phase {results['best_phase']}, the best by validation.</p>",
+        f"phase {results['best_phase']}, the best by early_stopping.metric.</p>",
         table(header, rows),
         details("sha256 of the frozen values", table(["phase", "before", "after"], digests)),
     ]

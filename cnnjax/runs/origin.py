@@ -18,7 +18,7 @@ from cnnjax.convert.folder import published_preprocessing
 from cnnjax.data import Dataset, Preprocessing
 from cnnjax.errors import UserError, listed, quoted
 from cnnjax.functional import Tree, Variables, abstract_variables, check_variables, leaves_by_path
-from cnnjax.models.heads import HEAD_FIELDS, without_head
+from cnnjax.models.heads import HEAD_FIELDS, with_zero_output, without_head
 from cnnjax.models.layers import Arch
 from cnnjax.partition import join, select
 from cnnjax.runs import predictor
@@ -209,13 +209,19 @@ def resized(preprocessing: Preprocessing, size: int) -> Preprocessing:
 
 
 def placed(experiment: Experiment, origin: Origin) -> Variables:
-    """Return the run's starting variables: those of the origin, with a new head if the run has phases."""
+    """Return the run's starting variables: those of the origin, with a new head if the run has phases.
+
+    The output layer of a new head is zero, as in BiT (Kolesnikov et al. 2020, section 3.3), so all classes start with
+    the same probability. Random weights would stay in the directions that a few images do not span.
+    """
     model, text = experiment.model, experiment.init
     _require_alike(model, origin.arch, text)
     if not experiment.phases:
         return _checked(model, origin.variables, text)
     kept = origin.variables_of(without_head(model), text)
-    return Variables(*(_with(fresh, tree) for fresh, tree in zip(drawn_variables(experiment), kept, strict=True)))
+    drawn = drawn_variables(experiment)
+    drawn = drawn._replace(params=with_zero_output(drawn.params))
+    return Variables(*(_with(fresh, tree) for fresh, tree in zip(drawn, kept, strict=True)))
 
 
 def _with(fresh: Tree, kept: Tree) -> Tree:

@@ -4,6 +4,7 @@ A phase starts from the best parameters of the one before it. When all are done,
 the experiment's early-stopping metric, become the run's checkpoint, and the rows of all phases its metrics.jsonl.
 """
 
+import math
 from typing import Any, NamedTuple
 
 from cnnjax import checkpoint
@@ -12,6 +13,7 @@ from cnnjax.runs.metrics import metrics_line
 from cnnjax.runs.metrics_log import MetricsLog
 from cnnjax.runs.phase import PhaseRun, Task
 from cnnjax.runs.saving import METRICS, description
+from cnnjax.training.early_stopping import score_of
 
 
 class PhasedOutcome(NamedTuple):
@@ -38,7 +40,7 @@ def fit_phases(task: Task, start: Variables) -> tuple[PhasedOutcome, str | None]
     records: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     problems: list[str | None] = []
-    best_phase = 0
+    best_phase, best_score = 0, math.inf
     for index, phase in enumerate(task.experiment.phases):
         run = PhaseRun(task, index + 1, phase)
         if not run.finished:
@@ -47,8 +49,9 @@ def fit_phases(task: Task, start: Variables) -> tuple[PhasedOutcome, str | None]
         rows += continued(rows, run.rows(), index + 1)
         variables = run.variables(variables)
         checkpoint.prune(run.folder.checkpoints, 1, records[-1]["best_step"])
-        if index == 0 or _score(task, records[index]) < _score(task, records[best_phase]):
-            best, best_phase = variables, index
+        score = score_of(task.experiment.early_stopping.metric, records[-1]["validation"], index)
+        if index == 0 or score < best_score:
+            best, best_phase, best_score = variables, index, score
     outcome = PhasedOutcome(
         rows=rows,
         epochs=len(rows),
@@ -59,12 +62,6 @@ def fit_phases(task: Task, start: Variables) -> tuple[PhasedOutcome, str | None]
     )
     problems.append(_publish(task, outcome, best))
     return outcome, next((problem for problem in problems if problem), None)
-
-
-def _score(task: Task, record: dict[str, Any]) -> float:
-    """Return the validation score of a phase; lower is better."""
-    validation = record["validation"]
-    return validation["loss"] if task.experiment.early_stopping.metric == "loss" else -validation["top1"]
 
 
 def continued(before: list[dict[str, Any]], rows: list[dict[str, Any]], phase: int) -> list[dict[str, Any]]:

@@ -6,8 +6,11 @@
     title = "Does ReLU train LeNet-5 better than the sigmoid?"
     text = "With the sigmoid it reaches {1}."
     rows = [{record = "lenet_fashion", label = "LeNet-5, sigmoid", claimed = "89.6", source = "the course"}]
+    picture = "curves"  # or "images_per_class"; see results_pictures.py
+    image = "images/sigmoid.png"
 
-In `text`, {1} stands for the mean and spread of the first row's test top-1, {2} for those of the second row.
+`record` may also be a list of records whose configs differ only in how their images were drawn. In `text`, {1} stands
+for the mean and spread of the first row's test top-1, {2} for those of the second row.
 """
 
 import statistics
@@ -15,11 +18,14 @@ import string
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
 
 from cnnjax.complexity import complexity
 from cnnjax.errors import UserError, listed
 from cnnjax.runs.records import Record
+from cnnjax.runs.results_pictures import draw
 from cnnjax.system.files import read_bytes
 
 HEAD = """# Results
@@ -35,21 +41,31 @@ load on the machine increases them.
 COLUMNS = ("network", "parameters", "seeds", "epochs", "best epoch", "seconds", "test top-1", "claimed", "source")
 
 
-def page(records: Mapping[str, Sequence[Record]], questions: Path, elsewhere: Sequence[str] = ()) -> str:
-    """Return the page as Markdown; ``elsewhere`` names the records of other pages.
+class Page(NamedTuple):
+    """The page, and the pictures that it shows, by their paths relative to it."""
+
+    text: str
+    pictures: dict[str, Figure]
+
+
+def page(records: Mapping[str, Sequence[Record]], questions: Path, elsewhere: Sequence[str] = ()) -> Page:
+    """Return the page as Markdown, with its pictures; ``elsewhere`` names the records of other pages.
 
     Raises:
         UserError: the questions name a record that does not exist, or a record belongs to no question.
     """
     entries = tomllib.loads(read_bytes(questions).decode())["question"]
-    named = [row["record"] for question in entries for row in question["rows"]]
+    named = [name for question in entries for row in question["rows"] for name in names(row)]
     if missing := sorted(set(named) - records.keys()):
         raise UserError(
             f"{questions} names records that do not exist: {listed(missing)}; record those runs with --record RUN"
         )
     if unused := sorted(records.keys() - {*named, *elsewhere}):
         raise UserError(f"no question of {questions} has a row for the records {listed(unused)}; add one for each")
-    return "\n".join([HEAD, *(_section(question, records) for question in entries)])
+    pictures = {
+        question["image"]: draw(question, _groups(question, records)) for question in entries if "picture" in question
+    }
+    return Page("\n".join([HEAD, *(_section(question, records) for question in entries)]), pictures)
 
 
 def filled(text: str, groups: Sequence[Sequence[Record]], title: str) -> str:
@@ -67,26 +83,35 @@ def mean_and_spread(values: Sequence[float], digits: int = 2) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
+def names(row: Mapping[str, Any]) -> list[str]:
+    """Return the names of a row's records: one, or several whose configs differ only in how images were drawn."""
+    return [row["record"]] if isinstance(row["record"], str) else row["record"]
+
+
+def _groups(question: Mapping[str, Any], records: Mapping[str, Sequence[Record]]) -> list[list[Record]]:
+    return [[record for name in names(row) for record in records[name]] for row in question["rows"]]
+
+
 def _section(question: Mapping[str, Any], records: Mapping[str, Sequence[Record]]) -> str:
-    names = list(dict.fromkeys(row["record"] for row in question["rows"]))
-    text = filled(question["text"], [records[row["record"]] for row in question["rows"]], repr(question["title"]))
+    groups = _groups(question, records)
+    text = filled(question["text"], groups, repr(question["title"]))
     lines = [COLUMNS, ["---", *["---:"] * 6, "---:", "---"]]
-    lines += [_row(row, records[row["record"]]) for row in question["rows"]]
+    lines += [_row(row, group) for row, group in zip(question["rows"], groups, strict=True)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    machines = dict.fromkeys(machine(record.environment) for name in names for record in records[name])
+    machines = dict.fromkeys(machine(record.environment) for group in groups for record in group)
     validation = "\n".join(
-        f"- {name}: validation top-1 {_at_best_loss(group)} % at the epoch with the lowest validation loss, "
+        f"- {names(row)[0]}: validation top-1 {_at_best_loss(group)} % at the epoch with the lowest validation loss, "
         f"{_at_best_top1(group)} % at the best epoch"
-        for name, group in ((name, records[name]) for name in names)
+        for row, group in zip(question["rows"], groups, strict=True)
     )
-    picture = f"\n\n![{question['title']}]({question['picture']})" if "picture" in question else ""
+    picture = f"\n\n![{question['title']}]({question['image']})" if "picture" in question else ""
     return f"## {question['title']}\n\n{text}\n\n{table}{picture}\n\n{validation}\n\nRun on {'; '.join(machines)}.\n"
 
 
-def _row(row: Mapping[str, str], group: Sequence[Record]) -> list[str]:
+def _row(row: Mapping[str, Any], group: Sequence[Record]) -> list[str]:
     results = [record.results for record in group]
     return [
-        f"{row['label']} (`{row['record']}`)", f"{complexity(group[0].experiment.model).parameters:,}",
+        f"{row['label']} (`{names(row)[0]}`)", f"{complexity(group[0].experiment.model).parameters:,}",
         str(len(group)), mean_and_spread([r["epochs"] for r in results], 0),
         mean_and_spread([r["best_epoch"] for r in results], 0), mean_and_spread([r["seconds"] for r in results], 0),
         f"{top1(group)} %", row.get("claimed", "") and f"{row['claimed']} %", row.get("source", ""),

@@ -1,7 +1,8 @@
 """Early stopping: track the best epoch and decide when to stop, as pure functions of the validation metrics."""
 
 import math
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -42,10 +43,10 @@ def update(
     raw parameters are the best.
     """
     if raw is not None:
-        score = _score(config, raw)
+        score = score_of(config.metric, raw, step)
         if not math.isnan(score) and (state.raw_best_score is None or score < state.raw_best_score):
             state = state.replace(raw_best_step=step, raw_best_score=score)
-    score = _score(config, metrics)
+    score = score_of(config.metric, metrics, step)
     if math.isnan(score):
         return state.replace(stale_epochs=state.stale_epochs + 1)
     if state.best_score is None or score < state.best_score:
@@ -55,8 +56,11 @@ def update(
     return state.replace(stale_epochs=state.stale_epochs + 1)
 
 
-def _score(config: EarlyStopping, metrics: dict[str, float]) -> float:
-    return metrics["loss"] if config.metric == "loss" else -metrics["top1"]
+def score_of(metric: Literal["loss", "top1", "last"], metrics: Mapping[str, Any], position: int = 0) -> float:
+    """Return the score by which epochs or phases are compared, lower is better; ``position`` decides for ``last``."""
+    if metric == "last":
+        return -position
+    return metrics["loss"] if metric == "loss" else -metrics["top1"]
 
 
 def should_stop(config: EarlyStopping, state: EarlyStoppingState) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 
 from cnnjax.config import Schedule
 from cnnjax.optim import Hyperparameters
+from cnnjax.training.early_stopping import score_of
 
 Rows = Sequence[Mapping[str, Any]]
 """Metrics of the completed epochs, one row per epoch."""
@@ -34,7 +35,7 @@ def reduction(config: Schedule, rows: Rows) -> float:
     """
     share, best, stale, cooling = 1.0, math.inf, 0, 0
     for row in rows:
-        score = row["validation_loss"] if config.metric == "loss" else -row["validation_top1"]
+        score = score_of(config.metric, {"loss": row["validation_loss"], "top1": row["validation_top1"]})
         if score < best - config.min_delta:
             best, stale = score, 0
         else:

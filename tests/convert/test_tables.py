@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+from conftest import mostly_slow
 from safetensors.numpy import save_file
 
 from cnnjax import create, init
@@ -64,9 +65,10 @@ def test_kernels_are_transposed(torch_tensors):
     assert np.array_equal(variables.batch_stats["stem"]["norm"]["var"], torch_tensors["bn1.running_var"])
 
 
-@pytest.mark.parametrize("arch_and_source", [(TORCH, "torchvision"), (TORCH, "timm"), (KERAS_V2, "keras")])
-def test_a_round_trip_is_bit_exact(arch_and_source):
-    arch, source = arch_and_source
+@pytest.mark.parametrize(
+    ("arch", "source"), mostly_slow([(TORCH, "torchvision"), (KERAS_V2, "keras"), (TORCH, "timm")], 2)
+)
+def test_a_round_trip_is_bit_exact(arch, source):
     table, variables = source_of(arch, source).table, init(arch, jax.random.key(3))
     assert same_bits(to_variables(table, arch, opened(from_variables(table, variables))), jax.device_get(variables))
 

@@ -8,6 +8,7 @@ import h5py
 import jax
 import numpy as np
 import pytest
+from conftest import mostly_slow
 from safetensors.numpy import save_file
 
 from cnnjax.convert import keras_file, load_weights
@@ -46,7 +47,7 @@ def refused(arch, source, path) -> str:
 
 
 class TestKeras:
-    @pytest.mark.parametrize("arch", [KERAS_V1, KERAS_V2], ids=["v1", "v2"])
+    @pytest.mark.parametrize("arch", mostly_slow([KERAS_V1, KERAS_V2], 1), ids=["v1", "v2"])
     def test_all_layouts_give_the_same_bits(self, arch, tmp_path):
         tensors = tensors_of(arch, "keras")
         write_keras3_h5(tmp_path / "a.weights.h5", tensors)

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mostly_slow
 
 from cnnjax.config import Augmentation
 from cnnjax.data import Preprocessing
@@ -22,7 +23,7 @@ def box_of(draws, height, width):
     return [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize(("height", "width", "attempts"), [(24, 16, 10), (6, 40, 10), (3, 60, 1)])
+@pytest.mark.parametrize(("height", "width", "attempts"), mostly_slow([(24, 16, 10), (6, 40, 10), (3, 60, 1)], 1))
 def test_boxes_equal_numpy(height, width, attempts):
     uniforms = np.random.default_rng(0).random((300, attempts, 4), dtype=np.float32)
     actual = np.asarray(erasing.boxes_of(jnp.asarray(uniforms), height, width))

@@ -86,12 +86,14 @@ def test_with_zero_init_gradients_are_finite_and_reach_each_last_norm(name):
         assert np.abs(grads[f"{block}/norm{last}/scale"]).max() > 0
 
 
+@pytest.mark.compiles_large
 def test_zero_init_zeroes_only_the_last_norm_of_each_block():
     params = leaves_by_path(init(create("resnet50", **SMALL, zero_init_residual=True), KEY).params)
     zero = {path for path, leaf in params.items() if path.endswith("scale") and not np.asarray(leaf).any()}
     assert zero == {"stage1/0/norm3/scale", "stage2/0/norm3/scale", "stage2/1/norm3/scale"}
 
 
+@pytest.mark.compiles_large
 def test_option_a_pads_a_quarter_of_the_channels_before_and_after():
     arch = create("resnet20_cifar", depths=(1, 1), width=8, activation="identity")
     variables = init(arch, KEY)

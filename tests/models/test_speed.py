@@ -68,6 +68,7 @@ def test_training_starts_from_the_whitening_kernel_and_keeps_it_frozen(of_digits
     assert (np.asarray(state.params["whiten"]["bias"]) != 0).any()
 
 
+@pytest.mark.compiles_large
 def test_the_embedding_is_a_ninth_of_the_global_maximum():
     arch = create("airbench94", width=1, num_classes=0, input_size=17)
     images = jax.random.normal(KEY, (2, *arch.image_shape))

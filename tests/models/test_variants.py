@@ -225,7 +225,9 @@ class TestValues:
         np.testing.assert_allclose(whole, single, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lenet", "mlp", "plain cifar"])  # without jit, each operation is compiled separately
+@pytest.mark.parametrize(
+    "name", mostly_slow(["lenet", "mlp", "plain cifar"], 1)
+)  # without jit, each operation is compiled separately
 def test_jit_and_plain_calls_agree(name):
     arch = SMALLEST[name]
     variables, images = init(arch, KEY), images_for(arch)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mostly_slow
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -365,7 +366,12 @@ print(dispatch.conv_library(jnp.dtype("float32")))
     def test_a_missing_library_prints_one_notice(self, tmp_path):
         self.prints_one_notice(tmp_path, "is not built")
 
-    @pytest.mark.parametrize("content", [b"", b"no library", b"\x7fELF" + bytes(100), b"ELF" + library.seal(b"ELF")])
+    @pytest.mark.parametrize(
+        "content",
+        mostly_slow(
+            [b"", b"no library", b"\x7fELF" + bytes(100), b"ELF" + library.seal(b"ELF")], 1, pytest.mark.many_processes
+        ),
+    )
     def test_a_broken_library_prints_one_notice(self, tmp_path, content):
         (tmp_path / "libcnnjax.so").write_bytes(content)
         self.prints_one_notice(tmp_path, "")

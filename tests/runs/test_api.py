@@ -210,6 +210,7 @@ def test_code_options_are_refused_for_experiments():
         load_experiment("lenet_mini", trust_code=True)
 
 
+@pytest.mark.trains_long
 def test_custom_classes_train_from_python_without_a_file(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(textwrap.dedent(OWN))

@@ -67,6 +67,7 @@ def test_determinism_is_recorded_on_an_accelerator(experiment, monkeypatch, dete
     assert launch.lowering(experiment, dataset, 10)["deterministic"] is deterministic
 
 
+@pytest.mark.trains_long
 def test_linear_scaling_is_printed_recorded_and_reported(experiment, tmp_path):
     optimizer, train = Optimizer(name="sgd", lr=0.01, base_batch=64), Train(epochs=1, batch_size=32, eval_batch_size=80)
     scaled = experiment.replace(model=create("mlp"), optimizer=optimizer, train=train)
@@ -82,6 +83,7 @@ def test_linear_scaling_is_printed_recorded_and_reported(experiment, tmp_path):
 
 
 @pytest.mark.usefixtures("no_figures")
+@pytest.mark.trains_long
 def test_views_are_evaluated_in_addition_to_single_images_and_printed_and_recorded(experiment, tmp_path):
     train = Train(epochs=1, batch_size=32, eval_batch_size=80, views=6)
     console = Console(file=io.StringIO(), width=200)

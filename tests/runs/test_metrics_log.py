@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from conftest import fit_run
+from conftest import fit_run, mostly_slow
 from rich.console import Console
 
 from cnnjax import checkpoint, report
@@ -25,6 +25,7 @@ def train(experiment, folder, progress):
     return fit_run(experiment, folder, progress)
 
 
+@pytest.mark.trains_long
 def test_training_continues_and_reports_the_problem_once(experiment, blocked, progress):
     outcome = train(experiment, blocked, progress)
     assert [row["epoch"] for row in outcome.rows] == [1, 2, 3]
@@ -32,6 +33,7 @@ def test_training_continues_and_reports_the_problem_once(experiment, blocked, pr
     assert len([notice for notice in progress.notices if "cannot be written" in notice]) == 1
 
 
+@pytest.mark.trains_long
 def test_missing_rows_are_written_once_the_file_is_writable(experiment, blocked, progress):
     class Repairing(type(progress)):
         def epoch(self, snapshot):
@@ -45,11 +47,17 @@ def test_missing_rows_are_written_once_the_file_is_writable(experiment, blocked,
 
 @pytest.mark.parametrize(
     "damage",
-    [
-        lambda path: path.unlink(),
-        lambda path: path.write_bytes(path.read_bytes()[:-20]),
-        lambda path: path.with_name("other").write_bytes(path.read_bytes()) and path.with_name("other").replace(path),
-    ],
+    mostly_slow(
+        [
+            lambda path: path.unlink(),
+            lambda path: path.write_bytes(path.read_bytes()[:-20]),
+            lambda path: (
+                path.with_name("other").write_bytes(path.read_bytes()) and path.with_name("other").replace(path)
+            ),
+        ],
+        1,
+        pytest.mark.trains_long,
+    ),
 )
 def test_damage_during_training_is_repaired_after_the_next_epoch(experiment, tmp_path, progress, damage):
     folder = RunFolder(tmp_path / "run")

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from conftest import without_figures
 from rich.console import Console
@@ -98,7 +99,7 @@ rows = [{record = "small", label = "dense", claimed = "90.0", source = "the cour
 
 def test_the_results_page_is_written_from_records(recorded, tmp_path):
     (tmp_path / "questions.toml").write_text(QUESTIONS)
-    text = results_page.page(records.read_records(recorded.parents[1]), tmp_path / "questions.toml")
+    text = results_page.page(records.read_records(recorded.parents[1]), tmp_path / "questions.toml").text
     top1 = 100 * records.read_record(recorded).results["test"]["top1"]
     assert f"It reaches {top1:.2f} %." in text
     assert "| dense (`small`) | " in text
@@ -125,6 +126,63 @@ def test_a_record_without_a_question_is_refused(recorded, tmp_path):
     (tmp_path / "questions.toml").write_text(QUESTIONS)
     with pytest.raises(UserError, match="has a row for the records unused"):
         results_page.page(records.read_records(recorded.parents[1]), tmp_path / "questions.toml")
+
+
+PICTURED = """
+[[question]]
+title = "How many images?"
+text = "{1} and {2}"
+picture = "images_per_class"
+image = "images/count.png"
+rows = [
+  {record = ["ten", "ten,data.split_seed=1"], label = "few", series = "head only"},
+  {record = "fifty", label = "more", series = "head only"},
+]
+"""
+
+
+def drawn(record, name, count, top1, seed=0):
+    experiment = record.experiment.replace(seed=seed, data=record.experiment.data.replace(per_class=count))
+    return record._replace(name=name, experiment=experiment, results=record.results | {"test": {"top1": top1}})
+
+
+def test_a_row_may_have_several_records_and_a_question_a_picture(recorded, tmp_path):
+    (tmp_path / "questions.toml").write_text(PICTURED)
+    base = records.read_record(recorded)
+    few = [drawn(base, "ten", 10, 0.8), drawn(base, "ten,data.split_seed=1", 10, 0.9, seed=1)]
+    named = {record.name: [record] for record in [*few, drawn(base, "fifty", 50, 0.95)]}
+    page = results_page.page(named, tmp_path / "questions.toml")
+    assert "85.00 ± 7.07 % and 95.00 %" in page.text
+    assert "![How many images?](images/count.png)" in page.text
+    axes = page.pictures["images/count.png"].axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["10", "50"]
+    (line,) = axes.containers
+    np.testing.assert_allclose(line.lines[0].get_xydata(), [(10, 85), (50, 95)])
+
+
+def test_curves_show_each_row_over_the_epochs(recorded, tmp_path):
+    text = PICTURED.replace("images_per_class", "curves").replace('["ten", "ten,data.split_seed=1"]', '"ten"')
+    (tmp_path / "questions.toml").write_text(text)
+    base = records.read_record(recorded)
+    longer = base._replace(name="fifty", rows=[*base.rows, base.rows[0] | {"epoch": 2, "validation_top1": 0.25}])
+    page = results_page.page({"ten": [base], "fifty": [longer]}, tmp_path / "questions.toml")
+    error = page.pictures["images/count.png"].axes[1]
+    assert [len(line.get_xdata()) for line in error.lines] == [1, 2]
+    assert error.lines[1].get_ydata()[1] == 75
+    with pytest.raises(UserError, match=r"need seeds of equal length; small has runs of \[1, 2\] epochs"):
+        results_page.page({"ten": [base, longer._replace(name="ten")], "fifty": [longer]}, tmp_path / "questions.toml")
+
+
+def test_a_picture_that_does_not_fit_is_refused(recorded, tmp_path):
+    base = records.read_record(recorded)
+    named = {"ten": [base], "ten,data.split_seed=1": [base], "fifty": [base]}
+    for old, new, message in (
+        ("images_per_class", "curve", "unknown picture 'curve'"),
+        ("", "", "needs data.per_class, which small leaves out"),
+    ):
+        (tmp_path / "questions.toml").write_text(PICTURED.replace(old, new) if old else PICTURED)
+        with pytest.raises(UserError, match=message):
+            results_page.page(named, tmp_path / "questions.toml")
 
 
 @pytest.mark.parametrize(("values", "text"), [([91.0], "91.00"), ([90.0, 92.0], "91.00 ± 1.41")])

@@ -1,6 +1,7 @@
 import pytest
 
 from cnnjax.config import EarlyStopping
+from cnnjax.errors import UserError
 from cnnjax.training.early_stopping import EarlyStoppingState, should_stop, update
 
 
@@ -27,6 +28,13 @@ def test_the_best_epoch_is_kept():
 def test_top1_is_better_when_higher():
     standing, stopped = follow(EarlyStopping(metric="top1", patience=2), [0.5, 0.7, 0.6, 0.65], metric="top1")
     assert (standing.best_step, stopped) == (20, 4)
+
+
+def test_the_last_epoch_is_the_best_if_no_metric_decides():
+    standing, stopped = follow(EarlyStopping(metric="last"), [3, 1, 2])
+    assert (standing.best_step, stopped) == (30, None)
+    with pytest.raises(UserError, match="patience is 2; it must be None with early_stopping.metric last"):
+        EarlyStopping(metric="last", patience=2)
 
 
 def test_small_improvements_become_the_best_but_do_not_reset_the_patience():

@@ -155,6 +155,7 @@ def test_the_log_detects_every_kind_of_fetch_and_wait(experiment, tmp_path, prog
     assert log.within_epochs()
 
 
+@pytest.mark.trains_long
 def test_the_loop_waits_only_if_too_many_steps_are_queued(experiment, tmp_path, progress, log, monkeypatch):
     waits = []
     monkeypatch.setattr(loop, "_is_ready", lambda array: False)
@@ -165,6 +166,7 @@ def test_the_loop_waits_only_if_too_many_steps_are_queued(experiment, tmp_path, 
     assert log.within_epochs() == []
 
 
+@pytest.mark.trains_long
 def test_the_progress_bar_fetches_only_computed_values(experiment, tmp_path, progress, log, monkeypatch):
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_LOOKS", 0.0)
     ready, device_get = [], jax.device_get

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mostly_slow
 
 from cnnjax import create, data, init
 from cnnjax.data import Split
@@ -31,7 +32,7 @@ def resident(split):
 
 
 @pytest.mark.parametrize("load", [resident, lambda split: Streamed(split, 50, 1, one_device())])
-@pytest.mark.parametrize("batch_size", [1000, 130, 50, 13])
+@pytest.mark.parametrize("batch_size", mostly_slow([50, 1000, 130, 13], 2))
 def test_masked_evaluation_equals_float64_numpy(evaluated, batch_size, load):
     arch, dataset, variables = evaluated
     test = dataset.test

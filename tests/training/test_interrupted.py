@@ -140,6 +140,7 @@ def test_the_best_checkpoint_exists_after_the_first_epoch_and_survives_interrupt
     assert len(RunFolder(tmp_path / "run").read_metrics()) == 1
 
 
+@pytest.mark.trains_long
 def test_the_seconds_of_an_interrupted_epoch_are_summed(experiment, tmp_path, progress):
     with pytest.raises(Interrupted):
         train(experiment, tmp_path / "run", progress, 4)

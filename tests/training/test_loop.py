@@ -293,6 +293,7 @@ def test_an_unknown_remat_stage_is_refused_before_training(experiment, tmp_path,
         train(wrong, tmp_path / "run", progress)
 
 
+@pytest.mark.trains_long
 def test_losing_the_lock_after_a_save_keeps_the_older_checkpoints(experiment, tmp_path, progress, monkeypatch):
     experiment = experiment.replace(train=experiment.train.replace(epochs=2, keep=1))
     folder, save = RunFolder(tmp_path), checkpoint.save

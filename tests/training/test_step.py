@@ -232,6 +232,7 @@ def test_each_part_has_its_own_key_and_statistics(uneven):
     np.testing.assert_allclose(after.metrics.loss, 16 * (loss0 + loss1), rtol=1e-5)
 
 
+@pytest.mark.compiles_large
 def test_the_optimizer_counts_one_update_for_all_parts(experiment):
     dataset = data.load(experiment.data)
     experiment = experiment.replace(train=experiment.train.replace(accumulate=4))

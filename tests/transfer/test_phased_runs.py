@@ -111,6 +111,13 @@ def test_phases_train_in_order_and_record_what_stayed_frozen(body, uninterrupted
     assert best["validation"]["loss"] == pytest.approx(outcome.rows[outcome.best_epoch - 1]["validation_loss"])
 
 
+def test_only_the_output_layer_of_a_new_head_starts_at_zero(transfer, dataset, origin, tmp_path):
+    experiment, folder = transfer(), RunFolder(tmp_path / "run")
+    start = start_variables(experiment, dataset, read_start(experiment, folder), folder)
+    leaves = leaves_by_path(start.params)
+    assert {path for path in leaves if path.endswith("kernel") and not np.any(leaves[path])} == {"head/kernel"}
+
+
 def test_the_backbone_after_the_head_phase_is_that_of_the_origin(transfer, dataset, origin, tmp_path):
     experiment = transfer(phases=PHASES[:1])
     run_phases(experiment, dataset, tmp_path / "run")

@@ -125,6 +125,7 @@ def batch_of(experiment):
     return dataset.preprocessing, Batch(jnp.asarray(dataset.train.images[:16]), jnp.asarray(dataset.train.labels[:16]))
 
 
+@pytest.mark.compiles_large
 def test_the_step_applies_the_layer_wise_rates(digits):
     model = create("mlp")
     plain = transfer_experiment(
