@@ -7,6 +7,7 @@ import io
 import itertools
 import logging
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -17,7 +18,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args, get_or
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from cnnjax.errors import CnnjaxError, Interrupted, UserError, choose, printable
+from cnnjax.errors import CnnjaxError, Interrupted, UserError, choose, cut, listed, printable
 from cnnjax.system.memory import keep_memory
 from cnnjax.system.signals import leave_on_signals
 from cnnjax.system.stdio import flush_or_discard, hold_closed
@@ -26,6 +27,10 @@ T = TypeVar("T")
 Platform = Literal["auto", "cpu", "cuda", "tpu"]
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 """The experiments of a checkout. An installed package has none; `experiments_folder` then looks next to the script."""
+
+UNRECOGNIZED = "Unrecognized options: "
+LONGEST_PARSE_ERROR = 300
+"""Maximum characters of an error of the command line's parser, which may repeat a long value."""
 
 registry = ConstructorRegistry()
 
@@ -85,6 +90,9 @@ def _one_sentence(box: str) -> str:
     rows = ["---" if set(line) <= set("│─ ├┤╰╯-") else line.strip("│ ") for line in lines]
     parts = [list(part) for is_rule, part in itertools.groupby(rows, lambda row: row == "---") if not is_rule]
     message = " ".join(parts[0]).replace("Error parsing ", "").rstrip(".:")
+    if message.startswith(UNRECOGNIZED):
+        message = UNRECOGNIZED + listed(re.split(r"\s*,\s*", message.removeprefix(UNRECOGNIZED)))
+    message = cut(message, LONGEST_PARSE_ERROR)
     if "Perhaps you meant:" in rows:
         message += f"; did you mean {rows[rows.index('Perhaps you meant:') + 1].split()[0]}?"
     return message
@@ -146,7 +154,10 @@ def _explain(error: BaseException, sentence: str, debug: bool) -> None:
     with contextlib.suppress(OSError):  # the exit code still reports the error
         if debug:
             traceback.print_exception(error)
-        print("error:", printable(" ".join(sentence.splitlines())), file=sys.stderr)
+        text = " ".join(sentence.splitlines())
+        if isinstance(error, (UserError, OSError)):  # the other errors contain the command to resume, which stays whole
+            text = " ".join(map(cut, text.split(" ")))
+        print("error:", printable(text), file=sys.stderr)
 
 
 def use_precision(arch: Any) -> None:

@@ -50,17 +50,21 @@ MOST_LISTED, LONGEST_LIST = 10, 200
 """Maximum names, and maximum characters of all of them, in a message."""
 
 
-def listed(names: Iterable[str], most: int = MOST_LISTED) -> str:
+def cut(text: str, longest: int = LONGEST_LIST) -> str:
+    """Return text without its middle if it has more than ``longest`` characters."""
+    return text if len(text) <= longest else f"{text[: longest // 2]}...{text[-(longest // 2) :]}"
+
+
+def listed(names: Iterable[str], most: int = MOST_LISTED, separator: str = ", ") -> str:
     """Return the first names, separated by commas, and how many more there are. Long names are cut in the middle."""
     names = list(names)
-    shown: list[str] = []
-    for name in names[:most]:
-        short = name if len(name) <= LONGEST_LIST else f"{name[: LONGEST_LIST // 2]}...{name[-LONGEST_LIST // 2 :]}"
-        if shown and len(", ".join([*shown, short])) > LONGEST_LIST:
+    first: list[str] = []
+    for name in map(cut, names[:most]):
+        if first and len(separator.join([*first, name])) > LONGEST_LIST:
             break
-        shown.append(short)
-    more = f" and {len(names) - len(shown):,} more" if len(names) > len(shown) else ""
-    return ", ".join(shown) + more
+        first.append(name)
+    more = f" and {len(names) - len(first):,} more" if len(names) > len(first) else ""
+    return separator.join(first) + more
 
 
 def counted(count: int, noun: str) -> str:
@@ -95,7 +99,7 @@ def near_matches(name: str, choices: Iterable[str]) -> str:
     ]
     if near:
         return f"did you mean {' or '.join(map(repr, near))}?"
-    return f"choose from: {listed(choices)}"
+    return f"choose from: {listed(choices)}" if choices else "there is none to choose from"
 
 
 def choose(what: str, name: str, choices: Iterable[str]) -> str:

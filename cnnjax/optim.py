@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from cnnjax.config import Experiment, Optimizer, Schedule, in_steps
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, quoted
 from cnnjax.muon import muon
 
 Scalar = Any
@@ -105,7 +105,7 @@ def _schedule_constants(config: Schedule, steps_per_epoch: int, epochs: int) -> 
     boundaries = [in_steps(boundary, steps_per_epoch) for boundary in config.boundaries]
     every, warmup = in_steps(config.every, steps_per_epoch), in_steps(config.warmup, steps_per_epoch)
     if config.name == "step" and any(a >= b for a, b in itertools.pairwise(boundaries)):
-        raise UserError(f"schedule.boundaries are {list(config.boundaries)}; they must increase")
+        raise UserError(f"schedule.boundaries are {quoted(config.boundaries)}; they must increase")
     if config.name == "exponential" and every < 1:
         raise UserError(f"schedule.every is {config.every!r}; it must be 1 step or more")
     if config.name == "warmup_cosine" and warmup >= total:

@@ -77,7 +77,7 @@ def average(arguments: list[str]) -> None:
         if config is not None and data_dir is not None:
             config = config.replace(dir=data_dir)
         try:
-            loaded = cnnjax.load(run, code=code, trust_code=trust_code)
+            loaded = cnnjax.Run(run, definitions)
             dataset = loaded.dataset(config)
             evaluation.compare(loaded.network, dataset, "train")
             stats = averaging.recomputed_statistics(mean, dataset)

@@ -36,12 +36,13 @@ def evaluate(arguments: list[str]) -> None:
 
     import cnnjax
     from cnnjax.config import Data
-    from cnnjax.runs import evaluation
+    from cnnjax.runs import evaluation, predictor
     from cnnjax.runs.definitions import of_run
     from cnnjax.runs.folder import recorded_data
 
     code, trust_code = cli.code_options(arguments)
-    recorded = recorded_data(run, of_run(run, code, trust_code))
+    definitions = of_run(run, code, trust_code)
+    recorded = recorded_data(run, definitions)
     default = recorded or Data()
     other_data = any(argument.startswith("--data.source") for argument in arguments)
     if other_data:  # it is in another folder
@@ -75,7 +76,7 @@ def evaluate(arguments: list[str]) -> None:
 
     split, config, parameters, views, platform = cli.parse(options, arguments[1:], f"scripts/evaluate.py {run}")
     cli.start_jax(platform)
-    loaded = cnnjax.load(run, code=code, trust_code=trust_code, prepare=cli.use_precision, parameters=parameters)
+    loaded = cnnjax.Run(run, definitions, predictor.load(run, definitions, cli.use_precision, parameters))
     if recorded is None and not other_data:
         raise UserError(f"{run} does not record which data it was trained on (no config.json); give --data.source NAME")
     dataset = loaded.dataset(config, divide=split != "test")

@@ -76,7 +76,6 @@ def summarize_run(run: Path, arguments: list[str]) -> None:
     """Print the table of the network in a run folder, its classes and its preprocessing."""
     from rich.console import Console
 
-    from cnnjax import checkpoint
     from cnnjax.complexity import summary_table
     from cnnjax.errors import listed, printable
     from cnnjax.runs import predictor
@@ -85,7 +84,7 @@ def summarize_run(run: Path, arguments: list[str]) -> None:
     code, trust_code = cli.code_options(arguments)
     diagram = cli.parse(run_options, arguments, f"scripts/summary.py {run}")
     definitions = of_run(run, code, trust_code)
-    network = predictor.describe(checkpoint.best(run / "checkpoints"), definitions.families)
+    _, network = predictor.describe_best(run, definitions)
     cli.use_precision(network.arch)
     Console().print(summary_table(network.arch, run.name))
     print(printable(f"classes: {listed(network.classes)}"))

@@ -37,6 +37,18 @@ def test_round_trip_of_arrays_and_info(tmp_path):
     assert restored["batch_stats"] == {}
 
 
+def test_a_path_that_is_not_utf8_is_refused(tmp_path):
+    saved = save(tmp_path / "run", 10)
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(UserError, match=r"cannot hold checkpoints, because its path is not UTF-8"):
+        save(folder, 10)
+    assert not folder.exists()
+    (tmp_path / "run").rename(folder)
+    loaded = checkpoint.open_checkpoint(folder / saved.path.name)
+    with pytest.raises(UserError, match=r"cannot hold checkpoints, because its path is not UTF-8"):
+        checkpoint.restore(loaded, "variables", TREE)
+
+
 def test_newest_is_by_step_number_and_not_by_name(tmp_path):
     for step in (5, 99_999_999, 100_000_000):
         save(tmp_path, step)

@@ -6,6 +6,7 @@ from cnnjax.errors import (
     UserError,
     choose,
     counted,
+    cut,
     listed,
     near_matches,
     printable,
@@ -38,11 +39,17 @@ def test_long_lists_are_cut_to_ten_names():
     assert near_matches("zzz", map(str, range(10, 30))).endswith("18, 19 and 10 more")
 
 
+def test_without_choices_the_message_says_so():
+    assert near_matches("zzz", []) == "there is none to choose from"
+
+
 def test_long_names_in_lists_are_cut():
     names = [f"/photos/{'x' * 60}/{number}.png" for number in range(20)]
     assert listed(names) == f"{names[0]}, {names[1]} and 18 more"
     assert len(listed(["/a" * 2000, *names])) < 240
     assert listed(["/a" * 2000 + ".png"]).endswith("/a.png")
+    assert cut("x" * 200) == "x" * 200
+    assert cut("a" * 200 + "b" * 200, 10) == "aaaaa...bbbbb"
 
 
 @pytest.mark.parametrize(

@@ -340,6 +340,9 @@ BAD = [
     (["train.py", "lenet_mini", "--optimizer.nme", "adam"], "did you mean --optimizer.name?"),
     (["train.py", "lenet_mini", "--optimizer.lr", "0"], "optimizer.lr is 0.0; it must be"),
     (["train.py", "lenet_mini", "--optimizer.lr", "fast"], "--optimizer.lr"),
+    (["train.py", "lenet_mini", "--optimizer.lr", "9x" * 5000], "could not convert string to float"),
+    (["train.py", "lenet_mini", *(f"a{n}" for n in range(2000))], "a8, a9 and 1,990 more (see scripts/train.py"),
+    (["train.py", "x" * 30_000], "x...x"),
     (["train.py", "lenet_mini", "--early-stopping.patience", "-1"], "early_stopping.patience is -1; it must be"),
     (["train.py", "lenet_mini", "--train.batch-size", "9001"], "train.batch_size is 9001 and there are 9000"),
     (["train.py", "lenet_mini", "--data.validation", "1"], "data.validation is 1.0; it must be less than 1"),
@@ -375,7 +378,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments)[:80] for arguments, _ in BAD])
 def test_invalid_input_is_refused_with_exit_code_2(workplace, arguments, message, capfd):
     (workplace / "broken.py").write_text("1 / 0\n")
     (workplace / "empty.py").write_text("experiment = 3\n")
@@ -390,6 +393,7 @@ def test_invalid_input_is_refused_with_exit_code_2(workplace, arguments, message
     assert ended.stderr.startswith("error: ")
     assert ended.stderr.count("\n") == 1, ended.stderr
     assert message in ended.stderr
+    assert len(ended.stderr) < 400
     assert capfd.readouterr().err == ""  # no library wrote past sys.stderr
     assert sorted(workplace.rglob("*")) == before
 

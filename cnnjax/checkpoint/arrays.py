@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from cnnjax.checkpoint.verify import Checkpoint, reason
 from cnnjax.errors import UserError
 from cnnjax.parallel import one_device
+from cnnjax.system.files import require_utf8
 from cnnjax.system.private_apis import skip_tensorstore_metrics
 
 QUIET_SECONDS = 0.3
@@ -35,8 +36,10 @@ def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
     """Return an item with the structure of ``like``, a pytree of arrays or of shapes and dtypes.
 
     Raises:
-        UserError: the checkpoint has no such item, or its leaves have other names, shapes or dtypes.
+        UserError: the checkpoint has no such item, its leaves have other names, shapes or dtypes, or its path is not
+            UTF-8.
     """
+    require_utf8(checkpoint.path)
     stored, wanted = checkpoint.info["items"].get(item, {}), shapes(like)
     for leaf in sorted(stored.keys() | wanted.keys()):
         if stored.get(leaf) != wanted.get(leaf):

@@ -12,7 +12,17 @@ from cnnjax.checkpoint import arrays
 from cnnjax.checkpoint.verify import FORMAT, Checkpoint, reason
 from cnnjax.errors import UserError
 from cnnjax.system import formats
-from cnnjax.system.files import make_folder, plain_files, read_json, remove, sha256, sync_folder, sync_tree, write_json
+from cnnjax.system.files import (
+    make_folder,
+    plain_files,
+    read_json,
+    remove,
+    require_utf8,
+    sha256,
+    sync_folder,
+    sync_tree,
+    write_json,
+)
 
 
 def save(
@@ -27,10 +37,12 @@ def save(
 
     Raises:
         LostLock: from ``require_lock``; existing files are left unchanged.
-        UserError: it could not be written; no part of it remains, and earlier checkpoints are unchanged.
+        UserError: its path is not UTF-8, or it could not be written; no part of it remains, and earlier checkpoints are
+            unchanged.
     """
     path = folder / f"{'within' if within_epoch else 'step'}-{step:08d}"
     temporary = folder / f".{path.name}.writing"
+    require_utf8(folder)
     require_lock()
     try:
         if place is None:

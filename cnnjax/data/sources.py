@@ -87,10 +87,10 @@ def idx_loader(
             if all(_find(place, stem) for stems in IDX_FILES.values() for stem in stems):
                 parts = read_parts(place)
                 return Loaded(parts, classes, mean, std, notices=_check(name, place, parts))
-        missing = ", ".join(f"{stem}[.gz]" for stems in IDX_FILES.values() for stem in stems)
+        first = IDX_FILES["train"][0]
         raise UserError(
-            f"{name} was not found: none of {', '.join(map(str, places))} holds all of {missing}; put the four files "
-            f"in a folder and give it with --data.dir DIR or CNNJAX_DATA=DIR ({_ways_to_get(name)})"
+            f"{name} was not found: none of {', '.join(map(str, places))} holds its four IDX files, {first}[.gz] and "
+            f"so on; give their folder with --data.dir DIR or CNNJAX_DATA=DIR ({_ways_to_get(name)})"
         )
 
     return load
@@ -231,8 +231,8 @@ def _find(folder: Path, stem: str) -> Path | None:
 def _ways_to_get(name: str) -> str:
     if name == "fashion_mnist":
         return (
-            "get them with Debian's package dataset-fashion-mnist or from github.com/zalandoresearch/fashion-mnist, "
-            "or use --data.source fashion_mnist_mini, which needs no files"
+            "get them with Debian's package dataset-fashion-mnist or from github.com/zalandoresearch/fashion-mnist, or "
+            "use --data.source fashion_mnist_mini"
         )
     if name == "kmnist":
         return "get them from codh.rois.ac.jp/kmnist"

@@ -43,6 +43,7 @@ def load_pretrained(
         UserError: the name is unknown, the file cannot be downloaded, is damaged, or does not fit the network.
 
     Example:
+        >>> import cnnjax
         >>> network = cnnjax.load_pretrained("lenet.fashion_mnist")
         >>> network.predict("shoe.png", top=1)  # doctest: +SKIP
         [[('Sneaker', 0.99)]]

@@ -21,7 +21,7 @@ from cnnjax.data import Dataset, Preprocessing
 from cnnjax.errors import UserError, quoted
 from cnnjax.runs import predictor
 from cnnjax.runs.folder import RunFolder, read_config
-from cnnjax.runs.naming import CONTINUED_WITH, differences, not_continuable
+from cnnjax.runs.naming import CONTINUED_WITH, described, differences, not_continuable
 from cnnjax.runs.saving import ResumeInfo, Saver, read_consistent_state, read_resume_info
 from cnnjax.system.files import write_json
 from cnnjax.training import early_stopping
@@ -134,8 +134,8 @@ def copy_checkpoints(
     }
     folder.require_lock()
     write_json(folder.path / RECORD, record)
-    listed = "; ".join(f"{option} was {quoted(old)} and is now {quoted(new)}" for option, (old, new) in changed.items())
-    notice(f"continuing {source.folder.path} after epoch {record['epoch']}: {listed or 'no option was changed'}")
+    changes = described(changed) or "no option was changed"
+    notice(f"continuing {source.folder.path} after epoch {record['epoch']}: {changes}")
 
 
 def fitted(state: TrainState, like: TrainState, source: Source) -> TrainState:

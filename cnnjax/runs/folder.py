@@ -30,9 +30,18 @@ from cnnjax.errors import UserError, quoted
 from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions, hint
 from cnnjax.runs.environment import DECISIVE
 from cnnjax.runs.metrics import has_numbers, metrics_line, read_rows
-from cnnjax.runs.naming import LONGEST_NAME, differences, not_continuable
+from cnnjax.runs.naming import LONGEST_NAME, described, differences, not_continuable
 from cnnjax.system import formats
-from cnnjax.system.files import make_folder, open_own, open_plain, read_bytes, read_json, write_bytes, write_json
+from cnnjax.system.files import (
+    make_folder,
+    open_own,
+    open_plain,
+    read_bytes,
+    read_json,
+    require_utf8,
+    write_bytes,
+    write_json,
+)
 from cnnjax.system.lock import HELD, locked
 
 FORMAT = 2
@@ -86,16 +95,15 @@ class RunFolder:
     def check(self, experiment: Experiment) -> None:
         """Raise UserError if the folder holds anything but a run of this experiment. Nothing is written."""
         refuse_links(self.checkpoints, self.path / INITIAL, self.path / PHASES)
+        require_utf8(self.path)
         config = self.path / "config.json"
         if config.exists():
             _, recorded = read_config(config, self.definitions)
             if changed := differences(recorded, experiment):
-                listed = "; ".join(
-                    f"{option} was {quoted(a)} and is now {quoted(b)}" for option, (a, b) in changed.items()
-                )
                 advice = "" if not_continuable(recorded, experiment) else f", or add --continue-from {self.path}"
                 raise UserError(
-                    f"{self.path} holds a run with another config: {listed}; choose another folder with --out{advice}"
+                    f"{self.path} holds a run with another config: {described(changed)}; choose another folder with "
+                    f"--out{advice}"
                 )
             return
         if self.path.exists() and any(path.name not in BEFORE_CONFIG for path in self.path.iterdir()):

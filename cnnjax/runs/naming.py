@@ -1,10 +1,12 @@
 """Run names, and the options in which two experiments differ."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cnnjax.config import Experiment, flatten
+from cnnjax.errors import listed, quoted
 
 LONGEST_NAME = 150
 LOCATIONS = ("data.dir",)
@@ -17,6 +19,12 @@ def differences(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
     names = [name for name in {**a, **b} if name not in LOCATIONS]
     pairs = {name: (a.get(name, "not set"), b.get(name, "not set")) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def described(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """Return the first options of ``differences`` with both values, and how many more there are."""
+    changes = (f"{option} was {quoted(old)} and is now {quoted(new)}" for option, (old, new) in changed.items())
+    return listed(changes, separator="; ")
 
 
 CONTINUED_WITH = ("model", "data", "optimizer.name", "train.batch_size", "train.freeze", "init", "phases",

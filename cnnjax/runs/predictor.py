@@ -112,16 +112,7 @@ def load(
     Raises:
         UserError: the folder holds no run with a checkpoint, the checkpoint is damaged, or it lacks ``parameters``.
     """
-    folder = run / "checkpoints"
-    if not folder.is_dir():
-        raise UserError(f"{run} is not a run folder (it has no checkpoints/); give one such as runs/lenet_mini")
-    saved = checkpoint.best(folder, raw=parameters == "raw")
-    try:
-        described = describe(saved, definitions.families)
-    except UserError as error:
-        if (advice := hint(run)) and definitions.code is None:
-            raise UserError(f"{error}{advice}") from error
-        raise
+    saved, described = describe_best(run, definitions, raw=parameters == "raw")
     prepare(described.arch)
     variables, averaged = chosen_variables(run, saved, described.arch, definitions, parameters)
     return Predictor(
@@ -173,6 +164,26 @@ class Description(NamedTuple):
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     data: dict[str, str]
+
+
+def describe_best(
+    run: Path, definitions: Definitions = BUILT_IN, *, raw: bool = False
+) -> tuple[checkpoint.Checkpoint, Description]:
+    """Return the best checkpoint of a run and its description; ``raw``: by the raw parameters, if averages are kept.
+
+    Raises:
+        UserError: the folder holds no run with a checkpoint, or the description is invalid or names unknown code.
+    """
+    folder = run / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(f"{run} is not a run folder (it has no checkpoints/); give one such as runs/lenet_mini")
+    saved = checkpoint.best(folder, raw=raw)
+    try:
+        return saved, describe(saved, definitions.families)
+    except UserError as error:
+        if (advice := hint(run)) and definitions.code is None:
+            raise UserError(f"{error}{advice}") from error
+        raise
 
 
 def describe(saved: checkpoint.Checkpoint, families: Mapping[str, type[Arch]] = models.FAMILIES) -> Description:

@@ -127,6 +127,17 @@ def require_writable(folder: Path) -> None:
         raise UserError(f"the folder {place} is not writable; choose another output folder, or change its permissions")
 
 
+def require_utf8(folder: Path) -> None:
+    """Raise UserError if the path of a folder is not UTF-8, which orbax needs to write and read checkpoints."""
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{folder} cannot hold checkpoints, because its path is not UTF-8 in this locale; rename its folders, or "
+            "choose another place"
+        ) from None
+
+
 def require_empty(folder: Path) -> None:
     """Raise UserError if a folder that will be written exists and is not empty."""
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):

@@ -10,6 +10,7 @@ import pytest
 from conftest import without_figures
 from PIL import Image
 from rich.console import Console
+from script import run_script
 
 import cnnjax
 from cnnjax.cli import load_experiment
@@ -153,6 +154,17 @@ def test_the_run_opens_if_the_code_is_named_or_trusted(own, options, photo, caps
     assert loaded.evaluate("test").images == 60
     assert len(loaded.predict([photo])[0]) == 3
     assert "the code has run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "summary.py"])
+def test_a_script_executes_trusted_code_once(own, script):
+    _, run = own
+    refused = run_script(script, run)
+    assert refused.returncode == 2
+    assert refused.stderr.endswith("give your copy of that file with --code, or run it with --trust-code\n")
+    ended = run_script(script, run, "--trust-code")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.count("the code has run") == 1
 
 
 def test_code_in_a_run_folder_is_not_executed_by_default(own, capsys):

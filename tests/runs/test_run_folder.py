@@ -5,6 +5,7 @@ import os
 import pytest
 
 from cnnjax import create
+from cnnjax.config import Data, Experiment, Train
 from cnnjax.data.division import PARTS
 from cnnjax.errors import UserError
 from cnnjax.runs.environment import environment
@@ -87,6 +88,22 @@ def test_another_config_in_the_same_folder_is_refused_with_the_differing_fields(
     ):
         assert expected in str(error.value)
     assert read_config(tmp_path / "run" / "config.json")[1] == experiment
+
+
+def test_many_differing_fields_are_cut(tmp_path, experiment):
+    folder = RunFolder(tmp_path / "run")
+    folder.start("a", experiment)
+    other = Experiment(model=create("resnet50"), data=Data(source="image_folder", size=224), train=Train(batch_size=7))
+    with pytest.raises(UserError, match=r"'lenet' and is now 'resnet'; .* and \d+ more; choose") as error:
+        folder.check(other)
+    assert len(str(error.value)) - 2 * len(str(folder.path)) < 400
+
+
+def test_a_path_that_is_not_utf8_is_refused_before_training(tmp_path, experiment):
+    folder = RunFolder(tmp_path / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(UserError, match="its path is not UTF-8 in this locale; rename its folders"):
+        folder.check(experiment)
+    assert not folder.path.exists()
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path, experiment):
