@@ -15,6 +15,7 @@ from cnnjax.functional import Tree, Variables, apply, parameter_groups
 from cnnjax.losses import Batch, weighted_mean
 from cnnjax.ops.dispatch import compiler_options, is_unrolled
 from cnnjax.optim import Hyperparameters, learning_rate, scale_by_stage
+from cnnjax.parallel import replicate, split_batch
 from cnnjax.partition import split_frozen
 from cnnjax.training.state import EpochMetrics, TrainState, averaged, empty_metrics, joined, rule_of
 
@@ -142,7 +143,7 @@ def accumulated(gradient: GradientFn, parts: int) -> GradientFn:
             params = jax.tree.map(jnp.add, sums.params, grads)
             return Gradient(params, step.batch_stats, sums.loss + loss, sums.correct + step.correct), None
 
-        batches = jax.tree.map(lambda array: array.reshape(parts, -1, *array.shape[1:]), batch)
+        batches = split_batch(jax.tree.map(lambda array: array.reshape(parts, -1, *array.shape[1:]), batch), axis=1)
         zeros = jax.tree.map(jnp.zeros_like, trainable)
         first = jax.eval_shape(gradient, trainable, batch_stats, jax.tree.map(lambda array: array[0], batches), key)
         empty = Gradient(zeros, batch_stats, jnp.zeros_like(first.loss), jnp.int32(0))
@@ -164,7 +165,8 @@ def make_dispatch(
 
     It runs k steps in one device call and donates the state. The images of a step depend only on ``state.step`` and the
     epoch's ``order`` [N]; if ``order`` begins with the images of a later step of the epoch, ``start`` is the number of
-    that step. ``boxes`` int32 [N, 4] are random resized crops of the images in that order. ``class_weights`` float32
+    that step. ``boxes`` int32 [N, 4] are random resized crops of the images in that order. If ``order`` is None,
+    images, labels and boxes have a leading axis over steps from ``start`` on. ``class_weights`` float32
     [classes] weight the images by their labels. The metrics are a copy that survives the donation, so that progress can
     be shown.
     """
@@ -205,7 +207,7 @@ def dispatch_of(
     """Return the pure function that `make_dispatch` compiles."""
 
     def one_step(
-        state: TrainState, data: DeviceSplit, order: jax.Array, key: jax.Array, hyperparameters: Hyperparameters,
+        state: TrainState, data: DeviceSplit, order: jax.Array | None, key: jax.Array, hyperparameters: Hyperparameters,
         start: jax.Array | None, boxes: jax.Array | None,
     ) -> TrainState:  # fmt: skip
         position = state.step % steps_per_epoch
@@ -213,19 +215,29 @@ def dispatch_of(
         empty = empty_metrics(state.metrics.loss.dtype)
         metrics = jax.tree.map(lambda fresh, sums: jnp.where(starts_epoch, fresh, sums), empty, state.metrics)
         first = position if start is None else position - start
-        picked = lax.dynamic_slice(order, (first * batch_size,), (batch_size,))
+        picked = None if order is None else lax.dynamic_slice(order, (first * batch_size,), (batch_size,))
+
+        def of_batch(array: jax.Array) -> jax.Array:
+            return split_batch(
+                array[picked]
+                if picked is not None
+                else lax.dynamic_index_in_dim(array, first, keepdims=False)[:batch_size]
+            )
+
         key = jax.random.fold_in(key, state.step)
-        images = data.images[picked]
-        if boxes is not None:
+        images = of_batch(data.images)
+        if boxes is not None and picked is None:
+            images = resize_boxes(images, of_batch(boxes))
+        elif boxes is not None:
             images = resize_boxes(images, lax.dynamic_slice(boxes, (first * batch_size, 0), (batch_size, 4)))
-        labels = data.labels[picked]
+        labels = of_batch(data.labels)
         weights = None if class_weights is None else jnp.asarray(class_weights)[labels]
         batch = Batch(images, labels, weights)
-        return train_step(state._replace(metrics=metrics), batch, key, hyperparameters)
+        return replicate(train_step(state._replace(metrics=metrics), batch, key, hyperparameters))
 
     def dispatch(
-        state: TrainState, data: DeviceSplit, order: jax.Array, key: jax.Array, hyperparameters: Hyperparameters, *,
-        steps: int, start: jax.Array | None = None, boxes: jax.Array | None = None,
+        state: TrainState, data: DeviceSplit, order: jax.Array | None, key: jax.Array,
+        hyperparameters: Hyperparameters, *, steps: int, start: jax.Array | None = None, boxes: jax.Array | None = None,
     ) -> tuple[TrainState, EpochMetrics]:  # fmt: skip
         if steps == 1:
             state = one_step(state, data, order, key, hyperparameters, start, boxes)

@@ -9,12 +9,12 @@ from cnnjax import checkpoint, data
 from cnnjax.data import loader
 from cnnjax.data.loader import AHEAD, LoadingPlan, Resident, Streamed, loading_plan
 from cnnjax.functional import abstract_variables, leaves_by_path
-from cnnjax.parallel import one_device
+from cnnjax.parallel import current_placement
 from cnnjax.runs.folder import RunFolder
 from cnnjax.training import loop
 
 BATCH = 8
-PLACEMENT = one_device()
+PLACEMENT = current_placement()
 
 
 @pytest.fixture
