@@ -21,13 +21,13 @@ class StreamedShares(Streamed):
         images, boxes = self._read(padded.reshape(-1), crops)
         cut = None if boxes is None else boxes.reshape(*padded.shape, 4)
         images = images.reshape(*padded.shape, *images.shape[1:])
-        data, cut = self.placement.split((DeviceSplit(images, self.source.labels[padded]), cut), axis=1)
-        return Chunk(data, None, self.placement.put(np.int32(start)), steps, cut)
+        images, labels, cut = self.placement.split((images, self.source.labels[padded], cut), axis=1)
+        return Chunk(DeviceSplit(images, labels), None, self.placement.put(np.int32(start)), steps, cut)
 
     def evaluation(self, batch_size: int) -> Iterator[EvaluationBatch]:
         def batch(part: tuple[np.ndarray, np.ndarray]) -> EvaluationBatch:
             indices, mask = part
-            data = DeviceSplit(self.source.read(indices), self.source.labels[indices])
-            return EvaluationBatch(self.placement.split(data), None, mask)
+            data = self.placement.split((self.source.read(indices), self.source.labels[indices]))
+            return EvaluationBatch(DeviceSplit(*data), None, mask)
 
         return ahead(batch, padded_batches(len(self.source.labels), batch_size, self.placement.count))
