@@ -16,6 +16,7 @@ from unittest import mock
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["CNNJAX_CACHE"] = "0"
+os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"  # a script would restart the process to set it
 
 import jax
 import numpy as np
