@@ -14,7 +14,7 @@ from cnnjax.data import DeviceSplit, Loader, Preprocessing, Source, normalize
 from cnnjax.data.loader import padded_batches
 from cnnjax.functional import Variables, apply
 from cnnjax.models.layers import Arch
-from cnnjax.parallel import current_placement, replicate, split_batch
+from cnnjax.parallel import Placement, current_placement, replicate, split_batch
 from cnnjax.system import signals
 from cnnjax.training.views import Views, views_of
 
@@ -117,6 +117,11 @@ def _means(sums: list[EvalSums], count: int) -> dict[str, float]:
     return {name: math.fsum(float(getattr(s, name)) for s in sums) / count for name in EvalSums._fields}
 
 
+def _split(placement: Placement, images: np.ndarray) -> np.ndarray | jax.Array:
+    """Return images split over the devices; on one device the array itself, which the program then sends."""
+    return images if placement.count == 1 else placement.split(images)
+
+
 def predict_logits(
     arch: Arch, preprocessing: Preprocessing, variables: Variables, source: Source, batch_size: int, views: Views = 1
 ) -> np.ndarray:
@@ -129,7 +134,7 @@ def predict_logits(
     for indices, mask in padded_batches(len(source.labels), batch_size, placement.count):
         with placement.active():
             of_views = [
-                np.asarray(logits_step(arch, preprocessing, variables, images))[mask]
+                np.asarray(logits_step(arch, preprocessing, variables, _split(placement, images)))[mask]
                 for images in views_of(source.read(indices), views)
             ]
         parts.append(of_views[0] if views == 1 else np.mean(of_views, axis=0))
