@@ -166,7 +166,8 @@ def scripts(folder: Path) -> dict:
     write_digits(folder / "digits")
     options = [
         "lenet_mini", "--data.source", "mnist", "--data.dir", folder / "digits", "--data.validation", "0.2",
-        "--train.epochs", "2", "--train.batch-size", "30", "--model.input-size", "12", "--model.dtype", "float64", "--platform", "cpu",
+        "--train.epochs", "2", "--train.batch-size", "30", "--model.input-size", "12", "--model.dtype", "float64",
+        "--platform", "cpu",
     ]  # fmt: skip
     outputs = {"eight": run_script("train.py", *options, "--out", folder / "eight")}
     one = run_script("train.py", *options, "--out", folder / "one", "--devices", "1")
