@@ -168,17 +168,20 @@ def use_precision(arch: Any) -> None:
         jax.config.update("jax_enable_x64", True)
 
 
-def start_jax(platform: Platform, deterministic: bool = False, arch: Any = None) -> None:
+def start_jax(
+    platform: Platform, deterministic: bool = False, arch: Any = None, devices: int | None = None
+) -> None:  # fmt: skip
     """Select the platform and enable the compilation cache. Call it before the first computation.
 
-    ``arch`` is the network, if known: a float64 network enables 64-bit JAX.
+    ``arch`` is the network, if known: a float64 network enables 64-bit JAX. ``devices`` limits the number of devices.
     """
-    from cnnjax.parallel import use_platform
+    from cnnjax.parallel import use_devices, use_platform
     from cnnjax.system.compilation import keep_programs, use_deterministic_programs
 
     if deterministic:
         use_deterministic_programs()
     use_platform(platform)
+    use_devices(devices)
     if arch is not None:
         use_precision(arch)
     keep_programs()

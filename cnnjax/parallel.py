@@ -1,20 +1,27 @@
 """Device placement. Only this file selects devices.
 
 A `Placement` holds a device mesh and decides where the state, the batches and the results live. The mesh has a single
-axis, ``batch``: each device holds an equal share of every batch and a copy of the state. A single device is a mesh of
-one.
+axis, ``data``: each device holds an equal share of every batch and a copy of the state. A single device is a mesh of
+one. `current_placement` is that of the process: all devices, unless `use_devices` limits
+them.
+
+JAX partitions a program itself. `split_batch` and `replicate` in a program say which of its values are split over the
+devices; every sum over a batch, such as a gradient or the statistics of batch normalization, is then computed over the
+devices too. Outside the context `Placement.active` they return their argument, and the program is that of one device.
 """
 
+import contextlib
 import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from cnnjax.errors import UserError
 
-BATCH_AXIS = "batch"
+DATA_AXIS = "data"
+REPLICATED = PartitionSpec()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,17 +30,46 @@ class Placement:
 
     mesh: Mesh
 
+    @property
+    def count(self) -> int:
+        """Number of devices."""
+        return self.mesh.size
+
+    def active(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context in which a function is called that runs on all devices of the mesh."""
+        return contextlib.nullcontext() if self.count == 1 else jax.set_mesh(self.mesh)
+
     def put(self, tree: Any) -> Any:
         """Place a copy of the tree's arrays on each device.
 
         On a mesh of one, arrays stay uncommitted: a jitted function of committed arrays is a different program, and a
         resumed run has to use the same program as an uninterrupted one.
         """
-        return jax.tree.map(jax.device_put, tree)
+        if self.count == 1:
+            return jax.tree.map(jax.device_put, tree)
+        return jax.device_put(tree, NamedSharding(self.mesh, REPLICATED))
+
+    def spread(self, tree: Any) -> Any:
+        """Return arrays of one device with a copy on each device; on a mesh of one, return them unchanged."""
+        return tree if self.count == 1 else self.put(tree)
+
+    def split(self, tree: Any, axis: int = 0) -> Any:
+        """Split the tree's arrays over the devices along ``axis``, whose length is a `multiple`."""
+        if self.count == 1:
+            return self.put(tree)
+        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec(*[None] * axis, DATA_AXIS)))
+
+    def multiple(self, size: int) -> int:
+        """Return the smallest multiple of the number of devices that is at least ``size``."""
+        return -(-size // self.count) * self.count
 
     def restored(self, tree: Any) -> Any:
-        """Return arrays that a library has committed to a device, placed as `put` would have placed them."""
+        """Return arrays that a library has committed to a device as arrays of one device, uncommitted."""
         return jax.tree.map(lambda leaf: jax.device_put(np.array(leaf)), tree)
+
+    def saved(self, tree: Any) -> Any:
+        """Return replicated arrays as arrays of one device, so that a checkpoint does not depend on the mesh."""
+        return tree if self.count == 1 else jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
     def abstract(self, tree: Any) -> Any:
         """Return the shapes and dtypes of a tree, with the sharding in which a library should restore its arrays."""
@@ -41,9 +77,46 @@ class Placement:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
 
-def one_device() -> Placement:
-    """Return the placement on the first device, a mesh of one."""
-    return Placement(Mesh(np.array(jax.devices()[:1]), (BATCH_AXIS,), axis_types=(AxisType.Auto,)))
+_limit: int | None = None
+
+
+def use_devices(count: int | None) -> None:
+    """Limit this process to its first ``count`` devices; None: use all.
+
+    Raises:
+        UserError: there are fewer devices.
+    """
+    global _limit
+    present = len(jax.devices())
+    if count is not None and not 1 <= count <= present:
+        raise UserError(
+            f"--devices is {count}; it must be 1 to {present}, the number of {jax.default_backend()} devices here"
+        )
+    _limit = count
+
+
+def current_placement() -> Placement:
+    """Return the placement of this process."""
+    return Placement(Mesh(np.array(jax.devices()[:_limit]), (DATA_AXIS,), axis_types=(AxisType.Auto,)))
+
+
+def devices_of_program() -> int:
+    """Return the number of devices for which the program is compiled that is being traced."""
+    return max(1, jax.sharding.get_abstract_mesh().size)
+
+
+def split_batch(tree: Any, axis: int = 0) -> Any:
+    """Split arrays in a program over the devices along ``axis``; the devices need not divide its length."""
+    return _constrained(tree, PartitionSpec(*[None] * axis, DATA_AXIS))
+
+
+def replicate(tree: Any) -> Any:
+    """Place a copy of arrays in a program on each device."""
+    return _constrained(tree, REPLICATED)
+
+
+def _constrained(tree: Any, spec: PartitionSpec) -> Any:
+    return tree if devices_of_program() == 1 else jax.lax.with_sharding_constraint(tree, spec)
 
 
 def device_memory() -> int | None:
@@ -62,8 +135,8 @@ def device_kind() -> str:
 
 
 def describe() -> dict[str, Any]:
-    """Return the backend, the device and the number of devices, for the record of a run."""
-    return {"backend": jax.default_backend(), "device": device_kind(), "devices": len(jax.devices())}
+    """Return the backend, the device and the number of devices in use, for the record of a run."""
+    return {"backend": jax.default_backend(), "device": device_kind(), "devices": current_placement().count}
 
 
 def use_platform(platform: str) -> None:

@@ -42,6 +42,7 @@ def train(arguments: list[str]) -> None:
         out: Path | None = None,
         resume: Literal["auto", "never"] = "auto",
         platform: cli.Platform = "auto",
+        devices: int | None = None,
         loggers: tuple[str, ...] = (),
         profile: str | None = None,
         find_lr: bool = False,
@@ -58,6 +59,7 @@ def train(arguments: list[str]) -> None:
             out: The run folder; by default runs/NAME, where NAME includes the overridden values.
             resume: auto resumes the run in the folder; never refuses a folder that holds a run.
             platform: Device to compute on; auto picks an accelerator if there is one.
+            devices: Number of devices to train on, by default all; each computes an equal share of every batch.
             loggers: Where to write the metrics of each epoch besides metrics.jsonl: tensorboard, wandb.
             profile: Steps to profile, such as 10:20 (10 to 19, counted from 0 when this process starts training). JAX's
                 profiler writes a trace to the run folder; results do not change.
@@ -70,7 +72,7 @@ def train(arguments: list[str]) -> None:
             trust_code: Execute the copy of that file in the run folder; only for folders that you trust.
             debug: Show the traceback of an error.
         """
-        return experiment, out, resume, platform, loggers, profile, find_lr, find_lr_steps, deterministic
+        return experiment, out, resume, platform, devices, loggers, profile, find_lr, find_lr_steps, deterministic
 
     description = (
         "Before the other options apply: --model NAME replaces the network with another variant, --init run:RUN, "
@@ -79,7 +81,7 @@ def train(arguments: list[str]) -> None:
     )
     prog = f"scripts/train.py {arguments[0]}"
     parsed = cli.parse(options, rest, prog, description=description)
-    experiment, out, resume, platform, loggers, profile, find_lr, find_lr_steps, deterministic = parsed
+    experiment, out, resume, platform, devices, loggers, profile, find_lr, find_lr_steps, deterministic = parsed
 
     from rich.console import Console  # imported late to keep --help fast
 
@@ -94,7 +96,7 @@ def train(arguments: list[str]) -> None:
     if find_lr and profile is not None:
         raise UserError("--profile and --find-lr are both given; give one of them")
     profiled = None if profile is None else read_steps(profile)
-    cli.start_jax(platform, deterministic, experiment.model)
+    cli.start_jax(platform, deterministic, experiment.model, devices)
     replaced = {"model": model, "init": start and short_origin(start), "phases": phases}
     replaced["continue-from"] = continued and Path(continued).resolve().name.partition(",")[0]
     named = ",".join([name, *(f"{option}={value}" for option, value in replaced.items() if value)])

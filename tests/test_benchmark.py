@@ -318,3 +318,23 @@ def test_published_rates():
     assert machine.published_rate("NVIDIA H100 PCIe", "float32") == 378e12
     assert machine.published_rate("NVIDIA L40S", "float32") == 183e12
     assert machine.published_rate("cpu", "float32") is None
+
+
+def test_several_devices_are_reported_per_device_and_in_total():
+    job = JOB.replace(devices=4)
+    block = Block(job, [Row(OURS, FACTS, step_seconds=(0.01, 0.01, 0.01))], 100)
+    (note,) = table.notes([block])
+    assert note == (
+        "lenet, 28x28x1, batch 100 on 4 devices, cnnjax: made up; 10,000.0 images/s in total, 2,500.0 per device"
+    )
+    share = dict(zip(table.HEADER, table.cells(block, 1e11)[0], strict=True))["of peak"]
+    assert share == "15 %"  # 6 x 1e6 x 10,000 operations per second of 4 x 1e11
+
+
+def test_several_devices_divide_the_batch_and_are_not_compared_with_one():
+    with pytest.raises(UserError, match="the peers torch and keras use one device; add --against none"):
+        Options(models=("lenet",), devices=2)
+    work = Options(models=("lenet",), devices=2, batch=(7,), against=("none",))
+    with pytest.raises(UserError, match="--batch is 7; it must be a multiple of --devices, 2"):
+        work.jobs("train")
+    assert Options(models=("lenet",), devices=2, against=("none",)).jobs("train")[0].devices == 2

@@ -38,6 +38,8 @@ class Options(Schema, at="--"):
     """Peers to compare with: torch, keras, xla (cnnjax without the native library, if that is in use), or none."""
     input_size: int | None = None
     """Height and width of the images in pixels; None: the default of each network."""
+    devices: Annotated[int, Field(ge=1)] = 1
+    """Number of devices that share each batch, and divide it; the peers torch and keras use one."""
     turns: Annotated[int, Field(ge=1)] = 3
     """Number of turns of about two seconds for each peer."""
     platform: cli.Platform = "auto"
@@ -49,6 +51,10 @@ class Options(Schema, at="--"):
             choose("peer", name, [*(peer.name for peer in OTHERS), "none"])
         consistent = "none" not in self.against or len(self.against) == 1
         require(consistent, "--against", self.against, "names of peers, or only none")
+        if self.devices > 1 and {"torch", "keras"} & set(self.against):
+            raise UserError(
+                f"--devices is {self.devices} and the peers torch and keras use one device; add --against none"
+            )
         size = {} if self.input_size is None else {"input_size": self.input_size}
         for name in self.models:
             network(name, dtype=self.dtype, **size)
@@ -60,10 +66,11 @@ class Options(Schema, at="--"):
         for name in self.models:
             arch = network(name, **size)
             for batch in self.batch or (default_batch(task, name, arch),):
+                require(batch % self.devices == 0, "--batch", batch, f"a multiple of --devices, {self.devices}")
                 jobs.append(
                     Job(
                         task=task, model=name, image_shape=arch.image_shape, num_classes=arch.num_classes, batch=batch,
-                        dtype=self.dtype, platform=self.platform,
+                        dtype=self.dtype, platform=self.platform, devices=self.devices,
                     )
                 )  # fmt: skip
         return jobs

@@ -25,10 +25,12 @@ PACKAGES = ("cnnjax", "jax", "jaxlib", "flax", "optax", "numpy")
 def prepare(job: Job) -> Prepared:
     """Build the network and run the first step."""
     parallel.use_platform(job.platform)
+    parallel.use_devices(job.devices)
     height, width, _ = job.image_shape
     arch = network(job.model, dtype=job.dtype, input_size=height)
     preprocessing = Preprocessing(height=height, width=width, mean=job.mean, std=job.std)
-    library = conv_library(jnp.dtype(job.dtype))
+    with parallel.current_placement().active():
+        library = conv_library(jnp.dtype(job.dtype))
     prepared = (training if job.task == "train" else inference)(job, arch, preprocessing)
     rate, source = on_jax.peak_rate(job.dtype)
     facts = prepared.facts.replace(
@@ -41,16 +43,18 @@ def prepare(job: Job) -> Prepared:
 def training(job: Job, arch: Arch, preprocessing: Preprocessing) -> Prepared:
     """Train on images on the device; a lap is a number of steps of an endless run."""
     experiment = Experiment(model=arch, optimizer=Optimizer(name=job.optimizer, lr=LEARNING_RATE))
-    hyperparameters = jax.device_put(make_hyperparameters(experiment, job.batches))
+    placement = parallel.current_placement()
+    hyperparameters = placement.put(make_hyperparameters(experiment, job.batches))
     dispatch = make_dispatch(make_train_step(experiment, preprocessing), job.batch, job.batches)
-    data, key = DeviceSplit(*jax.device_put(job.made_up())), step_key(0)
-    order = jax.device_put(epoch_order(0, 0, len(data.labels)))
+    data, key = DeviceSplit(*placement.put(job.made_up())), step_key(0)
+    order = placement.put(epoch_order(0, 0, len(data.labels)))
     chunk = steps_per_dispatch(jax.default_backend(), job.batches)
-    state = init_state(experiment, hyperparameters)
+    state = placement.spread(init_state(experiment, hyperparameters))
 
     def step() -> jax.Array:
         nonlocal state
-        state, metrics = dispatch(state, data, order, key, hyperparameters, steps=chunk)
+        with placement.active():
+            state, metrics = dispatch(state, data, order, key, hyperparameters, steps=chunk)
         return metrics.loss
 
     def run(steps: int) -> None:
@@ -67,11 +71,13 @@ def training(job: Job, arch: Arch, preprocessing: Preprocessing) -> Prepared:
 
 def inference(job: Job, arch: Arch, preprocessing: Preprocessing) -> Prepared:
     """Compute the logits of a batch on the device repeatedly."""
-    variables = init(arch, jax.random.key(0))
-    images = jax.device_put(job.made_up()[0])
+    placement = parallel.current_placement()
+    variables = placement.spread(init(arch, jax.random.key(0)))
+    images = placement.split(job.made_up()[0])
 
     def run(steps: int) -> None:
-        on_jax.queued(lambda: logits_step(arch, preprocessing, variables, images), steps)
+        with placement.active():
+            on_jax.queued(lambda: logits_step(arch, preprocessing, variables, images), steps)
 
     facts = on_jax.facts(
         how="", packages=PACKAGES, parameters=parameters(arch), first_step_seconds=timed(run, 1)

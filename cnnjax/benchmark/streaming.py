@@ -138,12 +138,12 @@ def _batches_of_cnnjax(folder: Path, size: int, batch: int, normalized: bool) ->
     from cnnjax.config import Augmentation
     from cnnjax.data import Crops, Preprocessing, augment, epoch_order, make_loader, normalize
     from cnnjax.data.image_folder import Options, load_image_folder, square
-    from cnnjax.parallel import one_device
+    from cnnjax.parallel import current_placement
 
     photos = load_image_folder(folder, Options(square(size), stream="always")).parts["train"]
     preprocessing = Preprocessing(height=size, width=size, mean=(0.5,) * 3, std=(0.25,) * 3)
     finish = jax.jit(lambda key, images: normalize(preprocessing, augment(Augmentation(flip=True), key, images)))
-    loader = make_loader(photos, batch, 1, one_device())
+    loader = make_loader(photos, batch, 1, current_placement())
     count = len(photos.labels)
 
     def epoch(number: int) -> Iterator[int]:

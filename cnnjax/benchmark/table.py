@@ -25,7 +25,8 @@ PASSES: dict[Task, int] = {"train": 3, "infer": 1}
 def block_title(job: Job) -> str:
     """Return the title of a block of rows."""
     height, width, channels = job.image_shape
-    return f"{job.model}, {height}x{width}x{channels}, batch {job.batch}"
+    devices = f" on {job.devices} devices" if job.devices > 1 else ""
+    return f"{job.model}, {height}x{width}x{channels}, batch {job.batch}{devices}"
 
 
 def peak_rate(blocks: Sequence[Block]) -> tuple[float, str]:
@@ -48,7 +49,7 @@ def _cells(block: Block, row: Row, ours: Row, peak: float) -> tuple[str, ...]:
     share = ratio = ""
     if ours.facts and not ours.problem:
         operations = 2 * ours.facts.multiply_adds * PASSES[block.job.task] * rate
-        share = f"{100 * operations / peak:.0f} %" if peak else ""
+        share = f"{100 * operations / (peak * block.job.devices):.0f} %" if peak else ""
         ratio = f"{median / np.median(ours.step_seconds):.2f}"
     return (
         row.peer.name, f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}", f"{1000 * median:.2f}", f"{1000 * late:.2f}",
@@ -62,6 +63,9 @@ def notes(blocks: Sequence[Block]) -> list[str]:
     for block in blocks:
         for row in block.rows:
             message = f"{row.problem}; {row.sentence}" if row.problem or not row.facts else row.facts.how
+            if block.job.devices > 1 and row.step_seconds:
+                rate = block.job.batch / np.median(row.step_seconds)
+                message += f"; {rate:,.1f} images/s in total, {rate / block.job.devices:,.1f} per device"
             lines.append(f"{block_title(block.job)}, {row.peer.name}: {message}")
     return lines
 

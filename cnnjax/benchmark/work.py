@@ -57,6 +57,8 @@ class Job(Schema):
     batch: int
     dtype: Literal["float32", "bfloat16"] = "float32"
     platform: Platform = "auto"
+    devices: int = 1
+    """Devices that share the batch; only cnnjax uses several."""
 
     @property
     def optimizer(self) -> Literal["adam", "momentum"]:

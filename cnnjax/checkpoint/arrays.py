@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 
 from cnnjax.checkpoint.verify import Checkpoint, reason
 from cnnjax.errors import UserError
-from cnnjax.parallel import one_device
+from cnnjax.parallel import current_placement
 from cnnjax.system.files import require_utf8
 from cnnjax.system.private_apis import skip_tensorstore_metrics
 
@@ -29,7 +29,8 @@ def write(folder: Path, items: Mapping[str, Any]) -> None:
     # Not AsyncCheckpointer: if a folder cannot be created, its threads wait ten minutes for each other.
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         for name, tree in items.items():
-            checkpointer.save(folder.resolve() / name, args=ocp.args.StandardSave(tree))
+            saved = current_placement().saved(tree)
+            checkpointer.save(folder.resolve() / name, args=ocp.args.StandardSave(saved))
 
 
 def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
@@ -47,7 +48,7 @@ def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
                 f"{checkpoint.path / item} does not fit the network: {leaf} is {stored.get(leaf, 'missing')}; "
                 f"it must be {wanted.get(leaf, 'absent')}"
             )
-    placement = one_device()
+    placement = current_placement()
     target = placement.abstract(like)
     try:
         with ocp.StandardCheckpointer() as checkpointer:

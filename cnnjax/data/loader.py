@@ -38,11 +38,12 @@ class DeviceSplit(NamedTuple):
 class Chunk(NamedTuple):
     """The images of a few steps on the device; ``order`` [M] lists them from the epoch's step ``start`` on (None: 0).
 
-    ``boxes`` int32 [M, 4] are the random resized crops that the step has to make, in the same order.
+    ``boxes`` int32 [M, 4] are the random resized crops that the step has to make, in the same order. Without an order,
+    images, labels and boxes have a leading axis over the steps (see `cnnjax.data.shares`).
     """
 
     data: DeviceSplit
-    order: jax.Array
+    order: jax.Array | None
     start: jax.Array | None
     steps: int
     boxes: jax.Array | None = None
@@ -65,10 +66,10 @@ class Crops(NamedTuple):
 
 
 class EvaluationBatch(NamedTuple):
-    """The images of ``data`` at ``indices`` int32 [B]; only those where ``mask`` bool [B] is True count."""
+    """The images of ``data`` at ``indices`` int32 [B] (None: all); only those where ``mask`` bool [B] is True count."""
 
     data: DeviceSplit
-    indices: np.ndarray
+    indices: np.ndarray | None
     mask: np.ndarray
 
 
@@ -107,7 +108,7 @@ class Resident:
             yield Chunk(self.data, on_device, None, min(self.steps, end - start), boxes)
 
     def evaluation(self, batch_size: int) -> Iterator[EvaluationBatch]:
-        for indices, mask in padded_batches(len(self.data.labels), batch_size):
+        for indices, mask in padded_batches(len(self.data.labels), batch_size, self.placement.count):
             yield EvaluationBatch(self.data, indices, mask)
 
     def sample(self, count: int) -> DeviceSplit:
@@ -126,15 +127,23 @@ class Streamed:
         def chunk(start: int) -> Chunk:
             steps = min(self.steps, end - start)
             picked = order[start * self.batch_size : (start + steps) * self.batch_size]
-            local = self.placement.put(np.arange(len(picked), dtype=np.int32))
-            boxes = crops.boxes(self.source, picked) if crops else None
-            if boxes is not None and isinstance(self.source, Photos):  # cut from the whole photo, not from its center
-                sent, boxes = self._put(self.source.read_crops(picked, boxes), picked), None
-            else:
-                sent = self._send(picked)
-            return Chunk(sent, local, self.placement.put(np.int32(start)), steps, self.placement.put(boxes))
+            return self._chunk(picked, start, steps, crops)
 
         return ahead(chunk, range(first, end, self.steps))
+
+    def _chunk(self, picked: np.ndarray, start: int, steps: int, crops: Crops | None) -> Chunk:
+        """Return the chunk of the steps from ``start`` on, which see the images at ``picked`` [M]."""
+        local = self.placement.put(np.arange(len(picked), dtype=np.int32))
+        images, boxes = self._read(picked, crops)
+        sent = self._put(images, picked)
+        return Chunk(sent, local, self.placement.put(np.int32(start)), steps, self.placement.put(boxes))
+
+    def _read(self, picked: np.ndarray, crops: Crops | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the images at ``picked`` [M], and the boxes int32 [M, 4] that remain to be cut from them."""
+        boxes = crops.boxes(self.source, picked) if crops else None
+        if boxes is not None and isinstance(self.source, Photos):  # cut from the whole photo, not from its center
+            return self.source.read_crops(picked, boxes), None
+        return self.source.read(picked), boxes
 
     def evaluation(self, batch_size: int) -> Iterator[EvaluationBatch]:
         def batch(part: tuple[np.ndarray, np.ndarray]) -> EvaluationBatch:
@@ -171,9 +180,12 @@ def ahead(make: Callable[[T], U], parts: "Iterator[T] | range") -> Iterator[U]:
         pool.shutdown(cancel_futures=True)
 
 
-def padded_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (indices int32 [B], mask bool [B]) that cover ``range(count)`` once; the last batch is padded."""
-    batch_size = min(batch_size, count)
+def padded_batches(count: int, batch_size: int, devices: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (indices int32 [B], mask bool [B]) that cover ``range(count)`` once; the last batch is padded.
+
+    B is the batch size, or ``count`` if that is less, rounded up to a multiple of the number of ``devices``.
+    """
+    batch_size = -(-min(batch_size, count) // devices) * devices
     for start in range(0, count, batch_size):
         indices = np.arange(start, start + batch_size, dtype=np.int32)
         mask = indices < count
@@ -207,4 +219,8 @@ def make_loader(source: Source, batch_size: int, steps: int, placement: Placemen
     plan = loading_plan(source, batch_size, steps)
     if plan.resident:
         return Resident(source, plan.steps, placement)
+    if placement.count > 1:
+        from cnnjax.data.shares import StreamedShares  # it is a loader itself
+
+        return StreamedShares(source, batch_size, plan.steps, placement)
     return Streamed(source, batch_size, plan.steps, placement)

@@ -13,6 +13,8 @@ choices for a run's environment.json.
     gradient accumulation        loop            unrolled               unrolled
     members of a sweep           stacked         in turn                in turn
     convolution of a stack       members         -                      -
+
+On several CPU devices, the rules are those of a CPU without the native library.
 """
 
 import contextlib
@@ -44,16 +46,25 @@ def parameter_dtype(dtype: Any) -> Any:
     return jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
 
 
+def is_partitioned() -> bool:
+    """Return whether XLA splits the program being traced over several devices (see `cnnjax.parallel`).
+
+    It cannot split the calls of the native library, which are opaque to it.
+    """
+    return jax.sharding.get_abstract_mesh().size > 1
+
+
 def has_kernels(dtype: Any) -> bool:
     """Return whether the native library has its own kernels for ``dtype`` on this machine."""
-    return jax.default_backend() == "cpu" and dtype == jnp.float32 and library.load_kernels() is not None
+    usable = jax.default_backend() == "cpu" and dtype == jnp.float32 and not is_partitioned()
+    return usable and library.load_kernels() is not None
 
 
 def conv_library(dtype: Any) -> str:
     """Return the convolution backend: the version of the native library, "xla", or "xla-cpu" with the rules below."""
     if jax.default_backend() != "cpu":
         return "xla"
-    loaded = library.load()
+    loaded = None if is_partitioned() else library.load()
     usable = loaded is not None and (dtype == jnp.float32 or (dtype == jnp.bfloat16 and loaded.has_bfloat16))
     return loaded.version if loaded is not None and usable else "xla-cpu"
 

@@ -20,7 +20,7 @@ from cnnjax.functional import Variables
 from cnnjax.ops import dispatch
 from cnnjax.ops.dispatch import steps_per_dispatch
 from cnnjax.optim import scaled_rate, scaling_sentence
-from cnnjax.parallel import one_device
+from cnnjax.parallel import current_placement
 from cnnjax.report import transfer_figures
 from cnnjax.runs import continuation, predictor
 from cnnjax.runs.continuation import Continuation
@@ -261,8 +261,9 @@ def lowering(experiment: Experiment, dataset: Dataset, steps_per_epoch: int) -> 
     chosen = {
         "steps_per_dispatch": steps,
         "images": "resident" if resident else "streamed",
-        **dispatch.record(experiment.model.dtype, accumulates=experiment.train.accumulate > 1),
     }
+    with current_placement().active():
+        chosen |= dispatch.record(experiment.model.dtype, accumulates=experiment.train.accumulate > 1)
     if backend != "cpu":
         chosen["deterministic"] = are_deterministic()
     return chosen
@@ -379,7 +380,7 @@ def _figures(experiment: Experiment, dataset: Dataset, variables: Variables) -> 
     for part in PARTS:
         split = dataset.part(part)
         with out_of_memory.in_evaluation(batch_size):
-            loader = make_loader(split, batch_size, 1, one_device())
+            loader = make_loader(split, batch_size, 1, current_placement())
             figures = evaluate(experiment.model, dataset.preprocessing, variables, loader, batch_size)
         parts[part] = {**figures, "images": len(split.labels)}
     return parts

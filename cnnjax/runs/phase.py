@@ -17,7 +17,7 @@ from cnnjax.errors import UserError
 from cnnjax.functional import HEAD, Variables, abstract_variables, embedding_size, parameter_groups
 from cnnjax.models.heads import head_alone, without_head
 from cnnjax.models.layers import Arch
-from cnnjax.parallel import one_device
+from cnnjax.parallel import current_placement
 from cnnjax.runs import predictor
 from cnnjax.runs.folder import PHASES, RunFolder, is_phase_record, refuse_links
 from cnnjax.runs.metrics import saved_rows
@@ -159,6 +159,6 @@ def uses_embeddings(experiment: Experiment, dataset: Dataset, phase: Phase) -> b
 def _figures(experiment: Experiment, dataset: Dataset, variables: Variables, part: str) -> dict[str, Any]:
     split, batch_size = dataset.part(part), experiment.train.eval_batch_size
     with out_of_memory.in_evaluation(batch_size):
-        loader = make_loader(split, batch_size, 1, one_device())
+        loader = make_loader(split, batch_size, 1, current_placement())
         figures = evaluate(experiment.model, dataset.preprocessing, variables, loader, batch_size)
     return {**figures, "images": len(split.labels)}

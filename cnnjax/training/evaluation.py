@@ -14,6 +14,7 @@ from cnnjax.data import DeviceSplit, Loader, Preprocessing, Source, normalize
 from cnnjax.data.loader import padded_batches
 from cnnjax.functional import Variables, apply
 from cnnjax.models.layers import Arch
+from cnnjax.parallel import Placement, current_placement, replicate, split_batch
 from cnnjax.system import signals
 from cnnjax.training.views import Views, views_of
 
@@ -40,12 +41,13 @@ def eval_step(
     preprocessing: Preprocessing,
     variables: Variables,
     data: DeviceSplit,
-    indices: jax.Array,
+    indices: jax.Array | None,
     mask: jax.Array,
 ) -> EvalSums:
-    """Return the sums over the images at ``indices`` [B] where ``mask`` [B] is True."""
-    labels = data.labels[indices]
-    outputs, _ = apply(arch, variables, normalize(preprocessing, data.images[indices], arch.dtype))
+    """Return the sums over the images at ``indices`` [B] (None: all) where ``mask`` [B] is True."""
+    labels, images = (array if indices is None else array[indices] for array in (data.labels, data.images))
+    labels, images = split_batch((labels, images))
+    outputs, _ = apply(arch, variables, normalize(preprocessing, images, arch.dtype))
     losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
     # NaN compares false with every logit, so without this check it would rank first and count as correct.
     ranks = jnp.where(jnp.isfinite(losses), label_ranks(outputs.logits, labels), outputs.logits.shape[1])
@@ -59,7 +61,7 @@ def eval_step(
 @functools.partial(jax.jit, static_argnames=("arch", "preprocessing"))
 def logits_step(arch: Arch, preprocessing: Preprocessing, variables: Variables, images: jax.Array) -> jax.Array:
     """Return the logits [N, classes] of images uint8 [N, H, W, C], in float32 or float64 (see `apply`)."""
-    return apply(arch, variables, normalize(preprocessing, images, arch.dtype))[0].logits
+    return replicate(apply(arch, variables, normalize(preprocessing, split_batch(images), arch.dtype))[0].logits)
 
 
 def evaluate(
@@ -70,7 +72,7 @@ def evaluate(
 
     ``poll`` is called between batches, so that the caller can interrupt. Few batches are queued on the device at once.
     """
-    step = functools.partial(eval_step, arch, preprocessing, variables)
+    step = functools.partial(eval_step, arch, preprocessing, current_placement().spread(variables))
     fetched, count = _sums(step, loader, batch_size, poll)
     return _means(fetched, count)
 
@@ -80,7 +82,7 @@ def evaluate_members(
     poll: Callable[[], None] = signals.poll,
 ) -> list[dict[str, float]]:  # fmt: skip
     """Return what `evaluate` returns, for each member of variables with a leading axis over the members."""
-    step = functools.partial(stacked_eval_step, arch, preprocessing, variables)
+    step = functools.partial(stacked_eval_step, arch, preprocessing, current_placement().spread(variables))
     fetched, count = _sums(step, loader, batch_size, poll)
     members = len(fetched[0].loss)
     return [_means([EvalSums(*(leaf[m] for leaf in sums)) for sums in fetched], count) for m in range(members)]
@@ -100,9 +102,10 @@ def _sums(
 ) -> tuple[list[EvalSums], int]:
     """Return the sums of each batch on the host, and the number of images."""
     sums: list[EvalSums] = []
-    count = 0
+    count, placement = 0, current_placement()
     for data, indices, mask in loader.evaluation(batch_size):
-        sums.append(step(data, indices, mask))
+        with placement.active():
+            sums.append(step(data, indices, mask))
         count += int(mask.sum())
         if len(sums) > loader.in_flight:
             jax.block_until_ready(sums[-loader.in_flight])
@@ -114,6 +117,11 @@ def _means(sums: list[EvalSums], count: int) -> dict[str, float]:
     return {name: math.fsum(float(getattr(s, name)) for s in sums) / count for name in EvalSums._fields}
 
 
+def _split(placement: Placement, images: np.ndarray) -> np.ndarray | jax.Array:
+    """Return images split over the devices; on one device the array itself, which the program then sends."""
+    return images if placement.count == 1 else placement.split(images)
+
+
 def predict_logits(
     arch: Arch, preprocessing: Preprocessing, variables: Variables, source: Source, batch_size: int, views: Views = 1
 ) -> np.ndarray:
@@ -121,12 +129,14 @@ def predict_logits(
 
     With several ``views``, they are the mean over the views of each image.
     """
-    parts = []
-    for indices, mask in padded_batches(len(source.labels), batch_size):
-        of_views = [
-            np.asarray(logits_step(arch, preprocessing, variables, images))[mask]
-            for images in views_of(source.read(indices), views)
-        ]
+    parts, placement = [], current_placement()
+    variables = placement.spread(variables)
+    for indices, mask in padded_batches(len(source.labels), batch_size, placement.count):
+        with placement.active():
+            of_views = [
+                np.asarray(logits_step(arch, preprocessing, variables, _split(placement, images)))[mask]
+                for images in views_of(source.read(indices), views)
+            ]
         parts.append(of_views[0] if views == 1 else np.mean(of_views, axis=0))
         signals.poll()
     return np.concatenate(parts)

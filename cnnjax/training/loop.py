@@ -25,7 +25,7 @@ from cnnjax.errors import Interrupted, UserError, counted
 from cnnjax.functional import Variables, abstract_variables, chosen_stages, require_precision
 from cnnjax.ops.dispatch import steps_per_dispatch
 from cnnjax.optim import Hyperparameters, make_hyperparameters
-from cnnjax.parallel import Placement, one_device
+from cnnjax.parallel import Placement, current_placement
 from cnnjax.partition import split_frozen
 from cnnjax.system import signals
 from cnnjax.training import early_stopping, out_of_memory, plateau
@@ -91,15 +91,15 @@ def training(
     """
     arch, config, all_hooks = experiment.model, experiment.train, AllHooks(hooks)
     steps_per_epoch, hyperparameters = plan(experiment, dataset)
-    placement = one_device()
+    placement = current_placement()
     dispatch = dispatch_of_training(experiment, dataset, steps_per_epoch, profile)
     key = step_key(experiment.seed)
     if start is None:
         start = Snapshot(
             state_of(experiment, hyperparameters, initial_variables(experiment, dataset)), EarlyStoppingState(), [], 0.0
         )
-    state, stopping, rows, seconds = start
-    rows = list(rows)
+    _, stopping, rows, seconds = start
+    state, rows = placement.spread(start.state), list(rows)
     train, validation = _loaders(dataset, config.batch_size, steps_per_epoch, placement)
 
     def figures_of(variables: Variables) -> dict[str, float]:
@@ -118,7 +118,8 @@ def training(
         watch = _Watch(epoch, rate, all_hooks, train.in_flight)
         try:
             for data, picked, first, steps, boxes in train.epoch(order, done, steps_per_epoch, crops):
-                state, metrics = dispatch(state, data, picked, key, values, steps=steps, start=first, boxes=boxes)
+                with placement.active():
+                    state, metrics = dispatch(state, data, picked, key, values, steps=steps, start=first, boxes=boxes)
                 done += steps
                 watch.add(done, metrics)
                 poll()

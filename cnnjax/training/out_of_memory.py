@@ -11,6 +11,7 @@ from cnnjax.data import DeviceSplit, Preprocessing, epoch_order
 from cnnjax.data.loader import IN_FLIGHT
 from cnnjax.errors import UserError
 from cnnjax.optim import Hyperparameters
+from cnnjax.parallel import current_placement
 from cnnjax.training.state import init_state, step_key
 from cnnjax.training.step import make_dispatch, make_train_step
 
@@ -93,10 +94,12 @@ def step_fits(
         data = sample(batch_size)
         count = len(data.labels)
         dispatch = make_dispatch(make_train_step(experiment, preprocessing), batch_size, count // batch_size)
-        order = jax.device_put(epoch_order(experiment.seed, 0, count))
-        state = init_state(experiment, hyperparameters)
+        placement = current_placement()
+        order = placement.put(epoch_order(experiment.seed, 0, count))
+        state = placement.spread(init_state(experiment, hyperparameters))
         for _ in range(IN_FLIGHT + 1):
-            state, metrics = dispatch(state, data, order, step_key(experiment.seed), hyperparameters, steps=1)
+            with placement.active():
+                state, metrics = dispatch(state, data, order, step_key(experiment.seed), hyperparameters, steps=1)
         jax.block_until_ready((state, metrics))
     except ERRORS:  # of any kind: XLA's kernels may fail with another error when out of memory
         return False

@@ -19,7 +19,7 @@ from cnnjax.data.loader import Chunk
 from cnnjax.errors import Diverged, require
 from cnnjax.functional import Variables
 from cnnjax.optim import Hyperparameters
-from cnnjax.parallel import Placement, one_device
+from cnnjax.parallel import Placement, current_placement
 from cnnjax.system import signals
 from cnnjax.training import out_of_memory
 from cnnjax.training.epochs import Rate
@@ -111,16 +111,17 @@ def range_test(
     experiment = experiment.replace(schedule=Schedule(name="exponential"))
     steps_per_epoch, values = plan(experiment, dataset)
     steps = sweep_steps(steps_per_epoch, steps)
-    values, placement = growing(values, steps), one_device()
+    values, placement = growing(values, steps), current_placement()
     variables = initial_variables(experiment, dataset) if initial is None else initial
-    state = state_of(experiment, values, jax.tree.map(jnp.copy, variables))  # a step donates the state
+    # A step donates the state.
+    state = placement.spread(state_of(experiment, values, jax.tree.map(jnp.copy, variables)))
     dispatch = dispatch_of_training(experiment, dataset, steps_per_epoch)
     key, placed, rate = step_key(experiment.seed), placement.put(values), Rate(experiment.schedule.name, values)
     rates: list[float] = []
     losses: list[float] = []
     for data, picked, first, _, boxes in _batches(experiment, dataset, steps_per_epoch, steps, placement):
         state = state._replace(metrics=empty_metrics(state.metrics.loss.dtype))  # so that they cover this step alone
-        with out_of_memory.explained("in a training step", "use a smaller --train.batch-size"):
+        with placement.active(), out_of_memory.explained("in a training step", "use a smaller --train.batch-size"):
             state, metrics = dispatch(state, data, picked, key, placed, steps=1, start=first, boxes=boxes)
             metrics = jax.device_get(metrics)
         poll()

@@ -20,7 +20,7 @@ from cnnjax.errors import CnnjaxError, Interrupted
 from cnnjax.functional import Variables
 from cnnjax.ops.dispatch import steps_per_dispatch
 from cnnjax.optim import Hyperparameters
-from cnnjax.parallel import one_device
+from cnnjax.parallel import current_placement
 from cnnjax.system import signals
 from cnnjax.training import early_stopping, plateau
 from cnnjax.training.early_stopping import EarlyStoppingState
@@ -139,7 +139,7 @@ def fit_stacked(
     first = live[0]
     train = _Training(first, dataset, share_batches(live))
     packed = list(live)
-    states = stack([member.snapshot.state for member in packed])
+    states = train.placement.spread(stack([member.snapshot.state for member in packed]))
 
     def figures_of(variables: Variables) -> list[dict[str, float]]:
         size = first.experiment.train.eval_batch_size
@@ -185,7 +185,7 @@ class _Training:
     """The compiled step and the loaders of a stack."""
 
     def __init__(self, first: "_Live[Any]", dataset: Dataset, shares_batches: bool):
-        config, placement = first.experiment.train, one_device()
+        config, placement = first.experiment.train, current_placement()
         self.labels, self.steps_per_epoch = dataset.train.labels, first.steps_per_epoch
         steps = steps_per_dispatch(jax.default_backend(), self.steps_per_epoch)
         self.steps, self.placement = steps, placement
@@ -210,7 +210,8 @@ class _Training:
         for start in range(done, self.steps_per_epoch, self.steps):
             steps = min(self.steps, self.steps_per_epoch - start)
             order, box, mask = placed
-            states, metrics = self.dispatch(states, self.images, order, keys, values, mask, steps=steps, boxes=box)
+            with self.placement.active():
+                states, metrics = self.dispatch(states, self.images, order, keys, values, mask, steps=steps, boxes=box)
             in_flight.append(metrics)
             if len(in_flight) > self.train.in_flight:
                 jax.block_until_ready(in_flight.pop(0))

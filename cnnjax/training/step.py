@@ -16,6 +16,7 @@ from cnnjax.functional import Tree, Variables, apply, parameter_groups
 from cnnjax.losses import Batch, weighted_mean
 from cnnjax.ops.dispatch import compiler_options, is_unrolled, side_by_side
 from cnnjax.optim import Hyperparameters, learning_rate, scale_by_stage
+from cnnjax.parallel import replicate, split_batch
 from cnnjax.partition import split_frozen
 from cnnjax.training.state import EpochMetrics, TrainState, averaged, empty_metrics, joined, rule_of
 
@@ -143,7 +144,7 @@ def accumulated(gradient: GradientFn, parts: int) -> GradientFn:
             params = jax.tree.map(jnp.add, sums.params, grads)
             return Gradient(params, step.batch_stats, sums.loss + loss, sums.correct + step.correct), None
 
-        batches = jax.tree.map(lambda array: array.reshape(parts, -1, *array.shape[1:]), batch)
+        batches = split_batch(jax.tree.map(lambda array: array.reshape(parts, -1, *array.shape[1:]), batch), axis=1)
         zeros = jax.tree.map(jnp.zeros_like, trainable)
         first = jax.eval_shape(gradient, trainable, batch_stats, jax.tree.map(lambda array: array[0], batches), key)
         empty = Gradient(zeros, batch_stats, jnp.zeros_like(first.loss), jnp.int32(0))
@@ -165,7 +166,8 @@ def make_dispatch(
 
     It runs k steps in one device call and donates the state. The images of a step depend only on ``state.step`` and the
     epoch's ``order`` [N]; if ``order`` begins with the images of a later step of the epoch, ``start`` is the number of
-    that step. ``boxes`` int32 [N, 4] are random resized crops of the images in that order. ``class_weights`` float32
+    that step. ``boxes`` int32 [N, 4] are random resized crops of the images in that order. If ``order`` is None,
+    images, labels and boxes have a leading axis over steps from ``start`` on. ``class_weights`` float32
     [classes] weight the images by their labels. The metrics are a copy that survives the donation, so that progress can
     be shown.
     """
@@ -228,7 +230,7 @@ def _shared_dispatch_of(train_step: TrainStep, batch_size: int, steps_per_epoch:
         metrics = _of_epoch(states.metrics, position)
         batch, key = picked(data, order, key, step, position, batch_size, boxes)
         train = jax.vmap(train_step, in_axes=(0, None, None, 0))
-        return train(states._replace(metrics=metrics), batch, key, hyperparameters)
+        return replicate(train(states._replace(metrics=metrics), batch, key, hyperparameters))
 
     def dispatch(states: TrainState, *arguments: Any, steps: int) -> TrainState:
         if steps == 1:
@@ -247,16 +249,26 @@ def _of_epoch(metrics: EpochMetrics, position: jax.Array) -> EpochMetrics:
 
 
 def picked(
-    data: DeviceSplit, order: jax.Array, key: jax.Array, step: jax.Array, first: jax.Array, batch_size: int,
+    data: DeviceSplit, order: jax.Array | None, key: jax.Array, step: jax.Array, first: jax.Array, batch_size: int,
     boxes: jax.Array | None, class_weights: np.ndarray | None = None,
 ) -> tuple[Batch, jax.Array]:  # fmt: skip
-    """Return the batch of a step and its key; ``first`` is the number of its batch in the order."""
-    indices = lax.dynamic_slice(order, (first * batch_size,), (batch_size,))
+    """Return the batch of a step, split over the devices, and its key; ``first`` is the number of its batch.
+
+    The batch is the one at ``first`` in the order, or in the leading axis of the data if there is no order.
+    """
+    start = first * batch_size
+    indices = None if order is None else lax.dynamic_slice(order, (start,), (batch_size,))
+
+    def of_batch(array: jax.Array) -> jax.Array:
+        if indices is not None:
+            return split_batch(array[indices])
+        return split_batch(lax.dynamic_index_in_dim(array, first, keepdims=False)[:batch_size])
+
     key = jax.random.fold_in(key, step)
-    images = data.images[indices]
+    images, labels = of_batch(data.images), of_batch(data.labels)
     if boxes is not None:
-        images = resize_boxes(images, lax.dynamic_slice(boxes, (first * batch_size, 0), (batch_size, 4)))
-    labels = data.labels[indices]
+        cut = of_batch(boxes) if indices is None else lax.dynamic_slice(boxes, (start, 0), (batch_size, 4))
+        images = resize_boxes(images, cut)
     weights = None if class_weights is None else jnp.asarray(class_weights)[labels]
     return Batch(images, labels, weights), key
 
@@ -267,18 +279,18 @@ def dispatch_of(
     """Return the pure function that `make_dispatch` compiles."""
 
     def one_step(
-        state: TrainState, data: DeviceSplit, order: jax.Array, key: jax.Array, hyperparameters: Hyperparameters,
+        state: TrainState, data: DeviceSplit, order: jax.Array | None, key: jax.Array, hyperparameters: Hyperparameters,
         start: jax.Array | None, boxes: jax.Array | None,
     ) -> TrainState:  # fmt: skip
         position = state.step % steps_per_epoch
         metrics = _of_epoch(state.metrics, position)
         first = position if start is None else position - start
         batch, key = picked(data, order, key, state.step, first, batch_size, boxes, class_weights)
-        return train_step(state._replace(metrics=metrics), batch, key, hyperparameters)
+        return replicate(train_step(state._replace(metrics=metrics), batch, key, hyperparameters))
 
     def dispatch(
-        state: TrainState, data: DeviceSplit, order: jax.Array, key: jax.Array, hyperparameters: Hyperparameters, *,
-        steps: int, start: jax.Array | None = None, boxes: jax.Array | None = None,
+        state: TrainState, data: DeviceSplit, order: jax.Array | None, key: jax.Array,
+        hyperparameters: Hyperparameters, *, steps: int, start: jax.Array | None = None, boxes: jax.Array | None = None,
     ) -> tuple[TrainState, EpochMetrics]:  # fmt: skip
         if steps == 1:
             state = one_step(state, data, order, key, hyperparameters, start, boxes)

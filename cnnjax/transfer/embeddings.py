@@ -25,6 +25,7 @@ from cnnjax.errors import UserError
 from cnnjax.functional import Variables
 from cnnjax.models.layers import Arch
 from cnnjax.ops import dispatch
+from cnnjax.parallel import current_placement
 from cnnjax.system import signals
 from cnnjax.system.compilation import make_private, prune, user_cache
 from cnnjax.system.files import read_bytes, write_bytes
@@ -62,6 +63,8 @@ class Embedder:
     ):  # fmt: skip
         self.backbone, self.variables, self.preprocessing, self.notice = backbone, variables, preprocessing, notice
         self.computed = self.read = 0
+        self.placement = current_placement()
+        self.spread = self.placement.spread(variables)
         self.key = hashlib.sha256(repr(self._determinants()).encode())
         self.folder = self._open_cache()
 
@@ -95,8 +98,11 @@ class Embedder:
         if path is not None and (stored := _stored(path, len(images))) is not None:
             self.read += len(images)
             return stored
-        padded = np.concatenate([images, np.zeros((CHUNK - len(images), *images.shape[1:]), images.dtype)])
-        embeddings = np.asarray(logits_step(self.backbone, self.preprocessing, self.variables, padded))[: len(images)]
+        padding = self.placement.multiple(CHUNK) - len(images)
+        padded = np.concatenate([images, np.zeros((padding, *images.shape[1:]), images.dtype)])
+        with self.placement.active():
+            logits = logits_step(self.backbone, self.preprocessing, self.spread, padded)
+        embeddings = np.asarray(logits)[: len(images)]
         self.computed += len(images)
         if path is not None:
             self._store(path, embeddings)
@@ -129,10 +135,12 @@ class Embedder:
 
     def _determinants(self) -> tuple[Any, ...]:
         device = jax.devices()[0]
+        with self.placement.active():
+            algorithms = sorted(dispatch.record(self.backbone.dtype, accumulates=False).items())
         return (
             self.backbone, digest(self.variables._asdict()), self.preprocessing, CHUNK, code_version(),
-            version("jax"), version("jaxlib"), device.platform, device.device_kind,
-            sorted(dispatch.record(self.backbone.dtype, accumulates=False).items()),
+            version("jax"), version("jaxlib"), device.platform, device.device_kind, algorithms,
+            *([] if self.placement.count == 1 else [self.placement.count]),  # each computes a share of a chunk
         )  # fmt: skip
 
 

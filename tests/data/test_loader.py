@@ -9,12 +9,12 @@ from cnnjax import checkpoint, data
 from cnnjax.data import loader
 from cnnjax.data.loader import AHEAD, LoadingPlan, Resident, Streamed, loading_plan
 from cnnjax.functional import abstract_variables, leaves_by_path
-from cnnjax.parallel import one_device
+from cnnjax.parallel import current_placement
 from cnnjax.runs.folder import RunFolder
 from cnnjax.training import loop
 
 BATCH = 8
-PLACEMENT = one_device()
+PLACEMENT = current_placement()
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def test_an_epoch_resumes_from_a_step_within_it(split):
 
 
 def test_at_most_two_chunks_are_loaded_ahead(split, monkeypatch):
-    sent, send = [], Streamed._send
-    monkeypatch.setattr(Streamed, "_send", lambda self, indices: sent.append(indices) or send(self, indices))
+    sent, put = [], Streamed._put
+    monkeypatch.setattr(Streamed, "_put", lambda self, *arrays: sent.append(arrays) or put(self, *arrays))
     chunks = Streamed(split, BATCH, 1, PLACEMENT).epoch(np.arange(len(split.labels), dtype=np.int32), 0, 10)
     next(chunks)
     assert 1 <= len(sent) <= 1 + AHEAD
@@ -69,10 +69,10 @@ def test_at_most_two_chunks_are_loaded_ahead(split, monkeypatch):
 
 
 def test_an_error_in_the_loading_thread_is_raised_in_the_consumer(split, monkeypatch):
-    def fail(self, indices):
+    def fail(self, *arrays):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(Streamed, "_send", fail)
+    monkeypatch.setattr(Streamed, "_put", fail)
     with pytest.raises(MemoryError, match="no room"):
         next(Streamed(split, BATCH, 1, PLACEMENT).epoch(np.arange(80, dtype=np.int32), 0, 10))
 

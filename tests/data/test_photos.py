@@ -22,7 +22,7 @@ from cnnjax.data.image_folder import Options, load_image_folder, square
 from cnnjax.data.loader import Crops, make_loader
 from cnnjax.errors import Interrupted, UserError
 from cnnjax.functional import abstract_variables
-from cnnjax.parallel import one_device
+from cnnjax.parallel import current_placement
 from cnnjax.runs.folder import RunFolder
 
 SIZE = 16
@@ -114,7 +114,7 @@ def test_resident_and_streamed_images_have_the_same_crops(folder):
     order, crops = np.arange(24, dtype=np.int32)[::-1].copy(), Crops(1, 2, 0.2)
     chunks = {}
     for options in (ALWAYS, NEVER):
-        loader = make_loader(load_image_folder(folder, options).parts["train"], 8, 1, one_device())
+        loader = make_loader(load_image_folder(folder, options).parts["train"], 8, 1, current_placement())
         chunks[options.stream] = list(loader.epoch(order, 0, 3, crops))
     for step, (streamed, resident) in enumerate(zip(*chunks.values(), strict=True)):
         picked = resident.order[8 * step : 8 * step + 8]

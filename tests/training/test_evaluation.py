@@ -7,7 +7,7 @@ from conftest import mostly_slow
 from cnnjax import create, data, init
 from cnnjax.data import Split
 from cnnjax.data.loader import Resident, Streamed, padded_batches
-from cnnjax.parallel import one_device
+from cnnjax.parallel import current_placement
 from cnnjax.training.evaluation import evaluate, label_ranks, predict_logits
 
 
@@ -28,10 +28,10 @@ def evaluated(digits):
 
 
 def resident(split):
-    return Resident(split, 1, one_device())
+    return Resident(split, 1, current_placement())
 
 
-@pytest.mark.parametrize("load", [resident, lambda split: Streamed(split, 50, 1, one_device())])
+@pytest.mark.parametrize("load", [resident, lambda split: Streamed(split, 50, 1, current_placement())])
 @pytest.mark.parametrize("batch_size", mostly_slow([50, 1000, 130, 13], 2))
 def test_masked_evaluation_equals_float64_numpy(evaluated, batch_size, load):
     arch, dataset, variables = evaluated

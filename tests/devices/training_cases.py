@@ -1,0 +1,66 @@
+"""Trainings that are compared between meshes: on synthetic images, for 20 steps."""
+
+import jax
+import numpy as np
+
+from cnnjax import create
+from cnnjax.config import Augmentation, EarlyStopping, Experiment, Optimizer, Train
+from cnnjax.data import Dataset, Preprocessing
+from cnnjax.data.dataset import Split, content_hash
+from cnnjax.functional import leaves_by_path
+from cnnjax.parallel import use_devices
+from cnnjax.training.loop import fit
+
+STEPS = 20
+AUGMENTED = Augmentation(pad_crop=2, flip=True)
+CASES = {
+    # A batch of 12 on 8 devices: four of them hold two images each, two of them none. GoogLeNet has dropout.
+    "lenet": ({"name": "lenet", "activation": "relu", "pooling": "max"}, 12, AUGMENTED),
+    "resnet20": ({"name": "resnet20_cifar"}, 16, AUGMENTED),
+    "googlenet": (
+        {"name": "googlenet", "aux_heads": True, "input_size": 64, "num_classes": 10},
+        8,
+        Augmentation(flip=True),
+    ),
+}
+
+
+def case(name: str, dtype: str = "float32", **train: object) -> tuple[Experiment, Dataset]:
+    """Return a training of `STEPS` steps in one epoch, and its data: 19 validation images in batches of 10."""
+    options, batch, augmentation = CASES[name]
+    model = create(**options, dtype=dtype)
+    experiment = Experiment(
+        model=model, augmentation=augmentation, optimizer=Optimizer(name="momentum", lr=1e-3),
+        train=Train(**{"epochs": 1, "batch_size": batch, "eval_batch_size": 10, "ema_decay": 0.9, **train}),
+        early_stopping=EarlyStopping(patience=None),
+    )  # fmt: skip
+    return experiment, synthetic(model.image_shape, experiment.train.batch_size * STEPS)
+
+
+def synthetic(shape: tuple[int, int, int], count: int) -> Dataset:
+    """Return a data set of random images: ``count`` to train on, 19 each for validation and test."""
+    rng = np.random.default_rng(0)
+    parts = [
+        Split(rng.integers(0, 256, (size, *shape), dtype=np.uint8), rng.integers(0, 10, size).astype(np.int32))
+        for size in (count, 19, 19)
+    ]
+    height, width, channels = shape
+    preprocessing = Preprocessing(height=height, width=width, mean=(0.5,) * channels, std=(0.25,) * channels)
+    classes = tuple(f"class{label}" for label in range(10))
+    return Dataset("synthetic", *parts, classes, preprocessing, "0" * 64, content_hash(*parts))
+
+
+def trained(experiment: Experiment, dataset: Dataset, devices: int | None = None):
+    """Return the outcome of a training on the first devices."""
+    use_devices(devices)
+    try:
+        return fit(experiment, dataset)
+    finally:
+        use_devices(None)
+
+
+def distance(one, other) -> float:
+    """Return the largest absolute difference between the numbers of two trees."""
+    first, second = (leaves_by_path(jax.device_get(tree)) for tree in (one, other))
+    assert first.keys() == second.keys()
+    return max(float(np.abs(np.asarray(first[k], float) - np.asarray(second[k], float)).max()) for k in first)
