@@ -7,7 +7,6 @@ from cnnjax import create
 from cnnjax.config import Augmentation, EarlyStopping, Experiment, Optimizer, Train
 from cnnjax.data import Dataset, Preprocessing
 from cnnjax.data.dataset import Split, content_hash
-from cnnjax.functional import leaves_by_path
 from cnnjax.parallel import use_devices
 from cnnjax.training.loop import fit
 
@@ -61,6 +60,6 @@ def trained(experiment: Experiment, dataset: Dataset, devices: int | None = None
 
 def distance(one, other) -> float:
     """Return the largest absolute difference between the numbers of two trees."""
-    first, second = (leaves_by_path(jax.device_get(tree)) for tree in (one, other))
-    assert first.keys() == second.keys()
-    return max(float(np.abs(np.asarray(first[k], float) - np.asarray(second[k], float)).max()) for k in first)
+    first, second = jax.device_get((one, other))
+    differences = jax.tree.map(lambda a, b: np.abs(np.asarray(a, float) - np.asarray(b, float)).max(), first, second)
+    return float(max(jax.tree.leaves(differences)))

@@ -10,7 +10,7 @@ from cnnjax import cli
 from cnnjax.errors import UserError
 from cnnjax.sweep import running
 from cnnjax.sweep.options import Slurm
-from tests.oracle.sweep_file import launch_of, table_of, write_sweep
+from tests.oracle.sweep_file import AS_THE_TESTS, launch_of, table_of, write_sweep
 
 submitit = pytest.importorskip("submitit", reason="submitit is not installed; make oracle installs it")
 from cnnjax.sweep.launchers import on_slurm  # noqa: E402
@@ -24,7 +24,8 @@ def run(launch, **options):
     return console.file.getvalue()
 
 
-def test_tasks_of_an_array_train_the_groups_with_the_same_bits(tmp_path):
+def test_tasks_of_an_array_train_the_groups_with_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setenv(*AS_THE_TESTS)
     path = write_sweep(tmp_path, epochs=2)
     launch = launch_of(path, tmp_path / "slurm")
     output = run(launch, launcher=on_slurm.slurm_launcher(Slurm(local=True), launch, start))
@@ -48,7 +49,7 @@ def test_the_options_are_those_of_the_array_job(tmp_path, monkeypatch):
     executor = on_slurm.executor(options, tmp_path / "jobs", "two")
     jobs = executor.map_array(on_slurm.Task(), [1, 2])
     assert [job.job_id for job in jobs] == ["7_0", "7_1"]
-    (script,) = (tmp_path / "jobs").glob("submission_file_*.sh")
+    (script,) = (tmp_path / "jobs").glob("*submission*.sh")
     text = script.read_text()
     for line in ("job-name=two", "partition=gpu", "account=lab", "time=90", "cpus-per-task=3", "gpus-per-node=1",
                  "mem=12GB", "array=0-1%2"):  # fmt: skip

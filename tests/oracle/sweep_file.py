@@ -9,6 +9,8 @@ from cnnjax.sweep.running import SweepLaunch
 from cnnjax.sweep.table import CLOCK
 from tests.faults.harness import write_digits
 
+AS_THE_TESTS = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+"""For the environment of other processes: they compile as tests/conftest.py does, so their bits can be compared."""
 FILE = '''"""Two batch sizes, two seeds."""
 
 from cnnjax import create
