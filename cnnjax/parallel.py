@@ -139,6 +139,11 @@ def describe() -> dict[str, Any]:
     return {"backend": jax.default_backend(), "device": device_kind(), "devices": current_placement().count}
 
 
+def on_cpu() -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which arrays and single operations live on the CPU, whatever the platform."""
+    return jax.default_device(jax.local_devices(backend="cpu")[0])
+
+
 def use_platform(platform: str) -> None:
     """Select the platform: ``auto``, ``cpu``, ``cuda`` or ``tpu``. Call it before the first computation.
 

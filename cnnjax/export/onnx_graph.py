@@ -14,6 +14,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from cnnjax.errors import UserError
+from cnnjax.parallel import on_cpu
 
 Shape = Sequence[Any]
 """Sizes of axes: numbers, and symbolic expressions of JAX."""
@@ -135,7 +136,7 @@ def _is_known(equation: JaxprEqn, arguments: Sequence[Value]) -> bool:
 
 
 def _computed(equation: JaxprEqn, arguments: Sequence[Value]) -> list[Value]:
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with on_cpu():
         outputs = equation.primitive.bind(*(jax.numpy.asarray(value.array) for value in arguments), **equation.params)
     outputs = outputs if equation.primitive.multiple_results else [outputs]
     return [_known(output) for output in outputs]
