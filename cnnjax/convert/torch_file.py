@@ -32,6 +32,11 @@ ReadStorage = Callable[[Storage], np.ndarray]
 def open_torch_zip(path: Path, largest: int, key: str | None) -> Iterator[Tensors]:
     """Open a state dict saved by torch 1.6 or later; storages of more than ``largest`` bytes are not read."""
     with open_zip(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.members):
+            raise UserError(
+                f"{path} is a TorchScript program, which is not run; load it with torch.jit.load and save its weights "
+                "with torch.save(model.state_dict(), FILE)"
+            )
         for name, member in archive.members.items():
             if member.compress_type != zipfile.ZIP_STORED:
                 raise UserError(f"{path}: {name[:80]!r} is compressed, which torch does not do; {GET_AGAIN}")

@@ -189,6 +189,14 @@ class TestTorch:
         assert "another byte order" in refused(TORCH, "torchvision", tmp_path / "b.pth")
 
 
+    def test_a_torchscript_program_is_named(self, tmp_path):
+        path = tmp_path / "scripted.pt"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in ("scripted/data.pkl", "scripted/constants.pkl", "scripted/code/__torch__.py"):
+                archive.writestr(name, b"x" * 100)
+        assert "is a TorchScript program, which is not run" in refused(TORCH, "torchvision", path)
+
+
 class TestSafetensors:
     def write(self, path, tensors, change):
         save_file(tensors, path)
