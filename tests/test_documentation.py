@@ -11,7 +11,7 @@ from conftest import without_figures
 from script import run_script
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-MODULES = ("design_spaces", "hub.loading", "imagenet", "models", "models.blocks", "runs.api")
+MODULES = ("design_spaces", "sweep.networks", "hub.loading", "imagenet", "models", "models.blocks", "runs.api")
 """Modules whose docstrings have examples."""
 
 
