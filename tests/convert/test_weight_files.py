@@ -188,7 +188,6 @@ class TestTorch:
                 new.writestr(name, order if name.endswith("byteorder") else old.read(name))
         assert "another byte order" in refused(TORCH, "torchvision", tmp_path / "b.pth")
 
-
     def test_a_torchscript_program_is_named(self, tmp_path):
         path = tmp_path / "scripted.pt"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
