@@ -11,7 +11,7 @@ from cnnjax import create
 from cnnjax.config import Augmentation, Data, EarlyStopping, Experiment, Optimizer, Schedule, Train
 from cnnjax.sweep import Sweep, grid, zipped
 
-experiment = Experiment(  # as in speed_cifar10
+experiment = Experiment(  # as in resnet_speed_cifar10
     model=create("airbench94", width=32),
     data=Data(source="cifar10", validation=0.1),
     augmentation=Augmentation(pad_crop=2, flip=True),

@@ -14,7 +14,7 @@ Source: Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 
     average         lookahead                           none; --train.ema-decay 0.98 is an alternative
     evaluation      6 mirrored and shifted views        one view while training, then also the mean of 6
 
-Command:  python scripts/train.py speed_cifar10 --data.dir DIR_OR_ZIP
+Command:  python scripts/train.py resnet_speed_cifar10 --data.dir DIR_OR_ZIP
 Shows:    the accuracy that a few minutes buy; sweep_speed_cifar10 compares settings
 Device:   any; --model.width 64 --train.epochs 10 --train.batch-size 1024 is the published size
 Time:     not measured; about 5 min on 2 idle CPU cores is expected
