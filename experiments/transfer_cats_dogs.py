@@ -8,8 +8,8 @@ Command:  python scripts/train.py transfer_cats_dogs --init file:keras:WEIGHTS -
           trains from scratch
 Shows:    how well ImageNet features work with few photos, and what unfreezing adds
 Device:   any; the head alone takes minutes on 2 CPU cores; training more stages is faster on an accelerator
-Time:     not recorded yet
-Expected: logistic regression on the same features: 92.9, 96.5, 97.4 and 97.4 % with 10, 50, 200 and 600 photos a class
+Time:     the head alone: 2 to 3 min on 2 busy CPU cores, nearly all of it for the embeddings of the photos
+Expected: the head alone: 91.4, 95.0, 96.4 and 96.7 % with 10, 50, 200 and 600 photos a class (mean of three draws)
 """
 
 from cnnjax import create
