@@ -10,12 +10,12 @@ from rich.console import Console
 from cnnjax import data
 from cnnjax.config import Data, Experiment
 from cnnjax.data.division import PARTS
-from cnnjax.errors import UserError, require
+from cnnjax.errors import UserError
 from cnnjax.models.layers import Arch
 from cnnjax.runs import evaluation, launch, predictor
 from cnnjax.runs.definitions import BUILT_IN, Definitions, of_run, with_parts_of
 from cnnjax.runs.folder import RunFolder, recorded_data
-from cnnjax.runs.predictor import Parameters, Predictor
+from cnnjax.runs.predictor import Parameters, Photo, Predictor
 from cnnjax.training.classification import Report
 
 
@@ -46,21 +46,22 @@ class Run:
         """Metrics of each epoch."""
         return RunFolder(self.path, self.definitions).read_metrics()
 
-    def predict(self, photos: Sequence[str | Path], top: int = 3) -> list[list[tuple[str, float]]]:
-        """Return each photo's ``top`` most likely classes with their probabilities, most likely first.
+    def predict(self, images: Photo | Sequence[Photo], top: int = 3) -> list[list[tuple[str, float]]]:
+        """Return each image's ``top`` most likely classes with their probabilities, most likely first.
 
         Args:
-            photos: image files of any common format and size; they are resized for the network.
+            images: one or more image files, Pillow images, or arrays uint8 [H, W] or [H, W, C]; an array [N, H, W, C]
+                is N images. Images of any size are resized for the network.
             top: number of classes, 1 or more.
+
+        Raises:
+            UserError: no image is given, or one cannot be read.
 
         Example:
             >>> cnnjax.load("runs/lenet_mini").predict(["shoe.png"])  # doctest: +SKIP
             [[('Sneaker', 0.93), ('Sandal', 0.05), ('Ankle boot', 0.02)]]
         """
-        require(top >= 1, "top", top, "1 or more")
-        if not photos:
-            raise UserError("no photo is given; give one or more image files")
-        return self.network.top(self.network.read([str(photo) for photo in photos]), top)
+        return self.network.predict(images, top)
 
     def evaluate(
         self, split: Literal["train", "validation", "test"] = "test", data: Data | None = None

@@ -48,6 +48,8 @@ def test_a_run_predicts_evaluates_and_has_metrics(plain, short, photo):
     assert report.loss == pytest.approx(run.results["test"]["loss"], rel=1e-5)
     assert [row["epoch"] for row in run.metrics] == [1]
     (answers,) = run.predict([photo], top=2)
+    images = run.dataset().test.images[:2]
+    assert run.predict(images, top=2) == run.predict([Image.fromarray(image[..., 0]) for image in images], top=2)
     loaded = cnnjax.load(run.path)
     assert loaded.predict([str(photo)], top=2) == [answers]
     assert loaded.evaluate("validation").images == 80
@@ -58,7 +60,7 @@ def test_a_run_predicts_evaluates_and_has_metrics(plain, short, photo):
 
 def test_invalid_calls_are_refused(plain, photo):
     run = plain
-    with pytest.raises(UserError, match="no photo is given; give one or more image files"):
+    with pytest.raises(UserError, match="no image is given; give one or more files, Pillow images or arrays"):
         run.predict([])
     with pytest.raises(UserError, match="top is 0; it must be 1 or more"):
         run.predict([photo], top=0)
