@@ -6,6 +6,7 @@
 # make parity   the same for every variant with published weights; writes docs/parity.md
 # make faults   inject all faults of docs/reliability.md into real training runs; FAULTS_SIZE=ci repeats each one fewer times
 # make native   build the optional CPU kernels, which make training faster (needs g++ and oneDNN's headers)
+# make docs     build the documentation site in build/docs, in a separate environment; its pages run their code
 # make check    run the linter, the type checker and the import contracts
 # make lock     regenerate requirements.lock from pyproject.toml (needs uv)
 #
@@ -15,6 +16,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ORACLE_VENV ?= .venv-oracle
+DOCS_VENV ?= .venv-docs
 PLATFORM ?= cpu
 EXPERIMENT ?= lenet_mini
 ARGS ?=
@@ -32,11 +34,12 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 STAMP := $(VENV)/installed-$(VERSION)-$(shell echo '$(CURDIR)' | cksum | cut -d ' ' -f 1)
 PLATFORM_STAMP := $(if $(filter cpu,$(PLATFORM)),$(STAMP),$(STAMP)-$(PLATFORM))
 ORACLE_STAMP := $(ORACLE_VENV)/$(notdir $(STAMP))
+DOCS_STAMP := $(DOCS_VENV)/$(notdir $(STAMP))
 JAX = $(shell sed -n 's/^jax==\([0-9.]*\).*/\1/p' requirements.lock)
 ON = $(if $(filter-out cpu,$(PLATFORM)),--platform $(PLATFORM:cuda12=cuda))
 BACKEND = $(if $(filter cuda,$(PLATFORM)),cuda13,$(PLATFORM))
 
-.PHONY: train test test-all native oracle parity faults check lock env clean
+.PHONY: train test test-all native oracle parity faults docs check lock env clean
 
 train: $(PLATFORM_STAMP)
 	$(VENV)/bin/python scripts/train.py $(EXPERIMENT) $(ON) $(ARGS)
@@ -59,6 +62,11 @@ parity: $(ORACLE_STAMP)
 faults: $(STAMP)
 	$(VENV)/bin/python -m tests.faults --size $(FAULTS_SIZE) $(if $(filter full,$(FAULTS_SIZE)),--write)
 	$(VENV)/bin/python -m tests.hostile.fuzz --count $(if $(filter full,$(FAULTS_SIZE)),10000,500) --seed 0
+
+# A warning, such as a dead link or an example that fails, ends the build.
+docs: $(DOCS_STAMP)
+	CNNJAX_NATIVE=0 $(DOCS_VENV)/bin/python -m sphinx --quiet --fail-on-warning --builder html docs build/docs
+	@echo "open build/docs/index.html"
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .
@@ -96,9 +104,15 @@ $(ORACLE_STAMP): requirements.lock pyproject.toml
 	$(ORACLE_VENV)/bin/python -m pip install --quiet --no-deps --require-hashes --requirement tests/oracle/networks.txt
 	@touch $@
 
+$(DOCS_STAMP): requirements.lock pyproject.toml
+	$(CREATE) $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(DOCS_VENV)/bin/python -m pip install --quiet --no-build-isolation --editable ".[docs]"
+	@touch $@
+
 lock:
 	uv pip compile pyproject.toml --extra test --extra dev --universal --python-version 3.11 \
 	  --fork-strategy fewest --generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) $(ORACLE_VENV) .mypy_cache .pytest_cache .ruff_cache .grimp_cache .import_linter_cache
+	rm -rf $(VENV) $(ORACLE_VENV) $(DOCS_VENV) build .mypy_cache .pytest_cache .ruff_cache .grimp_cache .import_linter_cache

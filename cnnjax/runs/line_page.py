@@ -25,7 +25,7 @@ from cnnjax.system.files import read_bytes
 
 HEAD = """# One network of each family
 
-Written by `python scripts/report.py --results` from the files in [experiments/records](../experiments/records), which
+Written by `python scripts/report.py --results` from the files in `experiments/records`, which
 hold config, environment and metrics of every run. Only the network differs between the experiments.
 
 Values are means over seeds ± the sample standard deviation. Multiply-adds are those of one image. Seconds per epoch

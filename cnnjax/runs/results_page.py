@@ -30,7 +30,7 @@ from cnnjax.system.files import read_bytes
 
 HEAD = """# Results
 
-Written by `python scripts/report.py --results` from the files in [experiments/records](../experiments/records), which
+Written by `python scripts/report.py --results` from the files in `experiments/records`, which
 hold config, environment and metrics of every run. `python scripts/report.py --check NAME` repeats one of them.
 
 Each value is the mean over seeds ± the sample standard deviation. The parameters of a run are those of its best epoch

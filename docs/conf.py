@@ -1,0 +1,30 @@
+"""Sphinx's configuration of the documentation site; `make docs` builds it."""
+
+from cnnjax import __version__
+
+project = "cnnjax"
+author = "the cnnjax developers"
+release = __version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
+html_theme = "sphinx_book_theme"
+html_title = "cnnjax"
+html_theme_options = {"show_navbar_depth": 1}
+highlight_language = "none"  # an indented block is a command with a comment
+
+# Guides run their commands each time the site is built; an error in one of them ends the build.
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
+
+myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence"]
+
+# Docstrings write `name` for code, as Markdown does.
+default_role = "code"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+autodoc_typehints = "description"
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
