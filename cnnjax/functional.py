@@ -94,7 +94,7 @@ def apply(
     if train and frozen:
         _freeze(arch, module, frozen)
     module.remat = chosen_stages(arch, remat)
-    rngs = None if key is None else _rngs(key)
+    rngs = None if key is None else nnx.Rngs(default=key)
     outputs = module(_cast(arch, images), rngs)
     _, _, batch_stats = _split(module)
     return _logits(arch, outputs), _nest(batch_stats)
@@ -277,10 +277,11 @@ def kind_of(layer: Any) -> str:
 
 
 class _CountedInPython(nnx.RngStream):
-    """The same keys as `nnx.RngStream`, faster to trace.
+    """The same keys as `nnx.RngStream`, faster to trace; for building networks.
 
     Flax counts the keys in a variable. Each write to it in a trace builds an error message from the whole trace so far,
-    which is half of the time of building a large network (seen with flax 0.12.8).
+    which is half of the time of building a large network (seen with flax 0.12.8). A forward pass uses Flax's streams,
+    because rematerialization may trace a stage twice.
     """
 
     def __init__(self, key: jax.Array):

@@ -149,6 +149,7 @@ def compilations() -> dict:
     handler.emit = lambda record: messages.append(record.getMessage())
     logger = logging.getLogger("jax")
     logger.addHandler(handler)
+    jax.clear_caches()
     jax.config.update("jax_log_compiles", True)
     try:
         trained(experiment, dataset)

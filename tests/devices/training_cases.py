@@ -16,11 +16,6 @@ CASES = {
     # A batch of 12 on 8 devices: four of them hold two images each, two of them none. GoogLeNet has dropout.
     "lenet": ({"name": "lenet", "activation": "relu", "pooling": "max"}, 12, AUGMENTED),
     "resnet20": ({"name": "resnet20_cifar"}, 16, AUGMENTED),
-    "googlenet": (
-        {"name": "googlenet", "aux_heads": True, "input_size": 64, "num_classes": 10},
-        8,
-        Augmentation(flip=True),
-    ),
 }
 
 
