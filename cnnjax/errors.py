@@ -99,7 +99,7 @@ def near_matches(name: str, choices: Iterable[str]) -> str:
     ]
     if near:
         return f"did you mean {' or '.join(map(repr, near))}?"
-    return f"choose from: {listed(choices)}" if choices else "there is none to choose from"
+    return f"choose from: {listed(choices)}" if choices else "there are no choices"
 
 
 def choose(what: str, name: str, choices: Iterable[str]) -> str:

@@ -61,7 +61,7 @@ class Placement:
 
     def multiple(self, size: int) -> int:
         """Return the smallest multiple of the number of devices that is at least ``size``."""
-        return -(-size // self.count) * self.count
+        return round_up(size, self.count)
 
     def restored(self, tree: Any) -> Any:
         """Return arrays that a library has committed to a device as arrays of one device, uncommitted."""
@@ -75,6 +75,11 @@ class Placement:
         """Return the shapes and dtypes of a tree, with the sharding in which a library should restore its arrays."""
         sharding = SingleDeviceSharding(self.mesh.devices.flat[0])
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
+def round_up(size: int, divisor: int) -> int:
+    """Return the smallest multiple of ``divisor`` that is at least ``size``."""
+    return -(-size // divisor) * divisor
 
 
 _limit: int | None = None

@@ -242,6 +242,14 @@ def no_figures():
         yield
 
 
+@pytest.fixture(scope="module")
+def no_sweep_figures():
+    """As `without_figures`, for the members and the page of a sweep."""
+    with without_figures(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cnnjax.sweep.figures.write", lambda *_: None)
+        yield
+
+
 @pytest.fixture
 def progress() -> SilentProgress:
     return SilentProgress()

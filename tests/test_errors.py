@@ -40,7 +40,7 @@ def test_long_lists_are_cut_to_ten_names():
 
 
 def test_without_choices_the_message_says_so():
-    assert near_matches("zzz", []) == "there is none to choose from"
+    assert near_matches("zzz", []) == "there are no choices"
 
 
 def test_long_names_in_lists_are_cut():

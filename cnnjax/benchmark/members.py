@@ -4,7 +4,6 @@ LeNet-5 on random images, with the compiled step that a sweep uses. Each way of 
 turns; the first epoch of each, with compilation, is not counted. Nothing is evaluated or written.
 """
 
-import shlex
 import statistics
 import time
 from collections.abc import Callable
@@ -12,19 +11,18 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 from pydantic import Field
 from rich.console import Console
 
 from cnnjax import cli, create
 from cnnjax.benchmark import machine, page
+from cnnjax.benchmark.options import command_line, markdown_table, parse_work
 from cnnjax.config import Experiment, Optimizer, Train
 from cnnjax.data import DeviceSplit, Preprocessing
 from cnnjax.errors import require
 from cnnjax.ops.dispatch import conv_library, steps_per_dispatch
 from cnnjax.optim import make_hyperparameters
 from cnnjax.schema import Schema
-from cnnjax.system.versions import version
 from cnnjax.training.stacked import stack
 from cnnjax.training.state import init_state, step_key
 from cnnjax.training.step import make_stacked_dispatch, make_train_step
@@ -79,20 +77,9 @@ class Measured(NamedTuple):
 
 def run(arguments: list[str]) -> None:
     """Parse the command line, measure, print."""
-
-    def options(
-        work: Annotated[Work, tyro.conf.arg(name="")], *, write: bool = False, debug: bool = False
-    ) -> tuple[Work, bool]:  # fmt: skip
-        """Measure how fast members of a sweep train side by side in one program.
-
-        Args:
-            work: What to measure.
-            write: Write the table to docs/benchmarks.md.
-            debug: Show the traceback of an error.
-        """
-        return work, write
-
-    work, write = cli.parse(options, arguments, "scripts/benchmark.py members")
+    work, write = parse_work(
+        Work, arguments, "members", "Measure how fast members of a sweep train side by side in one program."
+    )
     cli.start_jax(work.platform)
     measured = measure(work)
     steps = work.images // work.batch
@@ -167,12 +154,9 @@ def _row(name: str, result: Measured, steps: int) -> tuple[str, ...]:
 
 
 def _section(work: Work, arguments: list[str], rows: list[tuple[str, ...]]) -> list[str]:
-    shown = shlex.join(argument for argument in arguments if argument != "--write")
-    lines = [f"| {' | '.join(HEADER)} |", f"| --- |{' ---: |' * (len(HEADER) - 1)}"]
     return [
-        f"`python scripts/benchmark.py members {shown}`".replace(" `", "`") + f" on {machine.description()}; "
-        f"jax {version('jax')}.",
-        "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]),
+        command_line("members", "", arguments, (), ("jax",)),
+        markdown_table(HEADER, rows),
         f"{work.members} LeNet-5 with ReLU side by side, adam, {work.images:,} images at batch {work.batch}, "
         f"{work.dtype}; medians over {work.turns} epochs that take turns, without evaluation.",
     ]

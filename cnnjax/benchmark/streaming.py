@@ -5,7 +5,6 @@ of the folder ``train`` in random order, cuts a random resized crop and makes ba
 """
 
 import json
-import shlex
 import statistics
 import subprocess
 import sys
@@ -18,12 +17,11 @@ import tyro
 from pydantic import Field
 from rich.console import Console
 
-from cnnjax import cli
 from cnnjax.benchmark import machine, page
+from cnnjax.benchmark.options import command_line, markdown_table, parse_work
 from cnnjax.errors import UserError
 from cnnjax.schema import Schema
 from cnnjax.system.cpus import cores
-from cnnjax.system.versions import version
 
 SMALLEST_AREA, EPOCHS = 0.08, 3
 """Smallest share of a photo that a crop covers, and epochs per turn. One warm-up epoch precedes them."""
@@ -66,20 +64,9 @@ def run(arguments: list[str]) -> None:
         UserError: the folder has no photos in ``train``.
         PartlyDone: a loader failed; the table is not written in that case.
     """
-
-    def options(
-        work: Annotated[Work, tyro.conf.arg(name="")], *, write: bool = False, debug: bool = False
-    ) -> tuple[Work, bool]:  # fmt: skip
-        """Measure how fast photos are decoded and cropped, in cnnjax and in PyTorch.
-
-        Args:
-            work: What to measure.
-            write: Write the table to docs/benchmarks.md.
-            debug: Show the traceback of an error.
-        """
-        return work, write
-
-    work, write = cli.parse(options, arguments, "scripts/benchmark.py stream")
+    work, write = parse_work(
+        Work, arguments, "stream", "Measure how fast photos are decoded and cropped, in cnnjax and in PyTorch."
+    )
     if not (work.folder / "train").is_dir():
         raise UserError(f"{work.folder} has no folder train; give a folder laid out as train/CLASS/FILE")
     rates: dict[str, list[float]] = {loader.name: [] for loader in LOADERS}
@@ -115,13 +102,9 @@ def _row(name: str, values: list[float], peer: list[float]) -> tuple[str, ...]:
 
 def _section(work: Work, arguments: list[str], rows: list[tuple[str, ...]]) -> list[str]:
     photos = sum(1 for path in (work.folder / "train").glob("*/*") if path.is_file())
-    shown = [argument for argument in arguments if argument not in ("--write", str(work.folder))]
-    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "pillow", "torch", "torchvision"))
-    lines = ["| | images/s | smallest-largest | / PyTorch, normalized |", "| --- | ---: | ---: | ---: |"]
     return [
-        f"`python scripts/benchmark.py stream FOLDER {shlex.join(shown)}`".rstrip() + f" on {machine.description()}; "
-        f"{packages}.",
-        "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]),
+        command_line("stream", "FOLDER", arguments, (str(work.folder),), ("jax", "pillow", "torch", "torchvision")),
+        markdown_table(("", "images/s", "smallest-largest", "/ PyTorch, normalized"), rows),
         f"{photos:,} photos, random resized crops to {work.size} px of at least {SMALLEST_AREA} of the area, batches "
         f"of {work.batch}. Medians over {work.turns} turns of {EPOCHS} epochs; every loader runs in its own process, "
         f"and no training runs at the same time. cnnjax decodes in {cores()} threads; PyTorch's DataLoader has "

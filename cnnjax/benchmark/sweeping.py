@@ -9,7 +9,6 @@ import importlib.util
 import itertools
 import json
 import os
-import shlex
 import statistics
 import subprocess
 import sys
@@ -20,14 +19,13 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-import tyro
 from pydantic import Field
 from rich.console import Console
 
 from cnnjax import cli
 from cnnjax.benchmark import machine, page
+from cnnjax.benchmark.options import command_line, markdown_table, parse_work
 from cnnjax.schema import Schema
-from cnnjax.system.versions import version
 
 BATCH = 64
 LOWEST_RATE, HIGHEST_RATE = 1e-4, 1e-2
@@ -85,20 +83,8 @@ def run(arguments: list[str]) -> None:
     Raises:
         PartlyDone: a method failed or PyTorch is not installed; the table is not written in that case.
     """
-
-    def options(
-        work: Annotated[Work, tyro.conf.arg(name="")], *, write: bool = False, debug: bool = False
-    ) -> tuple[Work, bool]:  # fmt: skip
-        """Measure how fast a sweep trains, in cnnjax and in PyTorch.
-
-        Args:
-            work: What to measure.
-            write: Write the table to docs/benchmarks.md.
-            debug: Show the traceback of an error.
-        """
-        return work, write
-
-    work, write = cli.parse(options, arguments, "scripts/benchmark.py sweep")
+    purpose = "Measure how fast a sweep trains, in cnnjax and in PyTorch."
+    work, write = parse_work(Work, arguments, "sweep", purpose)
     measured: dict[str, Measured] = {}
     problems = {way.name: INSTALL for way in WAYS if importlib.util.find_spec(way.package) is None}
     with tempfile.TemporaryDirectory() as temporary, Console(stderr=True).status("") as status:
@@ -168,13 +154,9 @@ def _rows(work: Work, measured: dict[str, Measured]) -> list[tuple[str, ...]]:
 
 
 def _section(work: Work, arguments: list[str], rows: list[tuple[str, ...]]) -> list[str]:
-    shown = [argument for argument in arguments if argument != "--write"]
-    packages = ", ".join(f"{name} {version(name)}" for name in dict.fromkeys(way.package for way in WAYS))
-    lines = [f"| {' | '.join(HEADER)} |", f"| --- |{' ---: |' * (len(HEADER) - 1)}"]
     return [
-        f"`python scripts/benchmark.py sweep {shlex.join(shown)}`".replace(" `", "`") + f" on {machine.description()}; "
-        f"{packages}.",
-        "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]),
+        command_line("sweep", "", arguments, (), tuple(dict.fromkeys(way.package for way in WAYS))),
+        markdown_table(HEADER, rows),
         f"{len(work.members())} members: LeNet-5 with sigmoid and average pooling, adam at {work.rates} rates from "
         f"{LOWEST_RATE:g} to {HIGHEST_RATE:g}, {work.seeds} seeds, {work.epochs} epochs of the embedded subset at "
         f"batch {BATCH}, each followed by an evaluation. Medians over {work.turns} turns; the seconds are those of "

@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import re
-import shlex
 import statistics
 import subprocess
 import sys
@@ -21,12 +20,11 @@ import tyro
 from pydantic import Field
 from rich.console import Console
 
-from cnnjax import cli
 from cnnjax.benchmark import machine, page
+from cnnjax.benchmark.options import command_line, markdown_table, parse_work
 from cnnjax.benchmark.transfer_peers import PEERS, Job
 from cnnjax.errors import UserError, choose
 from cnnjax.schema import Schema
-from cnnjax.system.versions import version
 
 TITLES = {
     "cnnjax": "cnnjax, embeddings once",
@@ -69,20 +67,12 @@ def run(arguments: list[str]) -> None:
         UserError: invalid input.
         PartlyDone: a peer failed; the table is not written in that case.
     """
-
-    def options(
-        work: Annotated[Work, tyro.conf.arg(name="")], *, write: bool = False, debug: bool = False
-    ) -> tuple[Work, bool]:  # fmt: skip
-        """Measure the time and memory from photos to a trained head, in cnnjax, PyTorch and Keras.
-
-        Args:
-            work: What to measure.
-            write: Write the table to docs/benchmarks.md.
-            debug: Show the traceback of an error.
-        """
-        return work, write
-
-    work, write = cli.parse(options, arguments, "scripts/benchmark.py transfer")
+    work, write = parse_work(
+        Work,
+        arguments,
+        "transfer",
+        "Measure the time and memory from photos to a trained head, in cnnjax, PyTorch and Keras.",
+    )
     if not (work.folder / "train").is_dir():
         raise UserError(f"{work.folder} has no folder train; give an unpacked folder laid out as train/CLASS/FILE")
     names = ["cnnjax", *(choose("peer", name, [peer for peer in PEERS if peer != "cnnjax"]) for name in work.against)]
@@ -152,15 +142,12 @@ def _row(name: str, figures: list[Figures], ours: list[Figures]) -> tuple[str, .
 
 def _section(work: Work, arguments: list[str], names: list[str], rows: list[tuple[str, ...]]) -> list[str]:
     photos = sum(1 for path in (work.folder / "train").glob("*/*") if path.is_file())
-    shown = [argument for argument in arguments if argument not in ("--write", str(work.folder), work.init)]
     used = {"cnnjax": ("jax",), "torch": ("torch", "timm"), "keras": ("keras",)}
-    packages = ", ".join(f"{package} {version(package)}" for name in names for package in used[name])
-    lines = [f"| {' | '.join(COLUMNS)} |", "| --- |" + " ---: |" * (len(COLUMNS) - 1)]
-    options = shlex.join(argument for argument in shown if argument != "--init")
-    command = f"python scripts/benchmark.py transfer FOLDER --init WEIGHTS {options}".rstrip()
+    packages = [package for name in names for package in used[name]]
+    hidden = (str(work.folder), "--init", work.init)
     return [
-        f"`{command}` on {machine.description()}; {packages}.",
-        "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]),
+        command_line("transfer", "FOLDER --init WEIGHTS", arguments, hidden, packages),
+        markdown_table(COLUMNS, rows),
         f"Xception at {work.size} px with the same parameters, a linear head, {photos:,} photos, {work.epochs} epochs "
         f"in batches of {work.batch}. Medians over {work.turns} turns, each in its own process: from reading the "
         "photos to the trained head, with compilation, without imports and caches. Keras's guide trains the head "

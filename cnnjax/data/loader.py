@@ -15,7 +15,7 @@ import numpy as np
 from cnnjax.data.crops import draw_boxes
 from cnnjax.data.dataset import Source, Split
 from cnnjax.data.photos import Photos
-from cnnjax.parallel import Placement, device_memory
+from cnnjax.parallel import Placement, device_memory, round_up
 
 T = TypeVar("T")
 RESIDENT_SHARE = 0.25
@@ -185,7 +185,7 @@ def padded_batches(count: int, batch_size: int, devices: int = 1) -> Iterator[tu
 
     B is the batch size, or ``count`` if that is less, rounded up to a multiple of the number of ``devices``.
     """
-    batch_size = -(-min(batch_size, count) // devices) * devices
+    batch_size = round_up(min(batch_size, count), devices)
     for start in range(0, count, batch_size):
         indices = np.arange(start, start + batch_size, dtype=np.int32)
         mask = indices < count

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 
 from cnnjax.ops.native import library
 from cnnjax.ops.window import POINTWISE, Window, output_shape, turned
+from cnnjax.parallel import devices_of_program
 
 ConvAlgorithm = Literal["xla", "members", "native", "matmul", "patches", "shifts"]
 NormAlgorithm = Literal["xla", "native"]
@@ -51,7 +52,7 @@ def is_partitioned() -> bool:
 
     It cannot split the calls of the native library, which are opaque to it.
     """
-    return jax.sharding.get_abstract_mesh().size > 1
+    return devices_of_program() > 1
 
 
 def has_kernels(dtype: Any) -> bool:

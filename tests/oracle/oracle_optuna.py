@@ -27,10 +27,7 @@ SWEEP = Sweep(
 )
 
 
-@pytest.fixture(autouse=True)
-def quick_reports(monkeypatch):
-    monkeypatch.setattr("cnnjax.report.write", lambda *a: (a[4] / "report.html").write_bytes(b""))
-    monkeypatch.setattr("cnnjax.sweep.figures.write", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("no_sweep_figures")
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from cnnjax.sweep import Sweep, cost, grid, page, running, store, table
 from cnnjax.sweep.members import expand
 from cnnjax.sweep.progress import MemberProgress, SweepProgress
 from cnnjax.sweep.running import SweepLaunch
-from cnnjax.system.files import write_bytes
 from cnnjax.system.signals import deferred_signals
 from cnnjax.training.hooks import Plan
 from cnnjax.training.loop import fit, shared_dispatch, training
@@ -32,17 +31,7 @@ from tests.faults.harness import write_digits
 COMPILATION = "/jax/core/compile/backend_compile_duration"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_reports():
-    """Members and pages without pictures, because drawing them takes longer than training."""
-
-    def write(name, experiment, dataset, variables, folder, *_):
-        write_bytes(folder / "report.html", b"")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cnnjax.report.write", write)
-        patch.setattr("cnnjax.sweep.figures.write", lambda *_: None)
-        yield
+pytestmark = pytest.mark.usefixtures("no_sweep_figures")
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ GPU_MEMORY = 0.9
 
 
 def ray_launcher(options: Ray, start: Start) -> Launcher:
-    """Return the launcher for a cluster, which is started if there is none."""
+    """Return the launcher for a Ray cluster; without an address or a running cluster, it starts one."""
     return launcher(start, functools.partial(_execute, options))
 
 
