@@ -35,7 +35,7 @@ def reduction(config: Schedule, rows: Rows) -> float:
     """
     share, best, stale, cooling = 1.0, math.inf, 0, 0
     for row in rows:
-        score = score_of(config.metric, {"loss": row["validation_loss"], "top1": row["validation_top1"]})
+        score = score_of(config.metric, {config.metric: row[f"validation_{config.metric}"]})
         if score < best - config.min_delta:
             best, stale = score, 0
         else:

@@ -18,7 +18,7 @@ class KerasPeer:
     """A network of keras.applications for images of ``size``, and for other sizes, if its layers allow it."""
 
     def __init__(self, name: str, seed: int = 0, size: tuple[int, int] = (64, 96)):
-        self.name, self.models = name, {}
+        self.name, self.size, self.models = name, size, {}
         with relaxed():
             keras.utils.set_random_seed(seed)
             net = self.net(size)
@@ -59,8 +59,8 @@ class KerasPeer:
         with relaxed():
             if kind == ".h5":
                 write_legacy_h5(path, self.first)
-            elif kind == ".keras":
-                self.first.save(path)
+            elif kind == ".keras":  # states the size of the images, which must be square
+                self.net((max(self.size),) * 2).save(path)
             else:
                 self.first.save_weights(path)
         return path

@@ -17,7 +17,7 @@ from cnnjax.runs.folder import RunFolder
 from cnnjax.sweep import running
 from cnnjax.sweep.options import Ray
 from cnnjax.system.files import read_json
-from tests.oracle.sweep_file import AS_THE_TESTS, launch_of, table_of, write_sweep
+from tests.oracle.sweep_file import as_this_process, launch_of, table_of, write_sweep
 
 ray = pytest.importorskip("ray", reason="ray is not installed; make oracle installs it")
 start = functools.partial(cli.start_jax, "cpu", False)
@@ -27,7 +27,7 @@ start = functools.partial(cli.start_jax, "cpu", False)
 def cluster():
     """A cluster of two workers with one CPU each, which compile as this process does."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(*AS_THE_TESTS)
+        patch.setenv(*as_this_process())
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         yield
         ray.shutdown()

@@ -10,7 +10,7 @@ from cnnjax import cli
 from cnnjax.errors import UserError
 from cnnjax.sweep import running
 from cnnjax.sweep.options import Slurm
-from tests.oracle.sweep_file import AS_THE_TESTS, launch_of, table_of, write_sweep
+from tests.oracle.sweep_file import as_this_process, launch_of, table_of, write_sweep
 
 submitit = pytest.importorskip("submitit", reason="submitit is not installed; make oracle installs it")
 from cnnjax.sweep.launchers import on_slurm  # noqa: E402
@@ -25,7 +25,7 @@ def run(launch, **options):
 
 
 def test_tasks_of_an_array_train_the_groups_with_the_same_bits(tmp_path, monkeypatch):
-    monkeypatch.setenv(*AS_THE_TESTS)
+    monkeypatch.setenv(*as_this_process())
     path = write_sweep(tmp_path, epochs=2)
     launch = launch_of(path, tmp_path / "slurm")
     output = run(launch, launcher=on_slurm.slurm_launcher(Slurm(local=True), launch, start))

@@ -4,13 +4,19 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from cnnjax import cli
 from cnnjax.sweep.running import SweepLaunch
 from cnnjax.sweep.table import CLOCK
 from tests.faults.harness import write_digits
 
-AS_THE_TESTS = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-"""For the environment of other processes: they compile as tests/conftest.py does, so their bits can be compared."""
+
+def as_this_process() -> tuple[str, str]:
+    """Return a variable for the environment of other processes: they compile as this one, so bits can be compared."""
+    return "JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(jax.config.read("jax_disable_most_optimizations")))
+
+
 FILE = '''"""Two batch sizes, two seeds."""
 
 from cnnjax import create
