@@ -1,7 +1,6 @@
-"""Every command and every Python example of docs/course.md runs, on small data."""
+"""Every command and every Python example of docs/course.md and of its notebooks runs, on small data."""
 
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +9,12 @@ from conftest import write_digits
 from PIL import Image
 
 from cnnjax.data import Preprocessing
+from docs import notebooks
 from tests.script import run_script
 from tests.transfer.trained import BODY, write_run
 
 COURSE = Path(__file__).resolve().parents[1] / "docs" / "course.md"
-PARTS = COURSE.read_text().split("\n## ")[1:]
+PARTS = notebooks.parts(COURSE.read_text())
 SMALLER = {
     "resnet50_v1.keras_in1k": "resnet20_cifar.cifar10_jpeg",  # part of the package
     "xception.keras_in1k": "run:origin",
@@ -35,11 +35,11 @@ def smaller(text: str) -> str:
     return re.sub(r"epochs=\d+", "epochs=1", text)
 
 
-def commands(part: str) -> list[tuple[str, list[str]]]:
+def commands(part: notebooks.Part) -> list[tuple[str, list[str]]]:
     """Return each script with its arguments, shortened, in order."""
     found = []
-    for line in re.findall(r"^    python scripts/(.*)$", part.replace("\\\n", " "), re.MULTILINE):
-        script, *arguments = shlex.split(smaller(line))
+    for words in notebooks.scripts(part):
+        script, *arguments = smaller(" ".join(words)).split()
         if script == "train.py":
             out = [] if "--out" in arguments else ["--out", f"runs/{arguments[0]}"]
             # The second training of one experiment repeats the first with other options.
@@ -49,8 +49,8 @@ def commands(part: str) -> list[tuple[str, list[str]]]:
     return found
 
 
-def examples(part: str) -> list[str]:
-    return [smaller(code) for code in re.findall(r"^```python\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)]
+def examples(part: notebooks.Part) -> list[str]:
+    return [smaller(text) for kind, text in part.cells if kind == "code" and not text.startswith("!")]
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.mark.trains_long
-@pytest.mark.parametrize("part", PARTS, ids=[part.splitlines()[0] for part in PARTS])
+@pytest.mark.parametrize("part", PARTS, ids=notebooks.NAMES)
 def test_every_command_and_example_runs(part, place):
     for script, arguments in commands(part):
         ended = run_script(script, *arguments)
@@ -84,11 +84,22 @@ def test_every_command_and_example_runs(part, place):
         exec(compile(code, "docs/course.md", "exec"), {})
 
 
-def test_each_part_has_commands_an_example_colab_lines_and_a_picture():
+def test_each_part_has_commands_an_example_and_a_picture():
     assert len(PARTS) == 4
     for part in PARTS:
-        (picture,) = re.findall(r"!\[.+\]\((.+)\)", part)
-        assert (COURSE.parent / picture).is_file()
+        pictures = re.findall(r"!\[.+\]\((.+)\)", "".join(text for kind, text in part.cells if kind == "markdown"))
+        assert len(pictures) == 1
         assert commands(part)
         assert examples(part)
-        assert re.search(r"^In Colab.*:\n\n    !python scripts/", part, re.MULTILINE)
+
+
+def test_the_notebooks_are_those_of_the_page():
+    """`python docs/notebooks.py` writes them."""
+    assert {path.name: path.read_text() for path in notebooks.FOLDER.glob("*")} == notebooks.written()
+
+
+def test_the_notebooks_have_every_line_of_the_page():
+    page = "\n".join(re.split(r"^## .*$", COURSE.read_text(), flags=re.MULTILINE)[1:])
+    lines = {line.strip() for line in page.splitlines()} - {"", "```", "```python"}
+    cells = {line.strip() for part in PARTS for _, text in part.cells for line in text.splitlines()}
+    assert {re.sub("^python scripts", "!python scripts", line) for line in lines} <= cells
