@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from cnnjax.models import create, list_models
     from cnnjax.runs.api import Run, load, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Run", "Variables", "apply", "create", "features", "init", "list_models", "load", "load_pretrained", "train",

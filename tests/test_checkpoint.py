@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import checkpoint
+from cnnjax import __version__, checkpoint
 from cnnjax.errors import UserError
 from cnnjax.system import files, formats
 from cnnjax.system.files import sha256, write_json
@@ -346,9 +346,10 @@ def test_a_newer_format_is_refused_and_not_moved(tmp_path, monkeypatch):
     monkeypatch.setattr(formats, "__version__", "9.1.0")
     save(tmp_path, 1)
     monkeypatch.undo()
-    with pytest.raises(UserError, match="newer than 2; it needs cnnjax 9.1.0 or newer, and this is 0.1.0"):
+    message = f"newer than 2; it needs cnnjax 9.1.0 or newer, and this is {__version__}"
+    with pytest.raises(UserError, match=message):
         checkpoint.best(tmp_path)
-    with pytest.raises(UserError, match="newer than 2; it needs cnnjax 9.1.0 or newer, and this is 0.1.0"):
+    with pytest.raises(UserError, match=message):
         checkpoint.newest_good(tmp_path)
     assert names(tmp_path) == ["step-00000001"]
 

@@ -1,16 +1,20 @@
-"""The Python examples of the README and of the docstrings run, and give what they say."""
+"""The Python examples of the README, of CONTRIBUTING.md and of the docstrings run, and give what they say."""
 
 import ast
 import doctest
 import importlib
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
 from conftest import without_figures
 from script import run_script
 
+from cnnjax.complexity import complexity
+
 README = Path(__file__).resolve().parent.parent / "README.md"
+CONTRIBUTING = README.with_name("CONTRIBUTING.md")
 MODULES = ("design_spaces", "sweep.networks", "hub.loading", "imagenet", "models", "models.blocks", "runs.api")
 """Modules whose docstrings have examples."""
 
@@ -65,3 +69,11 @@ def test_the_run_of_the_readme_trains_and_predicts(blocks, tmp_path, monkeypatch
     assert top1 == pytest.approx(0.85, abs=0.03)
     assert [name for name, _ in answers] == ["Ankle boot", "Sneaker", "Sandal"]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
+
+
+def test_the_architecture_of_contributing_has_the_counts_of_its_header():
+    (block,) = re.findall(r"^ +```python\n(.*?)^ +```$", CONTRIBUTING.read_text(), re.DOTALL | re.MULTILINE)
+    names = {"__name__": "all_cnn"}
+    exec(textwrap.dedent(block), names)
+    counts = complexity(names["VARIANTS"]["all_cnn_c"])
+    assert f"{counts.parameters:,} parameters, {counts.multiply_adds:,} multiply-adds." in names["__doc__"]
