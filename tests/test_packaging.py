@@ -1,4 +1,4 @@
-"""The dependencies by Python version: pairs of jax and flax that import together."""
+"""The dependencies by Python version, and the wheel: what it holds, and that it works without a checkout."""
 
 import os
 import re
@@ -71,10 +71,16 @@ def test_a_pair_that_does_not_import_is_not_allowed(python, flax, declared):
     assert flax not in allowed.specifier
 
 
-def test_the_wheel_holds_the_data_of_the_package(tmp_path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Build the wheel and return its path."""
     from hatchling.builders.wheel import WheelBuilder
 
-    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    folder = tmp_path_factory.mktemp("wheel")
+    return next(WheelBuilder(str(ROOT)).build(directory=str(folder), versions=["standard"]))
+
+
+def test_the_wheel_holds_the_data_of_the_package(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     included = {f"cnnjax/hub/included/{path.name}" for path in (ROOT / "cnnjax" / "hub" / "included").iterdir()}
@@ -83,3 +89,30 @@ def test_the_wheel_holds_the_data_of_the_package(tmp_path):
     classes = {f"cnnjax/data/imagenet_classes/{file}" for file in ("classes.tsv", "LICENSE")}
     readers = {f"cnnjax/export/readers/read_{kind}.py" for kind in ("stablehlo", "onnx", "safetensors")}
     assert {"cnnjax/pretrained.csv", *files, *classes, *readers} <= names
+
+
+USE = """
+import cnnjax
+from cnnjax.config import Data, Experiment, Train
+
+experiment = Experiment(
+    model=cnnjax.create("lenet"), data=Data(source="fashion_mnist_mini", per_class=20), train=Train(epochs=1)
+)
+run = cnnjax.train(experiment, out="run")
+image = run.dataset().test.images[0]
+print(cnnjax.__file__, run.metrics[-1]["epoch"], cnnjax.load_pretrained("lenet.fashion_mnist").predict(image, 1))
+"""
+
+
+@pytest.mark.many_processes
+def test_the_wheel_works_without_a_checkout(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed")}
+    done = subprocess.run(
+        [sys.executable, "-c", USE], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    place, epoch, answer = done.stdout.splitlines()[-1].split(maxsplit=2)
+    assert Path(place) == tmp_path / "installed/cnnjax/__init__.py"
+    assert (epoch, answer[:15]) == ("1", "[[('Ankle boot'")

@@ -102,7 +102,8 @@ def _load() -> Library | None:
     except (OSError, AttributeError, RuntimeError) as error:
         reason = f"cannot be used ({str(error).partition(chr(10))[0]})"
     print(
-        f"notice: the native library {reason}; build it with make native, or disable it with CNNJAX_NATIVE=0",
+        f"notice: the native library {reason}; build it with python -m {__package__}.build, or disable it with "
+        "CNNJAX_NATIVE=0",
         file=sys.stderr,
     )
     return None
