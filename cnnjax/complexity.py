@@ -14,7 +14,14 @@ from cnnjax.models.layers import Arch
 
 
 class LayerComplexity(NamedTuple):
-    """One row of the summary; ``output_shape`` and its number of values, ``activations``, are for one image."""
+    """One row of the summary; ``output_shape`` and its number of values, ``activations``, are for one image.
+
+    Example:
+        >>> from cnnjax import create
+        >>> row = complexity(create("lenet")).layers[0]
+        >>> row.name, row.kind, row.output_shape, row.parameters
+        ('conv1', 'Conv', (28, 28, 6), 156)
+    """
 
     name: str
     kind: str
@@ -25,16 +32,25 @@ class LayerComplexity(NamedTuple):
 
 
 class Complexity(NamedTuple):
-    """Layers in the order of their calls, with totals."""
+    """Layers in the order of their calls, with totals.
+
+    Example:
+        >>> from cnnjax import create
+        >>> counts = complexity(create("lenet"))
+        >>> counts.parameters, counts.multiply_adds, counts.activations
+        (61706, 416520, 6518)
+    """
 
     layers: tuple[LayerComplexity, ...]
 
     @property
     def parameters(self) -> int:
+        """Number of trainable parameters; a layer that is called several times counts once."""
         return sum({layer.name: layer.parameters for layer in self.layers}.values())
 
     @property
     def multiply_adds(self) -> int:
+        """Multiply-adds of convolutions and dense layers, for one image."""
         return sum(layer.multiply_adds for layer in self.layers)
 
     @property
@@ -44,7 +60,20 @@ class Complexity(NamedTuple):
 
 
 def complexity(arch: Arch, image_shape: tuple[int, int, int] | None = None) -> Complexity:
-    """Return the complexity of ``arch`` for one image (H, W, C), by default of the size in ``arch``."""
+    """Return the complexity of ``arch`` for one image, from shapes alone.
+
+    Args:
+        arch: the model definition.
+        image_shape: (H, W, C) of the image; by default that of ``arch``.
+
+    Raises:
+        UserError: the network does not accept images of this shape.
+
+    Example:
+        >>> from cnnjax import create
+        >>> complexity(create("resnet18")).multiply_adds / 1e9  # as in torchvision's table: 1.814
+        1.814073344
+    """
     return Complexity(tuple(_row(call) for call in layer_calls(arch, image_shape)))
 
 
@@ -59,7 +88,13 @@ def _row(call: LayerCall) -> LayerComplexity:
 
 
 def summary_table(arch: Arch, title: str) -> Table:
-    """Return the table printed by ``scripts/summary.py``."""
+    """Return the table printed by ``scripts/summary.py``: one row for each layer, with totals in the footer.
+
+    Example:
+        >>> from cnnjax import create
+        >>> summary_table(create("lenet"), "LeNet-5").row_count
+        8
+    """
     totals = complexity(arch)
     table = Table(title=title, show_footer=True)
     shape = "x".join(map(str, arch.image_shape))

@@ -1,6 +1,24 @@
 """Configuration of an experiment: frozen dataclasses, from which the command line and `config.json` are generated.
 
-Durations are text with a unit: ``"5ep"`` is five epochs, ``"1000st"`` a thousand steps.
+Durations are text with a unit: ``"5ep"`` is five epochs, ``"1000st"`` a thousand steps. Each section checks its fields
+when it is created; ``replace`` returns a changed copy. A wrong name, type or value is a UserError.
+
+Example:
+    >>> from cnnjax import create
+    >>> experiment = Experiment(
+    ...     model=create("resnet20_cifar"),
+    ...     data=Data(source="cifar10"),
+    ...     augmentation=Augmentation(pad_crop=4, flip=True),
+    ...     optimizer=Optimizer(name="momentum", lr=0.1, weight_decay=1e-4),
+    ...     schedule=Schedule(name="step", boundaries=("82ep", "123ep")),
+    ...     train=Train(epochs=164, batch_size=128),
+    ...     early_stopping=EarlyStopping(metric="top1"),
+    ... )
+    >>> experiment.replace(seed=1).optimizer.lr
+    0.1
+    >>> phases = (Phase(train="head", epochs=5), Phase(train="all"))
+    >>> len(experiment.replace(init="run:runs/first", phases=phases).phases)
+    2
 """
 
 import re

@@ -30,7 +30,12 @@ MOST_DRAWS = 100_000
 
 
 class Space(NamedTuple):
-    """The constraints of a design space, in the order in which the paper adds them."""
+    """The constraints of a design space, in the order in which the paper adds them.
+
+    Example:
+        >>> [name for name, space in SPACES.items() if space.linear]
+        ['RegNetX', 'RegNetY']
+    """
 
     shared_bottleneck: bool = False
     """B: one bottleneck ratio for all stages."""
@@ -60,7 +65,13 @@ SPACES = {
 
 
 class Budget(NamedTuple):
-    """Smallest and largest multiply-adds, parameters and activations of a network, for one image; None: any."""
+    """Smallest and largest multiply-adds, parameters and activations of a network, for one image; None: any.
+
+    Example:
+        >>> from cnnjax import create
+        >>> Budget(multiply_adds=(3e8, 5e8)).allows(create("regnet_x_400mf"))
+        True
+    """
 
     multiply_adds: tuple[float, float] | None = None
     parameters: tuple[float, float] | None = None
@@ -162,6 +173,12 @@ def _ints(values: Any) -> tuple[int, ...]:
 def estimated_multiply_adds(arch: StagedNet) -> int:
     """Return the multiply-adds for one image from a closed formula; the same number as `complexity`, computed much
     faster.
+
+    Example:
+        >>> from cnnjax import create
+        >>> arch = create("regnet_x_400mf")
+        >>> estimated_multiply_adds(arch) == complexity(arch).multiply_adds
+        True
     """
     side = -(-arch.input_size // 2) if arch.stem == "imagenet" else arch.input_size
     total = side * side * 9 * arch.channels * arch.stem_width

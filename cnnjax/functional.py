@@ -27,7 +27,19 @@ HEAD = "head"
 
 
 class Variables(NamedTuple):
-    """State of a network: trainable parameters, and running statistics of its norms (empty without norms)."""
+    """State of a network: trainable parameters, and running statistics of its norms (empty without norms).
+
+    Both are nested dicts of arrays, by the names of modules and parameters. Kernels are [H, W, C, C'] in convolutions
+    and [C, C'] in dense layers. All arrays are float32, or float64 in a float64 network.
+
+    Example:
+        >>> from cnnjax import create
+        >>> variables = init(create("lenet"), jax.random.key(0))
+        >>> variables.params["conv1"]["kernel"].shape
+        (5, 5, 1, 6)
+        >>> variables.batch_stats
+        {}
+    """
 
     params: Tree
     batch_stats: Tree
@@ -57,7 +69,24 @@ class _Definition(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def init(arch: Arch, key: jax.Array) -> Variables:
-    """Return initial variables for ``arch``, drawn with the PRNG ``key``. ``jax.vmap`` over keys makes an ensemble."""
+    """Return initial variables for ``arch``. ``jax.vmap`` over keys makes an ensemble.
+
+    Args:
+        arch: the model definition, static in ``jax.jit``.
+        key: PRNG key, as of ``jax.random.key``; the same key gives the same variables.
+
+    Returns:
+        Parameters as the model file initializes them, running means of 0 and running variances of 1.
+
+    Raises:
+        UserError: the network is float64 and JAX is limited to 32 bits.
+
+    Example:
+        >>> from cnnjax import create
+        >>> ensemble = jax.vmap(lambda key: init(create("lenet"), key))(jax.random.split(jax.random.key(0), 3))
+        >>> ensemble.params["head"]["kernel"].shape
+        (3, 84, 10)
+    """
     _, params, batch_stats = _split(_build(arch, _rngs(key)))
     return Variables(_nest(params), _nest(batch_stats))
 
@@ -87,6 +116,13 @@ def apply(
 
     Raises:
         UserError: the variables do not belong to ``arch``, the images do not fit it, or a stage does not exist.
+
+    Example:
+        >>> from cnnjax import create
+        >>> arch = create("lenet")
+        >>> outputs, _ = apply(arch, init(arch, jax.random.key(0)), jnp.zeros((8, 28, 28, 1)))
+        >>> outputs.logits.shape
+        (8, 10)
     """
     _check_images(arch, images)
     module = _merge(arch, variables)
@@ -101,7 +137,27 @@ def apply(
 
 
 def features(arch: Arch, variables: Variables, images: jax.Array) -> Features:
-    """Return each stage's activation [N, H, W, C] by name, in order, in evaluation mode, for any image size."""
+    """Return each stage's activation [N, H, W, C] by name, in order, in evaluation mode.
+
+    Args:
+        arch: the model definition.
+        variables: variables of ``arch``.
+        images: [N, H, W, C] float, preprocessed, of any size that the stages accept.
+
+    Returns:
+        Activations in the compute dtype of ``arch``. The names are those of the model file, such as ``stem`` and
+        ``stage1``.
+
+    Raises:
+        UserError: the variables do not belong to ``arch``, or the images have another number of channels.
+
+    Example:
+        >>> from cnnjax import create
+        >>> arch = create("lenet")
+        >>> maps = features(arch, init(arch, jax.random.key(0)), jnp.zeros((8, 28, 28, 1)))
+        >>> {stage: x.shape for stage, x in maps.items()}
+        {'stage1': (8, 14, 14, 6), 'stage2': (8, 5, 5, 16)}
+    """
     _check_images(arch, images)
     module = _merge(arch, variables)
     module.eval()

@@ -29,6 +29,13 @@ def heat_maps(
 
     Raises:
         UserError: the network has no stage of that name, or its activation has only one position.
+
+    Example:
+        >>> from cnnjax import create, init
+        >>> arch = create("lenet")
+        >>> images = jax.random.normal(jax.random.key(1), (2, 28, 28, 1))
+        >>> heat_maps(arch, init(arch, jax.random.key(0)), images, classes=jnp.array([3, 7])).shape
+        (2, 5, 5)
     """
     stage = stages(arch)[-1] if stage is None else choose("stage", stage, stages(arch))
     activation, gradient = logit_gradient(arch, variables, images, classes, stage)
@@ -43,7 +50,18 @@ def heat_maps(
 def logit_gradient(
     arch: Arch, variables: Variables, images: jax.Array, classes: jax.Array, stage: str
 ) -> tuple[jax.Array, jax.Array]:
-    """Return a stage's activation and the gradient of each image's class logit with respect to it, [N, h, w, C]."""
+    """Return a stage's activation and the gradient of each image's class logit with respect to it, [N, h, w, C].
+
+    The arguments are those of `heat_maps`. Both arrays are float32, or float64 in a float64 network.
+
+    Example:
+        >>> from cnnjax import create, init
+        >>> arch = create("lenet")
+        >>> variables, images = init(arch, jax.random.key(0)), jnp.zeros((2, 28, 28, 1))
+        >>> activation, gradient = logit_gradient(arch, variables, images, jnp.array([3, 7]), "stage1")
+        >>> gradient.shape
+        (2, 14, 14, 6)
+    """
     activations = features(arch, variables, images)
 
     def logit(activation: jax.Array) -> jax.Array:

@@ -33,6 +33,11 @@ def preprocess(images: jax.Array | np.ndarray, mode: Literal["caffe", "tf", "tor
 
     Raises:
         UserError: unknown mode, or the images have another shape.
+
+    Example:
+        >>> image = np.full((224, 224, 3), 255, np.uint8)  # white
+        >>> preprocess(image, "tf")[0, 0]
+        Array([1., 1., 1.], dtype=float32)
     """
     normalization = MODES[choose("mode", mode, MODES)]
     if images.ndim not in (3, 4) or images.shape[-1] != 3:

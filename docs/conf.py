@@ -12,7 +12,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx
 exclude_patterns = ["notebooks"]  # files to download
 html_theme = "sphinx_book_theme"
 html_title = "cnnjax"
-html_theme_options = {"show_navbar_depth": 1}
+html_theme_options = {"show_navbar_depth": 1, "navbar_persistent": []}  # the sidebar has the search field
 highlight_language = "none"  # an indented block is a command with a comment
 
 # Guides run their commands each time the site is built; an error in one of them ends the build.

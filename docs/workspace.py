@@ -7,11 +7,24 @@ A guide is a page of this folder that runs its cells each time the site is built
 import atexit
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from IPython import get_ipython
+
+
+def run(command: str) -> None:
+    """Run a ``!`` line and print its output; a command that fails ends the build.
+
+    Instead of a terminal, the command writes to a pipe, so that scripts print no live progress.
+    """
+    done = subprocess.run(command, shell=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    print(done.stdout, end="")
+    done.check_returncode()
+
 
 checkout = Path.cwd().parent
 folder = tempfile.mkdtemp(prefix="cnnjax-guide-")
@@ -21,4 +34,7 @@ for name in ("scripts", "experiments"):
     Path(name).symlink_to(checkout / name)
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # for cells such as !python
 os.environ["COLUMNS"] = "100"  # width of tables
+for name in ("FORCE_COLOR", "CLICOLOR_FORCE"):  # set by ipykernel
+    os.environ.pop(name, None)
 plt.rcParams.update({"figure.figsize": (6, 2.4), "figure.constrained_layout.use": True, "figure.dpi": 110})
+get_ipython().system = run

@@ -44,7 +44,9 @@ def load_pretrained(
 
     Example:
         >>> import cnnjax
-        >>> network = cnnjax.load_pretrained("lenet.fashion_mnist")
+        >>> network = cnnjax.load_pretrained("lenet.fashion_mnist")  # part of the package
+        >>> network.arch.num_classes, network.classes[:2]
+        (10, ('T-shirt/top', 'Trouser'))
         >>> network.predict("shoe.png", top=1)  # doctest: +SKIP
         [[('Sneaker', 0.99)]]
     """

@@ -21,14 +21,22 @@ VARIANTS: dict[str, Arch] = {
 
 
 def create(name: str, **options: Any) -> Arch:
-    """Return the definition of a variant, with the given fields changed.
+    """Return the definition of a variant, with the given fields changed. No array is allocated.
+
+    Args:
+        name: a name of `list_models`, such as ``"resnet50"``.
+        options: fields of the architecture: ``num_classes``, ``input_size`` in pixels, ``channels`` of the images,
+            ``activation``, ``dtype``, and those of its family (docs/models.md lists the variants).
+
+    Returns:
+        A frozen, hashable dataclass, for `cnnjax.init` and `cnnjax.apply`.
+
+    Raises:
+        UserError: the variant or an option is unknown (with near matches), or a value is not allowed.
 
     Example:
         >>> create("lenet", activation="tanh").activation
         'tanh'
-
-    Raises:
-        UserError: the variant or an option is unknown (with near matches), or a value is not allowed.
     """
     return VARIANTS[choose("model", name, VARIANTS)].replace(**options)
 
@@ -43,7 +51,13 @@ def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
     """Return the names of the variants that match a shell pattern, such as ``"le*"``.
 
     With ``pretrained``, return the names of published weights, such as ``"resnet50.tv_in1k_v2"``; the pattern may leave
-    out the tag after the dot.
+    out the tag after the dot. If nothing matches, the list is empty.
+
+    Example:
+        >>> list_models("len*")
+        ['lenet', 'lenet_1998']
+        >>> list_models("alexnet", pretrained=True)
+        ['alexnet.tv_in1k_v1']
     """
     return list_pretrained(pattern) if pretrained else sorted(fnmatch.filter(VARIANTS, pattern))
 

@@ -20,7 +20,18 @@ from cnnjax.training.classification import Report
 
 
 class Run:
-    """A run folder with a trained network."""
+    """A run folder with a trained network; `cnnjax.train` and `cnnjax.load` return one.
+
+    The examples use ``run``, the run of the example of `cnnjax.train`.
+
+    Attributes:
+        path: the run folder.
+        definitions: the tables of networks, losses and data sets of the run.
+
+    Example:
+        >>> run
+        Run('runs/first')
+    """
 
     def __init__(self, path: Path, definitions: Definitions = BUILT_IN, network: Predictor | None = None):
         self.path, self.definitions = path, definitions
@@ -31,19 +42,34 @@ class Run:
 
     @property
     def network(self) -> Predictor:
-        """The network with the best parameters by validation, with its classes and preprocessing."""
+        """The network with the best parameters by validation, with its classes and preprocessing.
+
+        Example:
+            >>> run.network.arch.family
+            'lenet'
+        """
         if self._network is None:
             self._network = predictor.load(self.path, self.definitions)
         return self._network
 
     @property
     def results(self) -> dict[str, Any]:
-        """Results of a finished run: loss and top-1 of each split, number of epochs, and seconds."""
+        """Results of a finished run: loss in nats and top-1 in [0, 1] of each split, number of epochs, and seconds.
+
+        Example:
+            >>> sorted(run.results["test"])
+            ['images', 'loss', 'top1', 'top5']
+        """
         return RunFolder(self.path, self.definitions).read_results()
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """Metrics of each epoch."""
+        """Metrics of each epoch, a row each: losses in nats, top-1 and top-5 in [0, 1], seconds.
+
+        Example:
+            >>> [row["epoch"] for row in run.metrics]
+            [1]
+        """
         return RunFolder(self.path, self.definitions).read_metrics()
 
     def predict(self, images: Photo | Sequence[Photo], top: int = 3) -> list[list[tuple[str, float]]]:
@@ -60,6 +86,9 @@ class Run:
         Example:
             >>> cnnjax.load("runs/lenet_mini").predict(["shoe.png"])  # doctest: +SKIP
             [[('Sneaker', 0.93), ('Sandal', 0.05), ('Ankle boot', 0.02)]]
+            >>> images = run.dataset().test.images[:4]  # uint8 [4, 28, 28, 1]
+            >>> len(run.predict(images, top=1))
+            4
         """
         return self.network.predict(images, top)
 
@@ -71,6 +100,18 @@ class Run:
         Args:
             split: the split to evaluate on.
             data: the data to use instead of the run's own.
+
+        Returns:
+            A tuple with ``images``, ``loss`` in nats, ``top1``, ``top5`` and ``calibration_error`` in [0, 1],
+            ``confusion`` int [classes, classes] (row: class, column: prediction), ``per_class`` and ``reliability``.
+
+        Raises:
+            UserError: the data does not fit the network, or the run may have trained on some of its images.
+
+        Example:
+            >>> report = run.evaluate("test")
+            >>> report.images, report.confusion.shape
+            (2000, (10, 10))
         """
         return evaluation.evaluate(self.network, self.dataset(data, divide=split != "test"), split)
 
@@ -83,6 +124,10 @@ class Run:
 
         Raises:
             UserError: the run does not record its data, and no ``config`` is given.
+
+        Example:
+            >>> run.dataset().test
+            Split(2000 images of 28x28x1)
         """
         own = recorded_data(self.path, self.definitions)
         config = config or own
@@ -131,10 +176,11 @@ def train(
     Example:
         >>> import cnnjax
         >>> from cnnjax.config import Data, Experiment, Train
-        >>> experiment = Experiment(model=cnnjax.create("lenet"), data=Data(), train=Train(epochs=1))
-        >>> run = cnnjax.train(experiment, out="runs/first")  # doctest: +SKIP
-        >>> run.evaluate("test").top1  # doctest: +SKIP
-        0.42
+        >>> few = Data(source="fashion_mnist_mini", per_class=20)
+        >>> experiment = Experiment(model=cnnjax.create("lenet"), data=few, train=Train(epochs=1))
+        >>> run = cnnjax.train(experiment, out="runs/first", console=Console(quiet=True))
+        >>> len(run.metrics)
+        1
     """
     folder = Path(out)
     definitions = with_parts_of(experiment, definitions)
@@ -159,6 +205,11 @@ def load(
 
     Raises:
         UserError: the folder holds no run with a checkpoint, or the checkpoint is damaged.
+
+    Example:
+        >>> import cnnjax
+        >>> cnnjax.load("runs/first").network.classes[:2]
+        ('T-shirt/top', 'Trouser')
     """
     definitions = of_run(Path(run), None if code is None else Path(code), trust_code)
     return Run(Path(run), definitions, predictor.load(Path(run), definitions, prepare, parameters))

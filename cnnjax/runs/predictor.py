@@ -36,7 +36,10 @@ Photo = str | Path | Image.Image | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """A network with the parameters of one checkpoint."""
+    """A network with the parameters of one checkpoint, its classes and its preprocessing.
+
+    `cnnjax.load_pretrained` and `cnnjax.Run.network` return one.
+    """
 
     arch: Arch
     variables: Variables
@@ -56,7 +59,14 @@ class Predictor:
         return f"{KINDS[self.averaged]} of {self.checkpoint}"
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Return the logits float32 [N, classes] of images uint8 [N, H, W, C]."""
+        """Return the logits float32 [N, classes] of images uint8 [N, H, W, C] of the network's size.
+
+        Example:
+            >>> import cnnjax
+            >>> network = cnnjax.load_pretrained("lenet.fashion_mnist")
+            >>> network.logits(np.zeros((2, 28, 28, 1), np.uint8)).shape
+            (2, 10)
+        """
         return self.logits_of(Split(images, np.zeros(len(images), np.int32)))
 
     def logits_of(self, source: Source) -> np.ndarray:
@@ -92,6 +102,13 @@ class Predictor:
 
         Raises:
             UserError: no image is given, or one cannot be read.
+
+        Example:
+            >>> import cnnjax
+            >>> network = cnnjax.load_pretrained("lenet.fashion_mnist")
+            >>> [answers] = network.predict(np.zeros((100, 80), np.uint8), top=2)  # resized to 28x28
+            >>> len(answers)
+            2
         """
         require(top >= 1, "top", top, "1 or more")
         one = isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4)

@@ -57,12 +57,37 @@ class Axis:
 
 
 def grid(option: str, values: Iterable[Any], *, when: Mapping[str, Sequence[Any]] | None = None) -> Axis:
-    """Return the axis that gives an option each of the values."""
+    """Return the axis that gives an option each of the values.
+
+    Args:
+        option: the dotted name of any field of an experiment, such as ``"optimizer.lr"``, or ``"model"``.
+        values: text, numbers, True, False, None or tuples of them; for ``"model"``, names of variants.
+        when: values of earlier axes for which this axis applies; elsewhere the experiment keeps its own value.
+
+    Raises:
+        UserError: there is no value.
+
+    Example:
+        >>> grid("optimizer.momentum", (0.8, 0.9), when={"optimizer.name": ("sgd", "momentum")}).points
+        ((0.8,), (0.9,))
+    """
     return zipped({option: tuple(values)}, when=when)
 
 
 def zipped(options: Mapping[str, Sequence[Any]], *, when: Mapping[str, Sequence[Any]] | None = None) -> Axis:
-    """Return the axis of options that change together: its first point holds the first value of each, and so on."""
+    """Return the axis of options that change together: its first point holds the first value of each, and so on.
+
+    Args:
+        options: equally many values for each option; names and values as in `grid`.
+        when: as in `grid`.
+
+    Raises:
+        UserError: the options have different numbers of values, or none.
+
+    Example:
+        >>> zipped({"optimizer.name": ("adam", "sgd"), "optimizer.lr": (1e-3, 1e-1)}).points
+        (('adam', 0.001), ('sgd', 0.1))
+    """
     lengths = {len(values) for values in options.values()}
     require(len(lengths) == 1 and 0 not in lengths, f"values of {listed(options)}", list(options.values()),
             "equally many for each option, one or more")  # fmt: skip
@@ -71,7 +96,12 @@ def zipped(options: Mapping[str, Sequence[Any]], *, when: Mapping[str, Sequence[
 
 
 class Uniform(NamedTuple):
-    """A number drawn uniformly from [low, high)."""
+    """A number drawn uniformly from [low, high), to four significant digits.
+
+    Example:
+        >>> drawn(2, {"train.label_smoothing": Uniform(0, 0.2)}).options
+        ('train.label_smoothing',)
+    """
 
     low: float
     high: float
@@ -81,7 +111,13 @@ class Uniform(NamedTuple):
 
 
 class LogUniform(NamedTuple):
-    """A positive number whose logarithm is drawn uniformly from [log low, log high)."""
+    """A positive number whose logarithm is drawn uniformly from [log low, log high), to four significant digits.
+
+    Example:
+        >>> [(rate,)] = drawn(1, {"optimizer.lr": LogUniform(1e-4, 1e-1)}).points
+        >>> 1e-4 <= rate < 1e-1
+        True
+    """
 
     low: float
     high: float
@@ -91,7 +127,12 @@ class LogUniform(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One of some values, each equally likely."""
+    """One of some values, each equally likely.
+
+    Example:
+        >>> sorted(drawn(2, {"model.pooling": Choice(("avg", "max"))}).points)
+        [('avg',), ('max',)]
+    """
 
     values: tuple[Any, ...]
 
@@ -103,7 +144,22 @@ def drawn(
     count: int, options: Mapping[str, Uniform | LogUniform | Choice], *, seed: int = 0,
     when: Mapping[str, Sequence[Any]] | None = None,
 ) -> Axis:  # fmt: skip
-    """Return an axis of ``count`` random points; the same arguments draw the same points, each different."""
+    """Return an axis of ``count`` random points; the same arguments draw the same points, each different.
+
+    Args:
+        count: number of points, 1 or more.
+        options: the distribution of each option.
+        seed: seed of the draws.
+        when: as in `grid`.
+
+    Raises:
+        UserError: the distributions have fewer than ``count`` different points.
+
+    Example:
+        >>> axis = drawn(5, {"optimizer.lr": LogUniform(1e-4, 1e-1), "model.pooling": Choice(("avg", "max"))})
+        >>> len(set(axis.points))
+        5
+    """
     rng = np.random.default_rng([seed, 0x5EE9])
     points: dict[tuple[Any, ...], None] = {}
     for _ in range(100 * count):
@@ -115,7 +171,15 @@ def drawn(
 
 
 def log_grid(low: float, high: float, count: int) -> tuple[float, ...]:
-    """Return ``count`` numbers from ``low`` to ``high`` whose logarithms are evenly spaced."""
+    """Return ``count`` numbers from ``low`` to ``high`` whose logarithms are evenly spaced, to four significant digits.
+
+    Raises:
+        UserError: ``low`` is not between 0 and ``high``, or ``count`` is below 2.
+
+    Example:
+        >>> log_grid(1e-3, 1e-1, 3)
+        (0.001, 0.01, 0.1)
+    """
     require(0 < low < high and count >= 2, "log_grid", (low, high, count), "0 < low < high, and a count of 2 or more")
     return tuple(_short(value) for value in np.geomspace(low, high, count))
 
@@ -136,6 +200,11 @@ class Sweep:
 
     Raises:
         UserError: an option or a point appears twice, or a condition names no value of an earlier axis.
+
+    Example:
+        >>> sweep = Sweep(axes=(grid("model.pooling", ("avg", "max")), grid("seed", range(3))))
+        >>> len(sweep.combinations())
+        6
     """
 
     axes: tuple[Axis, ...]
