@@ -12,6 +12,8 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx
 exclude_patterns = ["notebooks"]  # files to download
 html_theme = "sphinx_book_theme"
 html_title = "cnnjax"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {"show_navbar_depth": 1, "navbar_persistent": []}  # the sidebar has the search field
 highlight_language = "none"  # an indented block is a command with a comment
 
