@@ -48,10 +48,12 @@ def variant_like(arch: Arch, name: str) -> Arch:
 
 
 def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
-    """Return the names of the variants that match a shell pattern, such as ``"le*"``.
+    """Return the names of the variants that match a shell pattern, sorted; an empty list if none matches.
 
-    With ``pretrained``, return the names of published weights, such as ``"resnet50.tv_in1k_v2"``; the pattern may leave
-    out the tag after the dot. If nothing matches, the list is empty.
+    Args:
+        pattern: a shell pattern, such as ``"le*"``.
+        pretrained: return the names of published weights instead, such as ``"resnet50.tv_in1k_v2"``; the pattern may
+            leave out the tag after the dot.
 
     Example:
         >>> list_models("len*")
