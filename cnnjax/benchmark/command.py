@@ -38,7 +38,7 @@ class Options(Schema, at="--"):
     against: tuple[str, ...] = tuple(peer.name for peer in OTHERS)
     """Peers to compare with: torch, keras, xla (cnnjax without the native library, if that is in use), or none; for
     work on cnnjax itself also one_pass, index, blocks, candidates (all three), and XLA's flags for GPUs: fusion,
-    graphs, nhwc, nchw."""
+    graphs, nhwc, nchw, untuned, cublas."""
     input_size: int | None = None
     """Height and width of the images in pixels; None: the default of each network."""
     devices: Annotated[int, Field(ge=1)] = 1

@@ -57,6 +57,8 @@ VARIANTS = tuple(
         ("graphs", "XLA_FLAGS", "--xla_gpu_enable_command_buffer=+CONVOLUTION"),
         ("nhwc", "XLA_FLAGS", "--xla_gpu_force_conv_nhwc=true"),
         ("nchw", "XLA_FLAGS", "--xla_gpu_force_conv_nchw=true"),
+        ("untuned", "XLA_FLAGS", "--xla_gpu_autotune_level=0"),
+        ("cublas", "XLA_FLAGS", "--xla_gpu_enable_triton_gemm=false"),
     )
 )
 """cnnjax with candidates of `cnnjax.ops.dispatch`, or with flags of XLA for GPUs; compared only if asked for."""
