@@ -20,9 +20,9 @@ from cnnjax.functional import Variables
 from cnnjax.ops import dispatch
 from cnnjax.ops.dispatch import steps_per_dispatch
 from cnnjax.optim import scaled_rate, scaling_sentence
-from cnnjax.parallel import current_placement
+from cnnjax.parallel import all_processes, current_placement, processes
 from cnnjax.report import transfer_figures
-from cnnjax.runs import continuation, predictor
+from cnnjax.runs import continuation, predictor, together
 from cnnjax.runs.continuation import Continuation
 from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions
 from cnnjax.runs.environment import environment
@@ -45,7 +45,7 @@ from cnnjax.training.classification import classification_report
 from cnnjax.training.early_stopping import EarlyStoppingState
 from cnnjax.training.evaluation import evaluate, predict_logits
 from cnnjax.training.hooks import Hook, Snapshot
-from cnnjax.training.loop import Outcome, plan, training
+from cnnjax.training.loop import Outcome, plan
 from cnnjax.training.profiling import Profile, check_steps
 from cnnjax.training.state import state_of
 from cnnjax.training.turns import Steps, finish
@@ -80,7 +80,10 @@ def run(
         PartlyDone: the training finished, but its metrics or report could not be written.
     """
     require_loggers(launch.loggers)
-    with deferred_signals(f"interrupted; to resume: {resume_command}"):
+    interrupted = deferred_signals(f"interrupted; to resume: {resume_command}")
+    with interrupted, together.in_company(launch.experiment, resume_command):
+        if not processes.is_leader():
+            return _followed(launch, console, resume_command)
         folder = RunFolder(launch.folder, launch.definitions)
         if resume == "never" and (launch.folder / "config.json").exists():
             raise UserError(f"{launch.folder} holds a run, and --resume is never; choose another folder with --out")
@@ -88,19 +91,33 @@ def run(
         if not is_open(launch.experiment):
             folder.check(launch.experiment)
         start = _start(launch.experiment, folder)
-        dataset = data.load(launch.experiment.data, launch.definitions.sources, like=start.preprocessing)
+        like = together.share_preprocessing(start.preprocessing)
+        dataset = data.load(launch.experiment.data, launch.definitions.sources, like=like)
         for notice in (*start.notices, *dataset.notices):
             say(console, f"notice: {notice}")
         experiment = resolved(launch.experiment, dataset, lambda text: say(console, text))
         launch = dataclasses.replace(launch, experiment=experiment)
+        together.require_same(experiment, dataset)
         results, problems = finish(run_steps(launch, dataset, console, TerminalProgress(console), profiled, start))
+        together.end(results, problems)
     print_results(launch.name, results, console)
+    _require_written(launch, problems, resume_command)
+    say(console, f"results: {launch.folder}/   open {launch.folder}/report.html")
+    return results
+
+
+def _followed(launch: Launch, console: Console, resume_command: str) -> dict[str, Any]:
+    """Take part in the run of process 0; return its results."""
+    results, problems = together.follow(launch.experiment, launch.definitions.sources, console)
+    _require_written(launch, problems, resume_command)
+    return results
+
+
+def _require_written(launch: Launch, problems: list[str], resume_command: str) -> None:
     if problems:
         raise PartlyDone(
             f"{launch.folder} has finished training, but {'; and '.join(problems)}; to try again: {resume_command}"
         )
-    say(console, f"results: {launch.folder}/   open {launch.folder}/report.html")
-    return results
 
 
 def _start(experiment: Experiment, folder: RunFolder) -> Start:
@@ -262,7 +279,7 @@ def lowering(experiment: Experiment, dataset: Dataset, steps_per_epoch: int) -> 
         "steps_per_dispatch": steps,
         "images": "resident" if resident else "streamed",
     }
-    with current_placement().active():
+    with all_processes(), current_placement().active():
         chosen |= dispatch.record(experiment.model.dtype, accumulates=experiment.train.accumulate > 1)
     if backend != "cpu":
         chosen["deterministic"] = are_deterministic()
@@ -311,7 +328,7 @@ def fit_in_folder(
     the function of the experiment file.
     """
     start, log, hooks = resume_in_folder(experiment, dataset, folder, progress, initial)
-    outcome = yield from training(experiment, dataset, start, hooks, poll, profile)
+    outcome = yield from together.train(experiment, dataset, start, hooks, poll, profile)
     return outcome, log.problem
 
 
