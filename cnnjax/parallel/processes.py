@@ -6,7 +6,6 @@ values as JSON; arrays and the request to stop travel over the devices. On one p
 
 import contextlib
 import json
-import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from jax.sharding import NamedSharding
 from cnnjax import errors
 from cnnjax.errors import CnnjaxError, Interrupted, PartlyDone, UserError, cut, quoted, require
 from cnnjax.parallel.placement import REPLICATED, Placement
-from cnnjax.system import signals
+from cnnjax.system import signals, supervisor
 from cnnjax.system.private_apis import coordination_client
 
 HEARTBEAT_SECONDS = 30
@@ -85,7 +84,7 @@ def join(coordinator: Coordinator) -> None:
             "process_id": coordinator.process,
             "cluster_detection_method": "deactivate",
         }
-    os.environ.setdefault("GLOO_LOG_LEVEL", "ERROR")  # on CPUs, it would print each connection to standard output
+    supervisor.if_killed(_not_met(coordinator))  # in time, JAX may end the process instead of raising an error
     try:
         jax.distributed.initialize(
             **given, initialization_timeout=coordinator.timeout, heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
@@ -93,6 +92,7 @@ def join(coordinator: Coordinator) -> None:
         )  # fmt: skip
     except (RuntimeError, ValueError) as error:
         raise UserError(_why_not_joined(coordinator, str(error))) from error
+    supervisor.if_killed("")
 
 
 def _why_not_joined(coordinator: Coordinator, message: str) -> str:
@@ -103,14 +103,19 @@ def _why_not_joined(coordinator: Coordinator, message: str) -> str:
             "--num-processes and --process-id"
         )
     if "DEADLINE_EXCEEDED" in message:
-        return (
-            f"the {coordinator.processes or ''} processes did not meet at --coordinator {coordinator.address} within "
-            f"{coordinator.timeout} seconds; start all of them with the same --coordinator and --num-processes, check "
-            "that the host and port of process 0 can be reached, or raise --connect-timeout"
-        ).replace("  ", " ")
+        return _not_met(coordinator)
     return (
         f"--coordinator {coordinator.address} refused this process ({reason}); give each process another --process-id, "
         "from 0 to --num-processes less 1"
+    )
+
+
+def _not_met(coordinator: Coordinator) -> str:
+    those = "" if coordinator.processes is None else f"{coordinator.processes} "
+    return (
+        f"the {those}processes did not meet at --coordinator {coordinator.address} within {coordinator.timeout} "
+        "seconds; start all of them with the same --coordinator and --num-processes, check that the host and port of "
+        "process 0 can be reached, or raise --connect-timeout"
     )
 
 

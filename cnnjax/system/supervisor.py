@@ -10,18 +10,21 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
-from typing import IO
+from typing import NamedTuple
 
+from cnnjax.errors import PartlyDone, UserError
 from cnnjax.system import signals
 
 VARIABLE = "CNNJAX_SUPERVISOR"
 """Environment variable of the child: the descriptor of a pipe that closes when the supervisor ends."""
-LOG = re.compile(r"[EF]\d{4} \d\d:\d\d:\d\d\.\d+ ")
-"""Begin of an error in the log of XLA; the lines that follow belong to it."""
+LOG = re.compile(r"[EF]\d{4} \d\d:\d\d:\d\d\.\d+ |\[Gloo\] ")
+"""Begin of an error in XLA's log, or of a line about a connection; the lines that follow belong to it."""
 OURS = ("error: ", "notice: ", "Traceback ")
 EXIT_CODES = range(4)
+IF_KILLED = "cnnjax, if killed: "
+"""Begin of a line on standard error that tells the supervisor what to say if the process is killed."""
 
 
 def is_supervised() -> bool:
@@ -30,15 +33,28 @@ def is_supervised() -> bool:
 
 
 def obey() -> None:
-    """Prepare the child: signals come from the supervisor only, and this process ends with it."""
+    """Prepare the child: signals come from the supervisor only, and this process ends with it.
+
+    What libraries write to standard output without Python goes to standard error, where the supervisor drops it.
+    """
     descriptor = int(os.environ[VARIABLE])
     signals.obey_relayed_signals()
+    sys.stdout.flush()
+    output = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = open(output, "w", buffering=1, encoding=sys.stdout.encoding, errors="backslashreplace")  # noqa: PTH123
 
     def wait() -> None:
         os.read(descriptor, 1)  # returns when the supervisor ends
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def if_killed(sentence: str) -> None:
+    """Tell the supervisor, if there is one, what it says if JAX ends this process from now on; "" for its own text."""
+    if is_supervised():
+        print(IF_KILLED + " ".join(sentence.split()), file=sys.stderr, flush=True)
 
 
 def supervise(resume_command: str, *, keep_log: bool) -> int:
@@ -61,20 +77,36 @@ def supervise(resume_command: str, *, keep_log: bool) -> int:
     for number in signals.SIGNALS:
         signal.signal(number, relay)
     assert child.stderr is not None
-    explained = filtered(child.stderr, lambda line: print(line, end="", file=sys.stderr, flush=True), keep_log)
+    explained, reason = filtered(
+        child.stderr, lambda line: print(line, end="", file=sys.stderr, flush=True), keep_log=keep_log
+    )
     code = child.wait()
     os.close(childs)
     if code in EXIT_CODES:
         return code
+    if reason and not received and code != -signal.SIGKILL:
+        print(f"error: {reason}", file=sys.stderr)
+        return UserError.exit_code
     if not explained:
         print(f"error: {_sentence(code, bool(received), resume_command)}", file=sys.stderr)
-    return 1
+    return PartlyDone.exit_code
 
 
-def filtered(lines: IO[str], write: Callable[[str], object], keep_log: bool = False) -> bool:
-    """Write the lines without XLA's errors; return whether one of them is an error of cnnjax."""
+class Filtered(NamedTuple):
+    """Whether the child has reported an error itself, and the last sentence of `if_killed`."""
+
+    explained: bool
+    reason: str
+
+
+def filtered(lines: Iterable[str], write: Callable[[str], object], *, keep_log: bool = False) -> Filtered:
+    """Write the lines without XLA's errors and without those for the supervisor."""
     dropped = explained = False
+    reason = ""
     for line in lines:
+        if line.startswith(IF_KILLED):
+            reason, dropped = line.removeprefix(IF_KILLED).strip(), False
+            continue
         if line.startswith(OURS):
             dropped = False
             explained |= line.startswith("error: ")
@@ -82,7 +114,7 @@ def filtered(lines: IO[str], write: Callable[[str], object], keep_log: bool = Fa
             dropped = True
         if keep_log or not dropped:
             write(line)
-    return explained
+    return Filtered(explained, reason)
 
 
 def _sentence(code: int, was_interrupted: bool, resume_command: str) -> str:
