@@ -161,10 +161,13 @@ def follow(
         message = processes.exchange(None, signals.poll)[0]
         if message["kind"] == END:
             return message["results"], message["problems"]
-        _, hyperparameters = plan(experiment, dataset)
-        empty = jax.tree.map(
-            lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(lambda: init_state(experiment, hyperparameters))
-        )
-        stopping = EarlyStoppingState.from_dict(message["early_stopping"])
-        start = Snapshot(empty, stopping, message["rows"], message["seconds"])
-        finish(train(experiment, dataset, start, ()))
+        finish(train(experiment, dataset, announced(message, experiment, dataset), ()))
+
+
+def announced(message: dict[str, Any], experiment: Experiment, dataset: Dataset) -> Snapshot:
+    """Return the start that the leader announces; its arrays are zero until `train` receives them."""
+    _, hyperparameters = plan(experiment, dataset)
+    shapes = jax.eval_shape(lambda: init_state(experiment, hyperparameters))
+    empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    stopping = EarlyStoppingState.from_dict(message["early_stopping"])
+    return Snapshot(empty, stopping, message["rows"], message["seconds"])
