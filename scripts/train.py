@@ -90,7 +90,8 @@ def train(arguments: list[str]) -> None:
             debug: Show the traceback of an error.
         """
         hosts = coordinator, num_processes, process_id, connect_timeout
-        return experiment, out, resume, platform, devices, loggers, profile, find_lr, find_lr_steps, deterministic, hosts
+        search = find_lr, find_lr_steps
+        return experiment, out, resume, platform, devices, hosts, loggers, profile, search, deterministic
 
     description = (
         "Before the other options apply: --model NAME replaces the network with another variant, --init run:RUN, "
@@ -99,7 +100,8 @@ def train(arguments: list[str]) -> None:
     )
     prog = f"scripts/train.py {arguments[0]}"
     parsed = cli.parse(options, rest, prog, description=description)
-    experiment, out, resume, platform, devices, loggers, profile, find_lr, find_lr_steps, deterministic, hosts = parsed
+    experiment, out, resume, platform, devices, hosts, loggers, profile, search, deterministic = parsed
+    find_lr, find_lr_steps = search
 
     from rich.console import Console  # imported late to keep --help fast
 

@@ -15,8 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
-from cnnjax import errors
-from cnnjax.errors import CnnjaxError, Interrupted, PartlyDone, UserError, cut, quoted, require
+from cnnjax.errors import CnnjaxError, Diverged, Interrupted, PartlyDone, UserError, cut, quoted, require
 from cnnjax.parallel.placement import REPLICATED, Placement
 from cnnjax.system import signals, supervisor
 from cnnjax.system.private_apis import coordination_client
@@ -27,6 +26,8 @@ LEAVE_SECONDS = 30
 """Time that a process waits for the others to leave too."""
 SLICE_SECONDS = 1
 """Time between looks for a signal or a failure while waiting for another process."""
+REPORTED = (UserError, Diverged, Interrupted, PartlyDone)
+"""Errors that a process reports to the others; any other error becomes the last one."""
 LONGEST_TIMEOUT, MOST_PROCESSES = 24 * 3600, 100_000
 LAG = 8
 """Calls of `StopTogether` between a request to stop and its effect, so that the devices are never waited for."""
@@ -60,7 +61,9 @@ def coordinator_of(address: str | None, count: int | None, number: int | None, t
         return Coordinator(address, timeout=timeout)
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal() and 0 < int(port) < 2**16):
-        raise UserError(f"--coordinator is {quoted(address)}; it must be HOST:PORT of process 0, such as node1:1234, or auto")
+        raise UserError(
+            f"--coordinator is {quoted(address)}; it must be HOST:PORT of process 0, such as node1:1234, or auto"
+        )
     if count is None or number is None:
         missing = "--num-processes" if count is None else "--process-id"
         raise UserError(f"--coordinator is given without {missing}; add it")
@@ -97,10 +100,10 @@ def join(coordinator: Coordinator) -> None:
 
 def _why_not_joined(coordinator: Coordinator, message: str) -> str:
     reason = message.partition("\n")[0][:120]
-    if coordinator.address == "auto" and "should be defined" in message or "must be defined" in message:
+    if coordinator.address == "auto" and ("should be defined" in message or "must be defined" in message):
         return (
-            "--coordinator is auto, but JAX finds no TPU pod, SLURM or Open MPI job here; give --coordinator HOST:PORT, "
-            "--num-processes and --process-id"
+            "--coordinator is auto, but JAX finds no TPU pod, SLURM or Open MPI job here; give "
+            "--coordinator HOST:PORT, --num-processes and --process-id"
         )
     if "DEADLINE_EXCEEDED" in message:
         return _not_met(coordinator)
@@ -192,15 +195,15 @@ def _failure(client: Any, process: int) -> CnnjaxError | None:
         failure = json.loads(client.key_value_try_get(_key("failed", process)))
     except jax.errors.JaxRuntimeError:  # it has not failed
         return None
-    kind = getattr(errors, failure["kind"])
+    kind = next(kind for kind in REPORTED if kind.__name__ == failure["kind"])
     return type(kind.__name__, (kind, FailedElsewhere), {})(f"process {process}: {failure['error']}")
 
 
-def fail(error: CnnjaxError) -> None:
+def fail(error: Exception) -> None:
     """Report an error of this process to those that wait in `exchange`, unless another one has reported it."""
     if count() == 1 or isinstance(error, FailedElsewhere):
         return
-    kind = type(error).__name__ if hasattr(errors, type(error).__name__) else "UserError"
+    kind = next(kind.__name__ for kind in REPORTED if isinstance(error, kind) or kind is PartlyDone)
     failure = json.dumps({"kind": kind, "error": str(error)})
     coordination_client().key_value_set(_key("failed", jax.process_index()), failure)
 

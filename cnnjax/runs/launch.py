@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cnnjax import checkpoint, data, report
 from cnnjax.config import Experiment
-from cnnjax.data import Dataset, make_loader
+from cnnjax.data import Dataset
 from cnnjax.data.division import PARTS
 from cnnjax.data.loader import loading_plan
 from cnnjax.errors import CnnjaxError, PartlyDone, UserError, quoted
@@ -26,6 +26,7 @@ from cnnjax.runs import continuation, predictor, together
 from cnnjax.runs.continuation import Continuation
 from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions
 from cnnjax.runs.environment import environment
+from cnnjax.runs.final_evaluation import figures_of_splits
 from cnnjax.runs.folder import RunFolder, decisive_changes
 from cnnjax.runs.loggers import require_loggers, with_loggers
 from cnnjax.runs.metrics_log import MetricsLog
@@ -43,7 +44,7 @@ from cnnjax.system.signals import deferred_signals
 from cnnjax.training import out_of_memory
 from cnnjax.training.classification import classification_report
 from cnnjax.training.early_stopping import EarlyStoppingState
-from cnnjax.training.evaluation import evaluate, predict_logits
+from cnnjax.training.evaluation import predict_logits
 from cnnjax.training.hooks import Hook, Snapshot
 from cnnjax.training.loop import Outcome, plan
 from cnnjax.training.profiling import Profile, check_steps
@@ -249,7 +250,7 @@ def finish_run(
     results = _evaluate_best(launch.experiment, dataset, outcome, variables)
     if isinstance(outcome, Outcome) and outcome.snapshot.state.ema is not None:
         raw = predictor.load(launch.folder, launch.definitions, parameters="raw").variables
-        results["raw"] = {"best_epoch": outcome.raw_best_epoch, **_figures(launch.experiment, dataset, raw)}
+        results["raw"] = {"best_epoch": outcome.raw_best_epoch, **figures_of_splits(launch.experiment, dataset, raw)}
     if launch.experiment.train.views > 1:
         results["views"] = _of_views(launch.experiment, dataset, variables)
     problems = [problem] if problem else []
@@ -372,7 +373,7 @@ def _evaluate_best(
             "best_phase": best["phase"],
             "phases": outcome.phases,
         }
-    return {**results, **_figures(experiment, dataset, variables)}
+    return {**results, **figures_of_splits(experiment, dataset, variables)}
 
 
 def _of_views(experiment: Experiment, dataset: Dataset, variables: Variables) -> dict[str, Any]:
@@ -389,18 +390,6 @@ def _of_views(experiment: Experiment, dataset: Dataset, variables: Variables) ->
         figures = {"loss": report.loss, "top1": report.top1, "top5": report.top5}
         results[part] = {**figures, "images": len(split.labels)}
     return results
-
-
-def _figures(experiment: Experiment, dataset: Dataset, variables: Variables) -> dict[str, Any]:
-    """Return the metrics of a network on all three splits."""
-    batch_size, parts = experiment.train.eval_batch_size, {}
-    for part in PARTS:
-        split = dataset.part(part)
-        with out_of_memory.in_evaluation(batch_size):
-            loader = make_loader(split, batch_size, 1, current_placement())
-            figures = evaluate(experiment.model, dataset.preprocessing, variables, loader, batch_size)
-        parts[part] = {**figures, "images": len(split.labels)}
-    return parts
 
 
 def speed(rows: list[dict[str, Any]], batch_size: int) -> dict[str, float]:

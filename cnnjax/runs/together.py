@@ -16,8 +16,10 @@ from rich.console import Console
 from cnnjax import data
 from cnnjax.config import Experiment, flatten
 from cnnjax.data import Dataset, Preprocessing
-from cnnjax.errors import CnnjaxError, UserError, listed, quoted
+from cnnjax.errors import UserError, listed, quoted
+from cnnjax.functional import abstract_variables
 from cnnjax.parallel import all_processes, current_placement, processes
+from cnnjax.runs.final_evaluation import EVALUATE, figures_of_splits
 from cnnjax.system import signals
 from cnnjax.system.console import say
 from cnnjax.system.versions import version
@@ -32,7 +34,7 @@ from cnnjax.training.turns import Steps, finish
 from cnnjax.transfer.phases import resolved
 
 START, END = "start", "end"
-"""What the leader says next: a training begins, or the run has ended."""
+"""What the leader says next, besides `EVALUATE`: a training begins, or the run has ended."""
 CLOCK = ("seconds", "images_per_second")
 """Figures of an epoch that each process measures itself."""
 OWN = ("data.dir",)
@@ -57,13 +59,13 @@ def in_company(experiment: Experiment, resume_command: str) -> Iterator[None]:
                 "the experiment has phases, which train on one host; leave --coordinator out, or give --phases 0"
             )
         yield
-    except CnnjaxError as error:
-        processes.fail(error)
-        raise
     except jax.errors.JaxRuntimeError as error:
         if is_shortage(error):
             raise
         raise processes.lost(error, resume_command) from error
+    except Exception as error:
+        processes.fail(error)
+        raise
 
 
 def share_preprocessing(preprocessing: Preprocessing | None) -> Preprocessing | None:
@@ -161,13 +163,20 @@ def follow(
         message = processes.exchange(None, signals.poll)[0]
         if message["kind"] == END:
             return message["results"], message["problems"]
+        if message["kind"] == EVALUATE:
+            figures_of_splits(experiment, dataset, zeros(abstract_variables(experiment.model)))
+            continue
         finish(train(experiment, dataset, announced(message, experiment, dataset), ()))
+
+
+def zeros(shapes: Any) -> Any:
+    """Return arrays of these shapes and dtypes."""
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def announced(message: dict[str, Any], experiment: Experiment, dataset: Dataset) -> Snapshot:
     """Return the start that the leader announces; its arrays are zero until `train` receives them."""
     _, hyperparameters = plan(experiment, dataset)
-    shapes = jax.eval_shape(lambda: init_state(experiment, hyperparameters))
-    empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    empty = zeros(jax.eval_shape(lambda: init_state(experiment, hyperparameters)))
     stopping = EarlyStoppingState.from_dict(message["early_stopping"])
     return Snapshot(empty, stopping, message["rows"], message["seconds"])

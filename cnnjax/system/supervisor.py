@@ -42,7 +42,7 @@ def obey() -> None:
     sys.stdout.flush()
     output = os.dup(1)
     os.dup2(2, 1)
-    sys.stdout = open(output, "w", buffering=1, encoding=sys.stdout.encoding, errors="backslashreplace")  # noqa: PTH123
+    sys.stdout = os.fdopen(output, "w", buffering=1, encoding=sys.stdout.encoding, errors="backslashreplace")
 
     def wait() -> None:
         os.read(descriptor, 1)  # returns when the supervisor ends

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-FOLDER, PORT, PROCESSES, PROCESS = Path(sys.argv[1]), *map(int, sys.argv[2:5])
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={8 // PROCESSES}"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={8 // int(sys.argv[3])}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["CNNJAX_CACHE"] = "0"
 
@@ -23,6 +22,8 @@ from cnnjax.data import loader
 from cnnjax.parallel import processes
 from cnnjax.runs import together
 from cnnjax.training.turns import finish
+
+FOLDER, PORT, PROCESSES, PROCESS = Path(sys.argv[1]), *map(int, sys.argv[2:5])
 
 
 class Counted:

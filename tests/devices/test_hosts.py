@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from cnnjax.checkpoint import list_paths
 from tests.devices.test_devices import EXACT, HERE, marked
 from tests.faults.harness import ROOT, Completed, Harness
 
@@ -87,17 +89,19 @@ class Pair(NamedTuple):
 
     folder: Path
 
+    def start(self, run: str, *options: object, **environment: str) -> "subprocess.Popen[str]":
+        return start(
+            ROOT / "scripts/train.py", HERE / "dying_experiment.py", "--out", self.folder / run, "--platform", "cpu",
+            *options, DIGITS=str(self.folder / "digits"), CNNJAX_CACHE=str(self.folder / "cache"), **environment,
+        )  # fmt: skip
+
     def train(self, run: str, faults: tuple[str, str] = ("", "")) -> Ended:
         """Train until both processes have ended; a process with a fault dies there."""
-        port = free_port()
-        pair = []
-        for process, fault in enumerate(faults):
-            options = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", 2, "--process-id", process]
-            given = {"DIGITS": str(self.folder / "digits"), "CNNJAX_CACHE": str(self.folder / "cache")}
-            pair.append(start(
-                ROOT / "scripts/train.py", HERE / "dying_experiment.py", "--out", self.folder / run, "--platform",
-                "cpu", *options, **given, **({"FAULT": fault} if fault else {}),
-            ))  # fmt: skip
+        hosts = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2]
+        pair = [
+            self.start(run, *hosts, "--process-id", process, **({"FAULT": fault} if fault else {}))
+            for process, fault in enumerate(faults)
+        ]
         order = [1, 0] if faults[1] else [0, 1]
         results = {order[0]: ended(pair[order[0]])}
         begin = time.monotonic()
@@ -112,6 +116,22 @@ FAULTS = {
 }
 
 
+def require_continued_on_one_process(pair: Pair) -> None:
+    """Check that a run of two processes continues on one, which says so and comes to the same figures."""
+    run, reference = pair.folder / "continued", pair.folder / "undisturbed"
+    shutil.copytree(reference, run)
+    (run / "results.json").unlink()
+    for path in list_paths(run / "checkpoints")[1:]:
+        shutil.rmtree(path)
+    result = ended(pair.start("continued"))
+    assert result.code == 0, result.err
+    assert "resuming with devices 1, processes 1 (previously devices 2, processes 2)" in " ".join(result.out.split())
+    one, two = (json.loads((folder / "results.json").read_text()) for folder in (run, reference))
+    for part in ("train", "validation", "test"):
+        assert one[part]["images"] == two[part]["images"]
+        assert all(math.isclose(one[part][name], two[part][name], rel_tol=1e-4) for name in ("loss", "top1"))
+
+
 @marked
 def test_a_process_that_dies_ends_the_other_and_the_run_resumes_to_the_same_bits(tmp_path):
     harness, pair = Harness(tmp_path), Pair(tmp_path)  # the harness writes the images
@@ -119,6 +139,7 @@ def test_a_process_that_dies_ends_the_other_and_the_run_resumes_to_the_same_bits
     assert [result.code for result in undisturbed] == [0, 0], undisturbed
     assert [result.err for result in undisturbed] == ["", ""]
     assert "Gloo" not in undisturbed[0].out + undisturbed[1].out
+    require_continued_on_one_process(pair)
 
     for fault, faults in FAULTS.items():
         results, seconds = pair.train("run", faults)
