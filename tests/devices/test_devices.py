@@ -121,7 +121,9 @@ def test_a_run_continues_on_another_number_of_devices_and_says_so(found):
 
 @pytest.mark.parametrize("count", [0, -1, 9])
 def test_a_number_of_devices_that_is_not_there_is_refused(count):
-    with pytest.raises(UserError, match=rf"--devices is {count}; this machine has one cpu device, so leave --devices out or give 1"):
+    with pytest.raises(
+        UserError, match=rf"--devices is {count}; this machine has one cpu device, so leave --devices out or give 1"
+    ):
         use_devices(count)
     assert current_placement().count == 1
 
