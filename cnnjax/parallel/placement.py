@@ -89,15 +89,15 @@ class Placement:
         return jax.tree.map(lambda leaf: jax.device_put(np.array(leaf)), tree)
 
     def saved(self, tree: Any) -> Any:
-        """Return replicated arrays as arrays of one device, so that a checkpoint does not depend on the mesh.
+        """Return replicated arrays in the form in which orbax saves them, so that it does not depend on the mesh.
 
-        On several processes they are arrays of the host, because orbax saves other arrays only from all processes.
+        They are arrays of one device or, on several processes, of the host: orbax saves others only from all processes.
         """
-        if jax.process_count() > 1:
-            return jax.tree.map(np.asarray, tree)
-        if self.count == 1:
-            return tree
-        return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+        return jax.tree.map(np.asarray, tree) if jax.process_count() > 1 else self.local(tree)
+
+    def local(self, tree: Any) -> Any:
+        """Return replicated arrays as arrays of one device of this process."""
+        return tree if self.count == 1 else jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
     def abstract(self, tree: Any) -> Any:
         """Return the shapes and dtypes of a tree, with the sharding in which a library should restore its arrays."""
@@ -154,10 +154,13 @@ def use_devices(count: int | None) -> None:
 
 
 @contextlib.contextmanager
-def all_processes() -> Iterator[None]:
-    """Make `current_placement` hold the devices of all processes, which then must call the same programs in order."""
+def all_processes(together: bool = True) -> Iterator[None]:
+    """Make `current_placement` hold the devices of all processes, which then must call the same programs in order.
+
+    With ``together`` False, inside such a context, it holds those of this process again.
+    """
     global _together
-    before, _together = _together, True
+    before, _together = _together, together
     try:
         yield
     finally:

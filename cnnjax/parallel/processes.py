@@ -205,7 +205,8 @@ def fail(error: Exception) -> None:
         return
     kind = next(kind.__name__ for kind in REPORTED if isinstance(error, kind) or kind is PartlyDone)
     failure = json.dumps({"kind": kind, "error": str(error)})
-    coordination_client().key_value_set(_key("failed", jax.process_index()), failure)
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordinator has ended too
+        coordination_client().key_value_set(_key("failed", jax.process_index()), failure)
 
 
 def lost(error: BaseException, resume_command: str) -> PartlyDone:

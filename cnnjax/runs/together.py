@@ -24,7 +24,7 @@ from cnnjax.system import signals
 from cnnjax.system.console import say
 from cnnjax.system.versions import version
 from cnnjax.training.early_stopping import EarlyStoppingState
-from cnnjax.training.hooks import Hook, Snapshot
+from cnnjax.training.hooks import AllHooks, Hook, Snapshot
 from cnnjax.training.initial import initial_variables
 from cnnjax.training.loop import Outcome, first_snapshot, plan, training
 from cnnjax.training.out_of_memory import is_shortage
@@ -116,7 +116,25 @@ def train(
     start = start._replace(state=processes.from_leader(start.state))
     with all_processes():
         stop = processes.StopTogether(current_placement())
-        return (yield from training(experiment, dataset, start, (*hooks, Together()), stop, profile))
+        return (yield from training(experiment, dataset, start, (OwnHooks(hooks), Together()), stop, profile))
+
+
+class OwnHooks(AllHooks):
+    """The hooks of one process. They see its own arrays and devices, so they may compute without the others."""
+
+    def epoch(self, snapshot: Snapshot) -> None:
+        own = _own(snapshot)
+        with all_processes(False):
+            super().epoch(own)
+
+    def interrupted(self, snapshot: Snapshot) -> None:
+        own = _own(snapshot)
+        with all_processes(False):
+            super().interrupted(own)
+
+
+def _own(snapshot: Snapshot) -> Snapshot:
+    return snapshot._replace(state=current_placement().local(snapshot.state))
 
 
 class Together(Hook):
@@ -155,7 +173,7 @@ def follow(
     Raises:
         CnnjaxError: the leader has failed, or this process cannot take part.
     """
-    say(console, f"process {processes.number()} of {processes.count()}: process 0 prints and writes the run folder")
+    say(console, f"this is process {processes.number()}; process 0 prints and writes the run folder")
     dataset = data.load(experiment.data, sources, like=share_preprocessing(None))
     experiment = resolved(experiment, dataset, lambda text: None)
     require_same(experiment, dataset)

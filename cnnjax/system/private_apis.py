@@ -32,7 +32,7 @@ def coordination_client() -> Any:
     """Return the client of JAX's coordination service, or None if this process has not joined others.
 
     Its key-value store passes texts between processes without using their devices; `jax.distributed` has no public
-    function for it. Seen on jax 0.10.2 and 0.11.2.
+    function for it. Seen on jax 0.10.2.
     """
     from jax._src import distributed
 

@@ -6,8 +6,12 @@ WHOM is the process that trains (``child``) or its supervisor (``parent``).
 import os
 import signal
 
+import jax
+import jax.numpy as jnp
+
 from cnnjax import create
 from cnnjax.config import Augmentation, Data, EarlyStopping, Experiment, Optimizer, Train
+from cnnjax.parallel import current_placement
 
 experiment = Experiment(
     model=create("lenet", activation="relu", pooling="max", input_size=12),
@@ -17,6 +21,12 @@ experiment = Experiment(
     train=Train(epochs=3, batch_size=40, ema_decay=0.99, keep=3),
     early_stopping=EarlyStopping(patience=None),
 )
+
+
+def after_epoch(state, row):
+    """Compute with the train state, which only one process does."""
+    assert current_placement().count == 1
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
 def die_at(place: str, call: int, number: int, whom: str) -> None:

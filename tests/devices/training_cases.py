@@ -17,7 +17,11 @@ CASES = {
     "lenet": ({"name": "lenet", "activation": "relu", "pooling": "max"}, 12, AUGMENTED),
     "resnet20": ({"name": "resnet20_cifar"}, 16, AUGMENTED),
     # Four images per device. With one, the norm of the gradient is in the hundreds, and rounding grows with every step.
-    "googlenet": ({"name": "googlenet", "aux_heads": True, "input_size": 64, "width": 16, "num_classes": 10}, 32, AUGMENTED),
+    "googlenet": (
+        {"name": "googlenet", "aux_heads": True, "input_size": 64, "width": 16, "num_classes": 10},
+        32,
+        AUGMENTED,
+    ),
 }
 
 
