@@ -1,5 +1,7 @@
 """Training on two processes, as on two hosts: equal to one process, and whole after each of them died."""
 
+import contextlib
+import itertools
 import json
 import math
 import os
@@ -28,6 +30,23 @@ def free_port() -> int:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return server.getsockname()[1]
+
+
+def slurm_variables(process: int, job: int) -> dict[str, str]:
+    """The variables that SLURM sets for a process of two on one node, from which JAX finds the coordinator."""
+    return {
+        "SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_NTASKS": "2", "SLURM_PROCID": str(process), "SLURM_LOCALID": str(process),
+    }  # fmt: skip
+
+
+def free_job() -> int:
+    """Return the id of a job whose port, which JAX computes from the id, is free."""
+    for job in itertools.count(os.getpid()):
+        with socket.socket() as server, contextlib.suppress(OSError):
+            server.bind(("127.0.0.1", job % 2**12 + 2**16 - 2**12))
+            return job
+    raise AssertionError
 
 
 ENVIRONMENT = {
@@ -108,6 +127,11 @@ class Pair(NamedTuple):
         results[order[1]] = ended(pair[order[1]])
         return Ended([results[0], results[1]], time.monotonic() - begin)
 
+    def train_in_slurm(self, run: str) -> list[Completed]:
+        job = free_job()
+        pair = [self.start(run, "--coordinator", "auto", **slurm_variables(process, job)) for process in (0, 1)]
+        return [ended(process) for process in pair]
+
 
 FAULTS = {
     "the follower dies in its first evaluation": ("", "evaluation:1:SIGKILL:child"),
@@ -135,7 +159,7 @@ def require_continued_on_one_process(pair: Pair) -> None:
 @marked
 def test_a_process_that_dies_ends_the_other_and_the_run_resumes_to_the_same_bits(tmp_path):
     harness, pair = Harness(tmp_path), Pair(tmp_path)  # the harness writes the images
-    undisturbed, _ = pair.train("undisturbed")
+    undisturbed = pair.train_in_slurm("undisturbed")
     assert [result.code for result in undisturbed] == [0, 0], undisturbed
     assert [result.err for result in undisturbed] == ["", ""]
     assert "Gloo" not in undisturbed[0].out + undisturbed[1].out
