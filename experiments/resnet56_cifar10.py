@@ -6,8 +6,8 @@ best epoch on a held-out split of 5,000 images are kept.
 Command:  python scripts/train.py resnet56_cifar10 --data.dir DIR_OR_ZIP
 Shows:    the accuracy of the published recipe; plain56_cifar10 is the same network without shortcuts
 Device:   an accelerator; on a CPU only at a reduced length, such as --train.epochs 1
-Time:     not run at full length, which is 64,000 steps
-Expected: 93.03 % in the paper; ours has not been run at full length
+Time:     34 min for 8 epochs on 2 busy CPU cores; full length, 64,000 steps, has not been run
+Expected: 80.9 % test top-1 with --train.epochs 8 --schedule.name warmup_cosine; 93.03 % in the paper at full length
 """
 
 from cnnjax import create

@@ -7,6 +7,7 @@ usage: python scripts/benchmark.py train --models NAME ... [OPTIONS]     a train
        python scripts/benchmark.py sweep [OPTIONS]                      members of a sweep, together and separately
        python scripts/benchmark.py members [OPTIONS]                    members side by side on one accelerator
        python scripts/benchmark.py memory MODEL [OPTIONS]                peak memory, and the largest batch that fits
+       python scripts/benchmark.py gpu [--minutes 12]                    the open questions on a GPU
 
 `python scripts/benchmark.py train --help` shows the options of a command; --write writes the table to
 docs/benchmarks.md. `python scripts/summary.py` lists the networks. Install PyTorch and Keras with
@@ -20,7 +21,9 @@ import sys
 from cnnjax import cli
 from cnnjax.errors import choose
 
-MODULES = {"stream": "streaming", "sweep": "sweeping", "members": "members", "transfer": "transfer", "memory": "memory"}
+MODULES = {name: name for name in ("members", "transfer", "memory", "gpu")} | {
+    "stream": "streaming", "sweep": "sweeping",
+}  # fmt: skip
 """Modules of the commands that measure something other than single networks."""
 
 

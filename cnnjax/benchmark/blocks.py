@@ -1,6 +1,8 @@
 """Single blocks of larger networks with a dense head, to measure in addition to the models.
 
     name              input       layers
+    resnet_stem       224x224x3   ResNet-50 (He et al. 2015, table 1): 7x7/2 to 64, max pooling 3x3/2
+    bottleneck        56x56x256   ResNet-50, stage 1: 1x1 to 64, 3x3, 1x1 to 256, added to the input
     resnext_block     28x28x512   ResNeXt-50 32x4d (Xie et al. 2017, table 1), stage 2: 1x1 to 256, 3x3 in 32 groups,
                                   1x1 to 512, added to the input
     separable_entry   74x74x128   Xception (Chollet 2017, figure 5), entry flow: ReLU and a separable convolution
@@ -39,6 +41,32 @@ from cnnjax.models.layers import (
 )
 
 
+class ResNetStem(Arch):
+    """The stem of a ResNet for large images, and a head."""
+
+    family = "resnet_stem"
+
+    num_classes: Size = 10
+    input_size: Size = 224
+    channels: Size = 3
+
+    def build(self, rngs: nnx.Rngs) -> "ResNetStemModule":
+        return ResNetStemModule(self, rngs)
+
+
+class Bottleneck(Arch):
+    """A bottleneck, and a head."""
+
+    family = "bottleneck"
+
+    num_classes: Size = 10
+    input_size: Size = 56
+    channels: Size = 256
+
+    def build(self, rngs: nnx.Rngs) -> "BottleneckModule":
+        return BottleneckModule(self, rngs, inner=self.channels // 4, groups=1)
+
+
 class ResNeXtBlock(Arch):
     """A bottleneck with a grouped convolution, and a head."""
 
@@ -48,8 +76,8 @@ class ResNeXtBlock(Arch):
     input_size: Size = 28
     channels: Size = 512
 
-    def build(self, rngs: nnx.Rngs) -> "ResNeXtBlockModule":
-        return ResNeXtBlockModule(self, rngs)
+    def build(self, rngs: nnx.Rngs) -> "BottleneckModule":
+        return BottleneckModule(self, rngs, inner=self.channels // 2, groups=32)
 
 
 class SeparableEntry(Arch):
@@ -93,14 +121,29 @@ class BlockModule(Network):
         return Outputs(self.head(global_average(features["block"])))
 
 
-class ResNeXtBlockModule(BlockModule):
-    """The layers of `ResNeXtBlock`; stage: block [N, 28, 28, 512]."""
+class ResNetStemModule(BlockModule):
+    """The layers of `ResNetStem`; stage: block [N, 56, 56, 64]."""
 
-    def __init__(self, arch: ResNeXtBlock, rngs: nnx.Rngs):
+    WIDTH = 64
+
+    def __init__(self, arch: ResNetStem, rngs: nnx.Rngs):
         self.activation = activation(arch.activation)
-        inner = arch.channels // 2
+        self.conv = make_conv(arch, arch.channels, self.WIDTH, 7, rngs, stride=2)
+        self.norm = make_norm(arch, self.WIDTH, rngs)
+        self.head = Dense(self.WIDTH, arch.num_classes, dtype=arch.dtype, rngs=rngs)
+
+    def block(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        y = conv_norm_act(self.conv, self.norm, x, activation=self.activation)
+        return max_pool(y, size=3, stride=2, padding=1)
+
+
+class BottleneckModule(BlockModule):
+    """The layers of `Bottleneck` and `ResNeXtBlock`; stage: block, of the input's shape."""
+
+    def __init__(self, arch: Arch, rngs: nnx.Rngs, *, inner: int, groups: int):
+        self.activation = activation(arch.activation)
         self.conv1, self.norm1 = make_conv(arch, arch.channels, inner, 1, rngs), make_norm(arch, inner, rngs)
-        self.conv2, self.norm2 = make_conv(arch, inner, inner, 3, rngs, groups=32), make_norm(arch, inner, rngs)
+        self.conv2, self.norm2 = make_conv(arch, inner, inner, 3, rngs, groups=groups), make_norm(arch, inner, rngs)
         self.conv3 = make_conv(arch, inner, arch.channels, 1, rngs)
         self.norm3 = make_norm(arch, arch.channels, rngs)
         self.head = Dense(arch.channels, arch.num_classes, dtype=arch.dtype, rngs=rngs)
@@ -163,7 +206,8 @@ def make_norm(arch: Arch, channels: int, rngs: nnx.Rngs) -> BatchNorm:
     return BatchNorm(channels, momentum=0.9, epsilon=1e-5, unbiased_variance=True, dtype=arch.dtype, rngs=rngs)
 
 
-BLOCKS: dict[str, Arch] = {cls.family: cls() for cls in (ResNeXtBlock, SeparableEntry, SeparableMiddle)}
+FAMILIES = (ResNetStem, Bottleneck, ResNeXtBlock, SeparableEntry, SeparableMiddle)
+BLOCKS: dict[str, Arch] = {cls.family: cls() for cls in FAMILIES}
 
 
 def network(name: str, **options: Any) -> Arch:

@@ -14,7 +14,7 @@ from cnnjax import cli
 from cnnjax.benchmark import machine, on_jax, page, table, turns
 from cnnjax.benchmark.blocks import BLOCKS, network
 from cnnjax.benchmark.turns import Block
-from cnnjax.benchmark.work import OTHERS, Batches, Job, Peer, Task
+from cnnjax.benchmark.work import OTHERS, VARIANTS, Batches, Job, Peer, Task
 from cnnjax.errors import PartlyDone, UserError, choose, require
 from cnnjax.models.layers import Arch
 from cnnjax.schema import Schema
@@ -28,14 +28,17 @@ class Options(Schema, at="--"):
     """Networks, batch sizes and peers to measure."""
 
     models: tuple[str, ...]
-    """Networks to measure: names of models, or resnext_block, separable_entry, separable_middle."""
+    """Networks to measure: names of models, or blocks: resnet_stem, bottleneck, resnext_block, separable_entry,
+    separable_middle."""
     batch: Batches = ()
     """Batch sizes, one or more; by default 256 for lenet and mlp, 128 for small images, 16 for blocks, and for other
     networks 32 in training and 16 in inference."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype of the networks; parameters are float32."""
     against: tuple[str, ...] = tuple(peer.name for peer in OTHERS)
-    """Peers to compare with: torch, keras, xla (cnnjax without the native library, if that is in use), or none."""
+    """Peers to compare with: torch, keras, xla (cnnjax without the native library, if that is in use), or none; for
+    work on cnnjax itself also one_pass, index, blocks, candidates (all three), and XLA's flags for GPUs: fusion,
+    graphs, nhwc, nchw, untuned, cublas."""
     input_size: int | None = None
     """Height and width of the images in pixels; None: the default of each network."""
     devices: Annotated[int, Field(ge=1)] = 1
@@ -48,7 +51,7 @@ class Options(Schema, at="--"):
     def __post_init__(self) -> None:
         require(bool(self.models), "--models", self.models, "one or more names")
         for name in self.against:
-            choose("peer", name, [*(peer.name for peer in OTHERS), "none"])
+            choose("peer", name, [*(peer.name for peer in (*OTHERS, *VARIANTS)), "none"])
         consistent = "none" not in self.against or len(self.against) == 1
         require(consistent, "--against", self.against, "names of peers, or only none")
         if self.devices > 1 and {"torch", "keras"} & set(self.against):
@@ -76,7 +79,7 @@ class Options(Schema, at="--"):
         return jobs
 
     def peers(self) -> list[Peer]:
-        return [peer for peer in OTHERS if peer.name in self.against]
+        return [peer for peer in (*OTHERS, *VARIANTS) if peer.name in self.against]
 
 
 def default_batch(task: Task, name: str, arch: Arch) -> int:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cnnjax.benchmark.turns import Block, Row
-from cnnjax.benchmark.work import Job, Task
+from cnnjax.benchmark.work import XLA, Job, Task
 from cnnjax.system.memory import memory_is_kept
 
 GIB, TERA = 2**30, 1e12
@@ -102,14 +102,22 @@ def legend(task: Task, blocks: Sequence[Block], turns: int) -> str:
         f"Of peak: share of {peak / TERA:.3g} TFLOP/s ({source}), at two operations per multiply-add"
         f"{', times three in training' * (task == 'train')}." if peak else "",
         "ours / peer: images/s of cnnjax divided by the peer's; above 1, cnnjax is faster.",
-        "xla is cnnjax without the native library."
-        if any(row.peer.name == "xla" for b in blocks for row in b.rows)
-        else "",
+        _variants(blocks),
         f"{facts.threads} threads" + ("; every process keeps freed memory, in huge pages." if memory_is_kept() else ".")
         if on_cpu
         else f"Device: {facts.device}.",
     ]  # fmt: skip
     return " ".join(part for part in parts if part)
+
+
+def _variants(blocks: Sequence[Block]) -> str:
+    """Return the sentences on the rows that are cnnjax in another environment."""
+    peers = dict.fromkeys(row.peer for block in blocks for row in block.rows if row.peer.environment)
+    settings = ((peer.name, *peer.environment[0]) for peer in peers)
+    return " ".join(
+        f"{name} is cnnjax {'without the native library' if name == XLA.name else f'with {variable}={value}'}."
+        for name, variable, value in settings
+    )
 
 
 def show(task: Task, blocks: Sequence[Block], turns: int, console: Console) -> None:

@@ -46,6 +46,24 @@ OTHERS = (
 )
 
 
+VARIANTS = tuple(
+    Peer(name, OURS.module, OURS.package, ((variable, value),))
+    for name, variable, value in (
+        ("one_pass", "CNNJAX_CANDIDATES", "one_pass"),
+        ("index", "CNNJAX_CANDIDATES", "index"),
+        ("blocks", "CNNJAX_CANDIDATES", "blocks"),
+        ("candidates", "CNNJAX_CANDIDATES", "one_pass,index,blocks"),
+        ("fusion", "XLA_FLAGS", "--xla_gpu_experimental_enable_conv_fusion=true"),
+        ("graphs", "XLA_FLAGS", "--xla_gpu_enable_command_buffer=+CONVOLUTION"),
+        ("nhwc", "XLA_FLAGS", "--xla_gpu_force_conv_nhwc=true"),
+        ("nchw", "XLA_FLAGS", "--xla_gpu_force_conv_nchw=true"),
+        ("untuned", "XLA_FLAGS", "--xla_gpu_autotune_level=0"),
+        ("cublas", "XLA_FLAGS", "--xla_gpu_enable_triton_gemm=false"),
+    )
+)
+"""cnnjax with candidates of `cnnjax.ops.dispatch`, or with flags of XLA for GPUs; compared only if asked for."""
+
+
 class Job(Schema):
     """The work to measure, the same for every peer."""
 

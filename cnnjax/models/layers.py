@@ -286,7 +286,7 @@ class BatchNorm(nnx.Module):
             return affine(x, factor, offset, dtype=self.dtype, activation=activation, residual=residual)
         y, mean, var = normalize_batch(
             x, self._scale(), self.bias.get_value(), epsilon=self.epsilon, dtype=self.dtype,
-            activation=activation, residual=residual,
+            activation=activation, residual=residual, running_mean=self.mean.get_value(),
         )  # fmt: skip
         self._move(mean, var, count=x.size // x.shape[-1])
         return y

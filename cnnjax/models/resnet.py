@@ -75,7 +75,8 @@ class ResNet(HeadedArch):
     group_width: Size = 64
     """Channels per group in the first stage; the paper's bottleneck has one group of 64."""
     zero_init_residual: bool = False
-    """Start each block as the identity, with scale 0 in its last norm (Goyal et al. 2017, section 5.1)."""
+    """Start each block as its shortcut, with scale 0 in its last norm (Goyal et al. 2017, section 5.1); blocks whose
+    shortcut pads channels are left out."""
     stochastic_depth: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     """Stochastic depth: probability of skipping the last block in training, in [0, 1); smaller for earlier blocks."""
     momentum: Annotated[Number, Field(ge=0, le=1)] = 0.9
@@ -104,6 +105,20 @@ class ResNet(HeadedArch):
         if self.form == "v2" and (self.zero_init_residual or self.block == "basic"):
             raise ValueError("model.form is 'v2'; it needs block 'bottleneck' and zero_init_residual False")
         return self
+
+    @model_validator(mode="after")
+    def _zero_init_has_shortcuts(self) -> Self:
+        if self.shortcut == "none" and self.zero_init_residual:
+            raise ValueError("model.zero_init_residual is True; it needs shortcut 'projection' or 'padding'")
+        return self
+
+    def starts_as_shortcut(self, inputs: int, outputs: int) -> bool:
+        """Return whether the last norm of a block starts with scale 0.
+
+        If zero padding adds channels, it does not: the new channels would be 0 for every image, here and in the rest of
+        the stage, and would stay 0, because ReLU passes no gradient where its input is 0.
+        """
+        return self.zero_init_residual and (self.shortcut != "padding" or inputs == outputs)
 
     @property
     def expansion(self) -> int:
@@ -185,7 +200,7 @@ class BasicBlock(nnx.Module):
         self.conv1 = make_conv(arch, inputs, width, 3, rngs, stride, bias=bias)
         self.norm1 = make_norm(arch, width, rngs)
         self.conv2 = make_conv(arch, width, width, 3, rngs, bias=bias)
-        self.norm2 = make_norm(arch, width, rngs, arch.zero_init_residual)
+        self.norm2 = make_norm(arch, width, rngs, arch.starts_as_shortcut(inputs, width))
         self.shortcut = Shortcut(arch, inputs, width, stride, first, rngs)
         self.drop = StochasticDepth(rate)
 
@@ -208,7 +223,7 @@ class Bottleneck(nnx.Module):
         self.conv2 = make_conv(arch, inner, inner, 3, rngs, stride2, arch.groups, bias=bias)
         self.norm2 = make_norm(arch, inner, rngs)
         self.conv3 = make_conv(arch, inner, outputs, 1, rngs, bias=bias)
-        self.norm3 = make_norm(arch, outputs, rngs, arch.zero_init_residual)
+        self.norm3 = make_norm(arch, outputs, rngs, arch.starts_as_shortcut(inputs, outputs))
         self.shortcut = Shortcut(arch, inputs, outputs, stride, first, rngs)
         self.drop = StochasticDepth(rate)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from cnnjax.ops.dispatch import norm_algorithm, parameter_dtype
 from cnnjax.ops.native.batch_norm import batch_norm as native_batch_norm
@@ -13,19 +14,23 @@ Activation = Callable[..., jax.Array]
 
 def normalize_batch(
     x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float, dtype: Any, activation: Activation,
-    residual: jax.Array | None,
+    residual: jax.Array | None, running_mean: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
     """Normalize [N, H, W, C] by its batch statistics (Ioffe and Szegedy 2015, algorithm 1).
+
+    ``running_mean`` [C] does not change the result; close to the batch's mean, it makes a single pass accurate.
 
     Returns:
         activation(norm(x) + residual) in ``dtype``, and the batch's mean and biased variance [C].
     """
-    if norm_algorithm(x.dtype) == "native":
+    algorithm = norm_algorithm(x.dtype)
+    if algorithm == "native":
         relu = activation is jax.nn.relu
         y, mean, var = native_batch_norm(x, scale, bias, epsilon=epsilon, relu=relu, residual=residual)
         y = y.astype(dtype)
         return y if relu else activation(y), mean, var
-    mean, var = moments(x.astype(parameter_dtype(x.dtype)))
+    wide = x.astype(parameter_dtype(x.dtype))
+    mean, var = moments_about(wide, running_mean) if algorithm == "one_pass" else moments(wide)
     factor, offset = scale_and_offset(scale, bias, mean, var, epsilon)
     return affine(x, factor, offset, dtype=dtype, activation=activation, residual=residual), mean, var
 
@@ -61,4 +66,26 @@ def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _moments_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> Any:
     (x,), (dx,) = primals, tangents
     mean, var = moments(x)
-    return (mean, var), (dx.mean((0, 1, 2)), 2 * ((x - mean[None, None, None]) * dx).mean((0, 1, 2)))
+    return (mean, var), _tangents(x, mean, dx)
+
+
+@jax.custom_jvp
+def moments_about(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return `moments` from the sums of x - shift [C] and of its square, which one pass through memory computes.
+
+    The variance loses the digits of (mean - shift)^2 / variance; ``shift`` has no gradient.
+    """
+    away = x - shift[None, None, None]
+    mean = away.mean((0, 1, 2))
+    return shift + mean, jnp.maximum(jnp.square(away).mean((0, 1, 2)) - jnp.square(mean), 0)
+
+
+@moments_about.defjvp
+def _moments_about_jvp(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> Any:
+    (x, shift), (dx, _) = primals, tangents
+    mean, var = moments_about(x, shift)
+    return (mean, var), _tangents(x, mean, dx)
+
+
+def _tangents(x: jax.Array, mean: jax.Array, dx: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return dx.mean((0, 1, 2)), 2 * ((x - mean[None, None, None]) * dx).mean((0, 1, 2))

@@ -34,7 +34,10 @@ def conv_general_dilated(
         )  # fmt: skip
     if algorithm == "members":
         return packing.convolution(images, kernel, window, tuple(sorted(options.items())))
-    algorithms = {"native": native.convolution, "matmul": _by_matmul, "patches": _by_patches, "shifts": _by_shifts}
+    algorithms = {
+        "native": native.convolution, "matmul": _by_matmul, "patches": _by_patches, "shifts": _by_shifts,
+        "blocks": _by_blocks,
+    }  # fmt: skip
     return algorithms[algorithm](images, kernel, window)
 
 
@@ -88,6 +91,28 @@ def _by_shifts(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Arra
     shifted = (jnp.repeat(x, repeats, axis=-1) if repeats > 1 else x for x in _shifted(images, kernel, window))
     products = [x * flat[place][None, None, None] for place, x in enumerate(shifted)]
     return sum(products[1:], start=products[0])
+
+
+def _by_blocks(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """Compute a convolution of stride 2 as one of stride 1 on blocks of 2x2 positions, with four times the channels."""
+    _, height, width, outputs = output_shape(images, kernel, window)
+    taps = [-(-size // 2) for size in kernel.shape[:2]]
+    sides = [2 * (count - 1 + tap) for count, tap in zip((height, width), taps, strict=True)]
+    edges = [
+        (before, side - before - extent, 0)
+        for (before, _), side, extent in zip(window.padding, sides, images.shape[1:3], strict=True)
+    ]
+    zero, none = jnp.zeros((), images.dtype), (0, 0, 0)
+    padded = lax.pad(images, zero, [none, *edges, none])
+    blocks = padded.reshape(len(images), sides[0] // 2, 2, sides[1] // 2, 2, -1).transpose(0, 1, 3, 2, 4, 5)
+    full = jnp.pad(
+        kernel, [(0, 2 * tap - size) for tap, size in zip(taps, kernel.shape[:2], strict=True)] + 2 * [(0, 0)]
+    )
+    matrix = full.reshape(taps[0], 2, taps[1], 2, -1, outputs).transpose(0, 2, 1, 3, 4, 5)
+    return lax.conv_general_dilated(
+        blocks.reshape(*blocks.shape[:3], -1), matrix.reshape(*taps, -1, outputs), (1, 1), "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )  # fmt: skip
 
 
 def _shifted(images: jax.Array, kernel: jax.Array, window: Window) -> list[jax.Array]:

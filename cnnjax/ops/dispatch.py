@@ -15,23 +15,33 @@ choices for a run's environment.json.
     convolution of a stack       members         -                      -
 
 On several CPU devices, the rules are those of a CPU without the native library.
+
+Three candidates for accelerators have not been measured there, and no rule selects them: batch statistics in one pass,
+the gradient of max pooling by kept indices, and a strided convolution of few channels as one of 2x2 blocks. With
+``CNNJAX_CANDIDATES=one_pass,index,blocks`` XLA's counterparts are replaced, so that `scripts/benchmark.py` can compare
+them.
 """
 
 import contextlib
 import contextvars
+import os
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
+from cnnjax.errors import choose
 from cnnjax.ops.native import library
 from cnnjax.ops.window import POINTWISE, Window, output_shape, turned
 from cnnjax.parallel import devices_of_program
 
-ConvAlgorithm = Literal["xla", "members", "native", "matmul", "patches", "shifts"]
-NormAlgorithm = Literal["xla", "native"]
-PoolAlgorithm = Literal["reduce_window", "slices"]
+ConvAlgorithm = Literal["xla", "members", "native", "matmul", "patches", "shifts", "blocks"]
+NormAlgorithm = Literal["xla", "native", "one_pass"]
+PoolAlgorithm = Literal["reduce_window", "slices", "index"]
+CANDIDATES = ("one_pass", "index", "blocks")
+MOST_BLOCK_CHANNELS = 4
+"""Maximum input channels of a convolution that the candidate "blocks" computes."""
 SMALLEST_MAP = 4
 """Maximum positions of an output map for the "patches" algorithm."""
 FEW_POSITIONS = 1024
@@ -45,6 +55,16 @@ VECTOR_WIDTH = 16
 def parameter_dtype(dtype: Any) -> Any:
     """Return the dtype of parameters, statistics and logits in a network of ``dtype``: at least float32."""
     return jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32
+
+
+def is_candidate(name: str) -> bool:
+    """Return whether ``CNNJAX_CANDIDATES`` selects a candidate.
+
+    Raises:
+        UserError: it names something else.
+    """
+    names = os.environ.get("CNNJAX_CANDIDATES", "").split(",")
+    return name in [choose("CNNJAX_CANDIDATES", each, CANDIDATES) for each in names if each]
 
 
 def is_partitioned() -> bool:
@@ -72,6 +92,8 @@ def conv_library(dtype: Any) -> str:
 
 def conv_algorithm(images: jax.Array, kernel: jax.Array, window: Window) -> ConvAlgorithm:
     """Return the algorithm for the convolution of [N, H, W, C] with [h, w, C / groups, C'] on this machine."""
+    if is_candidate("blocks") and is_strided_on_few_channels(images, kernel, window):
+        return "blocks"
     library_name = conv_library(images.dtype)
     if library_name == "xla" or not _is_known(images):
         return "members" if _side_by_side.get() and window.groups == 1 else "xla"
@@ -90,13 +112,23 @@ def conv_algorithm(images: jax.Array, kernel: jax.Array, window: Window) -> Conv
     return "shifts" if kernel.shape[2] == 1 else "patches"
 
 
+def is_strided_on_few_channels(images: Any, kernel: Any, window: Window) -> bool:
+    """Return whether a convolution of stride 2 leaves most lanes of a matrix unit empty, such as the stem's."""
+    plain = window.groups == 1 and window.dilation == (1, 1)
+    return plain and window.strides == (2, 2) and images.shape[3] <= MOST_BLOCK_CHANNELS and min(kernel.shape[:2]) > 2
+
+
 def norm_algorithm(dtype: Any) -> NormAlgorithm:
     """Return the algorithm of training-mode batch norm: "native" (CPU, few passes through memory) or "xla"."""
+    if is_candidate("one_pass"):
+        return "one_pass"
     return "native" if has_kernels(dtype) else "xla"
 
 
 def pool_algorithm() -> PoolAlgorithm:
     """Return the algorithm of max pooling: on a CPU, slices are many times faster than a windowed reduction."""
+    if is_candidate("index"):
+        return "index"
     return "slices" if jax.default_backend() == "cpu" else "reduce_window"
 
 
@@ -182,12 +214,24 @@ def compiler_options(backend: str) -> dict[str, Any] | None:
     return {"xla_disable_hlo_passes": "cse_barrier_expander"} if backend == "cpu" else None
 
 
+def compiler_options_of_init(backend: str) -> dict[str, Any] | None:
+    """Return extra XLA compiler options for drawing the parameters: on a CPU, optimize less.
+
+    The program runs once, and takes several seconds to compile: in processor time, 3.3 s at the default level and 0.9 s
+    at this one for LeNet-5, 24 s and 11 s for GoogLeNet. The parameters have the same bits.
+    """
+    reduced = backend == "cpu" and not jax.config.read("jax_disable_most_optimizations")
+    return {"xla_backend_optimization_level": 1} if reduced else None
+
+
 def record(dtype: Any, *, accumulates: bool) -> dict[str, str]:
     """Return the choices for a network of ``dtype``, for a run's environment.json."""
     dtype = jnp.dtype(dtype)
     chosen = {
         "convolution": conv_library(dtype), "norm": norm_algorithm(dtype), "max_pool": pool_algorithm(),
     }  # fmt: skip
+    if names := os.environ.get("CNNJAX_CANDIDATES"):
+        chosen["candidates"] = names
     if accumulates:
         chosen["accumulation"] = "unrolled" if is_unrolled(jax.default_backend()) else "loop"
     return chosen

@@ -6,7 +6,7 @@
     title = "Does ReLU train LeNet-5 better than the sigmoid?"
     text = "With the sigmoid it reaches {1}."
     rows = [{record = "lenet_fashion", label = "LeNet-5, sigmoid", claimed = "89.6", source = "the course"}]
-    picture = "curves"  # or "images_per_class"; see results_pictures.py
+    picture = "curves"  # see results_pictures.py
     image = "images/sigmoid.png"
 
 `record` may also be a list of records whose configs differ only in how their images were drawn. In `text`, {1} stands

@@ -1,14 +1,16 @@
 """The pictures of docs/results.md, drawn from the records of a question.
 
-A question with ``picture = "curves"`` shows the training loss and the validation error of its rows over the epochs. One
-with ``picture = "images_per_class"`` shows their test top-1 over the number of training images per class, with one line
-for each ``series`` of rows. ``image`` is the file, next to the page.
+What a question's ``picture`` shows of its rows; ``image`` is the file, relative to the page:
+    curves            the training loss and the validation error over the epochs
+    overfitting       loss and error over the epochs, each of training and of validation
+    images_per_class  the test top-1 over the number of training images per class, one line for each ``series`` of rows
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cnnjax.errors import UserError, choose
@@ -17,6 +19,8 @@ from cnnjax.runs.records import Record
 
 Row = tuple[Mapping[str, str], Sequence[Record]]
 """A row of a question: its entry, and the records of its seeds."""
+Value = Callable[[Mapping[str, Any]], float]
+"""A value of the metrics of an epoch."""
 SIZE = (10, 4)
 
 
@@ -32,18 +36,24 @@ def draw(question: Mapping[str, Any], groups: Sequence[Sequence[Record]]) -> Fig
 
 def _curves(rows: Sequence[Row], title: str) -> Figure:
     """Lines are means over the seeds; rows with ``dashed = true`` have dashed lines."""
-    figure = Figure(figsize=SIZE, layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, left, right = _panels("training loss (nats)", "validation error (%)")
     for row, group in rows:
         style = "--" if row.get("dashed") else "-"
-        for axes, value in ((left, _train_loss), (right, _validation_error)):
-            lines = np.array([[value(entry) for entry in record.rows] for record in _same_length(group, title)])
-            axes.plot(range(1, lines.shape[1] + 1), lines.mean(axis=0), style, marker=".", label=label(row["label"]))
-    left.set(xlabel="epoch", ylabel="training loss (nats)")
-    right.set(xlabel="epoch", ylabel="validation error (%)")
+        for axes, value in ((left, _loss("train")), (right, _error("validation"))):
+            axes.plot(*_mean(group, title, value), style, marker=".", label=label(row["label"]))
     left.legend()
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
+    return figure
+
+
+def _overfitting(rows: Sequence[Row], title: str) -> Figure:
+    """Lines are means over the seeds, for each row a solid one for training and a dashed one for validation."""
+    figure, left, right = _panels("loss (nats)", "error (%)")
+    for number, (row, group) in enumerate(rows):
+        for split, name, style in (("train", "training", "-"), ("validation", "validation", "--")):
+            for axes, value in ((left, _loss(split)), (right, _error(split))):
+                text = label(f"{row['label']}, {name}")
+                axes.plot(*_mean(group, title, value), style, color=f"C{number}", marker=".", label=text)
+    left.legend()
     return figure
 
 
@@ -67,24 +77,37 @@ def _images_per_class(rows: Sequence[Row], title: str) -> Figure:
     return figure
 
 
-PICTURES: dict[str, Callable[[Sequence[Row], str], Figure]] = {"curves": _curves, "images_per_class": _images_per_class}
+PICTURES: dict[str, Callable[[Sequence[Row], str], Figure]] = {
+    "curves": _curves, "overfitting": _overfitting, "images_per_class": _images_per_class,
+}  # fmt: skip
 
 
-def _train_loss(row: Mapping[str, Any]) -> float:
-    return row["train_loss"]
+def _panels(left: str, right: str) -> tuple[Figure, Axes, Axes]:
+    """Return a figure with two axes over the epochs, and these axes; the arguments are the labels of their values."""
+    figure = Figure(figsize=SIZE, layout="constrained")
+    both = figure.subplots(1, 2)
+    for axes, name in zip(both, (left, right), strict=True):
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.grid(alpha=0.3)
+    return figure, *both
 
 
-def _validation_error(row: Mapping[str, Any]) -> float:
-    return 100 - 100 * row["validation_top1"]
+def _loss(split: str) -> Value:
+    return lambda row: row[f"{split}_loss"]
 
 
-def _same_length(group: Sequence[Record], title: str) -> Sequence[Record]:
+def _error(split: str) -> Value:
+    return lambda row: 100 - 100 * row[f"{split}_top1"]
+
+
+def _mean(group: Sequence[Record], title: str, value: Value) -> tuple[range, np.ndarray]:
+    """Return the epochs, and the mean of a value over the seeds at each of them."""
     lengths = sorted({len(record.rows) for record in group})
     if len(lengths) > 1:
         raise UserError(
             f"the curves of {title!r} need seeds of equal length; {group[0].name} has runs of {lengths} epochs"
         )
-    return group
+    return range(1, lengths[0] + 1), np.mean([[value(row) for row in record.rows] for record in group], axis=0)
 
 
 def _count(record: Record, title: str) -> int:

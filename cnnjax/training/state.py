@@ -1,5 +1,7 @@
 """The train state: everything that training changes."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +10,7 @@ import optax
 
 from cnnjax.config import Experiment
 from cnnjax.functional import HEAD, Tree, Variables, init, leaves_by_path, parameter_groups
-from cnnjax.ops.dispatch import parameter_dtype
+from cnnjax.ops.dispatch import compiler_options_of_init, parameter_dtype
 from cnnjax.optim import Hyperparameters, Rule, make_rule
 from cnnjax.partition import frozen_statistics, join, select, split_frozen
 
@@ -81,7 +83,13 @@ def init_state(experiment: Experiment, hyperparameters: Hyperparameters) -> Trai
 
 def drawn_variables(experiment: Experiment) -> Variables:
     """Return the variables drawn by the seed."""
-    return init(experiment.model, jax.random.fold_in(jax.random.key(experiment.seed), INIT_STREAM))
+    key = jax.random.fold_in(jax.random.key(experiment.seed), INIT_STREAM)
+    return _compiled_init(jax.default_backend())(experiment.model, key)
+
+
+@functools.cache
+def _compiled_init(backend: str) -> Callable[..., Variables]:
+    return jax.jit(init, static_argnums=0, compiler_options=compiler_options_of_init(backend))
 
 
 def state_of(experiment: Experiment, hyperparameters: Hyperparameters, variables: Variables) -> TrainState:

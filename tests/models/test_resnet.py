@@ -68,10 +68,10 @@ def test_with_zero_init_each_block_is_the_identity_before_its_activation(name):
     "name",
     [
         pytest.param(name, marks=pytest.mark.compiles_large)
-        for name in ("resnet18", "resnet50", "resnet50_v1", "resnext50_32x4d")
+        for name in ("resnet18", "resnet50", "resnet50_v1", "resnext50_32x4d", "resnet20_cifar")
     ],
 )
-def test_with_zero_init_gradients_are_finite_and_reach_each_last_norm(name):
+def test_with_zero_init_gradients_are_finite_and_reach_every_channel_of_each_last_norm(name):
     arch = create(name, **{**SMALL, "group_width": 8 if "next" in name else 64}, zero_init_residual=True)
     variables = init(arch, KEY)
 
@@ -83,7 +83,16 @@ def test_with_zero_init_gradients_are_finite_and_reach_each_last_norm(name):
     assert all(np.isfinite(grad).all() for grad in grads.values())
     last = 2 if arch.block == "basic" else 3
     for block in ("stage1/0", "stage2/0", "stage2/1"):
-        assert np.abs(grads[f"{block}/norm{last}/scale"]).max() > 0
+        assert np.all(grads[f"{block}/norm{last}/scale"] != 0)
+
+
+def test_with_zero_init_blocks_that_pad_channels_keep_their_scale():
+    """With scale 0, their new channels would be 0 for every image, and would get no gradient through ReLU."""
+    params = leaves_by_path(init(create("resnet20_cifar", **SMALL, zero_init_residual=True), KEY).params)
+    scales = {path[:8]: leaf for path, leaf in params.items() if path.endswith("norm2/scale")}
+    assert {block: bool(np.asarray(scale).any()) for block, scale in scales.items()} == {
+        "stage1/0": False, "stage2/0": True, "stage2/1": False,
+    }  # fmt: skip
 
 
 @pytest.mark.compiles_large
@@ -173,6 +182,7 @@ def test_max_pooling_with_zero_padding():
         ({"epsilon": 0.0}, "model.epsilon is 0.0"),
         ({"form": "v2", "zero_init_residual": True}, "model.form is 'v2'"),
         ({"form": "v2", "block": "basic"}, "model.form is 'v2'"),
+        ({"shortcut": "none", "zero_init_residual": True}, "model.zero_init_residual is True; it needs shortcut"),
         ({"form": "v3"}, "unknown form 'v3'"),
         ({"block": "basic", "groups": 2}, "model.groups is 2"),
     ],

@@ -173,6 +173,18 @@ def test_curves_show_each_row_over_the_epochs(recorded, tmp_path):
         results_page.page({"ten": [base, longer._replace(name="ten")], "fifty": [longer]}, tmp_path / "questions.toml")
 
 
+def test_a_picture_of_overfitting_shows_training_and_validation(recorded, tmp_path):
+    text = PICTURED.replace("images_per_class", "overfitting").replace('["ten", "ten,data.split_seed=1"]', '"ten"')
+    (tmp_path / "questions.toml").write_text(text)
+    base = records.read_record(recorded)
+    row = base.rows[0] | {"train_loss": 0.5, "validation_loss": 0.75, "train_top1": 0.5, "validation_top1": 0.25}
+    page = results_page.page({"ten": [base._replace(rows=[row])], "fifty": [base]}, tmp_path / "questions.toml")
+    loss, error = page.pictures["images/count.png"].axes
+    assert [line.get_ydata()[0] for line in loss.lines[:2]] == [0.5, 0.75]
+    assert [line.get_ydata()[0] for line in error.lines[:2]] == [50, 75]
+    assert [line.get_label() for line in loss.lines[:2]] == ["few, training", "few, validation"]
+
+
 def test_a_picture_that_does_not_fit_is_refused(recorded, tmp_path):
     base = records.read_record(recorded)
     named = {"ten": [base], "ten,data.split_seed=1": [base], "fifty": [base]}
