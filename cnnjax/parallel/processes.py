@@ -6,6 +6,7 @@ values as JSON; arrays and the request to stop travel over the devices. On one p
 
 import contextlib
 import json
+import re
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -207,6 +208,13 @@ def fail(error: Exception) -> None:
     failure = json.dumps({"kind": kind, "error": str(error)})
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordinator has ended too
         coordination_client().key_value_set(_key("failed", jax.process_index()), failure)
+
+
+def is_broken(error: BaseException) -> bool:
+    """Return whether an error is one of JAX's runtime; a call to a program may raise it as a ValueError."""
+    return isinstance(error, jax.errors.JaxRuntimeError) or (
+        isinstance(error, ValueError) and re.match("[A-Z_]+: ", str(error)) is not None
+    )
 
 
 def lost(error: BaseException, resume_command: str) -> PartlyDone:

@@ -59,11 +59,9 @@ def in_company(experiment: Experiment, resume_command: str) -> Iterator[None]:
                 "the experiment has phases, which train on one host; leave --coordinator out, or give --phases 0"
             )
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if is_shortage(error):
-            raise
-        raise processes.lost(error, resume_command) from error
     except Exception as error:
+        if processes.is_broken(error) and not is_shortage(error):
+            raise processes.lost(error, resume_command) from error
         processes.fail(error)
         raise
 
