@@ -29,7 +29,7 @@ from cnnjax.training.initial import initial_variables
 from cnnjax.training.loop import Outcome, first_snapshot, plan, training
 from cnnjax.training.out_of_memory import is_shortage
 from cnnjax.training.profiling import Profile
-from cnnjax.training.state import init_state
+from cnnjax.training.state import abstract_state
 from cnnjax.training.turns import Steps, finish
 from cnnjax.transfer.phases import resolved
 
@@ -193,6 +193,6 @@ def zeros(shapes: Any) -> Any:
 def announced(message: dict[str, Any], experiment: Experiment, dataset: Dataset) -> Snapshot:
     """Return the start that the leader announces; its arrays are zero until `train` receives them."""
     _, hyperparameters = plan(experiment, dataset)
-    empty = zeros(jax.eval_shape(lambda: init_state(experiment, hyperparameters)))
+    empty = zeros(abstract_state(experiment, hyperparameters))
     stopping = EarlyStoppingState.from_dict(message["early_stopping"])
     return Snapshot(empty, stopping, message["rows"], message["seconds"])
