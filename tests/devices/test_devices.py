@@ -22,6 +22,7 @@ EXACT = 1e-10
 CHECKS = (
     "wide-lenet", "wide-mixed", "wide-accumulated", "gradient-lenet", "reduced-lenet", "reduced-resnet20", "streamed",
     "stacked", "inference", "compilations", "scripts", "wide-resnet20", "gradient-resnet20",
+    "wide-googlenet", "gradient-googlenet",
 )  # fmt: skip
 slow = [pytest.mark.many_processes, pytest.mark.compiles_large, pytest.mark.trains_long]
 
