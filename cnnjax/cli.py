@@ -141,10 +141,18 @@ def _run(script: Callable[[list[str]], Any], arguments: list[str]) -> None:
     sys.stdout.flush()
 
 
+_before_leaving: list[Callable[[], None]] = []
+"""What to call at the end, when the error has been printed."""
+
+
 def _leave(code: int, *, at_once: bool = False) -> NoReturn:
     """Exit; after an interrupt immediately, because a compilation in another thread may crash during a normal exit."""
     flush_or_discard(sys.stdout)
     flush_or_discard(sys.stderr)
+    if _before_leaving:
+        for leave in _before_leaving:
+            leave()
+        os._exit(code)
     if at_once:
         os._exit(code)
     sys.exit(code)
@@ -169,17 +177,22 @@ def use_precision(arch: Any) -> None:
 
 
 def start_jax(
-    platform: Platform, deterministic: bool = False, arch: Any = None, devices: int | None = None
+    platform: Platform, deterministic: bool = False, arch: Any = None, devices: int | None = None,
+    coordinator: Any = None,
 ) -> None:  # fmt: skip
     """Select the platform and enable the compilation cache. Call it before the first computation.
 
     ``arch`` is the network, if known: a float64 network enables 64-bit JAX. ``devices`` limits the number of devices.
+    With a ``coordinator`` (`parallel.processes.Coordinator`), this process joins others.
     """
-    from cnnjax.parallel import use_devices, use_platform
+    from cnnjax.parallel import processes, use_devices, use_platform
     from cnnjax.system.compilation import keep_programs, use_deterministic_programs
 
     if deterministic:
         use_deterministic_programs()
+    if coordinator is not None:
+        processes.join(coordinator)
+        _before_leaving.append(processes.leave)
     use_platform(platform)
     use_devices(devices)
     if arch is not None:
@@ -323,6 +336,11 @@ def take_option(arguments: list[str], option: str) -> tuple[list[str], str | Non
         if argument.startswith(f"{option}="):
             return arguments[:index] + arguments[index + 1 :], argument.partition("=")[2]
     return arguments, None
+
+
+def option_names(arguments: Sequence[str]) -> set[str]:
+    """Return the names of the given options, without their values."""
+    return {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
 
 
 def resume_command(without: Sequence[str] = ()) -> str:

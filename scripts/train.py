@@ -13,6 +13,10 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from cnnjax import cli
+from cnnjax.system import supervisor
+
+RESUMED_WITHOUT = "--resume", "--profile"
+"""Options that the command to resume leaves out."""
 
 
 def train(arguments: list[str]) -> None:
@@ -21,6 +25,10 @@ def train(arguments: list[str]) -> None:
         listed = "\n".join(f"  {name:<22} {title}" for name, title in cli.list_experiments().items())
         print(f"{__doc__}\nexperiments:\n{listed}")
         return
+    if "--coordinator" in cli.option_names(arguments):
+        if not supervisor.is_supervised():
+            raise SystemExit(supervisor.supervise(cli.resume_command(RESUMED_WITHOUT), keep_log="--debug" in arguments))
+        supervisor.obey()
     name, base, definitions = cli.load_experiment(cli.first(arguments, "experiment"), *cli.code_options(arguments))
     rest, model = cli.take_option(arguments[1:], "--model")
     rest, start = cli.take_option(rest, "--init")
@@ -43,6 +51,10 @@ def train(arguments: list[str]) -> None:
         resume: Literal["auto", "never"] = "auto",
         platform: cli.Platform = "auto",
         devices: int | None = None,
+        coordinator: str | None = None,
+        num_processes: int | None = None,
+        process_id: int | None = None,
+        connect_timeout: int = 300,
         loggers: tuple[str, ...] = (),
         profile: str | None = None,
         find_lr: bool = False,
@@ -60,6 +72,11 @@ def train(arguments: list[str]) -> None:
             resume: auto resumes the run in the folder; never refuses a folder that holds a run.
             platform: Device to compute on; auto picks an accelerator if there is one.
             devices: Number of devices to train on, by default all; each computes an equal share of every batch.
+            coordinator: HOST:PORT of process 0, to train on several hosts: start the same command on each of them; or
+                auto in a SLURM job, on a TPU pod and with Open MPI. Only process 0 writes the run folder.
+            num_processes: Number of processes.
+            process_id: Number of this process, from 0.
+            connect_timeout: Seconds that a process waits for the others at the start.
             loggers: Where to write the metrics of each epoch besides metrics.jsonl: tensorboard, wandb.
             profile: Steps to profile, such as 10:20 (10 to 19, counted from 0 when this process starts training). JAX's
                 profiler writes a trace to the run folder; results do not change.
@@ -72,7 +89,9 @@ def train(arguments: list[str]) -> None:
             trust_code: Execute the copy of that file in the run folder; only for folders that you trust.
             debug: Show the traceback of an error.
         """
-        return experiment, out, resume, platform, devices, loggers, profile, find_lr, find_lr_steps, deterministic
+        hosts = coordinator, num_processes, process_id, connect_timeout
+        search = find_lr, find_lr_steps
+        return experiment, out, resume, platform, devices, hosts, loggers, profile, search, deterministic
 
     description = (
         "Before the other options apply: --model NAME replaces the network with another variant, --init run:RUN, "
@@ -81,12 +100,14 @@ def train(arguments: list[str]) -> None:
     )
     prog = f"scripts/train.py {arguments[0]}"
     parsed = cli.parse(options, rest, prog, description=description)
-    experiment, out, resume, platform, devices, loggers, profile, find_lr, find_lr_steps, deterministic = parsed
+    experiment, out, resume, platform, devices, hosts, loggers, profile, search, deterministic = parsed
+    find_lr, find_lr_steps = search
 
     from rich.console import Console  # imported late to keep --help fast
 
     import cnnjax
     from cnnjax.errors import UserError
+    from cnnjax.parallel.processes import coordinator_of
     from cnnjax.runs.naming import run_name, short_origin
     from cnnjax.system.stdio import lasting_output
     from cnnjax.training.profiling import read_steps
@@ -96,7 +117,10 @@ def train(arguments: list[str]) -> None:
     if find_lr and profile is not None:
         raise UserError("--profile and --find-lr are both given; give one of them")
     profiled = None if profile is None else read_steps(profile)
-    cli.start_jax(platform, deterministic, experiment.model, devices)
+    coordinator = coordinator_of(*hosts)
+    if find_lr and coordinator is not None:
+        raise UserError("--find-lr and --coordinator are both given; test learning rates on one host")
+    cli.start_jax(platform, deterministic, experiment.model, devices, coordinator)
     replaced = {"model": model, "init": start and short_origin(start), "phases": phases}
     replaced["continue-from"] = continued and Path(continued).resolve().name.partition(",")[0]
     named = ",".join([name, *(f"{option}={value}" for option, value in replaced.items() if value)])
@@ -112,7 +136,7 @@ def train(arguments: list[str]) -> None:
         cnnjax.train(
             experiment, out or Path("runs") / full_name, name=full_name, resume=resume, profile=profiled,
             definitions=definitions, console=Console(file=output),
-            resume_command=cli.resume_command(without=("--resume", "--profile")), loggers=loggers,
+            resume_command=cli.resume_command(RESUMED_WITHOUT), loggers=loggers,
         )  # fmt: skip
 
 

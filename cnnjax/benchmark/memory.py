@@ -32,7 +32,7 @@ from cnnjax.optim import make_hyperparameters
 from cnnjax.parallel import device_memory
 from cnnjax.schema import Number, Schema
 from cnnjax.system.versions import version
-from cnnjax.training.state import init_state
+from cnnjax.training.state import abstract_state
 from cnnjax.training.step import make_train_step
 
 GIB = 2**30
@@ -119,7 +119,7 @@ def step_bytes(
     train = Train(batch_size=batch, remat=remat, accumulate=accumulate)
     experiment = Experiment(model=arch, optimizer=optimizer, train=train)
     step, hyperparameters = make_train_step(experiment, preprocessing), make_hyperparameters(experiment, 1)
-    state, key = jax.eval_shape(lambda: (init_state(experiment, hyperparameters), jax.random.key(0)))
+    state, key = abstract_state(experiment, hyperparameters), jax.eval_shape(lambda: jax.random.key(0))
     images: Any = jax.ShapeDtypeStruct((batch, height, width, channels), jnp.uint8)
     labels: Any = jax.ShapeDtypeStruct((batch,), jnp.int32)
     options = compiler_options(jax.default_backend())

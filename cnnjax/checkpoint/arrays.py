@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 
 from cnnjax.checkpoint.verify import Checkpoint, reason
 from cnnjax.errors import UserError
-from cnnjax.parallel import current_placement
+from cnnjax.parallel import current_placement, processes
 from cnnjax.system.files import require_utf8
 from cnnjax.system.private_apis import skip_tensorstore_metrics
 
@@ -27,7 +27,7 @@ skip_tensorstore_metrics()
 def write(folder: Path, items: Mapping[str, Any]) -> None:
     """Write each pytree of arrays to a folder named after it. Exceptions of orbax propagate."""
     # Not AsyncCheckpointer: if a folder cannot be created, its threads wait ten minutes for each other.
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler(**_alone()), **_alone()) as checkpointer:
         for name, tree in items.items():
             saved = current_placement().saved(tree)
             checkpointer.save(folder.resolve() / name, args=ocp.args.StandardSave(saved))
@@ -51,7 +51,7 @@ def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
     placement = current_placement()
     target = placement.abstract(like)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with ocp.StandardCheckpointer(**_alone()) as checkpointer:
             _require_same(checkpointer.metadata(checkpoint.path.resolve() / item).item_metadata, target)
             restored = checkpointer.restore(checkpoint.path.resolve() / item, target)
     except (MemoryError, jax.errors.JaxRuntimeError):
@@ -59,6 +59,14 @@ def restore(checkpoint: Checkpoint, item: str, like: Any) -> Any:
     except Exception as error:  # the files match the manifest, but cnnjax did not write them
         raise UserError(f"checkpoint {checkpoint.path} cannot be read: {item}: {reason(error)}") from error
     return placement.restored(restored)
+
+
+def _alone() -> dict[str, Any]:
+    """Return the options with which orbax does not wait for the other processes of a training on several hosts."""
+    if processes.count() == 1:
+        return {}
+    own = jax.process_index()
+    return {"multiprocessing_options": ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})}
 
 
 def _require_same(stored: Any, target: Any) -> None:

@@ -1,4 +1,4 @@
-"""Images streamed to several devices: each device receives only its share of every batch."""
+"""Images streamed to several devices: each process reads, and each device receives, only its share of every batch."""
 
 from collections.abc import Iterator
 
@@ -18,16 +18,18 @@ class StreamedShares(Streamed):
         batches = picked.reshape(steps, self.batch_size)
         padding = self.placement.multiple(self.batch_size) - self.batch_size
         padded = np.pad(batches, ((0, 0), (0, padding)), mode="edge")
-        images, boxes = self._read(padded.reshape(-1), crops)
-        cut = None if boxes is None else boxes.reshape(*padded.shape, 4)
-        images = images.reshape(*padded.shape, *images.shape[1:])
-        images, labels, cut = self.placement.split((images, self.source.labels[padded], cut), axis=1)
+        own = padded[:, self.placement.share(padded.shape[1])]
+        images, boxes = self._read(own.reshape(-1), crops)
+        cut = None if boxes is None else boxes.reshape(*own.shape, 4)
+        images = images.reshape(*own.shape, *images.shape[1:])
+        images, labels, cut = self.placement.split((images, self.source.labels[own], cut), axis=1)
         return Chunk(DeviceSplit(images, labels), None, self.placement.put(np.int32(start)), steps, cut)
 
     def evaluation(self, batch_size: int) -> Iterator[EvaluationBatch]:
         def batch(part: tuple[np.ndarray, np.ndarray]) -> EvaluationBatch:
             indices, mask = part
-            data = self.placement.split((self.source.read(indices), self.source.labels[indices]))
+            own = indices[self.placement.share(len(indices))]
+            data = self.placement.split((self.source.read(own), self.source.labels[own]))
             return EvaluationBatch(DeviceSplit(*data), None, mask)
 
         return ahead(batch, padded_batches(len(self.source.labels), batch_size, self.placement.count))

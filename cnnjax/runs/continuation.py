@@ -27,7 +27,7 @@ from cnnjax.system.files import write_json
 from cnnjax.training import early_stopping
 from cnnjax.training.hooks import Snapshot
 from cnnjax.training.loop import plan
-from cnnjax.training.state import TrainState, init_state
+from cnnjax.training.state import TrainState, abstract_state
 
 RECORD = "continued.json"
 
@@ -116,7 +116,7 @@ def copy_checkpoints(
     """
     source, checkpoints = continuation
     _, hyperparameters = plan(source.experiment, dataset)
-    like = jax.eval_shape(lambda: init_state(experiment, plan(experiment, dataset)[1]))
+    like = abstract_state(experiment, plan(experiment, dataset)[1])
     saver = Saver(experiment, dataset, folder, notice)
     for saved in checkpoints:
         info = _resume_info(saved, source, dataset)

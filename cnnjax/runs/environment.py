@@ -9,7 +9,7 @@ from cnnjax import parallel
 from cnnjax.system.cpus import affinity
 from cnnjax.system.versions import version
 
-DECISIVE = ("backend", "device", "devices", "cpus", "packages.jax", "packages.jaxlib")
+DECISIVE = ("backend", "device", "devices", "processes", "cpus", "packages.jax", "packages.jaxlib")
 """Fields of an entry that affect the exact bits of a result, in addition to all fields of ``lowering``."""
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cnnjax import checkpoint, data, report
 from cnnjax.config import Experiment
-from cnnjax.data import Dataset, make_loader
+from cnnjax.data import Dataset
 from cnnjax.data.division import PARTS
 from cnnjax.data.loader import loading_plan
 from cnnjax.errors import CnnjaxError, PartlyDone, UserError, quoted
@@ -20,12 +20,13 @@ from cnnjax.functional import Variables
 from cnnjax.ops import dispatch
 from cnnjax.ops.dispatch import steps_per_dispatch
 from cnnjax.optim import scaled_rate, scaling_sentence
-from cnnjax.parallel import current_placement
+from cnnjax.parallel import all_processes, current_placement, processes
 from cnnjax.report import transfer_figures
-from cnnjax.runs import continuation, predictor
+from cnnjax.runs import continuation, predictor, together
 from cnnjax.runs.continuation import Continuation
 from cnnjax.runs.definitions import BUILT_IN, COPY, Definitions
 from cnnjax.runs.environment import environment
+from cnnjax.runs.final_evaluation import figures_of_splits
 from cnnjax.runs.folder import RunFolder, decisive_changes
 from cnnjax.runs.loggers import require_loggers, with_loggers
 from cnnjax.runs.metrics_log import MetricsLog
@@ -43,9 +44,9 @@ from cnnjax.system.signals import deferred_signals
 from cnnjax.training import out_of_memory
 from cnnjax.training.classification import classification_report
 from cnnjax.training.early_stopping import EarlyStoppingState
-from cnnjax.training.evaluation import evaluate, predict_logits
+from cnnjax.training.evaluation import predict_logits
 from cnnjax.training.hooks import Hook, Snapshot
-from cnnjax.training.loop import Outcome, plan, training
+from cnnjax.training.loop import Outcome, plan
 from cnnjax.training.profiling import Profile, check_steps
 from cnnjax.training.state import state_of
 from cnnjax.training.turns import Steps, finish
@@ -80,7 +81,10 @@ def run(
         PartlyDone: the training finished, but its metrics or report could not be written.
     """
     require_loggers(launch.loggers)
-    with deferred_signals(f"interrupted; to resume: {resume_command}"):
+    interrupted = deferred_signals(f"interrupted; to resume: {resume_command}")
+    with interrupted, together.in_company(launch.experiment, resume_command):
+        if not processes.is_leader():
+            return _followed(launch, console, resume_command)
         folder = RunFolder(launch.folder, launch.definitions)
         if resume == "never" and (launch.folder / "config.json").exists():
             raise UserError(f"{launch.folder} holds a run, and --resume is never; choose another folder with --out")
@@ -88,19 +92,33 @@ def run(
         if not is_open(launch.experiment):
             folder.check(launch.experiment)
         start = _start(launch.experiment, folder)
-        dataset = data.load(launch.experiment.data, launch.definitions.sources, like=start.preprocessing)
+        like = together.share_preprocessing(start.preprocessing)
+        dataset = data.load(launch.experiment.data, launch.definitions.sources, like=like)
         for notice in (*start.notices, *dataset.notices):
             say(console, f"notice: {notice}")
         experiment = resolved(launch.experiment, dataset, lambda text: say(console, text))
         launch = dataclasses.replace(launch, experiment=experiment)
+        together.require_same(experiment, dataset)
         results, problems = finish(run_steps(launch, dataset, console, TerminalProgress(console), profiled, start))
+        together.end(results, problems)
     print_results(launch.name, results, console)
+    _require_written(launch, problems, resume_command)
+    say(console, f"results: {launch.folder}/   open {launch.folder}/report.html")
+    return results
+
+
+def _followed(launch: Launch, console: Console, resume_command: str) -> dict[str, Any]:
+    """Take part in the run of process 0; return its results."""
+    results, problems = together.follow(launch.experiment, launch.definitions.sources, console)
+    _require_written(launch, problems, resume_command)
+    return results
+
+
+def _require_written(launch: Launch, problems: list[str], resume_command: str) -> None:
     if problems:
         raise PartlyDone(
             f"{launch.folder} has finished training, but {'; and '.join(problems)}; to try again: {resume_command}"
         )
-    say(console, f"results: {launch.folder}/   open {launch.folder}/report.html")
-    return results
 
 
 def _start(experiment: Experiment, folder: RunFolder) -> Start:
@@ -232,7 +250,7 @@ def finish_run(
     results = _evaluate_best(launch.experiment, dataset, outcome, variables)
     if isinstance(outcome, Outcome) and outcome.snapshot.state.ema is not None:
         raw = predictor.load(launch.folder, launch.definitions, parameters="raw").variables
-        results["raw"] = {"best_epoch": outcome.raw_best_epoch, **_figures(launch.experiment, dataset, raw)}
+        results["raw"] = {"best_epoch": outcome.raw_best_epoch, **figures_of_splits(launch.experiment, dataset, raw)}
     if launch.experiment.train.views > 1:
         results["views"] = _of_views(launch.experiment, dataset, variables)
     problems = [problem] if problem else []
@@ -262,7 +280,7 @@ def lowering(experiment: Experiment, dataset: Dataset, steps_per_epoch: int) -> 
         "steps_per_dispatch": steps,
         "images": "resident" if resident else "streamed",
     }
-    with current_placement().active():
+    with all_processes(), current_placement().active():
         chosen |= dispatch.record(experiment.model.dtype, accumulates=experiment.train.accumulate > 1)
     if backend != "cpu":
         chosen["deterministic"] = are_deterministic()
@@ -311,7 +329,7 @@ def fit_in_folder(
     the function of the experiment file.
     """
     start, log, hooks = resume_in_folder(experiment, dataset, folder, progress, initial)
-    outcome = yield from training(experiment, dataset, start, hooks, poll, profile)
+    outcome = yield from together.train(experiment, dataset, start, hooks, poll, profile)
     return outcome, log.problem
 
 
@@ -355,7 +373,7 @@ def _evaluate_best(
             "best_phase": best["phase"],
             "phases": outcome.phases,
         }
-    return {**results, **_figures(experiment, dataset, variables)}
+    return {**results, **figures_of_splits(experiment, dataset, variables)}
 
 
 def _of_views(experiment: Experiment, dataset: Dataset, variables: Variables) -> dict[str, Any]:
@@ -372,18 +390,6 @@ def _of_views(experiment: Experiment, dataset: Dataset, variables: Variables) ->
         figures = {"loss": report.loss, "top1": report.top1, "top5": report.top5}
         results[part] = {**figures, "images": len(split.labels)}
     return results
-
-
-def _figures(experiment: Experiment, dataset: Dataset, variables: Variables) -> dict[str, Any]:
-    """Return the metrics of a network on all three splits."""
-    batch_size, parts = experiment.train.eval_batch_size, {}
-    for part in PARTS:
-        split = dataset.part(part)
-        with out_of_memory.in_evaluation(batch_size):
-            loader = make_loader(split, batch_size, 1, current_placement())
-            figures = evaluate(experiment.model, dataset.preprocessing, variables, loader, batch_size)
-        parts[part] = {**figures, "images": len(split.labels)}
-    return parts
 
 
 def speed(rows: list[dict[str, Any]], batch_size: int) -> dict[str, float]:

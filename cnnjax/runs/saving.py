@@ -8,8 +8,6 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-
 from cnnjax import checkpoint
 from cnnjax.checkpoint import Checkpoint
 from cnnjax.config import Experiment, Train
@@ -22,7 +20,7 @@ from cnnjax.runs.metrics import metrics_line, saved_rows
 from cnnjax.runs.metrics_log import MetricsLog
 from cnnjax.training.early_stopping import EarlyStoppingState
 from cnnjax.training.hooks import Hook, Snapshot
-from cnnjax.training.state import TrainState, init_state
+from cnnjax.training.state import TrainState, abstract_state
 
 METRICS = "metrics.jsonl"
 """Metrics file in each checkpoint. It holds all rows so far, so the run's own file can be restored from it."""
@@ -113,7 +111,7 @@ def read_state(saved: Checkpoint, experiment: Experiment, hyperparameters: Hyper
     Raises:
         UserError: the checkpoint's arrays do not fit the experiment.
     """
-    fresh = jax.eval_shape(lambda: init_state(experiment, hyperparameters))
+    fresh = abstract_state(experiment, hyperparameters)
     if saved.info["format"] == 1:
         return format_1.restore(saved, fresh, experiment.optimizer)
     return restore(saved, fresh)

@@ -26,3 +26,14 @@ def skip_tensorstore_metrics() -> None:
         from orbax.checkpoint._src.serialization import tensorstore_utils
 
         tensorstore_utils.get_tensorstore_raw_bytes = lambda direction=None: 0
+
+
+def coordination_client() -> Any:
+    """Return the client of JAX's coordination service, or None if this process has not joined others.
+
+    Its key-value store passes texts between processes without using their devices; `jax.distributed` has no public
+    function for it. Seen on jax 0.10.2.
+    """
+    from jax._src import distributed
+
+    return distributed.global_state.client

@@ -11,6 +11,8 @@ from cnnjax.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C, the end of a job, and the warning that a scheduler can send before it."""
+RELAYED = signal.SIGUSR2
+_obeyed: tuple[signal.Signals, ...] = SIGNALS
 
 _messages: list[str] = []
 """Message that `poll` raises; empty until a signal arrives. Global, because signals are per process."""
@@ -22,6 +24,12 @@ def poll() -> None:
     """Raise Interrupted if a signal has arrived under `deferred_signals`."""
     if _messages:
         raise Interrupted(_messages[0])
+
+
+def request() -> None:
+    """Make `poll` raise Interrupted as if a signal had arrived; another process of the training has received one."""
+    if not _messages:
+        _messages.append(_deferring[0] if _deferring else "interrupted")
 
 
 @contextlib.contextmanager
@@ -40,7 +48,7 @@ def deferred_signals(message: str) -> Iterator[Callable[[], None]]:
     if _deferring or threading.current_thread() is not threading.main_thread():
         yield poll
         return
-    before = {number: signal.signal(number, record) for number in SIGNALS}
+    before = {number: signal.signal(number, record) for number in _obeyed}
     _deferring.append(message)
     try:
         yield poll
@@ -51,8 +59,17 @@ def deferred_signals(message: str) -> Iterator[Callable[[], None]]:
         _messages.clear()
 
 
+def obey_relayed_signals() -> None:
+    """Take only `RELAYED` for a signal, which `cnnjax.system.supervisor` sends; the others reach the supervisor too."""
+    global _obeyed
+    for number in _obeyed:
+        signal.signal(number, signal.SIG_IGN)
+    _obeyed = (RELAYED,)
+    leave_on_signals()
+
+
 def leave_on_signals() -> None:
     """Make each of the signals raise KeyboardInterrupt, as Ctrl-C does."""
     if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
+        for number in _obeyed:
             signal.signal(number, signal.default_int_handler)

@@ -95,9 +95,7 @@ def training(
     dispatch = dispatch_of_training(experiment, dataset, steps_per_epoch, profile)
     key = step_key(experiment.seed)
     if start is None:
-        start = Snapshot(
-            state_of(experiment, hyperparameters, initial_variables(experiment, dataset)), EarlyStoppingState(), [], 0.0
-        )
+        start = first_snapshot(experiment, hyperparameters, initial_variables(experiment, dataset))
     _, stopping, rows, seconds = start
     state, rows = placement.spread(start.state), list(rows)
     train, validation = _loaders(dataset, config.batch_size, steps_per_epoch, placement)
@@ -115,7 +113,7 @@ def training(
         done = int(state.step) - len(rows) * steps_per_epoch  # above 0 if resumed within the epoch
         epoch = len(rows) + 1
         started = time.perf_counter() - seconds
-        watch = _Watch(epoch, rate, all_hooks, train.in_flight)
+        watch = _Watch(epoch, rate, all_hooks, train.in_flight, eager=not placement.spans_processes)
         try:
             for data, picked, first, steps, boxes in train.epoch(order, done, steps_per_epoch, crops):
                 with placement.active():
@@ -154,6 +152,11 @@ def training(
 
     snapshot = Snapshot(state, stopping, rows, seconds)
     return outcome_of(experiment, snapshot, steps_per_epoch)
+
+
+def first_snapshot(experiment: Experiment, hyperparameters: Hyperparameters, variables: Variables) -> Snapshot:
+    """Return the position before the first step, with these variables."""
+    return Snapshot(state_of(experiment, hyperparameters, variables), EarlyStoppingState(), [], 0.0)
 
 
 def outcome_of(experiment: Experiment, snapshot: Snapshot, steps_per_epoch: int) -> Outcome:
@@ -245,11 +248,15 @@ def _loaders(
 
 
 class _Watch:
-    """Follows an epoch on the device without blocking it: reports progress and stops at a non-finite loss."""
+    """Follows an epoch on the device without blocking it: reports progress and stops at a non-finite loss.
 
-    def __init__(self, epoch: int, rate: Rate, hook: Hook, most_in_flight: int):
+    An eager one looks at a dispatch as soon as it is done. The processes of a training on several hosts must stop after
+    the same dispatch, so theirs looks at each one when ``most_in_flight`` later ones are queued.
+    """
+
+    def __init__(self, epoch: int, rate: Rate, hook: Hook, most_in_flight: int, *, eager: bool = True):
         self.epoch, self.rate, self.hook = epoch, rate, hook
-        self.most_in_flight = most_in_flight
+        self.most_in_flight, self.eager = most_in_flight, eager
         self.in_flight: deque[tuple[int, EpochMetrics]] = deque()
         self.last_look = time.perf_counter()
 
@@ -259,8 +266,13 @@ class _Watch:
         if len(self.in_flight) > self.most_in_flight:
             jax.block_until_ready(self.in_flight[0])
         newest = None
-        while self.in_flight and _is_ready(self.in_flight[0][1].loss):
-            newest = self.in_flight.popleft()
+        if not self.eager:
+            if len(self.in_flight) > self.most_in_flight:
+                newest = self.in_flight.popleft()
+                check_finite(jax.device_get(newest[1]), self.epoch, self.rate)
+        else:
+            while self.in_flight and _is_ready(self.in_flight[0][1].loss):
+                newest = self.in_flight.popleft()
         if newest and time.perf_counter() - self.last_look > SECONDS_BETWEEN_LOOKS:
             self.last_look = time.perf_counter()
             step, metrics = newest[0], jax.device_get(newest[1])

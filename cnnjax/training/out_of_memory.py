@@ -57,7 +57,8 @@ def in_training(
     traceback.clear_frames(error.__traceback__)
     config = experiment.train
     fits = 0
-    for batch_size in smaller(config.batch_size, config.accumulate):
+    alone = not current_placement().spans_processes  # a trial needs all processes, and only some may be out of memory
+    for batch_size in smaller(config.batch_size, config.accumulate) if alone else ():
         notice(f"out of memory at train.batch_size {config.batch_size}; trying {batch_size} ...")
         trial = with_spare(batch_size, config.batch_size) // config.accumulate * config.accumulate
         if step_fits(experiment, hyperparameters, preprocessing, sample, trial):
@@ -65,7 +66,7 @@ def in_training(
             break
     return UserError(
         f"out of memory in a training step with train.batch_size {config.batch_size}; "
-        + (f"{fits} fits (tried)" if fits else "no smaller batch size fits")
+        + (f"{fits} fits (tried)" if fits else "no smaller batch size fits" if alone else "use a smaller one")
         + ", or keep the batch size and set --train.accumulate, which splits the batch, or --train.remat, which "
         "recomputes activations instead of keeping them; a changed setting needs another --out"
     )

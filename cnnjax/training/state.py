@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from cnnjax.config import Experiment
-from cnnjax.functional import HEAD, Tree, Variables, init, leaves_by_path, parameter_groups
+from cnnjax.functional import HEAD, Tree, Variables, abstract_variables, init, leaves_by_path, parameter_groups
 from cnnjax.ops.dispatch import compiler_options_of_init, parameter_dtype
 from cnnjax.optim import Hyperparameters, Rule, make_rule
 from cnnjax.partition import frozen_statistics, join, select, split_frozen
@@ -79,6 +79,12 @@ def empty_metrics(dtype: Any = jnp.float32) -> EpochMetrics:
 def init_state(experiment: Experiment, hyperparameters: Hyperparameters) -> TrainState:
     """Return the state for the variables drawn by the seed; the same seed gives the same parameters."""
     return state_of(experiment, hyperparameters, drawn_variables(experiment))
+
+
+def abstract_state(experiment: Experiment, hyperparameters: Hyperparameters) -> TrainState:
+    """Return the shapes and dtypes of a train state, without drawing the variables."""
+    variables = abstract_variables(experiment.model)
+    return jax.eval_shape(lambda given: state_of(experiment, hyperparameters, given), variables)
 
 
 def drawn_variables(experiment: Experiment) -> Variables:

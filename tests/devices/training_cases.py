@@ -16,15 +16,33 @@ CASES = {
     # A batch of 12 on 8 devices: four of them hold two images each, two of them none. GoogLeNet has dropout.
     "lenet": ({"name": "lenet", "activation": "relu", "pooling": "max"}, 12, AUGMENTED),
     "resnet20": ({"name": "resnet20_cifar"}, 16, AUGMENTED),
+    # Four images per device, and a clipped gradient: its norm is about 100, and rounding would double with every step.
+    # The activation is smooth, because rounding may decide on which side of 0 an input of ReLU is.
+    "googlenet": (
+        {
+            "name": "googlenet",
+            "aux_heads": True,
+            "activation": "silu",
+            "input_size": 64,
+            "width": 16,
+            "num_classes": 10,
+        },
+        32,
+        AUGMENTED,
+    ),
 }
+
+CLIPPED = {"googlenet": 1.0}
+"""Largest norm of the gradient."""
 
 
 def case(name: str, dtype: str = "float32", **train: object) -> tuple[Experiment, Dataset]:
     """Return a training of `STEPS` steps in one epoch, and its data: 19 validation images in batches of 10."""
     options, batch, augmentation = CASES[name]
     model = create(**options, dtype=dtype)
+    optimizer = Optimizer(name="momentum", lr=1e-3, clip_norm=CLIPPED.get(name))
     experiment = Experiment(
-        model=model, augmentation=augmentation, optimizer=Optimizer(name="momentum", lr=1e-3),
+        model=model, augmentation=augmentation, optimizer=optimizer,
         train=Train(**{"epochs": 1, "batch_size": batch, "eval_batch_size": 10, "ema_decay": 0.9, **train}),
         early_stopping=EarlyStopping(patience=None),
     )  # fmt: skip
