@@ -153,6 +153,7 @@ def test_stochastic_depth_drops_images_only_in_training():
         cnnjax.apply(arch, variables, IMAGES, train=True)
 
 
+@pytest.mark.compiles_large
 def test_without_classes_the_output_is_the_pooled_embedding():
     arch = create("resnet18", **{**SMALL, "num_classes": 0})
     variables = init(arch, KEY)
@@ -162,6 +163,7 @@ def test_without_classes_the_output_is_the_pooled_embedding():
     np.testing.assert_allclose(embedding, stages["stage2"].mean((1, 2)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.compiles_large
 def test_max_pooling_with_zero_padding():
     x = -1.0 - jax.random.uniform(KEY, (1, 5, 5, 2))
     assert max_pool(x, size=3, stride=2, padding=1).max() < 0
