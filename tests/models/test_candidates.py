@@ -85,7 +85,7 @@ def test_pooling_by_index_keeps_nan(monkeypatch):
     np.testing.assert_array_equal(np.isnan(y[0, :, :, 0]), [[True, False], [False, False]])
 
 
-@pytest.mark.parametrize("padding", (((2, 3), (0, 1)), *mostly_slow(["SAME", "VALID"], fast=0)))
+@pytest.mark.parametrize("padding", [((2, 3), (0, 1)), *mostly_slow(["SAME", "VALID"], fast=0)])
 @pytest.mark.parametrize(("kernel", "channels"), mostly_slow([(7, 3), (3, 3), (4, 1), (11, 4)], fast=1))
 def test_a_convolution_of_blocks_is_exact(in_float64, monkeypatch, kernel, channels, padding):
     keys = jax.random.split(jax.random.key(0))
