@@ -21,8 +21,9 @@ import sys
 from cnnjax import cli
 from cnnjax.errors import choose
 
-MODULES = {name: name for name in ("members", "transfer", "memory", "gpu")} | {
-    "stream": "streaming", "sweep": "sweeping",
+MODULES = {
+    "stream": "streaming", "sweep": "sweeping", "members": "members", "transfer": "transfer", "memory": "memory",
+    "gpu": "gpu",
 }  # fmt: skip
 """Modules of the commands that measure something other than single networks."""
 

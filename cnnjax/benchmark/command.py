@@ -14,7 +14,7 @@ from cnnjax import cli
 from cnnjax.benchmark import machine, on_jax, page, table, turns
 from cnnjax.benchmark.blocks import BLOCKS, network
 from cnnjax.benchmark.turns import Block
-from cnnjax.benchmark.work import OTHERS, VARIANTS, Batches, Job, Peer, Task
+from cnnjax.benchmark.work import OTHERS, PEERS, Batches, Job, Peer, Task
 from cnnjax.errors import PartlyDone, UserError, choose, require
 from cnnjax.models.layers import Arch
 from cnnjax.schema import Schema
@@ -51,7 +51,7 @@ class Options(Schema, at="--"):
     def __post_init__(self) -> None:
         require(bool(self.models), "--models", self.models, "one or more names")
         for name in self.against:
-            choose("peer", name, [*(peer.name for peer in (*OTHERS, *VARIANTS)), "none"])
+            choose("peer", name, [*(peer.name for peer in PEERS), "none"])
         consistent = "none" not in self.against or len(self.against) == 1
         require(consistent, "--against", self.against, "names of peers, or only none")
         if self.devices > 1 and {"torch", "keras"} & set(self.against):
@@ -79,7 +79,7 @@ class Options(Schema, at="--"):
         return jobs
 
     def peers(self) -> list[Peer]:
-        return [peer for peer in (*OTHERS, *VARIANTS) if peer.name in self.against]
+        return [peer for peer in PEERS if peer.name in self.against]
 
 
 def default_batch(task: Task, name: str, arch: Arch) -> int:

@@ -136,7 +136,7 @@ def run(arguments: list[str]) -> None:
 
 
 def words(question: Question, *, small: bool) -> list[str]:
-    """Return the arguments of a question's command; later options replace earlier ones of the same name."""
+    """Return the arguments of a question's command; those of the trial replace options of the same name."""
     command = question.command.split()
     if not small:
         return [*command, "--write"]

@@ -62,6 +62,7 @@ VARIANTS = tuple(
     )
 )
 """cnnjax with candidates of `cnnjax.ops.dispatch`, or with flags of XLA for GPUs; compared only if asked for."""
+PEERS = (*OTHERS, *VARIANTS)
 
 
 class Job(Schema):

@@ -69,7 +69,7 @@ def _by_index_forward(x: jax.Array, size: int, stride: int, padding: int) -> tup
 
 def _by_index_backward(size: int, stride: int, padding: int, kept: Any, gradient: jax.Array) -> tuple[jax.Array]:
     index, (_, height, width, _) = kept
-    zero, total = jnp.zeros((), parameter_dtype(gradient.dtype)), jnp.zeros((), parameter_dtype(gradient.dtype))
+    total = zero = jnp.zeros((), parameter_dtype(gradient.dtype))
     for place, (i, j) in enumerate(np.ndindex(size, size)):
         own = jnp.where(index == place, gradient.astype(zero.dtype), zero)
         edges = [(0, 0, 0)]

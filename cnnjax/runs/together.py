@@ -163,9 +163,7 @@ def end(results: dict[str, Any], problems: list[str]) -> None:
         processes.exchange({"kind": END, "results": results, "problems": problems})
 
 
-def follow(
-    experiment: Experiment, sources: Any, console: Console
-) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
+def follow(experiment: Experiment, sources: Any, console: Console) -> tuple[dict[str, Any], list[str]]:
     """Take part in the leader's run; return its results and problems.
 
     Raises:
